@@ -1,0 +1,200 @@
+package adapter
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// What callers branch on, with errors.Is.
+var (
+	// ErrStarted: Start was called before, or AddTransport after it. An
+	// adapter runs one child once; make a new one to run another.
+	ErrStarted = errors.New("adapter already started")
+	// ErrNotStarted: there is no running child yet.
+	ErrNotStarted = errors.New("adapter not started")
+	// ErrClosed: Close or Drain was called.
+	ErrClosed = errors.New("adapter closed")
+	// ErrStartTimeout: the child was not ready within Config.StartTimeout.
+	ErrStartTimeout = errors.New("not ready in time")
+	// ErrOutputClosed: the child closed its standard output before it was ready.
+	ErrOutputClosed = errors.New("standard output closed")
+	// ErrProtocol: the child sent what pt-spec does not allow.
+	ErrProtocol = errors.New("protocol violated")
+	// ErrVersion: the child speaks none of the offered protocol versions.
+	ErrVersion = errors.New("no common protocol version")
+	// ErrEnvironment: the child reported ENV-ERROR.
+	ErrEnvironment = errors.New("environment refused")
+	// ErrProxy: the child reported PROXY-ERROR.
+	ErrProxy = errors.New("upstream proxy refused")
+	// ErrProxyUnconfirmed: the child never said that it uses the upstream
+	// proxy. It would have leaked around it, so it was stopped.
+	ErrProxyUnconfirmed = errors.New("upstream proxy not confirmed")
+	// ErrNoMethods: not one transport came up.
+	ErrNoMethods = errors.New("no transport available")
+	// ErrUnknownTransport: the transport was never asked of this child.
+	ErrUnknownTransport = errors.New("unknown transport")
+	// ErrNotAnnounced: the child said nothing about the transport.
+	ErrNotAnnounced = errors.New("not announced")
+	// ErrRefused: the child reported CMETHOD-ERROR or SMETHOD-ERROR.
+	ErrRefused = errors.New("refused by the transport program")
+	// ErrNotLoopback: the child's SOCKS listener is open to others.
+	ErrNotLoopback = errors.New("listener is not on loopback")
+)
+
+// Stage names a step of the start of a child.
+type Stage string
+
+// The stages of a start, in order.
+const (
+	StageConfig      Stage = "configuration"
+	StageState       Stage = "state directory"
+	StageListen      Stage = "extended orport"
+	StageExec        Stage = "exec"
+	StageVersion     Stage = "version"
+	StageEnvironment Stage = "environment"
+	StageProxy       Stage = "upstream proxy"
+	StageMethods     Stage = "methods"
+)
+
+// StartError says why a start failed.
+type StartError struct {
+	Program string   // what was to be run, may be empty
+	Stage   Stage    // how far it got
+	Message string   // the child's own words, where it sent an error line
+	Stderr  []string // the last lines of the child's standard error
+	Err     error    // the reason: one of this package's errors, *ExitError, or the context's
+}
+
+// quoted is how many of the last stderr lines an error's text holds.
+const quoted = 3
+
+func (e *StartError) Error() string {
+	var b strings.Builder
+	b.WriteString("start ")
+	if e.Program != "" {
+		b.WriteString(strconv.Quote(e.Program) + ": ")
+	}
+	fmt.Fprintf(&b, "%s: %v", e.Stage, e.Err)
+	if e.Message != "" {
+		fmt.Fprintf(&b, ": %q", e.Message)
+	}
+	writeStderr(&b, e.Stderr)
+	return b.String()
+}
+
+// Unwrap returns the reason.
+func (e *StartError) Unwrap() error { return e.Err }
+
+// ExitError says that the child ended without being asked to.
+type ExitError struct {
+	State  *os.ProcessState // its exit status or signal
+	Stderr []string         // the last lines of its standard error
+}
+
+func (e *ExitError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "transport program ended: %v", e.State)
+	writeStderr(&b, e.Stderr)
+	return b.String()
+}
+
+func writeStderr(b *strings.Builder, lines []string) {
+	if len(lines) > quoted {
+		lines = lines[len(lines)-quoted:]
+	}
+	for i, line := range lines {
+		if i == 0 {
+			b.WriteString("; stderr:")
+		}
+		b.WriteString(" " + strconv.Quote(line))
+	}
+}
+
+// MethodError says why one transport of a child cannot be used.
+type MethodError struct {
+	Transport string
+	Message   string // the child's own words, may be empty
+	Err       error
+}
+
+func (e *MethodError) Error() string {
+	if e.Message != "" {
+		return fmt.Sprintf("transport %q: %v: %q", e.Transport, e.Err, e.Message)
+	}
+	return fmt.Sprintf("transport %q: %v", e.Transport, e.Err)
+}
+
+// Unwrap returns the reason.
+func (e *MethodError) Unwrap() error { return e.Err }
+
+// DialStage names a step of DialTransport.
+type DialStage string
+
+// The stages of a dial, in order. Everything up to StageConnect is local.
+const (
+	StagePrepare  DialStage = "prepare"  // address, args and transport were checked
+	StageConnect  DialStage = "connect"  // to the child's SOCKS listener
+	StageGreeting DialStage = "greeting" // the choice of SOCKS method
+	StageAuth     DialStage = "args"     // handing over the args
+	StageRequest  DialStage = "request"  // the child dials the bridge
+)
+
+// DialError says why DialTransport failed. It leaves the bridge's address and
+// args out, so that it can be logged.
+type DialError struct {
+	Transport string
+	Stage     DialStage
+	Err       error // a Reply where the child answered, else the cause
+}
+
+func (e *DialError) Error() string {
+	return fmt.Sprintf("dial %s: %s: %v", e.Transport, e.Stage, e.Err)
+}
+
+// Unwrap returns the reason.
+func (e *DialError) Unwrap() error { return e.Err }
+
+// Reply is a SOCKS reply other than success: 0x01 to 0xff as in RFC 1928, and
+// SOCKS4's 0x5b to 0x5d. Transport programs choose them loosely: obfs4proxy
+// answers 0x01 for a wrong certificate and for a refused port alike.
+type Reply byte
+
+// The replies that RFC 1928 names.
+const (
+	ReplyGeneralFailure     Reply = 1
+	ReplyNotAllowed         Reply = 2
+	ReplyNetworkUnreachable Reply = 3
+	ReplyHostUnreachable    Reply = 4
+	ReplyConnectionRefused  Reply = 5
+	ReplyTTLExpired         Reply = 6
+	ReplyCommandUnsupported Reply = 7
+	ReplyAddressUnsupported Reply = 8
+)
+
+func (r Reply) Error() string {
+	text := "failure"
+	switch r {
+	case ReplyGeneralFailure:
+		text = "general failure"
+	case ReplyNotAllowed:
+		text = "not allowed"
+	case ReplyNetworkUnreachable:
+		text = "network unreachable"
+	case ReplyHostUnreachable:
+		text = "host unreachable"
+	case ReplyConnectionRefused:
+		text = "connection refused"
+	case ReplyTTLExpired:
+		text = "ttl expired"
+	case ReplyCommandUnsupported:
+		text = "command not supported"
+	case ReplyAddressUnsupported:
+		text = "address type not supported"
+	case 0x5b, 0x5c, 0x5d:
+		text = "request rejected"
+	}
+	return fmt.Sprintf("socks reply 0x%02x: %s", byte(r), text)
+}
