@@ -1,0 +1,351 @@
+package builtin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
+)
+
+// handshakeTimeout bounds what a proxy and a webtunnel bridge take, each, where
+// the context gives no less; it is what obfs4 gives its bridge.
+const handshakeTimeout = 60 * time.Second
+
+// A ClientConfig says how a Client connects.
+type ClientConfig struct {
+	// Transport is one of ClientTransports.
+	Transport string
+	// StateDir is for what a transport keeps between runs; the present client
+	// transports keep nothing.
+	StateDir string
+	// Proxy is the upstream proxy for all the transport's connections: http,
+	// socks4a or socks5 with a literal address and a port, as CheckProxy wants
+	// it. nil: none. Nothing is ever dialled around it, names included.
+	Proxy *url.URL
+	// BindV4 and BindV6 are the source addresses of the transport's connections,
+	// to the proxy where there is one. Zero: the system's choice.
+	BindV4, BindV6 netip.Addr
+	// SendBuffer is SO_SNDBUF of the TCP connections in bytes. 0: the system's
+	// choice.
+	SendBuffer int
+	// Logger gets what can't be returned. nil: nothing is logged.
+	Logger *slog.Logger
+}
+
+// A Client dials through one transport. It holds nothing open itself and may be
+// used by any number of goroutines.
+type Client struct {
+	cfg     ClientConfig
+	factory base.ClientFactory
+	log     *slog.Logger
+}
+
+// NewClient checks cfg and makes a Client.
+func NewClient(cfg ClientConfig) (*Client, error) {
+	takeStdout()
+	if cfg.Proxy != nil {
+		if err := CheckProxy(cfg.Proxy); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.BindV4.IsValid() && !cfg.BindV4.Is4() {
+		return nil, fmt.Errorf("bind address %s is not IPv4", cfg.BindV4)
+	}
+	if cfg.BindV6.IsValid() && !cfg.BindV6.Is6() {
+		return nil, fmt.Errorf("bind address %s is not IPv6", cfg.BindV6)
+	}
+	f, err := clientFactory(cfg.Transport, cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{cfg: cfg, factory: f, log: orDiscard(cfg.Logger)}, nil
+}
+
+// A Stage is how far a dial has come.
+type Stage string
+
+// The stages of a dial, in their order.
+const (
+	StageArgs      Stage = "args"      // the bridge's arguments make no sense
+	StageConnect   Stage = "connect"   // TCP to the bridge, or to the proxy
+	StageProxy     Stage = "proxy"     // the proxy's part of the way
+	StageHandshake Stage = "handshake" // the transport's own
+)
+
+// A DialError says at which stage a dial ended, and why. Err keeps what the
+// system said (errors.Is with syscall.ECONNREFUSED works), and the context's
+// error where the context ended the dial.
+type DialError struct {
+	Transport string
+	Stage     Stage
+	Err       error
+}
+
+func (e *DialError) Error() string {
+	return fmt.Sprintf("%s: %s: %v", e.Transport, e.Stage, e.Err)
+}
+
+func (e *DialError) Unwrap() error { return e.Err }
+
+// Dial connects to the bridge at addr (host:port; webtunnel and meek_lite take
+// theirs from args) and does the transport's handshake. ctx cancels at every
+// step; once Dial has returned, it has no effect on the connection. Errors are
+// *DialError.
+//
+// A connection of a transport that can half-close has CloseWrite; all but
+// meek_lite can. meek_lite connects only when it has something to send: an error
+// shows at the first Read.
+func (c *Client) Dial(ctx context.Context, addr string, args []Arg) (net.Conn, error) {
+	d := &attempt{client: c, ctx: ctx, stage: StageArgs}
+	conn, err := d.dial(addr, args)
+	if err != nil {
+		// What the context did matters more than how it showed.
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+			err = fmt.Errorf("%w (%v)", cause, err)
+		}
+		return nil, &DialError{Transport: c.cfg.Transport, Stage: d.stage, Err: err}
+	}
+	return conn, nil
+}
+
+// An attempt is one Dial under way.
+type attempt struct {
+	client *Client
+	ctx    context.Context
+	stage  Stage
+	plain  bool // webtunnel over http://
+
+	link    *link       // once TCP, and the proxy, are through
+	release func() bool // ends ctx's hold on the link
+	failed  error       // of connecting: transports lose its type
+}
+
+func (d *attempt) dial(addr string, args []Arg) (net.Conn, error) {
+	if err := d.ctx.Err(); err != nil {
+		return nil, err
+	}
+	name := d.client.cfg.Transport
+	parsed, err := d.parseArgs(args)
+	if err != nil {
+		return nil, err
+	}
+	if name == nameMeekLite {
+		return d.client.dialPolled(addr, parsed)
+	}
+	inner, err := d.handshake(addr, parsed)
+	if d.link == nil {
+		if d.failed != nil {
+			err = d.failed
+		}
+		if err == nil {
+			err = errors.New("the transport made no connection")
+		}
+		return nil, err
+	}
+	if !d.release() && err == nil {
+		err = context.Cause(d.ctx)
+	}
+	if err != nil {
+		// webtunnel leaves the connection open when its handshake fails.
+		d.link.Abort()
+		return nil, err
+	}
+	if err := d.link.SetDeadline(time.Time{}); err != nil {
+		return nil, err
+	}
+	d.link.settle()
+	d.link.prime = name == nameObfs4
+	return newConn(name, inner, d.link), nil
+}
+
+func (d *attempt) parseArgs(args []Arg) (parsed any, err error) {
+	defer rescue(d.client.cfg.Transport, &err)
+	m := toPT(args)
+	if d.client.cfg.Transport == nameWebtunnel {
+		raw, ok := m.Get("url")
+		if !ok {
+			return nil, errors.New("missing argument 'url'")
+		}
+		u, err := url.Parse(raw)
+		if err != nil {
+			return nil, errors.New("malformed argument 'url'")
+		}
+		d.plain = u.Scheme == "http"
+	}
+	return d.client.factory.ParseArgs(&m)
+}
+
+func (d *attempt) handshake(addr string, parsed any) (inner net.Conn, err error) {
+	defer rescue(d.client.cfg.Transport, &err)
+	return d.client.factory.Dial("tcp", addr, d.connect, parsed)
+}
+
+// connect is what the transport calls for its TCP connection.
+func (d *attempt) connect(_, addr string) (net.Conn, error) {
+	d.stage = StageConnect
+	l, err := d.client.connect(d.ctx, addr, &d.stage)
+	if err != nil {
+		d.failed = err
+		return nil, err
+	}
+	d.stage = StageHandshake
+	d.link = l
+	d.release = closeOnDone(d.ctx, l.tcp)
+	if d.client.cfg.Transport == nameWebtunnel {
+		// obfs4 bounds its handshake itself. Over TLS the head can't be seen from
+		// below; there only the bound holds.
+		if d.plain {
+			l.expect(maxHead, true)
+		} else {
+			l.expect(maxTLSHandshake, false)
+		}
+		if err := l.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+// closeOnDone closes tcp when ctx ends. The function it returns ends that and
+// says whether tcp has been left alone; after it, ctx has no more effect.
+func closeOnDone(ctx context.Context, tcp *net.TCPConn) func() bool {
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		_ = tcp.SetLinger(0)
+		_ = tcp.Close()
+	})
+	return func() bool {
+		if stop() {
+			return true
+		}
+		<-done
+		return false
+	}
+}
+
+// connect opens the TCP connection to addr, through the proxy where there is one.
+func (c *Client) connect(ctx context.Context, addr string, stage *Stage) (*link, error) {
+	addr, err := bracketed(addr)
+	if err != nil {
+		return nil, err
+	}
+	if c.cfg.Proxy == nil {
+		tcp, err := c.dialTCP(ctx, addr)
+		if err != nil {
+			return nil, err
+		}
+		return newLink(tcp, c.cfg.SendBuffer), nil
+	}
+	tcp, err := c.dialTCP(ctx, c.cfg.Proxy.Host)
+	if err != nil {
+		return nil, fmt.Errorf("proxy: %w", err)
+	}
+	*stage = StageProxy
+	release := closeOnDone(ctx, tcp)
+	_ = tcp.SetDeadline(time.Now().Add(handshakeTimeout))
+	err = askProxy(tcp, c.cfg.Proxy, addr)
+	if !release() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err == nil {
+		err = tcp.SetDeadline(time.Time{})
+	}
+	if err != nil {
+		_ = tcp.Close()
+		return nil, err
+	}
+	return newLink(tcp, c.cfg.SendBuffer), nil
+}
+
+// bracketed puts the brackets around an IPv6 address that webtunnel leaves out.
+func bracketed(addr string) (string, error) {
+	if _, _, err := net.SplitHostPort(addr); err == nil {
+		return addr, nil
+	}
+	i := strings.LastIndexByte(addr, ':')
+	if i < 0 {
+		return "", fmt.Errorf("address %q has no port", addr)
+	}
+	ip, err := netip.ParseAddr(addr[:i])
+	if err != nil {
+		return "", fmt.Errorf("address %q: %w", addr, err)
+	}
+	return net.JoinHostPort(ip.String(), addr[i+1:]), nil
+}
+
+// dialTCP connects directly, from the configured source address.
+func (c *Client) dialTCP(ctx context.Context, addr string) (*net.TCPConn, error) {
+	if !c.cfg.BindV4.IsValid() && !c.cfg.BindV6.IsValid() {
+		return dialFrom(ctx, netip.Addr{}, addr)
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	ips := make([]netip.Addr, 0, 4)
+	if ip, err := netip.ParseAddr(host); err == nil {
+		ips = append(ips, ip)
+	} else if ips, err = net.DefaultResolver.LookupNetIP(ctx, "ip", host); err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, ip := range ips {
+		ip = ip.Unmap()
+		source := c.cfg.BindV6
+		if ip.Is4() {
+			source = c.cfg.BindV4
+		}
+		tcp, err := dialFrom(ctx, source, net.JoinHostPort(ip.String(), port))
+		if err == nil {
+			return tcp, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+func dialFrom(ctx context.Context, source netip.Addr, addr string) (*net.TCPConn, error) {
+	var d net.Dialer
+	if source.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
+	}
+	c, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.TCPConn), nil
+}
+
+// dialPolled starts a meek_lite connection. Its worker dials whenever it needs
+// to, so those dials end with the connection and not with the caller's context.
+func (c *Client) dialPolled(addr string, parsed any) (_ net.Conn, err error) {
+	defer rescue(nameMeekLite, &err)
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &polled{cancel: cancel, links: make(map[*polledLink]struct{})}
+	p.inner, err = c.factory.Dial("tcp", addr, func(_, addr string) (net.Conn, error) {
+		var stage Stage
+		l, err := c.connect(ctx, addr, &stage)
+		if err != nil {
+			return nil, err
+		}
+		pl := p.add(l)
+		if pl == nil {
+			l.Abort()
+			return nil, net.ErrClosed
+		}
+		return pl, nil
+	}, parsed)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	return p, nil
+}

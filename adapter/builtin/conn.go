@@ -1,0 +1,219 @@
+package builtin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// writeChunk is the most that goes to a transport in one Write, in bytes. obfs4
+// builds the whole burst in memory before it sends and pads once per burst.
+const writeChunk = 64 << 10
+
+var errWriteClosed = errors.New("write side is closed")
+
+// A conn is an established connection through a transport over one TCP
+// connection. One goroutine may read while another writes; Close, CloseWrite,
+// Abort and the deadlines may come from any.
+type conn struct {
+	transport string
+	inner     net.Conn // the transport's
+	link      *link
+	remote    net.Addr
+
+	wmu         sync.Mutex // held while the transport writes
+	writeClosed bool       // guarded by wmu
+	broken      atomic.Pointer[error]
+}
+
+func newConn(transport string, inner net.Conn, l *link) *conn {
+	return &conn{transport: transport, inner: inner, link: l, remote: l.RemoteAddr()}
+}
+
+// fail remembers why the connection is over and ends it with a reset. Once a
+// transport has failed in the middle of a frame, nothing after it makes sense.
+func (c *conn) fail(err error) error {
+	c.broken.CompareAndSwap(nil, &err)
+	c.link.Abort()
+	return *c.broken.Load()
+}
+
+// Read reads what the peer wrote. io.EOF means that the peer has closed its write
+// side; a read deadline that passes leaves the connection usable.
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.read(p)
+	if err == nil || err == io.EOF {
+		return n, err
+	}
+	if perr, ok := errors.AsType[*PanicError](err); ok {
+		return 0, c.fail(perr)
+	}
+	if broken := c.broken.Load(); broken != nil {
+		return n, *broken
+	}
+	return n, err
+}
+
+func (c *conn) read(p []byte) (n int, err error) {
+	defer rescue(c.transport, &err)
+	return c.inner.Read(p)
+}
+
+// Write writes p. Any error, a write deadline included, ends the connection.
+func (c *conn) Write(p []byte) (int, error) {
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	if broken := c.broken.Load(); broken != nil {
+		return 0, *broken
+	}
+	if c.writeClosed {
+		return 0, fmt.Errorf("%s: %w", c.transport, errWriteClosed)
+	}
+	done := 0
+	for done < len(p) {
+		part := p[done:min(len(p), done+writeChunk)]
+		// obfs4 counts what it took, not what it sent: its count is no use.
+		if _, err := c.write(part); err != nil {
+			return done, c.fail(err)
+		}
+		done += len(part)
+	}
+	return done, nil
+}
+
+func (c *conn) write(p []byte) (n int, err error) {
+	defer rescue(c.transport, &err)
+	return c.inner.Write(p)
+}
+
+// CloseWrite tells the peer that no more is coming, after everything written so
+// far. Reading goes on.
+func (c *conn) CloseWrite() error {
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	if c.writeClosed {
+		return nil
+	}
+	c.writeClosed = true
+	return c.closeWrite()
+}
+
+func (c *conn) closeWrite() (err error) {
+	defer rescue(c.transport, &err)
+	// TLS says it in its own words (close_notify); obfs4 and plain webtunnel end
+	// with the TCP connection's direction.
+	if half, ok := c.inner.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return c.link.CloseWrite()
+}
+
+// Close ends both directions at once and unblocks Read and Write.
+func (c *conn) Close() (err error) {
+	defer rescue(c.transport, &err)
+	if c.broken.Load() != nil {
+		return nil
+	}
+	return c.inner.Close()
+}
+
+// Abort ends the connection with a reset: the peer gets an error, not io.EOF.
+func (c *conn) Abort() { c.link.Abort() }
+
+// Beneath is the TCP connection that carries the transport, for its socket
+// options. Its bytes are the transport's.
+func (c *conn) Beneath() *net.TCPConn { return c.link.tcp }
+
+func (c *conn) LocalAddr() net.Addr  { return c.link.LocalAddr() }
+func (c *conn) RemoteAddr() net.Addr { return c.remote }
+
+// Deadlines go to the TCP connection: obfs4 has none of its own for writing, and
+// a write that is cut short is fatal anyway.
+func (c *conn) SetDeadline(t time.Time) error      { return c.link.SetDeadline(t) }
+func (c *conn) SetReadDeadline(t time.Time) error  { return c.link.SetReadDeadline(t) }
+func (c *conn) SetWriteDeadline(t time.Time) error { return c.link.SetWriteDeadline(t) }
+
+// A polled is a meek_lite connection: HTTP requests over TCP connections that
+// come and go. It can neither half-close nor keep deadlines.
+type polled struct {
+	inner  net.Conn
+	cancel context.CancelFunc // of the dials
+
+	once  sync.Once
+	rmu   sync.Mutex // meek_lite's Read is not safe beside the drain in Close
+	mu    sync.Mutex
+	links map[*polledLink]struct{} // nil once closed
+}
+
+// A polledLink leaves its connection's list when the HTTP client closes it.
+type polledLink struct {
+	*link
+	owner *polled
+}
+
+func (l *polledLink) Close() error {
+	l.owner.mu.Lock()
+	delete(l.owner.links, l)
+	l.owner.mu.Unlock()
+	return l.link.Close()
+}
+
+func (c *polled) Read(p []byte) (n int, err error) {
+	defer rescue(nameMeekLite, &err)
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
+	return c.inner.Read(p)
+}
+
+func (c *polled) Write(p []byte) (n int, err error) {
+	defer rescue(nameMeekLite, &err)
+	return c.inner.Write(p)
+}
+
+// Close also ends the transport's worker: it closes the HTTP connections and
+// takes what the worker still wants to deliver, which it would wait on for ever.
+func (c *polled) Close() error {
+	c.once.Do(func() {
+		c.mu.Lock()
+		links := c.links
+		c.links = nil
+		c.mu.Unlock()
+		_ = c.inner.Close()
+		c.cancel()
+		for l := range links {
+			_ = l.link.Close()
+		}
+		buf := make([]byte, 4096)
+		for {
+			if _, err := c.Read(buf); err != nil {
+				return
+			}
+		}
+	})
+	return nil
+}
+
+// add makes l end with the connection; nil: it has ended already.
+func (c *polled) add(l *link) *polledLink {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.links == nil {
+		return nil
+	}
+	pl := &polledLink{link: l, owner: c}
+	c.links[pl] = struct{}{}
+	return pl
+}
+
+func (c *polled) LocalAddr() net.Addr  { return c.inner.LocalAddr() }
+func (c *polled) RemoteAddr() net.Addr { return c.inner.RemoteAddr() }
+
+func (c *polled) SetDeadline(time.Time) error      { return os.ErrNoDeadline }
+func (c *polled) SetReadDeadline(time.Time) error  { return os.ErrNoDeadline }
+func (c *polled) SetWriteDeadline(time.Time) error { return os.ErrNoDeadline }

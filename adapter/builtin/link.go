@@ -1,0 +1,178 @@
+package builtin
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// maxHead bounds the head of an HTTP/1.1 upgrade, request or answer, in bytes.
+const maxHead = 16 << 10
+
+// maxTLSHandshake bounds what a webtunnel client reads before its tunnel stands:
+// a TLS handshake with long certificate chains, and the head of the answer.
+const maxTLSHandshake = 256 << 10
+
+var errHandshakeTooLong = errors.New("handshake is too long")
+
+var endOfHead = []byte("\r\n\r\n")
+
+// A link is the TCP connection beneath a transport. The transport is given the
+// link as its net.Conn, which lets us bound its handshake and work around its
+// habits from below.
+//
+// The fields are set by the goroutine that runs the handshake, before the
+// connection is handed out.
+type link struct {
+	tcp *net.TCPConn
+
+	// prime makes one Read return nothing and no error. obfs4's client reads
+	// beyond the server's handshake and then looks at what it has got only after
+	// the next read from the network: without this the first bytes of a server
+	// that speaks first can stay in its buffer for ever.
+	prime bool
+
+	// inHead is on while an HTTP head is read. What follows the head waits in
+	// rest: the transport's handshake reads through a buffer that it drops.
+	inHead bool
+	tail   []byte // the last bytes of the head so far, up to three
+	rest   []byte
+
+	// limited says that at most budget more bytes may be read.
+	limited bool
+	budget  int
+
+	// delayed is called when obfs4's server, having failed a handshake, begins
+	// to read and discard so as not to give itself away.
+	delayed func() error
+
+	// failed holds the first write error, ended is on from CloseWrite. A write can
+	// take the one error that a reset leaves in the socket: see end.
+	failed atomic.Pointer[error]
+	ended  atomic.Bool
+}
+
+func (l *link) Read(p []byte) (int, error) {
+	if l.prime {
+		l.prime = false
+		return 0, nil
+	}
+	if len(l.rest) > 0 {
+		n := copy(p, l.rest)
+		l.rest = l.rest[n:]
+		return n, nil
+	}
+	if l.limited {
+		if l.budget == 0 {
+			return 0, errHandshakeTooLong
+		}
+		p = p[:min(len(p), l.budget)]
+	}
+	n, err := l.tcp.Read(p)
+	if l.limited {
+		l.budget -= n
+	}
+	if l.inHead {
+		n = l.cutHead(p[:n])
+	}
+	if err == io.EOF {
+		err = l.end()
+	}
+	return n, err
+}
+
+// end tells the peer's end, io.EOF, from a reset that looks like one because a
+// write has taken the error.
+func (l *link) end() error {
+	if err := l.failed.Load(); err != nil {
+		return *err
+	}
+	// The order matters: with our own end sent, a closed socket is no surprise.
+	if socketClosed(l.tcp) && !l.ended.Load() {
+		return syscall.ECONNRESET
+	}
+	return io.EOF
+}
+
+// cutHead returns how many bytes of b belong to the head and keeps the rest.
+func (l *link) cutHead(b []byte) int {
+	joined := append(l.tail, b...)
+	if i := bytes.Index(joined, endOfHead); i >= 0 {
+		n := i + len(endOfHead) - len(l.tail)
+		l.rest = bytes.Clone(b[n:])
+		l.inHead, l.tail = false, nil
+		return n
+	}
+	l.tail = bytes.Clone(joined[max(0, len(joined)-len(endOfHead)+1):])
+	return len(b)
+}
+
+// expect bounds the handshake to n bytes; with head, what follows an HTTP head
+// is kept for later.
+func (l *link) expect(n int, head bool) {
+	l.limited, l.budget, l.inHead = true, n, head
+}
+
+// settle ends the handshake: no bounds from here on.
+func (l *link) settle() {
+	l.limited, l.inHead, l.tail, l.delayed = false, false, nil, nil
+}
+
+func (l *link) Write(p []byte) (int, error) {
+	n, err := l.tcp.Write(p)
+	if err != nil {
+		first := err
+		l.failed.CompareAndSwap(nil, &first)
+	}
+	return n, err
+}
+
+// CloseWrite sends the end, after everything written.
+func (l *link) CloseWrite() error {
+	l.ended.Store(true)
+	return l.tcp.CloseWrite()
+}
+
+func (l *link) Close() error { return l.tcp.Close() }
+
+// Abort closes with a reset, so that the peer does not take what it has got for
+// everything.
+func (l *link) Abort() {
+	_ = l.tcp.SetLinger(0)
+	_ = l.tcp.Close()
+}
+
+func (l *link) LocalAddr() net.Addr  { return l.tcp.LocalAddr() }
+func (l *link) RemoteAddr() net.Addr { return l.tcp.RemoteAddr() }
+
+func (l *link) SetDeadline(t time.Time) error      { return l.tcp.SetDeadline(t) }
+func (l *link) SetWriteDeadline(t time.Time) error { return l.tcp.SetWriteDeadline(t) }
+
+func (l *link) SetReadDeadline(t time.Time) error {
+	// During a handshake only obfs4's delayed close sets a read deadline alone.
+	if l.delayed != nil {
+		if err := l.delayed(); err != nil {
+			return err
+		}
+	}
+	return l.tcp.SetReadDeadline(t)
+}
+
+// newLink sets the socket's options; sendBuffer is SO_SNDBUF in bytes, 0 for the
+// system's choice.
+func newLink(tcp *net.TCPConn, sendBuffer int) *link {
+	if sendBuffer > 0 {
+		// Only a hint to the kernel: a connection that can't take it works, too.
+		_ = tcp.SetWriteBuffer(sendBuffer)
+	}
+	return &link{tcp: tcp}
+}
+
+// isReset reports whether err is the peer's way to end a connection abruptly.
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}

@@ -1,0 +1,279 @@
+package builtin
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// CheckProxy says what is wrong with an upstream proxy (pt-spec 3.2.2,
+// TOR_PT_PROXY): the scheme must be http, socks4a or socks5, the host a literal
+// address with a port, and there is nothing but user information beside them.
+// The error names no user, password or address.
+func CheckProxy(u *url.URL) error {
+	if u.Opaque != "" || (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.Fragment != "" {
+		return errors.New("proxy: only scheme, user and host:port are allowed")
+	}
+	ap, err := netip.ParseAddrPort(u.Host)
+	if err != nil || ap.Port() == 0 {
+		return errors.New("proxy: the host must be a literal address with a port")
+	}
+	user := u.User.Username()
+	password, hasPassword := u.User.Password()
+	switch u.Scheme {
+	case "http":
+	case "socks4a":
+		if hasPassword {
+			return errors.New("proxy: socks4a knows no password")
+		}
+		if strings.IndexByte(user, 0) >= 0 || len(user) > 255 {
+			return errors.New("proxy: the user can't be sent over socks4a")
+		}
+	case "socks5":
+		// RFC 1929 section 2: both are 1 to 255 bytes.
+		if u.User != nil && (len(user) < 1 || len(user) > 255 || len(password) < 1 || len(password) > 255) {
+			return errors.New("proxy: socks5 wants a user and a password of 1 to 255 bytes")
+		}
+	default:
+		return fmt.Errorf("proxy: unknown scheme %q: want http, socks4a or socks5", u.Scheme)
+	}
+	return nil
+}
+
+// A ProxyError is the upstream proxy's refusal. Code is its own: an HTTP status,
+// a SOCKS4 or a SOCKS5 reply. Where the code says what happened to the
+// connection, errors.Is finds the matching errno (syscall.ECONNREFUSED, …).
+type ProxyError struct {
+	Scheme string
+	Code   int
+	Errno  syscall.Errno // 0: the code does not say
+}
+
+func (e *ProxyError) Error() string {
+	if e.Errno != 0 {
+		return fmt.Sprintf("%s proxy answered %d: %v", e.Scheme, e.Code, e.Errno)
+	}
+	return fmt.Sprintf("%s proxy answered %d", e.Scheme, e.Code)
+}
+
+func (e *ProxyError) Unwrap() error {
+	if e.Errno != 0 {
+		return e.Errno
+	}
+	return nil
+}
+
+// askProxy has the proxy at the other end of rw connect to addr. It reads not one
+// byte beyond the proxy's answer.
+func askProxy(rw io.ReadWriter, proxy *url.URL, addr string) error {
+	host, portText, err := net.SplitHostPort(addr)
+	if err != nil {
+		return err
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil || port == 0 {
+		return fmt.Errorf("port %q is not a number from 1 to 65535", portText)
+	}
+	if host == "" || len(host) > 255 || strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return fmt.Errorf("host %q can't be sent to a proxy", host)
+	}
+	switch proxy.Scheme {
+	case "http":
+		err = askHTTP(rw, proxy.User, net.JoinHostPort(host, portText))
+	case "socks4a":
+		err = askSOCKS4a(rw, proxy.User, host, uint16(port))
+	case "socks5":
+		err = askSOCKS5(rw, proxy.User, host, uint16(port))
+	default:
+		err = fmt.Errorf("proxy: unknown scheme %q", proxy.Scheme)
+	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// askHTTP does the CONNECT of RFC 9110 section 9.3.6.
+func askHTTP(rw io.ReadWriter, user *url.Userinfo, authority string) error {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n", authority, authority)
+	if user != nil {
+		password, _ := user.Password()
+		credentials := base64.StdEncoding.EncodeToString([]byte(user.Username() + ":" + password))
+		fmt.Fprintf(&b, "Proxy-Authorization: Basic %s\r\n", credentials)
+	}
+	b.WriteString("\r\n")
+	if _, err := rw.Write(b.Bytes()); err != nil {
+		return err
+	}
+	head, err := readHead(rw)
+	if err != nil {
+		return fmt.Errorf("http proxy: %w", err)
+	}
+	line, _, _ := bytes.Cut(head, []byte("\r\n"))
+	version, rest, ok := strings.Cut(string(line), " ")
+	code, _, _ := strings.Cut(rest, " ")
+	status, err := strconv.Atoi(code)
+	if !ok || (version != "HTTP/1.0" && version != "HTTP/1.1") || err != nil || len(code) != 3 {
+		return errors.New("http proxy: the answer is not HTTP/1")
+	}
+	// Any 2xx switches to tunnel mode.
+	if status/100 == 2 {
+		return nil
+	}
+	e := &ProxyError{Scheme: "http", Code: status}
+	if status == 504 {
+		e.Errno = syscall.ETIMEDOUT
+	}
+	return e
+}
+
+// readHead reads byte by byte up to the empty line: what follows belongs to the
+// tunnel.
+func readHead(r io.Reader) ([]byte, error) {
+	head := make([]byte, 0, 512)
+	for len(head) < maxHead {
+		var one [1]byte
+		if _, err := io.ReadFull(r, one[:]); err != nil {
+			return nil, err
+		}
+		head = append(head, one[0])
+		if bytes.HasSuffix(head, endOfHead) {
+			return head, nil
+		}
+	}
+	return nil, errors.New("the answer's head is too long")
+}
+
+// askSOCKS4a does the CONNECT of SOCKS4, with the name in the request where the
+// host is not an IPv4 address (SOCKS4A). IPv6 addresses go as text.
+func askSOCKS4a(rw io.ReadWriter, user *url.Userinfo, host string, port uint16) error {
+	req := []byte{4, 1}
+	req = binary.BigEndian.AppendUint16(req, port)
+	ip, err := netip.ParseAddr(host)
+	literal := err == nil && ip.Unmap().Is4()
+	if literal {
+		req = append(req, ip.Unmap().AsSlice()...)
+	} else {
+		req = append(req, 0, 0, 0, 1)
+	}
+	req = append(append(req, user.Username()...), 0)
+	if !literal {
+		req = append(append(req, host...), 0)
+	}
+	if _, err := rw.Write(req); err != nil {
+		return err
+	}
+	var reply [8]byte
+	if _, err := io.ReadFull(rw, reply[:]); err != nil {
+		return fmt.Errorf("socks4a proxy: %w", err)
+	}
+	if reply[0] != 0 {
+		return fmt.Errorf("socks4a proxy: the answer begins with 0x%02x", reply[0])
+	}
+	if reply[1] != 90 {
+		return &ProxyError{Scheme: "socks4a", Code: int(reply[1])}
+	}
+	return nil
+}
+
+// socks5Errno is what the replies of RFC 1928 section 6 stand for.
+var socks5Errno = map[byte]syscall.Errno{
+	3: syscall.ENETUNREACH,
+	4: syscall.EHOSTUNREACH,
+	5: syscall.ECONNREFUSED,
+	6: syscall.ETIMEDOUT,
+}
+
+// askSOCKS5 does the CONNECT of RFC 1928, with user and password (RFC 1929)
+// where there are some.
+func askSOCKS5(rw io.ReadWriter, user *url.Userinfo, host string, port uint16) error {
+	// Section 3: offer the one method that is wanted.
+	method := byte(0)
+	if user != nil {
+		method = 2
+	}
+	if _, err := rw.Write([]byte{5, 1, method}); err != nil {
+		return err
+	}
+	var two [2]byte
+	if _, err := io.ReadFull(rw, two[:]); err != nil {
+		return fmt.Errorf("socks5 proxy: method: %w", err)
+	}
+	if two[0] != 5 {
+		return fmt.Errorf("socks5 proxy: the answer begins with 0x%02x", two[0])
+	}
+	if two[1] != method {
+		return fmt.Errorf("socks5 proxy: chose method 0x%02x, offered 0x%02x", two[1], method)
+	}
+	if method == 2 {
+		name := user.Username()
+		password, _ := user.Password()
+		req := append([]byte{1, byte(len(name))}, name...)
+		req = append(append(req, byte(len(password))), password...)
+		if _, err := rw.Write(req); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(rw, two[:]); err != nil {
+			return fmt.Errorf("socks5 proxy: user and password: %w", err)
+		}
+		if two[1] != 0 {
+			return errors.New("socks5 proxy: user or password refused")
+		}
+	}
+	// Section 4.
+	req := []byte{5, 1, 0}
+	if ip, err := netip.ParseAddr(host); err != nil {
+		req = append(append(req, 3, byte(len(host))), host...)
+	} else if ip = ip.Unmap(); ip.Is4() {
+		req = append(append(req, 1), ip.AsSlice()...)
+	} else {
+		req = append(append(req, 4), ip.AsSlice()...)
+	}
+	req = binary.BigEndian.AppendUint16(req, port)
+	if _, err := rw.Write(req); err != nil {
+		return err
+	}
+	// Section 6. A refusal need not carry an address.
+	var head [4]byte
+	if _, err := io.ReadFull(rw, head[:2]); err != nil {
+		return fmt.Errorf("socks5 proxy: reply: %w", err)
+	}
+	if head[0] != 5 {
+		return fmt.Errorf("socks5 proxy: the reply begins with 0x%02x", head[0])
+	}
+	if head[1] != 0 {
+		return &ProxyError{Scheme: "socks5", Code: int(head[1]), Errno: socks5Errno[head[1]]}
+	}
+	if _, err := io.ReadFull(rw, head[2:]); err != nil {
+		return fmt.Errorf("socks5 proxy: reply: %w", err)
+	}
+	var bound int
+	switch head[3] {
+	case 1:
+		bound = 4
+	case 3:
+		if _, err := io.ReadFull(rw, two[:1]); err != nil {
+			return fmt.Errorf("socks5 proxy: reply: %w", err)
+		}
+		bound = int(two[0])
+	case 4:
+		bound = 16
+	default:
+		return fmt.Errorf("socks5 proxy: unknown address type 0x%02x", head[3])
+	}
+	var rest [255 + 2]byte
+	if _, err := io.ReadFull(rw, rest[:bound+2]); err != nil {
+		return fmt.Errorf("socks5 proxy: reply: %w", err)
+	}
+	return nil
+}

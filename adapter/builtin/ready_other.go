@@ -1,0 +1,12 @@
+//go:build !unix
+
+package builtin
+
+import "net"
+
+// A readiness that waits for nothing: the read itself does.
+type readiness struct{}
+
+func newReadiness(net.Conn) readiness { return readiness{} }
+
+func (readiness) wait() error { return nil }

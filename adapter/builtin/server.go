@@ -1,0 +1,373 @@
+package builtin
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
+	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/obfs4"
+	webtunnelproject "gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/webtunnel"
+	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/webtunnel/transport/httpupgrade"
+)
+
+const (
+	// defaultHandshakes and defaultDelayed bound a Listener that says nothing.
+	defaultHandshakes = 1024
+	defaultDelayed    = 1024
+
+	// upgradeTimeout bounds webtunnel's handshake on the server. It stands behind
+	// a web server that has the request already.
+	upgradeTimeout = 30 * time.Second
+
+	// acceptRetry is how long to wait when the system has no descriptors left.
+	acceptRetry = 100 * time.Millisecond
+)
+
+// A ServerConfig says what a Listener offers.
+type ServerConfig struct {
+	// Transport is one of ServerTransports.
+	Transport string
+	// StateDir keeps obfs4's keys (obfs4_state.json) and is made, for us alone,
+	// where it does not exist. Whoever loses it must give out new bridge lines.
+	// webtunnel keeps nothing.
+	StateDir string
+	// Bind is the address to listen on, host:port with a literal host. Port 0:
+	// the system's choice.
+	Bind string
+	// Options are the transport's: iat-mode for obfs4; url for webtunnel, which
+	// needs it.
+	Options []Arg
+	// Admit says whether a client may come in; others are reset before they
+	// learn anything (webtunnel: after the request that names the client). It is
+	// called from many goroutines. nil: everybody.
+	Admit func(netip.AddrPort) bool
+	// SendBuffer is SO_SNDBUF of the TCP connections in bytes. 0: the system's
+	// choice.
+	SendBuffer int
+	// Handshakes is how many may be under way, or done and waiting for Accept;
+	// further clients wait in the kernel's queue. One client network gets at most
+	// a quarter. 0: 1024.
+	Handshakes int
+	// Delayed is how many failed clients are kept open for a while (obfs4 does
+	// that so as not to give itself away); beyond it, they are closed at once.
+	// 0: 1024.
+	Delayed int
+	// Logger gets what can't be returned. nil: nothing is logged.
+	Logger *slog.Logger
+}
+
+var (
+	errDelayedFull = errors.New("too many failed handshakes are held open")
+	errDenied      = errors.New("client is not admitted")
+)
+
+// A Listener accepts a transport's connections. Handshakes run beside each other;
+// Accept gives a connection once its handshake is done.
+type Listener struct {
+	cfg    ServerConfig
+	log    *slog.Logger
+	tcp    *net.TCPListener
+	accept func(*link) (net.Conn, netip.AddrPort, error)
+	args   []Arg
+
+	ready   chan net.Conn
+	slots   chan struct{} // handshakes
+	delayed chan struct{}
+	crowd   crowd
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // the accept loop and the handshakes
+}
+
+// Listen makes the transport's keys where there are none and opens the port.
+func Listen(cfg ServerConfig) (*Listener, error) {
+	takeStdout()
+	l := &Listener{cfg: cfg, log: orDiscard(cfg.Logger), ready: make(chan net.Conn)}
+	handshakes := cmp.Or(max(cfg.Handshakes, 0), defaultHandshakes)
+	l.slots = make(chan struct{}, handshakes)
+	l.delayed = make(chan struct{}, cmp.Or(max(cfg.Delayed, 0), defaultDelayed))
+	l.crowd = crowd{most: max(1, handshakes/4), at: make(map[netip.Prefix]int)}
+
+	bind, err := netip.ParseAddrPort(cfg.Bind)
+	if err != nil {
+		return nil, fmt.Errorf("%s: bind address: %w", cfg.Transport, err)
+	}
+	switch cfg.Transport {
+	case nameObfs4:
+		err = l.setUpObfs4()
+	case nameWebtunnel:
+		err = l.setUpWebtunnel()
+	default:
+		return nil, fmt.Errorf("server transport %q: %w", cfg.Transport, ErrUnknownTransport)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", cfg.Transport, err)
+	}
+	if l.tcp, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(bind)); err != nil {
+		return nil, fmt.Errorf("%s: %w", cfg.Transport, err)
+	}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.wg.Go(l.acceptLoop)
+	return l, nil
+}
+
+func (l *Listener) setUpObfs4() (err error) {
+	defer rescue(nameObfs4, &err)
+	if l.cfg.StateDir == "" {
+		return errors.New("needs a state directory for its keys")
+	}
+	if err := os.MkdirAll(l.cfg.StateDir, 0o700); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	options := toPT(l.cfg.Options)
+	factory, err := new(obfs4.Transport).ServerFactory(l.cfg.StateDir, &options)
+	if err != nil {
+		return err
+	}
+	l.args = fromPT(*factory.Args())
+	l.accept = func(c *link) (net.Conn, netip.AddrPort, error) { return acceptObfs4(factory, c) }
+	return nil
+}
+
+func acceptObfs4(factory base.ServerFactory, c *link) (inner net.Conn, from netip.AddrPort, err error) {
+	defer rescue(nameObfs4, &err)
+	inner, err = factory.WrapConn(c)
+	return inner, addrPort(c.RemoteAddr()), err
+}
+
+func (l *Listener) setUpWebtunnel() error {
+	options := toPT(l.cfg.Options)
+	if _, ok := options.Get("url"); !ok {
+		return errors.New("missing option 'url'")
+	}
+	if _, ok := options.Get("ver"); !ok {
+		options.Add("ver", webtunnelproject.Version)
+	}
+	l.args = fromPT(options)
+	l.accept = acceptWebtunnel
+	return nil
+}
+
+func acceptWebtunnel(c *link) (_ net.Conn, from netip.AddrPort, err error) {
+	defer rescue(nameWebtunnel, &err)
+	c.expect(maxHead, true)
+	if err := c.SetDeadline(time.Now().Add(upgradeTimeout)); err != nil {
+		return nil, from, err
+	}
+	upgrade, err := httpupgrade.NewHTTPUpgradeTransport(&httpupgrade.Config{})
+	if err != nil {
+		return nil, from, err
+	}
+	inner, err := upgrade.Server(c)
+	if err != nil {
+		return nil, from, err
+	}
+	// The web server in front names the client in X-Forwarded-For; a name there
+	// that is no address counts as none.
+	from = addrPort(inner.RemoteAddr())
+	if !from.IsValid() {
+		from = addrPort(c.RemoteAddr())
+	}
+	return c, from, c.SetDeadline(time.Time{})
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := tcp.AddrPort()
+	if !ap.IsValid() {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// Addr is the address that the Listener listens on.
+func (l *Listener) Addr() net.Addr { return l.tcp.Addr() }
+
+// Args are the arguments that clients need, for the bridge line.
+func (l *Listener) Args() []Arg { return l.args }
+
+// Accept waits for the next client whose handshake is done. The connection's
+// RemoteAddr is the client's; it has CloseWrite. After Close the error is
+// net.ErrClosed.
+func (l *Listener) Accept() (net.Conn, error) {
+	// A connection and the end may be ready together: the end wins.
+	if l.ctx.Err() == nil {
+		select {
+		case c := <-l.ready:
+			return c, nil
+		case <-l.ctx.Done():
+		}
+	}
+	return nil, fmt.Errorf("%s listener: %w", l.cfg.Transport, net.ErrClosed)
+}
+
+// Close closes the port, ends the handshakes under way and the failed clients
+// that are kept open, and waits for them. Accepted connections live on.
+func (l *Listener) Close() error {
+	l.cancel()
+	err := l.tcp.Close()
+	l.wg.Wait()
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func (l *Listener) acceptLoop() {
+	for {
+		select {
+		case l.slots <- struct{}{}:
+		case <-l.ctx.Done():
+			return
+		}
+		tcp, err := l.tcp.AcceptTCP()
+		if err == nil {
+			l.wg.Go(func() { l.serve(tcp) })
+			continue
+		}
+		<-l.slots
+		if l.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return
+		}
+		l.log.Warn("accept failed", "transport", l.cfg.Transport, "error", err)
+		select {
+		case <-time.After(acceptRetry):
+		case <-l.ctx.Done():
+			return
+		}
+	}
+}
+
+// serve does one client's handshake and hands the connection to Accept. It holds
+// a slot until Accept has taken it.
+func (l *Listener) serve(tcp *net.TCPConn) {
+	free := sync.OnceFunc(func() { <-l.slots })
+	defer free()
+	conn, err := l.handshake(tcp, free)
+	if err != nil {
+		if perr, ok := errors.AsType[*PanicError](err); ok {
+			l.log.Error("transport panicked", "transport", l.cfg.Transport, "value", perr.Value, "stack", string(perr.Stack))
+		} else {
+			l.log.Debug("handshake failed", "transport", l.cfg.Transport, "error", err)
+		}
+		return
+	}
+	select {
+	case l.ready <- conn:
+	case <-l.ctx.Done():
+		conn.Abort()
+	}
+}
+
+func (l *Listener) handshake(tcp *net.TCPConn, free func()) (*conn, error) {
+	c := newLink(tcp, l.cfg.SendBuffer)
+	peer := addrPort(tcp.RemoteAddr())
+	if !l.crowd.enter(peer.Addr()) {
+		c.Abort()
+		return nil, errors.New("too many handshakes from one network")
+	}
+	leave := sync.OnceFunc(func() { l.crowd.leave(peer.Addr()) })
+	defer leave()
+	// webtunnel's clients are known only after their request.
+	if l.cfg.Transport != nameWebtunnel && !l.admitted(peer) {
+		c.Abort()
+		return nil, errDenied
+	}
+	held := false
+	if l.cfg.Transport == nameObfs4 {
+		c.delayed = func() error {
+			select {
+			case l.delayed <- struct{}{}:
+				held = true
+				leave()
+				free()
+				return nil
+			default:
+				return errDelayedFull
+			}
+		}
+	}
+	release := closeOnDone(l.ctx, tcp)
+	inner, from, err := l.accept(c)
+	if held {
+		<-l.delayed
+	}
+	if !release() && err == nil {
+		err = net.ErrClosed
+	}
+	if err == nil && l.cfg.Transport == nameWebtunnel && !l.admitted(from) {
+		err = errDenied
+	}
+	if err != nil {
+		_ = tcp.Close()
+		return nil, err
+	}
+	c.settle()
+	conn := newConn(l.cfg.Transport, inner, c)
+	conn.remote = net.TCPAddrFromAddrPort(from)
+	return conn, nil
+}
+
+func (l *Listener) admitted(from netip.AddrPort) bool {
+	return l.cfg.Admit == nil || l.cfg.Admit(from)
+}
+
+// A crowd counts the handshakes of each client network, so that one that opens
+// connections and stays silent can't take all the places.
+type crowd struct {
+	most int
+	mu   sync.Mutex
+	at   map[netip.Prefix]int
+}
+
+// network is the address itself, or the /64 of an IPv6 address. The zero Prefix,
+// for loopback, is never counted: there the web server in front is the peer.
+func network(a netip.Addr) netip.Prefix {
+	if !a.IsValid() || a.IsLoopback() {
+		return netip.Prefix{}
+	}
+	bits := 32
+	if a.Is6() {
+		bits = 64
+	}
+	p, _ := a.WithZone("").Prefix(bits)
+	return p
+}
+
+func (c *crowd) enter(a netip.Addr) bool {
+	p := network(a)
+	if !p.IsValid() {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.at[p] >= c.most {
+		return false
+	}
+	c.at[p]++
+	return true
+}
+
+func (c *crowd) leave(a netip.Addr) {
+	p := network(a)
+	if !p.IsValid() {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.at[p]--; c.at[p] <= 0 {
+		delete(c.at, p)
+	}
+}
