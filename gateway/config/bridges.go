@@ -1,0 +1,407 @@
+package config
+
+import (
+	"encoding/base64"
+	"fmt"
+	"maps"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+
+	"ptgate/adapter"
+)
+
+// namedBridges reads the [bridge.NAME] tables.
+func (l *loading) namedBridges(top *table) []*Bridge {
+	l.bridges = map[string]*Bridge{}
+	var list []*Bridge
+	for _, nt := range top.named("bridge", "[bridge.NAME]") {
+		t := nt.t
+		if nt.name == viaDirect || nt.name == viaBlock {
+			t.fail(t.line(), "%q has a meaning of its own in via: give the bridge another name", nt.name)
+		}
+		b := &Bridge{Name: nt.name, Line: t.line()}
+		l.bridges[nt.name] = b
+		if t.has("line") {
+			l.bridgeLine(t, b)
+		} else {
+			l.bridgeKeys(t, b, "address")
+		}
+		l.bridgeRest(t, b)
+		t.done()
+		list = append(list, b)
+	}
+	return list
+}
+
+// bridgeLine reads a bridge that was pasted as Tor users pass it around.
+func (l *loading) bridgeLine(t *table, b *Bridge) {
+	for _, key := range []string{"transport", "address", "args"} {
+		if t.has(key) {
+			t.fail(t.lineOf(key), "%s and line exclude each other: the line says it already", key)
+		}
+	}
+	line := t.lineOf("line")
+	text := t.str("line", "")
+	if t.isBad("line") {
+		return
+	}
+	parsed, err := adapter.ParseBridgeLine(text)
+	if err != nil {
+		t.fail(line, "%v", err)
+		return
+	}
+	b.Transport = parsed.Transport
+	for _, arg := range parsed.Args {
+		b.Args = append(b.Args, Arg(arg))
+	}
+	if b.Address, err = hostPort(parsed.Addr); err != nil {
+		t.fail(line, "line: %v", err)
+	}
+	l.checkArgs(t, b, line)
+}
+
+// bridgeKeys reads transport, address (under addressKey) and args.
+func (l *loading) bridgeKeys(t *table, b *Bridge, addressKey string) {
+	b.Transport = t.str("transport", "")
+	if b.Transport == "" && !t.isBad("transport") {
+		t.fail(t.line(), "transport is missing: write transport = \"obfs4\"")
+	}
+	address := t.str(addressKey, "")
+	switch {
+	case address != "":
+		a, err := hostPort(address)
+		if err != nil {
+			t.fail(t.lineOf(addressKey), "%s: %v", addressKey, err)
+		}
+		b.Address = a
+	case !t.isBad(addressKey):
+		t.fail(t.line(), "%s is missing: write %s = \"192.0.2.10:443\"", addressKey, addressKey)
+	}
+	b.Args = t.args("args")
+	l.checkArgs(t, b, t.lineOf("args"))
+}
+
+// bridgeRest reads what a bridge has in whichever way it is written, and finds
+// its PT.
+func (l *loading) bridgeRest(t *table, b *Bridge) {
+	b.Far = oneOf(t, "far", FarExit, FarSOCKS5, FarForward)
+	b.User, b.Password = t.str("user", ""), t.str("password", "")
+	line := t.lineOf("user")
+	if !t.has("user") {
+		line = t.lineOf("password")
+	}
+	switch {
+	case b.User == "" && b.Password == "":
+	case b.Far == FarForward:
+		t.fail(line, "user and password go to an exit or a SOCKS5 server; with far = \"forward\" nobody asks for them")
+	case !credential(b.User) || !credential(b.Password):
+		t.fail(line, "user and password go together, each with 1 to 255 bytes and no control characters")
+	default:
+		l.secret(t.lineOf("password"))
+	}
+	b.Optimistic = oneOf(t, "optimistic", OptimisticLearned, OptimisticNever, OptimisticAlways)
+	b.Carriers = t.integer("carriers", 0, 0, 1024)
+	if b.Carriers > 0 && b.Far != FarExit {
+		t.fail(t.lineOf("carriers"), "carriers are for an exit: leave it out with far = %q", b.Far)
+	}
+	if b.Transport != "" {
+		b.PT = l.pts.find(t, b.Transport, false)
+	}
+}
+
+// checkArgs looks at what can be known of args without a connection, so that a
+// slip shows now and not as a handshake that fails without a reason.
+func (l *loading) checkArgs(t *table, b *Bridge, line int) {
+	if len(b.Args) > 0 {
+		l.secret(line)
+	}
+	args := make(adapter.Args, len(b.Args))
+	for i, a := range b.Args {
+		args[i] = adapter.Arg(a)
+	}
+	if err := args.CheckClient(); err != nil {
+		t.fail(line, "args: %v", err)
+	}
+	switch b.Transport {
+	case "obfs4":
+		cert, hasCert := args.Get("cert")
+		_, hasID := args.Get("node-id")
+		_, hasKey := args.Get("public-key")
+		switch {
+		case !hasCert && !(hasID && hasKey):
+			t.fail(line, "args: obfs4 needs cert: copy the bridge line anew")
+		case hasCert && !validCert(cert):
+			t.fail(line, "args: cert is damaged: it has 70 letters, digits, \"+\" and \"/\"; copy the bridge line anew")
+		}
+		if _, ok := args.Get("iat-mode"); !ok {
+			t.fail(line, "args: obfs4 needs iat-mode: write iat-mode = \"0\" if the bridge line has none")
+		}
+		checkIATMode(t, line, "args", b.Args)
+	case "webtunnel":
+		checkURL(t, line, "args", b.Args)
+	}
+}
+
+// validCert tells whether s can be an obfs4 cert: node ID and public key, 20 and
+// 32 bytes, in base64 without its padding (obfs4-spec, section 4).
+func validCert(s string) bool {
+	raw, err := base64.RawStdEncoding.DecodeString(s)
+	return err == nil && len(raw) == 20+32
+}
+
+func checkIATMode(t *table, line int, what string, args []Arg) {
+	for _, a := range args {
+		if a.Key == "iat-mode" && a.Value != "0" && a.Value != "1" && a.Value != "2" {
+			t.fail(line, "%s: iat-mode can be 0, 1 or 2", what)
+		}
+	}
+}
+
+// checkURL wants the url that webtunnel can't do without.
+func checkURL(t *table, line int, what string, args []Arg) {
+	i := slices.IndexFunc(args, func(a Arg) bool { return a.Key == "url" })
+	if i < 0 {
+		t.fail(line, "%s: webtunnel needs url, as in url = \"https://example.com/secret-path\"", what)
+		return
+	}
+	u, err := url.Parse(args[i].Value)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
+		t.fail(line, "%s: url must be as in \"https://example.com/secret-path\"", what)
+	}
+}
+
+// ptTable leads from a transport to its PT.
+type ptTable struct {
+	l        *loading
+	declared map[string]*PT // by transport
+	builtin  []*PT          // rows of the built-in table in use
+}
+
+// A ptRow is a row of the built-in table. Programs are tried in their order;
+// none means that the transport is inside ptgate.
+type ptRow struct {
+	transport      string
+	programs       []string
+	client, server bool
+}
+
+// ptRows is the built-in table.
+var ptRows = []ptRow{
+	{transport: "obfs4", client: true, server: true},
+	{transport: "webtunnel", client: true, server: true},
+	{transport: "meek_lite", client: true},
+	{transport: "obfs3", programs: []string{"lyrebird", "obfs4proxy"}, client: true, server: true},
+	{transport: "obfs2", programs: []string{"lyrebird", "obfs4proxy"}, client: true, server: true},
+	{transport: "scramblesuit", programs: []string{"lyrebird", "obfs4proxy"}, client: true, server: true},
+	{transport: "snowflake", programs: []string{"snowflake-client", "lyrebird"}, client: true},
+}
+
+func rowOf(transport string) (ptRow, bool) {
+	i := slices.IndexFunc(ptRows, func(r ptRow) bool { return r.transport == transport })
+	if i < 0 {
+		return ptRow{}, false
+	}
+	return ptRows[i], true
+}
+
+// declaredPTs reads the [pt.NAME] tables.
+func (l *loading) declaredPTs(top *table) []*PT {
+	l.pts = ptTable{l: l, declared: map[string]*PT{}}
+	var list []*PT
+	states := map[string]string{}
+	for _, nt := range top.named("pt", "[pt.NAME]") {
+		pt := l.ptTable(nt)
+		for _, it := range nt.t.list("transports") {
+			if !slices.Contains(pt.Transports, it.text) {
+				continue
+			}
+			if other := l.pts.declared[it.text]; other == pt {
+				nt.t.fail(it.line, "transports names %q twice", it.text)
+			} else if other != nil {
+				nt.t.fail(it.line, "transport %q belongs to [pt.%s] already (line %d)", it.text, other.Name, other.Line)
+			} else {
+				l.pts.declared[it.text] = pt
+			}
+		}
+		if _, ok := rowOf(pt.Name); ok && !slices.Contains(pt.Transports, pt.Name) {
+			nt.t.fail(pt.Line, "a PT that is called like the transport %q must offer it: give it another name", pt.Name)
+		}
+		if pt.State != "" {
+			if other := states[pt.State]; other != "" {
+				nt.t.fail(nt.t.lineOf("state"), "[pt.%s] has the same state directory: each PT needs one of its own", other)
+			}
+			states[pt.State] = pt.Name
+		}
+		list = append(list, pt)
+	}
+	return list
+}
+
+func (l *loading) ptTable(nt namedTable) *PT {
+	t := nt.t
+	pt := &PT{Name: nt.name, Line: t.line(), State: l.path(t.str("state", ""))}
+	for _, it := range t.list("exec") {
+		pt.Exec = append(pt.Exec, it.text)
+	}
+	if len(pt.Exec) > 0 {
+		l.program(t, pt)
+	}
+	transports := t.list("transports")
+	if len(transports) == 0 && t.m["transports"] == nil {
+		t.fail(t.line(), "transports is missing: write transports = [\"obfs4\"]")
+	} else if len(transports) == 0 {
+		t.fail(t.lineOf("transports"), "transports names none: write transports = [\"obfs4\"]")
+	}
+	for _, it := range transports {
+		row, known := rowOf(it.text)
+		switch {
+		case !validTransport(it.text):
+			t.fail(it.line, "transports: %q is not a transport's name: letters, digits and \"_\" only, and no digit in front", it.text)
+		case pt.Builtin() && (!known || len(row.programs) > 0):
+			t.fail(it.line, "transports: ptgate has no %q inside: write exec = [\"/path/to/program\"]", it.text)
+		default:
+			pt.Transports = append(pt.Transports, it.text)
+		}
+	}
+	if pt.Proxy = t.str("proxy", ""); pt.Proxy != "" {
+		l.checkProxy(t, pt.Proxy)
+	}
+	pt.BindV4 = t.address("bind_v4", netip.Addr.Is4, "192.0.2.1")
+	pt.BindV6 = t.address("bind_v6", netip.Addr.Is6, "2001:db8::1")
+	pt.Isolate = t.boolean("isolate", false)
+	if pt.Isolate && !pt.Builtin() {
+		t.fail(t.lineOf("isolate"), "isolate is for the built-in transports: another program is a process of its own anyway")
+	}
+	t.done()
+	return pt
+}
+
+// program finds the program of a declared PT. One that is missing is no error:
+// it may be there when it is needed, and everything else works without it.
+func (l *loading) program(t *table, pt *PT) {
+	name := pt.Exec[0]
+	line := max(l.lines.elem(join(t.path, "exec"), 0), t.line())
+	if name == "" {
+		t.fail(line, "exec begins with an empty string: write the program's path")
+		return
+	}
+	if strings.Contains(name, "/") {
+		name = l.path(name)
+	}
+	found, err := l.LookPath(name)
+	switch {
+	case err == nil:
+		pt.Exec[0] = found
+	case strings.Contains(pt.Exec[0], " ") && len(pt.Exec) == 1:
+		t.warn(line, "exec: there is no program %q: write the program and its arguments as a list, exec = [\"…\", \"…\"]", pt.Exec[0])
+	default:
+		t.warn(line, "exec: there is no program %q, or it is not executable: install it, or its transports will not work", pt.Exec[0])
+		pt.Exec[0] = name
+	}
+}
+
+// checkProxy wants what TOR_PT_PROXY takes (pt-spec section 3.2.2): of these
+// schemes, with a literal address.
+func (l *loading) checkProxy(t *table, proxy string) {
+	line := t.lineOf("proxy")
+	u, err := url.Parse(proxy)
+	if err != nil {
+		t.fail(line, "proxy is not a URL: write as in \"socks5://127.0.0.1:9050\"") // the error would quote the password
+		return
+	}
+	switch u.Scheme {
+	case "http", "socks4a", "socks5":
+	default:
+		t.fail(line, "proxy has the scheme %q: it can be http, socks4a or socks5", u.Scheme)
+		return
+	}
+	if _, err := hostPort(u.Host); err != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" {
+		t.fail(line, "proxy must be an IP address and a port, as in \"%s://192.0.2.1:1080\"", u.Scheme)
+	}
+	if u.User != nil {
+		l.secret(line)
+	}
+}
+
+// address reads one literal address of a family.
+func (t *table) address(key string, family func(netip.Addr) bool, example string) netip.Addr {
+	text := t.str(key, "")
+	if text == "" {
+		return netip.Addr{}
+	}
+	a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"))
+	if err != nil || !family(a) || a.Zone() != "" || a.Is4In6() {
+		t.fail(t.lineOf(key), "%s is %q: write an address as in %q", key, text, example)
+		return netip.Addr{}
+	}
+	return a
+}
+
+func validTransport(s string) bool {
+	for i, c := range []byte(s) {
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c == '_'
+		if !letter && (i == 0 || c < '0' || c > '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// find returns the PT of a transport for the bridge or serve t, and reports where
+// there is none.
+func (p *ptTable) find(t *table, transport string, server bool) *PT {
+	line := t.lineOf("transport")
+	if !t.has("transport") {
+		line = t.lineOf("line")
+	}
+	row, known := rowOf(transport)
+	pt := p.declared[transport]
+	inside := known && len(row.programs) == 0
+	switch {
+	case pt != nil && !pt.Builtin():
+		return pt
+	case server && known && !row.server && inside:
+		t.fail(line, "ptgate can't serve %q, only connect to it: name a program that can in [pt.NAME]", transport)
+		return nil
+	case server && known && !row.server:
+		t.fail(line, "no known program serves %q: name one in [pt.NAME], with transports = [%[1]q]", transport)
+		return nil
+	case pt != nil:
+		return pt
+	case !known:
+		var names []string
+		for _, r := range ptRows {
+			names = append(names, r.transport)
+		}
+		names = append(names, slices.Sorted(maps.Keys(p.declared))...)
+		hint := didYouMean(transport, names)
+		if hint == "" {
+			hint = fmt.Sprintf(": name the program in [pt.NAME], with transports = [%q]", transport)
+		}
+		t.fail(line, "no PT offers the transport %q%s", transport, hint)
+		return nil
+	}
+	if i := slices.IndexFunc(p.builtin, func(b *PT) bool { return b.Name == transport }); i >= 0 {
+		return p.builtin[i]
+	}
+	pt = &PT{Name: transport, Transports: []string{transport}}
+	if !inside {
+		pt.Exec = []string{p.l.programOf(t, line, row)}
+	}
+	p.builtin = append(p.builtin, pt)
+	return pt
+}
+
+// programOf finds the first program of a row that is installed.
+func (l *loading) programOf(t *table, line int, row ptRow) string {
+	for _, name := range row.programs {
+		if found, err := l.LookPath(name); err == nil {
+			return found
+		}
+	}
+	t.warn(line, "transport %q needs the program %s, and PATH has none: install one, or it will not work",
+		row.transport, strings.Join(row.programs, " or "))
+	return row.programs[0]
+}

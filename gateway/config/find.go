@@ -1,0 +1,37 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Find names the configuration file: explicit unless that is empty, else
+// $PTGATE_CONFIG, else the first that exists of ./ptgate.toml, ptgate/ptgate.toml
+// in the user's configuration directory, and /etc/ptgate/ptgate.toml. A file named
+// by one of the first two need not exist; Load says so better. The error for
+// none wraps fs.ErrNotExist.
+func Find(explicit string) (string, error) {
+	if explicit != "" {
+		return explicit, nil
+	}
+	if path := os.Getenv("PTGATE_CONFIG"); path != "" {
+		return path, nil
+	}
+	places := []string{"ptgate.toml"}
+	if dir, err := os.UserConfigDir(); err == nil {
+		places = append(places, filepath.Join(dir, "ptgate", "ptgate.toml"))
+	}
+	places = append(places, "/etc/ptgate/ptgate.toml")
+	for _, path := range places {
+		// One that is there and can't be looked at is meant; Load says why it can't.
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("no configuration file: %w: give one with -c FILE or $PTGATE_CONFIG; looked for %s",
+		fs.ErrNotExist, strings.Join(places, ", "))
+}

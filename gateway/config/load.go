@@ -1,0 +1,577 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+
+	"ptgate/gateway/dest"
+	"ptgate/routes"
+)
+
+// A Loader reads configuration files. The zero Loader asks the process's
+// environment.
+type Loader struct {
+	// LookPath finds a program; nil: exec.LookPath.
+	LookPath func(file string) (string, error)
+	// Getenv is asked for STATE_DIRECTORY, XDG_STATE_HOME and HOME; nil: os.Getenv.
+	Getenv func(key string) string
+}
+
+// Load reads and checks the file at path with the zero Loader.
+func Load(path string) (*Config, []Problem) { return Loader{}.Load(path) }
+
+// maxFile bounds a configuration file, in bytes.
+const maxFile = 16 << 20
+
+// Load reads and checks the file at path, and the lists that its routes name. It
+// returns everything that is wrong, by file and line; the Config is nil if one of
+// the problems is an error.
+func (ld Loader) Load(path string) (*Config, []Problem) {
+	doc, mode, err := readFile(path)
+	if err != nil {
+		return nil, []Problem{{File: path, Message: err.Error()}}
+	}
+	l := &loading{Loader: ld, file: path}
+	if l.LookPath == nil {
+		l.LookPath = exec.LookPath
+	}
+	if l.Getenv == nil {
+		l.Getenv = os.Getenv
+	}
+	if l.abs, err = filepath.Abs(path); err != nil {
+		return nil, []Problem{{File: path, Message: "its directory: " + err.Error()}}
+	}
+	m, problem := decode(doc)
+	if problem != nil {
+		problem.File = path
+		return nil, []Problem{*problem}
+	}
+	l.lines = scanLines(string(doc))
+	cfg := l.config(m)
+	if l.secretLine > 0 && mode.IsRegular() && mode.Perm()&0o077 != 0 {
+		l.problems = append(l.problems, Problem{path, l.secretLine,
+			fmt.Sprintf("others can read the secrets in this file (mode %#o): chmod 600 %s", mode.Perm(), path), true})
+	}
+	sortProblems(l.problems, path)
+	if HasError(l.problems) {
+		return nil, l.problems
+	}
+	return cfg, l.problems
+}
+
+func readFile(path string) ([]byte, fs.FileMode, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, shortError(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, shortError(err)
+	}
+	doc, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	switch {
+	case err != nil:
+		return nil, 0, shortError(err)
+	case len(doc) > maxFile:
+		return nil, 0, fmt.Errorf("is larger than %d MiB: put long lists into files of their own (to_file)", maxFile>>20)
+	}
+	return doc, info.Mode(), nil
+}
+
+// shortError leaves the path out, which stands before the message already.
+func shortError(err error) error {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("can't %s it: %w", pe.Op, pe.Err)
+	}
+	return err
+}
+
+// maxNesting keeps the TOML library's recursion from running out of stack.
+const maxNesting = 10_000
+
+// decode parses TOML into maps. The library is held to its promise not to panic:
+// a reload must not end the process.
+func decode(doc []byte) (m map[string]any, problem *Problem) {
+	depth, line := 0, 1
+	for _, c := range doc {
+		switch c {
+		case '\n':
+			line++
+		case '[', '{':
+			if depth++; depth > maxNesting {
+				return nil, &Problem{Line: line, Message: "brackets are nested too deeply"}
+			}
+		case ']', '}':
+			depth = max(depth-1, 0)
+		}
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			m, problem = nil, &Problem{Line: 1, Message: fmt.Sprintf("this file breaks the TOML parser: %v", r)}
+		}
+	}()
+	_, err := toml.NewDecoder(bytes.NewReader(doc)).Decode(&m)
+	if err == nil {
+		return m, nil
+	}
+	if pe, ok := errors.AsType[toml.ParseError](err); ok {
+		return nil, &Problem{Line: max(pe.Position.Line, 1), Message: syntaxMessage(pe.Message)}
+	}
+	return nil, &Problem{Line: 1, Message: syntaxMessage(strings.TrimPrefix(err.Error(), "toml: "))}
+}
+
+// syntaxMessage gives the library's message the form of ours, and adds a word
+// where it is most often about a string without quotes.
+func syntaxMessage(s string) string {
+	s = strings.TrimSuffix(s, ".")
+	if s != "" {
+		s = strings.ToLower(s[:1]) + s[1:]
+	}
+	switch {
+	case strings.HasPrefix(s, "invalid float"), strings.HasPrefix(s, "invalid integer"):
+		s += " (text stands in quotes)"
+	case strings.HasPrefix(s, "expected value"):
+		s += " (text stands in quotes, and a list ends in \"]\")"
+	}
+	return s
+}
+
+// loading is one Load under way.
+type loading struct {
+	Loader
+	file, abs  string
+	lines      *keyLines
+	problems   []Problem
+	secretLine int // of the first secret; 0: none
+
+	bridges map[string]*Bridge // by name; nil values failed
+	pts     ptTable
+	binds   []bind
+}
+
+// path resolves a file that the configuration names: relative to its own place.
+func (l *loading) path(name string) string {
+	if name == "" || filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(filepath.Dir(l.abs), name)
+}
+
+// shown is path as problems name it: relative if the configuration's was.
+func (l *loading) shown(name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(filepath.Dir(l.file), name)
+}
+
+func (l *loading) secret(line int) {
+	if l.secretLine == 0 || line < l.secretLine {
+		l.secretLine = line
+	}
+}
+
+func (l *loading) config(m map[string]any) *Config {
+	top := &table{l: l, m: m}
+	cfg := &Config{Path: l.abs, StateDir: l.stateDir(top)}
+	serve, route := top.array("serve"), top.array("route")
+	cfg.Log = logTable(top.sub("log"))
+	cfg.PTs = l.declaredPTs(top)
+	cfg.Bridges = l.namedBridges(top)
+	l.routeTables(cfg, route)
+	cfg.Listen = l.listenTable(top, len(route) > 0, len(serve) > 0)
+	for _, t := range serve {
+		cfg.Serve = append(cfg.Serve, l.serveTable(t))
+	}
+	cfg.Exit = exitTable(top.sub("exit"), cfg.Serve)
+	adminTable(top.sub("admin"))
+	cfg.Limits = limitsTable(top.sub("limits"))
+	top.done()
+	if m["route"] == nil && m["serve"] == nil || len(route)+len(serve) == 0 && !HasError(l.problems) {
+		top.fail(1, "there is nothing to do: write a [[route]] (near end), a [[serve]] (far end) or both")
+	}
+	cfg.PTs = append(cfg.PTs, l.pts.builtin...)
+	l.checkBinds()
+	return cfg
+}
+
+// stateDir is where the program keeps what must survive it.
+func (l *loading) stateDir(top *table) string {
+	if dir := top.str("state_dir", ""); dir != "" {
+		return l.path(dir)
+	}
+	// systemd.exec(5): several directories are parted by colons.
+	if dir, _, _ := strings.Cut(l.Getenv("STATE_DIRECTORY"), ":"); filepath.IsAbs(dir) {
+		return dir
+	}
+	if dir := l.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "ptgate")
+	}
+	if home := l.Getenv("HOME"); filepath.IsAbs(home) {
+		return filepath.Join(home, ".local", "state", "ptgate")
+	}
+	return "/var/lib/ptgate"
+}
+
+func logTable(t *table) Log {
+	level := oneOf(t, "level", "info", "debug", "warn", "error")
+	log := Log{
+		Format:  oneOf(t, "format", "text", "json"),
+		Private: t.boolean("private", true),
+	}
+	switch level {
+	case "debug":
+		log.Level = slog.LevelDebug
+	case "warn":
+		log.Level = slog.LevelWarn
+	case "error":
+		log.Level = slog.LevelError
+	}
+	t.done()
+	return log
+}
+
+// A bind is an address on which this box listens.
+type bind struct {
+	addr netip.AddrPort
+	t    *table
+	line int
+	what string
+}
+
+// bindAddr reads the address of a listener; ":443" is one on all addresses.
+func bindAddr(s string) (netip.AddrPort, error) {
+	full := s
+	if strings.HasPrefix(s, ":") && strings.Count(s, ":") == 1 {
+		full = "[::]" + s
+	}
+	a, err := netip.ParseAddrPort(full)
+	switch {
+	case err == nil && a.Addr().Zone() == "":
+		return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()), nil
+	case strings.HasPrefix(s, "localhost:"):
+		return netip.AddrPort{}, fmt.Errorf("%q has a name: write \"127.0.0.1%s\" or \"[::1]%[2]s\"", s, s[len("localhost"):])
+	}
+	return netip.AddrPort{}, fmt.Errorf("%q is not an address with a port: write as in \"127.0.0.1:1080\" or \"[::1]:1080\"", s)
+}
+
+// checkBinds reports ports given twice. Port 0 is any free one.
+func (l *loading) checkBinds() {
+	slices.SortStableFunc(l.binds, func(a, b bind) int { return a.line - b.line })
+	for i, b := range l.binds {
+		for _, a := range l.binds[:i] {
+			if a.addr.Port() == 0 || a.addr.Port() != b.addr.Port() || !overlap(a.addr.Addr(), b.addr.Addr()) {
+				continue
+			}
+			b.t.fail(b.line, "%s %s takes the port that %s %s of line %d has already", b.what, b.addr, a.what, a.addr, a.line)
+			break
+		}
+	}
+}
+
+// overlap tells whether two listeners of one port get into each other's way. A
+// listener on :: takes IPv4, too.
+func overlap(a, b netip.Addr) bool {
+	if a == b {
+		return true
+	}
+	wild := func(a, b netip.Addr) bool { return a.IsUnspecified() && (a.Is6() || b.Is4()) }
+	return wild(a, b) || wild(b, a)
+}
+
+func (l *loading) listenTable(top *table, hasRoute, hasServe bool) Listen {
+	t := top.sub("listen")
+	listen := Listen{Line: t.line()}
+	if !t.has("socks5") && !t.has("http") && !t.has("mixed") && (hasRoute || !hasServe) {
+		listen.SOCKS5, listen.HTTP = []string{"127.0.0.1:1080"}, []string{"127.0.0.1:8118"}
+		l.binds = append(l.binds,
+			bind{netip.MustParseAddrPort(listen.SOCKS5[0]), t, listen.Line, "the default socks5"},
+			bind{netip.MustParseAddrPort(listen.HTTP[0]), t, listen.Line, "the default http"})
+	}
+	open := 0 // line of the first listener that others than this box can reach
+	read := func(key string) (out []string) {
+		for _, it := range t.list(key) {
+			a, err := bindAddr(it.text)
+			if err != nil {
+				t.fail(it.line, "%s: %v", key, err)
+				continue
+			}
+			l.binds = append(l.binds, bind{a, t, it.line, key})
+			if !a.Addr().IsLoopback() && open == 0 {
+				open = it.line
+			}
+			out = append(out, a.String())
+		}
+		return out
+	}
+	if t.has("socks5") {
+		listen.SOCKS5 = read("socks5")
+	}
+	if t.has("http") {
+		listen.HTTP = read("http")
+	}
+	if mixed := t.list("mixed"); len(mixed) > 0 {
+		t.fail(t.lineOf("mixed"), "mixed is not supported yet: write the address under socks5 or http, or mixed = []")
+	}
+	listen.Users = t.users("users")
+	listen.Allow = t.prefixes("allow")
+	allowed := len(t.list("allow")) > 0
+	switch {
+	case !allowed && len(listen.Users) > 0:
+		listen.Allow = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	case !allowed:
+		listen.Allow = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	}
+	everyone := slices.ContainsFunc(listen.Allow, func(p netip.Prefix) bool { return p.Bits() == 0 })
+	switch {
+	case open == 0 || t.m["users"] != nil && len(listen.Users) > 0:
+	case !allowed && t.m["users"] == nil:
+		t.fail(open, "other machines can reach this listener: say who may with allow = [\"192.0.2.0/24\"], or ask for a password with users = { name = \"…\" }")
+	case !allowed:
+		t.fail(open, "other machines can reach this listener, and users names nobody: write users = { name = \"…\" }, or allow = [\"192.0.2.0/24\"]")
+	case everyone:
+		t.warn(open, "everybody may use this listener: allow covers all addresses, and there are no users")
+	}
+	if hasServe && !hasRoute && len(listen.SOCKS5)+len(listen.HTTP) > 0 {
+		t.warn(listen.Line, "there are listeners but no [[route]]: every request will be refused")
+	}
+	t.done()
+	return listen
+}
+
+func (l *loading) serveTable(t *table) *Serve {
+	s := &Serve{Line: t.line()}
+	s.Transport = t.str("transport", "")
+	if s.Transport == "" && !t.isBad("transport") {
+		t.fail(t.line(), "transport is missing: write transport = \"obfs4\"")
+	}
+	if s.Transport != "" {
+		s.PT = l.pts.find(t, s.Transport, true)
+	}
+	if text := t.str("bind", ""); text != "" {
+		a, err := bindAddr(text)
+		if err != nil {
+			t.fail(t.lineOf("bind"), "bind: %v", err)
+		} else {
+			s.Bind = a
+			l.binds = append(l.binds, bind{a, t, t.lineOf("bind"), "bind"})
+		}
+	} else if !t.isBad("bind") {
+		t.fail(t.line(), "bind is missing: write bind = \"0.0.0.0:443\"")
+	}
+	l.public(t, s)
+	s.Options = t.args("options")
+	l.checkOptions(t, s)
+	s.Allow, s.Deny = t.prefixes("allow"), t.prefixes("deny")
+	if text := t.str("forward", ""); text != "" {
+		target, err := dest.Parse(text)
+		if err != nil {
+			t.fail(t.lineOf("forward"), "forward: %q: %s", text, reason(err))
+		} else {
+			s.Forward = dest.Format(target)
+		}
+	}
+	if t.integer("proxy_protocol", 0, 0, 2) != 0 {
+		t.fail(t.lineOf("proxy_protocol"), "proxy_protocol is not supported yet: write 0, or leave it out")
+	}
+	t.done()
+	return s
+}
+
+// isBad tells whether a string key is there with a value that was reported
+// already because it is of another type.
+func (t *table) isBad(key string) bool {
+	v, ok := t.m[key]
+	_, isString := v.(string)
+	return ok && !isString
+}
+
+// public completes s.Public: as written, else from bind unless that is a wildcard.
+func (l *loading) public(t *table, s *Serve) {
+	text := t.str("public", "")
+	if text == "" {
+		if s.Bind.IsValid() && !s.Bind.Addr().IsUnspecified() && s.Bind.Port() != 0 {
+			s.Public = s.Bind.String()
+		}
+		return
+	}
+	target, err := dest.Parse(text)
+	switch {
+	case err != nil:
+		t.fail(t.lineOf("public"), "public: %q: %s", text, reason(err))
+	case target.Name != "" && s.Transport != "webtunnel":
+		t.fail(t.lineOf("public"), "public: %q has a name: write the IP address, as clients look up no bridge's name", text)
+	default:
+		s.Public = dest.Format(target)
+	}
+}
+
+// checkOptions knows what the servers of the built-in transports need.
+func (l *loading) checkOptions(t *table, s *Serve) {
+	line := t.lineOf("options")
+	has := map[string]bool{}
+	for _, o := range s.Options {
+		if o.Key == "" || strings.ContainsAny(o.Key+o.Value, "\x00\r\n") {
+			t.fail(line, "options: %q is empty or has a control character in it", o.Key)
+		}
+		has[o.Key] = true
+	}
+	if len(s.Options) > 0 {
+		l.secret(line)
+	}
+	switch s.Transport {
+	case "obfs4":
+		n := 0
+		for _, key := range []string{"node-id", "private-key", "drbg-seed"} {
+			if has[key] {
+				n++
+			}
+		}
+		if n != 0 && n != 3 {
+			t.fail(line, "options: obfs4 takes node-id, private-key and drbg-seed together or, better, none: it makes its keys itself")
+		}
+		checkIATMode(t, line, "options", s.Options)
+	case "webtunnel":
+		checkURL(t, line, "options", s.Options)
+	}
+}
+
+// exitTable reads [exit]: what the exit may open.
+func exitTable(t *table, serve []*Serve) Exit {
+	e := Exit{Users: t.users("users"), DenyPrivate: true}
+	if t.has("allow") {
+		if patterns, all := exitPatterns(t, "allow"); !all {
+			e.Allow = exitList(patterns)
+		}
+	}
+	if t.has("deny") {
+		patterns, _ := exitPatterns(t, "deny")
+		e.DenyPrivate = slices.ContainsFunc(t.list("deny"), func(it item) bool { return it.text == private })
+		e.Deny = exitList(patterns)
+		e.DenyNets = exitList(slices.DeleteFunc(patterns, func(p routes.Pattern) bool { return !p.IsNet() }))
+	} else {
+		e.Deny, e.DenyNets = exitList(nil), exitList(nil)
+	}
+	t.done()
+	if t.m != nil && !slices.ContainsFunc(serve, func(s *Serve) bool { return s.Forward == "" }) {
+		t.warn(t.line(), "no [[serve]] leads to the exit, so that this does nothing")
+	}
+	return e
+}
+
+// private is the word for all addresses that are not global unicast.
+const private = "private"
+
+// exitPatterns reads a list of patterns. all tells whether one is a plain "*".
+func exitPatterns(t *table, key string) (patterns []routes.Pattern, all bool) {
+	for _, it := range t.list(key) {
+		if it.text == private && key == "deny" {
+			continue
+		}
+		if host, _, _ := strings.Cut(it.text, ":"); host == private {
+			t.fail(it.line, "%s: %q stands in deny, alone and without ports", key, private)
+			continue
+		}
+		p, err := routes.ParsePattern(it.text, canonical)
+		if err != nil {
+			t.fail(it.line, "%s: %v", key, err)
+			continue
+		}
+		patterns = append(patterns, p)
+		all = all || p.String() == "*"
+	}
+	return patterns, all
+}
+
+func exitList(patterns []routes.Pattern) *routes.Table {
+	var b routes.Builder
+	for _, p := range patterns {
+		// It can't fail: one rule, no zero patterns, and a file of maxFile bytes
+		// does not fill a table.
+		_, _ = b.Add(0, p)
+	}
+	return b.Table()
+}
+
+func adminTable(t *table) {
+	if text := t.str("listen", ""); text != "" {
+		if _, err := bindAddr(text); err != nil {
+			t.fail(t.lineOf("listen"), "listen: %v", err)
+		} else {
+			t.fail(t.lineOf("listen"), "listen is not supported yet: write \"\", or leave it out")
+		}
+	}
+	t.done()
+}
+
+func limitsTable(t *table) Limits {
+	limits := Limits{
+		Connections: t.integer("connections", 16384, 1, 10_000_000),
+		Handshake:   t.duration("handshake", 10*time.Second, false),
+		Dial:        t.duration("dial", 75*time.Second, false),
+		Stagger:     t.duration("stagger", 3*time.Second, false),
+		Idle:        t.duration("idle", 0, true),
+		Drain:       t.duration("drain", 30*time.Second, true),
+	}
+	if t.duration("resume", 0, true) > 0 {
+		t.fail(t.lineOf("resume"), "resume is not supported yet: write \"0s\", or leave it out")
+	}
+	t.size("resume_buffer", 4<<20)
+	t.done()
+	return limits
+}
+
+// canonical is dest.Canonical for the patterns of a configuration.
+func canonical(host string) (string, error) {
+	name, err := dest.Canonical(host)
+	if err != nil {
+		return "", errors.New(reason(err))
+	}
+	return name, nil
+}
+
+// reason is an error of dest without its general beginning.
+func reason(err error) string {
+	return strings.TrimPrefix(err.Error(), dest.ErrInvalid.Error()+": ")
+}
+
+// hostPort checks the address of a bridge: a literal address and a port.
+func hostPort(s string) (string, error) {
+	a, err := netip.ParseAddrPort(s)
+	switch {
+	case err == nil && a.Addr().Zone() != "":
+		return "", fmt.Errorf("%q has a zone: write the address without \"%%%s\"", s, a.Addr().Zone())
+	case err == nil && a.Port() == 0:
+		return "", fmt.Errorf("%q has port 0: ports go from 1 to 65535", s)
+	case err == nil:
+		return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String(), nil
+	}
+	if a, err := netip.ParseAddr(s); err == nil {
+		return "", fmt.Errorf("%q has no port: write as in %q", s, netip.AddrPortFrom(a, 443))
+	}
+	if host, port, err := net.SplitHostPort(s); err == nil {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return "", fmt.Errorf("%q has no port from 1 to 65535", s)
+		}
+		if _, err := dest.Canonical(host); err == nil {
+			return "", fmt.Errorf("%q has a name: write the IP address, as looking the name up would tell the network where the bridge is", s)
+		}
+	}
+	return "", fmt.Errorf("%q is not an address with a port: write as in \"192.0.2.10:443\" or \"[2001:db8::10]:443\"", s)
+}

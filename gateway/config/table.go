@@ -1,0 +1,401 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A table is one TOML table under inspection. Each getter notes that its key is
+// known, reports a value of the wrong type, and returns the default then and
+// where the key is absent. Once all getters were called, done reports the keys
+// that nobody asked for.
+type table struct {
+	l     *loading
+	path  string
+	title string // for messages, as in `bridge "tokyo"`; "" at the top
+	m     map[string]any
+	known []string
+}
+
+// An item is a string and the line where it stands.
+type item struct {
+	text string
+	line int
+}
+
+// line is where the table begins.
+func (t *table) line() int { return max(t.l.lines.of(t.path), 1) }
+
+// lineOf is the line of a key; of one that is absent, where the table begins.
+func (t *table) lineOf(key string) int {
+	if n := t.l.lines.of(join(t.path, key)); n > 0 {
+		return n
+	}
+	return t.line()
+}
+
+// fail reports an error at a line.
+func (t *table) fail(line int, format string, args ...any) { t.report(line, false, format, args...) }
+
+// warn reports a warning at a line.
+func (t *table) warn(line int, format string, args ...any) { t.report(line, true, format, args...) }
+
+func (t *table) report(line int, warning bool, format string, args ...any) {
+	message := fmt.Sprintf(format, args...)
+	if t.title != "" {
+		message = t.title + ": " + message
+	}
+	t.l.problems = append(t.l.problems, Problem{t.l.file, line, message, warning})
+}
+
+func (t *table) has(key string) bool {
+	_, ok := t.get(key)
+	return ok
+}
+
+// hasAny asks for all keys, so that all of them are known.
+func (t *table) hasAny(keys ...string) bool {
+	any := false
+	for _, key := range keys {
+		any = t.has(key) || any
+	}
+	return any
+}
+
+// isEmpty tells whether key has a list with nothing in it.
+func (t *table) isEmpty(key string) bool {
+	v, ok := t.m[key].([]any)
+	return ok && len(v) == 0
+}
+
+func (t *table) get(key string) (any, bool) {
+	if !slices.Contains(t.known, key) {
+		t.known = append(t.known, key)
+	}
+	v, ok := t.m[key]
+	return v, ok
+}
+
+// done reports unknown keys.
+func (t *table) done() {
+	for _, key := range slices.Sorted(maps.Keys(t.m)) {
+		if !slices.Contains(t.known, key) {
+			t.fail(t.lineOf(key), "unknown key %q%s", key, didYouMean(key, t.known))
+		}
+	}
+}
+
+func (t *table) str(key, def string) string {
+	v, ok := t.get(key)
+	if !ok {
+		return def
+	}
+	s, ok := v.(string)
+	if !ok {
+		t.fail(t.lineOf(key), "%s must be a string, as in %s = \"…\"", key, key)
+		return def
+	}
+	return s
+}
+
+// oneOf is str for a key with few values, the first of which is the default.
+func oneOf[T ~string](t *table, key string, values ...T) T {
+	s := T(t.str(key, string(values[0])))
+	if slices.Contains(values, s) {
+		return s
+	}
+	names := make([]string, len(values))
+	for i, v := range values {
+		names[i] = string(v)
+	}
+	last := len(names) - 1
+	t.fail(t.lineOf(key), "%s is %q: it can be %s or %s", key, s, strings.Join(names[:last], ", "), names[last])
+	return values[0]
+}
+
+func (t *table) boolean(key string, def bool) bool {
+	v, ok := t.get(key)
+	if !ok {
+		return def
+	}
+	b, ok := v.(bool)
+	if !ok {
+		t.fail(t.lineOf(key), "%s must be true or false, without quotes", key)
+		return def
+	}
+	return b
+}
+
+func (t *table) integer(key string, def, least, most int) int {
+	v, ok := t.get(key)
+	if !ok {
+		return def
+	}
+	n, ok := v.(int64)
+	switch {
+	case !ok:
+		t.fail(t.lineOf(key), "%s must be a whole number, without quotes", key)
+	case n < int64(least) || n > int64(most):
+		t.fail(t.lineOf(key), "%s is %d: it can be from %d to %d", key, n, least, most)
+	default:
+		return int(n)
+	}
+	return def
+}
+
+// duration reads a length of time such as "10s". A bare number has no unit and is
+// refused. Where zero means nothing, it is refused, too.
+func (t *table) duration(key string, def time.Duration, zero bool) time.Duration {
+	v, ok := t.get(key)
+	if !ok {
+		return def
+	}
+	s, ok := v.(string)
+	d, err := time.ParseDuration(s)
+	switch {
+	case !ok || err != nil:
+		t.fail(t.lineOf(key), "%s must be a time with its unit, as in \"10s\", \"1m30s\" or \"500ms\"", key)
+	case d < 0 || d == 0 && !zero:
+		t.fail(t.lineOf(key), "%s is %q: it must be more than zero", key, s)
+	default:
+		return d
+	}
+	return def
+}
+
+// size reads a number of bytes such as "4MiB".
+func (t *table) size(key string, def int64) int64 {
+	v, ok := t.get(key)
+	if !ok {
+		return def
+	}
+	s, _ := v.(string)
+	n, ok := parseSize(s)
+	if !ok {
+		t.fail(t.lineOf(key), "%s must be a size with its unit, as in \"4MiB\" or \"512KiB\"", key)
+		return def
+	}
+	return n
+}
+
+func parseSize(s string) (int64, bool) {
+	digits := strings.TrimLeft(s, "0123456789")
+	n, err := strconv.ParseInt(s[:len(s)-len(digits)], 10, 64)
+	if err != nil {
+		return 0, false
+	}
+	units := map[string]int64{"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+	unit, ok := units[strings.TrimSpace(digits)]
+	return n * unit, ok && n <= math.MaxInt64/unit
+}
+
+// list reads a string or a list of strings.
+func (t *table) list(key string) []item {
+	v, ok := t.get(key)
+	if !ok {
+		return nil
+	}
+	path := join(t.path, key)
+	switch v := v.(type) {
+	case string:
+		return []item{{v, t.lineOf(key)}}
+	case []any:
+		items := make([]item, 0, len(v))
+		for i, e := range v {
+			line := max(t.l.lines.elem(path, i), t.line())
+			if s, ok := e.(string); ok {
+				items = append(items, item{s, line})
+			} else {
+				t.fail(line, "%s must be a list of strings, as in %s = [\"…\", \"…\"]", key, key)
+			}
+		}
+		return items
+	}
+	t.fail(t.lineOf(key), "%s must be a string or a list of strings", key)
+	return nil
+}
+
+// sub returns the table under key; an empty one where there is none.
+func (t *table) sub(key string) *table {
+	s := &table{l: t.l, path: join(t.path, key), title: "[" + key + "]"}
+	if t.path != "" {
+		s.title = t.title + ": " + key
+	}
+	v, ok := t.get(key)
+	if !ok {
+		return s
+	}
+	if s.m, ok = v.(map[string]any); !ok {
+		t.fail(t.lineOf(key), "%s must be a table: write [%s]", key, s.path)
+	}
+	return s
+}
+
+// named returns the tables [key.NAME] in their order; form is how one is written.
+func (t *table) named(key, form string) []namedTable {
+	v, ok := t.get(key)
+	if !ok {
+		return nil
+	}
+	m, ok := v.(map[string]any)
+	if !ok {
+		t.fail(t.lineOf(key), "%s has no name: write %s", key, form)
+		return nil
+	}
+	var tables []namedTable
+	for name, v := range m {
+		s := &table{l: t.l, path: join(join(t.path, key), name), title: fmt.Sprintf("%s %q", key, name)}
+		if s.m, ok = v.(map[string]any); !ok {
+			t.fail(s.line(), "%s = … stands where a table is meant: write %s", join(key, name), form)
+			continue
+		}
+		if !validName(name) {
+			s.fail(s.line(), "a name can have letters, digits, \"-\", \"_\" and inner dots, and 64 bytes at most")
+		}
+		tables = append(tables, namedTable{name, s})
+	}
+	slices.SortFunc(tables, func(a, b namedTable) int {
+		return t.l.lines.order(a.t.path) - t.l.lines.order(b.t.path)
+	})
+	return tables
+}
+
+type namedTable struct {
+	name string
+	t    *table
+}
+
+// validName keeps names fit for logs, metrics and directories.
+func validName(s string) bool {
+	if len(s) > 64 || s == "" || s[0] == '.' || s[len(s)-1] == '.' {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_' || c == '.') {
+			return false
+		}
+	}
+	return true
+}
+
+// array returns the tables [[key]].
+func (t *table) array(key string) []*table {
+	v, ok := t.get(key)
+	if !ok {
+		return nil
+	}
+	path := join(t.path, key)
+	var tables []*table
+	add := func(i int, m map[string]any) {
+		tables = append(tables, &table{l: t.l, path: at(path, i), title: fmt.Sprintf("%s %d", key, i+1), m: m})
+	}
+	switch v := v.(type) {
+	case []map[string]any:
+		for i, m := range v {
+			add(i, m)
+		}
+	case []any:
+		for i, e := range v {
+			if m, ok := e.(map[string]any); ok {
+				add(i, m)
+			} else {
+				t.fail(max(t.l.lines.elem(path, i), 1), "%s must be a list of tables: write [[%s]]", key, key)
+			}
+		}
+	default:
+		t.fail(t.lineOf(key), "%s can be there several times: write [[%s]], with two brackets", key, key)
+	}
+	return tables
+}
+
+// args reads a table of args: each value a string, a whole number, or a list of
+// them where the key repeats. The order is the file's.
+func (t *table) args(key string) []Arg {
+	s := t.sub(key)
+	names := slices.Collect(maps.Keys(s.m))
+	slices.SortFunc(names, func(a, b string) int {
+		return t.l.lines.order(join(s.path, a)) - t.l.lines.order(join(s.path, b))
+	})
+	var args []Arg
+	for _, name := range names {
+		values, ok := s.m[name].([]any)
+		if !ok {
+			values = []any{s.m[name]}
+		}
+		for _, v := range values {
+			switch v := v.(type) {
+			case string:
+				args = append(args, Arg{name, v})
+			case int64:
+				args = append(args, Arg{name, strconv.FormatInt(v, 10)})
+			default:
+				s.fail(s.lineOf(name), "%s must be a string, as in %s = \"…\"", name, name)
+			}
+		}
+	}
+	return args
+}
+
+// users reads a table of names and passwords, as SOCKS5 (RFC 1929: 1 to 255
+// bytes each) and HTTP Basic (RFC 7617: no colon in the name) can carry them.
+func (t *table) users(key string) map[string]string {
+	s := t.sub(key)
+	users := make(map[string]string, len(s.m))
+	for _, name := range slices.Sorted(maps.Keys(s.m)) {
+		password, ok := s.m[name].(string)
+		switch {
+		case !ok:
+			s.fail(s.lineOf(name), "the password of %q must be a string", name)
+		case !credential(name) || strings.Contains(name, ":"):
+			s.fail(s.lineOf(name), "the user name %q must have 1 to 255 bytes, and neither control characters nor a colon", name)
+		case !credential(password):
+			s.fail(s.lineOf(name), "the password of %q must have 1 to 255 bytes, and no control characters", name)
+		default:
+			users[name] = password
+			t.l.secret(s.lineOf(name))
+		}
+	}
+	return users
+}
+
+func credential(s string) bool {
+	return s != "" && len(s) <= 255 && !strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f })
+}
+
+// prefixes reads a list of addresses and networks.
+func (t *table) prefixes(key string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, it := range t.list(key) {
+		p, err := parsePrefix(it.text)
+		if err != nil {
+			t.fail(it.line, "%s: %v", key, err)
+			continue
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+func parsePrefix(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		a = a.Unmap()
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("%q is neither an address nor a network: write as in \"192.0.2.7\" or \"2001:db8::/32\"", s)
+	}
+	if m := p.Masked(); m != p {
+		return netip.Prefix{}, fmt.Errorf("%q has address bits outside its network: write %q", s, m)
+	}
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p, nil
+}
