@@ -1,0 +1,192 @@
+// Package answer holds the one table that maps what happened to a request to
+// what its client is told: a SOCKS5 reply (RFC 1928 section 6), an HTTP status,
+// a Proxy-Status error (RFC 9209 section 2.3) and a sentence for a person.
+//
+// The client gets the code and the sentence; the log gets the error text. No
+// error text, and so no bridge address, ever reaches a client.
+package answer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+)
+
+// A Reason says what became of a request.
+type Reason uint8
+
+// The rows of the table.
+const (
+	Success     Reason = iota
+	Internal           // a fault of ours
+	Blocked            // a route says block, no route takes it, or the exit's policy says no
+	Refused            // the destination refused the connection
+	Unreachable        // the destination, or the network to it, can't be reached
+	NotFound           // the destination's name does not exist
+	NoBridge           // no bridge of the route works
+	Timeout            // nobody answered in time
+	Limit              // a limit is reached, or the process is about to stop
+	Credentials        // user or password missing or wrong
+	BadRequest         // the destination makes no sense: empty name, port 0, control characters
+	Command            // a command other than CONNECT
+)
+
+type row struct {
+	socks byte
+	http  int
+	error string // RFC 9209 section 2.3
+	text  string
+}
+
+var table = [...]row{
+	Success: {0x00, http.StatusOK, "", ""},
+	Internal: {0x01, http.StatusInternalServerError, "proxy_internal_error",
+		"The proxy made a mistake. Its log says more."},
+	Blocked: {0x02, http.StatusForbidden, "destination_ip_prohibited",
+		"No route of this gateway leads to that destination, or the far end does not allow it. " +
+			"To reach it, add a [[route]] for its name to the configuration; `ptgate explain NAME` tells which rule decides."},
+	Refused: {0x05, http.StatusBadGateway, "connection_refused",
+		"The destination refused the connection: it is up, but nothing listens on that port."},
+	Unreachable: {0x04, http.StatusBadGateway, "destination_ip_unroutable",
+		"The far end can't reach the destination, or its name does not exist."},
+	NotFound: {0x04, http.StatusBadGateway, "dns_error",
+		"The destination's name does not exist. Check its spelling."},
+	NoBridge: {0x03, http.StatusBadGateway, "destination_unavailable",
+		"No bridge for that destination works at the moment. The bridge may be down or blocked; the gateway's log says which stage failed."},
+	Timeout: {0x06, http.StatusGatewayTimeout, "connection_timeout",
+		"Nobody answered in time. The link may be slow or cut, or the destination is down."},
+	Limit: {0x01, http.StatusServiceUnavailable, "connection_limit_reached",
+		"The proxy has as many connections as it may have, or is about to stop. Try again in a moment."},
+	Credentials: {0xff, http.StatusProxyAuthRequired, "http_request_denied",
+		"This proxy asks for a user name and a password: they are missing or wrong."},
+	BadRequest: {0x01, http.StatusBadRequest, "http_request_error",
+		"The proxy can't make sense of that destination. It takes HOST:PORT, with a port from 1 to 65535."},
+	Command: {0x07, http.StatusMethodNotAllowed, "http_request_denied",
+		"This proxy opens TCP connections only."},
+}
+
+func (r Reason) row() row {
+	if int(r) >= len(table) {
+		r = Internal
+	}
+	return table[r]
+}
+
+// SOCKS is the reply code of RFC 1928 section 6. For Credentials it is 0xFF,
+// which answers the greeting, not a request.
+func (r Reason) SOCKS() byte { return r.row().socks }
+
+// HTTP is the status code.
+func (r Reason) HTTP() int { return r.row().http }
+
+// ProxyStatus is the value of the Proxy-Status header field (RFC 9209), empty
+// on success.
+func (r Reason) ProxyStatus() string {
+	if e := r.row().error; e != "" {
+		return "ptgate; error=" + e
+	}
+	return ""
+}
+
+// Text tells a person what happened and what to do.
+func (r Reason) Text() string { return r.row().text }
+
+// String names the reason for logs and metrics.
+func (r Reason) String() string {
+	names := [...]string{"success", "internal", "blocked", "refused", "unreachable", "not found",
+		"no bridge", "timeout", "limit", "credentials", "bad request", "command"}
+	if int(r) < len(names) {
+		return names[r]
+	}
+	return fmt.Sprintf("reason %d", uint8(r))
+}
+
+// An Error is an error with its row of the table.
+type Error struct {
+	Reason Reason
+	Err    error
+}
+
+func (e *Error) Error() string {
+	if e.Err == nil {
+		return e.Reason.String()
+	}
+	return e.Err.Error()
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// New wraps err, which may be nil, with a reason.
+func New(r Reason, err error) error { return &Error{r, err} }
+
+// Errorf is fmt.Errorf with a reason.
+func Errorf(r Reason, format string, args ...any) error {
+	return &Error{r, fmt.Errorf(format, args...)}
+}
+
+// Of finds the reason of err: the outermost *Error's; else what the standard
+// library's errors tell; Internal for all others and Success for nil.
+func Of(err error) Reason {
+	if err == nil {
+		return Success
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Reason
+	}
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		switch {
+		case dns.IsTimeout:
+			return Timeout
+		case dns.IsNotFound:
+			return NotFound
+		}
+		return Unreachable
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
+		errors.Is(err, syscall.ETIMEDOUT):
+		return Timeout
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return Refused
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH),
+		errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EAFNOSUPPORT),
+		errors.Is(err, syscall.ECONNRESET):
+		return Unreachable
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return Limit
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM), errors.Is(err, fs.ErrPermission):
+		return Blocked // a firewall's REJECT
+	}
+	return Internal
+}
+
+// FromSOCKS reads a far end's reply code. A code that RFC 1928 does not define
+// is a fault.
+func FromSOCKS(code byte) Reason {
+	switch code {
+	case 0x00:
+		return Success
+	case 0x01:
+		return Limit
+	case 0x02:
+		return Blocked
+	case 0x03, 0x04:
+		return Unreachable
+	case 0x05:
+		return Refused
+	case 0x06:
+		return Timeout
+	case 0x07:
+		return Command
+	case 0x08:
+		return BadRequest
+	case 0xff:
+		return Credentials
+	}
+	return Internal
+}

@@ -1,0 +1,14 @@
+//go:build !linux
+
+package relay
+
+import (
+	"errors"
+	"net"
+)
+
+const canWait = false
+
+func (m *mover) moveTCP(*net.TCPConn) (readErr, writeErr error) {
+	return errors.ErrUnsupported, nil
+}

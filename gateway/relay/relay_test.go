@@ -1,0 +1,333 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// tcpPair is two ends of one TCP connection on loopback.
+func tcpPair(t testing.TB) (a, b *net.TCPConn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(); s.Close() })
+	return c.(*net.TCPConn), s.(*net.TCPConn)
+}
+
+// plain hides everything of a connection but reading, writing and half-close.
+type plain struct{ net.Conn }
+
+func (p plain) CloseWrite() error { return p.Conn.(*net.TCPConn).CloseWrite() }
+func (p plain) Reset() error {
+	p.Conn.(*net.TCPConn).SetLinger(0)
+	return p.Conn.Close()
+}
+
+// raw can't be half-closed, as a connection into a PT.
+type raw struct{ net.Conn }
+
+func (r raw) NetConn() net.Conn { return r.Conn }
+
+type joined struct {
+	app, far *net.TCPConn // the outer ends
+	done     chan error
+}
+
+func join(t testing.TB, wrap func(net.Conn) net.Conn, o Options) *joined {
+	app, client := tcpPair(t)
+	upstream, far := tcpPair(t)
+	j := &joined{app: app, far: far, done: make(chan error, 1)}
+	go func() { j.done <- Join(context.Background(), client, wrap(upstream), o) }()
+	return j
+}
+
+var wraps = map[string]func(net.Conn) net.Conn{
+	"tcp":   func(c net.Conn) net.Conn { return c },
+	"plain": func(c net.Conn) net.Conn { return plain{c} },
+}
+
+func TestJoinMovesEverything(t *testing.T) {
+	for name, wrap := range wraps {
+		for _, size := range []int{0, 1, bufferSize - 1, bufferSize, 5<<20 + 17} {
+			t.Run(fmt.Sprintf("%s/%d", name, size), func(t *testing.T) {
+				var up, down atomic.Int64
+				j := join(t, wrap, Options{Early: []byte("early"), Up: &up, Down: &down})
+				data := make([]byte, size)
+				rand.NewChaCha8([32]byte{1}).Read(data)
+				var wg sync.WaitGroup
+				send := func(c *net.TCPConn) {
+					c.Write(data)
+					c.CloseWrite()
+				}
+				var got [2][]byte
+				wg.Go(func() { send(j.app) })
+				wg.Go(func() { send(j.far) })
+				wg.Go(func() { got[0], _ = io.ReadAll(j.far) })
+				wg.Go(func() { got[1], _ = io.ReadAll(j.app) })
+				wg.Wait()
+				if err := <-j.done; err != nil {
+					t.Fatal(err)
+				}
+				want := append([]byte("early"), data...)
+				if sha256.Sum256(got[0]) != sha256.Sum256(want) || !bytes.Equal(got[1], data) {
+					t.Fatalf("got %d and %d bytes, want %d and %d, or other bytes", len(got[0]), len(got[1]), len(want), size)
+				}
+				if up.Load() != int64(len(want)) || down.Load() != int64(size) {
+					t.Errorf("counted %d up, %d down; want %d, %d", up.Load(), down.Load(), len(want), size)
+				}
+			})
+		}
+	}
+}
+
+// The client ends its direction at once; what the far end then sends, in bulk
+// and in bursts, all arrives.
+func TestHalfClose(t *testing.T) {
+	for name, wrap := range wraps {
+		t.Run(name, func(t *testing.T) {
+			j := join(t, wrap, Options{})
+			j.app.Write([]byte("request"))
+			j.app.CloseWrite()
+			if b, err := io.ReadAll(j.far); string(b) != "request" || err != nil {
+				t.Fatalf("the far end read %q, %v", b, err)
+			}
+			const size = 8 << 20
+			go func() {
+				for n := 0; n < size; n += 1 << 20 {
+					j.far.Write(make([]byte, 1<<20))
+				}
+				j.far.Close()
+			}()
+			n, err := io.Copy(io.Discard, j.app)
+			if n != size || err != nil {
+				t.Fatalf("%d bytes of %d arrived, %v", n, size, err)
+			}
+			if err := <-j.done; err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func TestResetPassesOn(t *testing.T) {
+	for name, wrap := range wraps {
+		for _, side := range []string{"app", "far"} {
+			t.Run(name+"/"+side, func(t *testing.T) {
+				j := join(t, wrap, Options{})
+				from, to := j.app, j.far
+				if side == "far" {
+					from, to = j.far, j.app
+				}
+				from.Write([]byte("x"))
+				if _, err := io.ReadFull(to, make([]byte, 1)); err != nil {
+					t.Fatal(err)
+				}
+				from.SetLinger(0)
+				from.Close()
+				if _, err := to.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+					t.Fatalf("the other side saw %v, want a reset", err)
+				}
+				if err := <-j.done; err == nil {
+					t.Fatal("Join says that all is well")
+				}
+			})
+		}
+	}
+}
+
+// What the far end sent before it closed with unread input (which resets) is
+// still delivered.
+func TestDataBeforeReset(t *testing.T) {
+	app, client := tcpPair(t)
+	upstream, far := tcpPair(t)
+	answer := bytes.Repeat([]byte("a"), 100<<10)
+	far.Write(answer)
+	app.Write([]byte("a request that nobody reads"))
+	done := make(chan error, 1)
+	read := make(chan []byte, 1)
+	go func() {
+		b := make([]byte, len(answer))
+		n, _ := io.ReadFull(app, b)
+		read <- b[:n]
+		far.SetLinger(0)
+		far.Close()
+	}()
+	go func() { done <- Join(context.Background(), client, upstream, Options{}) }()
+	if b := <-read; !bytes.Equal(b, answer) {
+		t.Fatalf("%d bytes of %d arrived", len(b), len(answer))
+	}
+	if err := <-done; err == nil {
+		t.Fatal("no error after a reset")
+	}
+}
+
+// Towards a PT the client's end stays here until the PT has ended, too.
+func TestRawIsNotHalfClosed(t *testing.T) {
+	j := join(t, func(c net.Conn) net.Conn { return raw{c} }, Options{})
+	j.app.Write([]byte("request"))
+	j.app.CloseWrite()
+	if _, err := io.ReadFull(j.far, make([]byte, 7)); err != nil {
+		t.Fatal(err)
+	}
+	// If the end had been passed on, it would be there before the answer is.
+	j.far.Write([]byte("answer"))
+	if _, err := io.ReadFull(j.app, make([]byte, 6)); err != nil {
+		t.Fatal(err)
+	}
+	j.far.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, err := j.far.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("the far end saw %v before it ended itself", err)
+	}
+	j.far.Close()
+	if err := <-j.done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestContextEnds(t *testing.T) {
+	app, client := tcpPair(t)
+	upstream, far := tcpPair(t)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	why := errors.New("drained")
+	cancel(why)
+	if err := Join(ctx, client, upstream, Options{}); !errors.Is(err, why) {
+		t.Fatalf("Join: %v", err)
+	}
+	for _, c := range []*net.TCPConn{app, far} {
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("an outer end saw %v, want a reset", err)
+		}
+	}
+}
+
+func TestIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		app, client := net.Pipe()
+		upstream, far := net.Pipe()
+		start := time.Now()
+		go func() { // a byte each way within the limit keeps the pair
+			<-time.After(50 * time.Second)
+			app.Write([]byte("x"))
+		}()
+		go io.Copy(io.Discard, far)
+		err := Join(t.Context(), client, upstream, Options{Idle: time.Minute})
+		if took := time.Since(start); !errors.Is(err, ErrIdle) || took < 110*time.Second || took > 3*time.Minute {
+			t.Fatalf("ended after %v with %v", took, err)
+		}
+	})
+}
+
+func TestAbandonedHalf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		app, client := net.Pipe()
+		upstream, far := net.Pipe()
+		defer far.Close()
+		start := time.Now()
+		app.Close() // the program is gone; the PT is not told, and stays silent
+		err := Join(t.Context(), client, upstream, Options{})
+		if took := time.Since(start); !errors.Is(err, ErrIdle) || took < HalfOpenRaw || took > 3*HalfOpenRaw {
+			t.Fatalf("ended after %v with %v", took, err)
+		}
+	})
+}
+
+func descriptors(t testing.TB) int {
+	d, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(d)
+}
+
+// Many pairs, each bulk in its turn: the pipes are shared and given back.
+func TestDescriptors(t *testing.T) {
+	const pairs = 100
+	js := make([]*joined, pairs)
+	for i := range js {
+		js[i] = join(t, wraps["tcp"], Options{})
+	}
+	before := descriptors(t)
+	buf := make([]byte, 1<<20)
+	for _, j := range js {
+		go j.app.Write(buf)
+		if _, err := io.CopyN(io.Discard, j.far, int64(len(buf))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := descriptors(t); after > before+2*poolSize {
+		t.Errorf("%d descriptors before, %d after bulk", before, after)
+	}
+	for _, j := range js {
+		j.app.Close()
+		j.far.Close()
+		<-j.done
+	}
+}
+
+func BenchmarkJoin(b *testing.B) {
+	for name, wrap := range wraps {
+		b.Run(name, func(b *testing.B) {
+			j := join(b, wrap, Options{})
+			buf := make([]byte, 128<<10)
+			b.SetBytes(int64(len(buf)))
+			go func() {
+				for range b.N {
+					j.app.Write(buf)
+				}
+				j.app.Close()
+			}()
+			io.Copy(io.Discard, j.far)
+			j.far.Close()
+			<-j.done
+		})
+	}
+}
+
+func ExampleJoin() {
+	ln, _ := net.Listen("tcp", "127.0.0.1:0")
+	defer ln.Close()
+	go func() { // an echo server
+		c, _ := ln.Accept()
+		io.Copy(c, c)
+		c.Close()
+	}()
+	app, client := net.Pipe()
+	go func() {
+		upstream, _ := net.Dial("tcp", ln.Addr().String())
+		Join(context.Background(), client, upstream, Options{})
+	}()
+	app.Write([]byte("there and back"))
+	b := make([]byte, 14)
+	io.ReadFull(app, b)
+	app.Close()
+	fmt.Println(string(b))
+	// Output: there and back
+}
