@@ -1,0 +1,259 @@
+package carrier
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/go-yamux/v5"
+
+	"ptgate/gateway/answer"
+	"ptgate/routes"
+)
+
+// A Stream is one application's connection over a carrier. Reset and CloseWrite
+// reach the other end; Close ends both directions, and what was written before
+// still arrives. One goroutine may read while another writes.
+type Stream struct {
+	s     *yamux.Stream
+	l     *link
+	pacer pacer
+	open  *atomic.Int64 // the client's count of streams; nil at the server
+	ended atomic.Bool
+
+	// Of a client's stream whose application was told of success in advance:
+	// the reply is still to be read, by whoever reads first. Only the reader
+	// touches these.
+	pending bool
+	auth    bool
+	err     error
+	settled func(error)
+}
+
+var (
+	_ net.Conn = (*Stream)(nil)
+	_ interface {
+		CloseWrite() error
+		Reset() error
+		WaitRead() error
+	} = (*Stream)(nil)
+)
+
+// settle reads the reply that an optimistic stream still owes.
+func (s *Stream) settle() error {
+	if !s.pending {
+		return s.err
+	}
+	s.pending = false
+	s.err = readReply(s.s, s.auth)
+	if s.err == nil {
+		s.s.SetReadDeadline(time.Time{})
+	}
+	if s.settled != nil {
+		s.settled(s.err)
+		s.settled = nil
+	}
+	return s.err
+}
+
+// Read is that of net.Conn. On an optimistic stream the first call may return
+// the far end's refusal, an *answer.Error.
+func (s *Stream) Read(p []byte) (int, error) {
+	if err := s.settle(); err != nil {
+		return 0, err
+	}
+	return s.s.Read(p)
+}
+
+// WaitRead returns when Read won't block, so that an idle stream needs no buffer.
+func (s *Stream) WaitRead() error {
+	if err := s.settle(); err != nil {
+		return err
+	}
+	_, err := s.s.Read(nil)
+	return err
+}
+
+// Write is that of net.Conn. It returns when p is queued, with at most
+// queueLimit bytes before it.
+func (s *Stream) Write(p []byte) (int, error) {
+	total := 0
+	for len(p) > 0 {
+		n, err := s.s.Write(p[:min(len(p), maxMessage-frameHeader)])
+		total += n
+		if err != nil {
+			s.l.queued.Add(int64(n))
+			return total, err
+		}
+		s.l.pace(&s.pacer, n)
+		p = p[n:]
+	}
+	return total, nil
+}
+
+// CloseWrite ends this side's direction.
+func (s *Stream) CloseWrite() error { return s.s.CloseWrite() }
+
+// Reset ends both directions at once; the peer sees a reset.
+func (s *Stream) Reset() error {
+	if !s.ended.Swap(true) && s.open != nil {
+		s.open.Add(-1)
+	}
+	return s.s.Reset()
+}
+
+// Close ends this side's direction in order and the other by a reset: a peer
+// that still writes has to be told, or it would wait for window for ever.
+func (s *Stream) Close() error {
+	s.s.CloseWrite()
+	return s.Reset()
+}
+
+// LocalAddr is the carrier's.
+func (s *Stream) LocalAddr() net.Addr { return s.s.LocalAddr() }
+
+// RemoteAddr is the carrier's.
+func (s *Stream) RemoteAddr() net.Addr { return s.s.RemoteAddr() }
+
+// SetDeadline is that of net.Conn.
+func (s *Stream) SetDeadline(t time.Time) error { return s.s.SetDeadline(t) }
+
+// SetReadDeadline is that of net.Conn.
+func (s *Stream) SetReadDeadline(t time.Time) error { return s.s.SetReadDeadline(t) }
+
+// SetWriteDeadline is that of net.Conn.
+func (s *Stream) SetWriteDeadline(t time.Time) error { return s.s.SetWriteDeadline(t) }
+
+// readReply reads the exit's side of the SOCKS5 session: method (RFC 1928
+// section 3), status (RFC 1929 section 2), reply (RFC 1928 section 6).
+func readReply(r io.Reader, auth bool) error {
+	var b [4 + 1 + 255 + 2]byte
+	method := byte(0)
+	if auth {
+		method = 2
+	}
+	if _, err := io.ReadFull(r, b[:2]); err != nil {
+		return lost("method", err)
+	}
+	switch {
+	case b[0] != 5:
+		return answer.Errorf(answer.NoBridge, "exit: not a SOCKS5 answer: version %d", b[0])
+	case b[1] == 0xff && auth:
+		return answer.Errorf(answer.NoBridge, "exit: takes no user and password: remove them from the bridge")
+	case b[1] == 0xff:
+		return answer.Errorf(answer.NoBridge, "exit: asks for a user and password: set them in the bridge")
+	case b[1] != method:
+		return answer.Errorf(answer.NoBridge, "exit: unknown method %d", b[1])
+	}
+	if auth {
+		if _, err := io.ReadFull(r, b[:2]); err != nil {
+			return lost("authentication", err)
+		}
+		if b[1] != 0 {
+			return answer.Errorf(answer.NoBridge, "exit: wrong user or password in the bridge")
+		}
+	}
+	if _, err := io.ReadFull(r, b[:5]); err != nil {
+		return lost("reply", err)
+	}
+	rest := 0
+	switch b[3] {
+	case 1:
+		rest = 4 + 2 - 1
+	case 3:
+		rest = int(b[4]) + 2
+	case 4:
+		rest = 16 + 2 - 1
+	default:
+		return answer.Errorf(answer.NoBridge, "exit: unknown address type %d in its reply", b[3])
+	}
+	if _, err := io.ReadFull(r, b[5:5+rest]); err != nil {
+		return lost("reply", err)
+	}
+	if reason := answer.FromSOCKS(b[1]); reason != answer.Success {
+		return answer.New(reason, &Refusal{b[1]})
+	}
+	return nil
+}
+
+// A Refusal is the far end's own answer to a request: no other bridge to the
+// same box would do better.
+type Refusal struct {
+	Code byte // RFC 1928 section 6
+}
+
+func (e *Refusal) Error() string {
+	return fmt.Sprintf("the far end answers %#02x, %v", e.Code, answer.FromSOCKS(e.Code))
+}
+
+// Lost says that a carrier ended, or fell silent, before the answer came.
+type Lost struct {
+	Stage string
+	Err   error
+}
+
+func (e *Lost) Error() string { return fmt.Sprintf("carrier lost, awaiting %s: %v", e.Stage, e.Err) }
+
+func (e *Lost) Unwrap() error { return e.Err }
+
+func lost(stage string, err error) error {
+	reason := answer.NoBridge
+	if t, ok := err.(interface{ Timeout() bool }); ok && t.Timeout() {
+		reason, err = answer.Timeout, os.ErrDeadlineExceeded
+	}
+	return answer.New(reason, &Lost{stage, err})
+}
+
+// Handshake is the client's side of a SOCKS5 session with a server that need not
+// be ours: one message a round trip, as such servers may expect. The caller
+// bounds it with c's deadline. Errors are those of Open.
+func Handshake(c net.Conn, t routes.Target, a Auth) error {
+	request, err := appendRequest(nil, t, a)
+	if err != nil {
+		return err
+	}
+	auth := a.User != ""
+	steps := []int{3} // greeting; what is left is the request
+	if auth {
+		steps = append(steps, 1+1+len(a.User)+1+len(a.Password))
+	}
+	r := &stepReader{c: c, out: request, steps: steps}
+	return readReply(r, auth)
+}
+
+// A stepReader writes the next message whenever the last one's answer, two
+// bytes, has been read.
+type stepReader struct {
+	c     net.Conn
+	out   []byte
+	steps []int
+	owed  int // bytes of answer still to be read before the next message
+	last  bool
+}
+
+func (r *stepReader) Read(p []byte) (int, error) {
+	if r.owed == 0 && !r.last {
+		n := len(r.out)
+		if len(r.steps) > 0 {
+			n, r.steps = r.steps[0], r.steps[1:]
+			r.owed = 2
+		} else {
+			r.last = true
+		}
+		if _, err := r.c.Write(r.out[:n]); err != nil {
+			return 0, err
+		}
+		r.out = r.out[n:]
+	}
+	if !r.last {
+		p = p[:min(len(p), r.owed)]
+	}
+	n, err := r.c.Read(p)
+	if !r.last {
+		r.owed -= n
+	}
+	return n, err
+}
