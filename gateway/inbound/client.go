@@ -1,0 +1,165 @@
+package inbound
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"ptgate/gateway/answer"
+	"ptgate/routes"
+)
+
+// The phases of a connection. Only one that waits for a request is ended by a stop.
+const (
+	waiting int32 = iota
+	engaged
+	ended
+)
+
+// errForeign ends the handshake of a client that speaks something else.
+var errForeign = errors.New("not this front's protocol")
+
+// What clients begin with, other than HTTP's.
+const (
+	byteSOCKS4 = 0x04
+	byteSOCKS5 = 0x05
+	byteTLS    = 0x16 // RFC 8446 section 5.1
+)
+
+// socks4Rejected is SOCKS4's own answer: request rejected or failed.
+const socks4Rejected = "\x00\x5b\x00\x00\x00\x00\x00\x00"
+
+// overHandshake bounds the handshake of a client that will be refused anyway.
+const overHandshake = 5 * time.Second
+
+// A client is a connection as accepted, and what is known of it.
+type client struct {
+	net.Conn
+	l     *listener
+	set   *Settings
+	over  bool // beyond the limit: answered with nothing else
+	phase atomic.Int32
+
+	// What has been read through read: how much, its first byte, and the last
+	// error. Written by the one goroutine that reads at a time.
+	got    int
+	first  byte
+	failed error
+}
+
+// serve is the whole life of the connection; it returns when it is closed.
+//
+// A front is told by c.l.front alone, so a listener that tells the two apart by
+// the first byte needs one more case here.
+func (c *client) serve() {
+	switch c.l.front {
+	case SOCKS5:
+		c.serveSOCKS()
+	case HTTP:
+		c.serveHTTP()
+	}
+}
+
+// recovered is deferred: it ends the connection of a panic, and no other.
+func (c *client) recovered() {
+	if v := recover(); v != nil {
+		c.l.panicked(c.set, v)
+		c.Conn.Close()
+	}
+}
+
+// handshake is the time that a complete request may take; 0: any.
+func (c *client) handshake() time.Duration {
+	if c.over && (c.set.Handshake == 0 || c.set.Handshake > overHandshake) {
+		return overHandshake
+	}
+	return c.set.Handshake
+}
+
+// engage leaves the waiting phase; false means that the server has stopped.
+func (c *client) engage() bool { return c.phase.CompareAndSwap(waiting, engaged) }
+
+// read is Read, noted, for the wrappers that the protocol libraries see. A client
+// that speaks another protocol ends here: ours tells whether its first byte is one
+// of this front's.
+func (c *client) read(p []byte, ours func(first byte) bool) (int, error) {
+	if c.failed == errForeign {
+		return 0, io.EOF
+	}
+	n, err := c.Conn.Read(p)
+	c.failed = err
+	if n > 0 && c.got == 0 {
+		c.first = p[0]
+		if !ours(c.first) {
+			c.failed = errForeign
+			return 0, io.EOF
+		}
+	}
+	c.got += n
+	return n, err
+}
+
+// join hands both connections over to the relay and returns when it is done.
+func (c *client) join(upstream net.Conn, early []byte) {
+	c.l.remove(c) // from here on the context ends it
+	c.l.server.cfg.Joiner.Join(c.l.cut, c.Conn, upstream, early)
+}
+
+// How long, and for how much, a connection is read on after the last answer.
+const (
+	lingerTime  = 500 * time.Millisecond
+	lingerBytes = 256 << 10
+)
+
+// linger closes the connection so that the client gets the answer: closing with
+// bytes unread makes the system send a reset, which may overtake it (RFC 9112
+// section 9.6).
+func (c *client) linger() {
+	defer c.Conn.Close()
+	w, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok || w.CloseWrite() != nil {
+		return
+	}
+	if c.Conn.SetReadDeadline(time.Now().Add(lingerTime)) == nil {
+		io.Copy(io.Discard, io.LimitReader(c.Conn, lingerBytes))
+	}
+}
+
+// attrs are the connection's attributes in the log.
+func (c *client) attrs(set *Settings) []any {
+	if set.Private {
+		return nil
+	}
+	return []any{"client", c.Conn.RemoteAddr().String()}
+}
+
+func (c *client) warn(msg string, attrs ...any) {
+	c.l.log.Warn(msg, append(c.attrs(c.set), attrs...)...)
+}
+
+func (c *client) debug(msg string, attrs ...any) {
+	if c.debugs() {
+		c.l.log.Debug(msg, append(c.attrs(c.set), attrs...)...)
+	}
+}
+
+func (c *client) debugs() bool {
+	return c.l.log.Enabled(context.Background(), slog.LevelDebug)
+}
+
+// refused logs a request that got no connection; t may be zero.
+func (c *client) refused(set *Settings, t routes.Target, err error) {
+	if errors.Is(err, errGone) {
+		c.debug("client left while its destination was dialled")
+		return
+	}
+	attrs := append(c.attrs(set), "reason", answer.Of(err).String())
+	if !set.Private {
+		attrs = append(attrs, "destination", format(t), "error", err)
+	}
+	c.l.log.Info("request refused", attrs...)
+}

@@ -1,0 +1,366 @@
+package inbound
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/elazarl/goproxy"
+
+	"ptgate/gateway/answer"
+	"ptgate/gateway/dest"
+	"ptgate/routes"
+)
+
+const (
+	// maxHeader bounds a request's line and header, and a response's.
+	maxHeader = 64 << 10
+	// keepAlive is how long a client's connection may wait for its next request.
+	keepAlive = 2 * time.Minute
+)
+
+// serveHTTP reads requests with net/http, lets goproxy serve them and, where one
+// has become a tunnel, hands the connection over.
+func (c *client) serveHTTP() {
+	h := &httpConn{client: c, set: c.set, done: make(chan struct{})}
+	// One server for each connection, as with SOCKS: it is small, takes the
+	// settings of its connection, and its buffers end with it.
+	srv := http.Server{
+		Handler:                      h,
+		ReadHeaderTimeout:            c.handshake(),
+		IdleTimeout:                  keepAlive,
+		MaxHeaderBytes:               maxHeader,
+		ConnState:                    h.state,
+		BaseContext:                  h.context,
+		ErrorLog:                     c.l.quiet,
+		TLSNextProto:                 c.l.web.noHTTP2,
+		DisableGeneralOptionsHandler: true,
+	}
+	srv.Serve((*onlyConn)(h)) // returns when the connection is closed or hijacked
+	switch {
+	case h.hijacked && h.upstream != nil:
+		h.tunnel()
+	case h.failed == errForeign:
+		h.foreign()
+	default:
+		if h.upstream != nil {
+			h.upstream.Close()
+		}
+		c.linger()
+	}
+}
+
+// An httpConn is a connection of the HTTP front. Its requests come one after the
+// other; the fields of a request are its handler's.
+type httpConn struct {
+	*client
+	done     chan struct{} // closed when net/http has let go of the connection
+	doneOnce sync.Once
+	given    bool
+
+	w        responseWriter
+	set      *Settings
+	user     string
+	broken   bool // the response can't be completed: the client must see that
+	hijacked bool
+
+	head     string   // what the client gets before the tunnel
+	upstream net.Conn // the tunnel's
+	early    []byte
+}
+
+// tunnel is the end of CONNECT and of an upgrade: the answer, then bare bytes.
+func (h *httpConn) tunnel() {
+	if _, err := io.WriteString(h.Conn, h.head); err != nil {
+		h.upstream.Close()
+		h.Conn.Close()
+		return
+	}
+	h.join(h.upstream, h.early)
+}
+
+type connKey struct{}
+
+// context is that of every request on the connection.
+func (h *httpConn) context(net.Listener) context.Context {
+	return context.WithValue(h.l.cut, connKey{}, h)
+}
+
+func connOf(r *http.Request) *httpConn { return r.Context().Value(connKey{}).(*httpConn) }
+
+// state follows net/http: between requests a stop may close the connection.
+func (h *httpConn) state(_ net.Conn, s http.ConnState) {
+	switch s {
+	case http.StateIdle:
+		h.phase.CompareAndSwap(engaged, waiting)
+		if h.l.stop.Err() != nil {
+			h.Conn.Close()
+		}
+	case http.StateClosed:
+		h.finished()
+	}
+}
+
+func (h *httpConn) finished() { h.doneOnce.Do(func() { close(h.done) }) }
+
+// ServeHTTP serves one request.
+func (h *httpConn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		v := recover()
+		if v != nil && v != http.ErrAbortHandler {
+			h.l.panicked(h.set, v)
+			h.broken = true
+		}
+		switch {
+		case h.hijacked:
+			h.finished()
+		case v != nil || h.broken:
+			panic(http.ErrAbortHandler) // net/http closes the connection, and is silent
+		}
+	}()
+	if !h.engage() {
+		panic(http.ErrAbortHandler)
+	}
+	h.set = h.l.server.cfg.Settings()
+	h.user = ""
+	h.w = responseWriter{ResponseWriter: w, h: h}
+	if r.ContentLength != 0 {
+		// The origin may answer before it has all of the content.
+		http.NewResponseController(w).EnableFullDuplex()
+	}
+	h.l.web.proxy.ServeHTTP(&h.w, r)
+}
+
+// admit tells whether a request is served at all.
+func (h *httpConn) admit(r *http.Request) error {
+	if h.over {
+		return answer.Errorf(answer.Limit, "limits.connections is reached")
+	}
+	if h.l.stop.Err() != nil {
+		return answer.Errorf(answer.Limit, "the gateway is about to stop")
+	}
+	if len(h.set.Users) == 0 {
+		return nil
+	}
+	user, password, ok := basicAuth(r.Header.Get("Proxy-Authorization"))
+	if !ok {
+		return answer.Errorf(answer.Credentials, "no user name and password")
+	}
+	if !h.set.valid(user, password) {
+		h.warn("wrong user name or password")
+		return answer.Errorf(answer.Credentials, "wrong user name or password")
+	}
+	h.user = user
+	return nil
+}
+
+// basicAuth reads credentials as RFC 7617 section 2 has them.
+func basicAuth(field string) (user, password string, ok bool) {
+	const scheme = "Basic "
+	if len(field) < len(scheme) || !strings.EqualFold(field[:len(scheme)], scheme) {
+		return "", "", false
+	}
+	b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(field[len(scheme):]))
+	if err != nil {
+		return "", "", false
+	}
+	return strings.Cut(string(b), ":")
+}
+
+// connect is goproxy's CONNECT handler (RFC 9110 section 9.3.6). It runs before
+// the connection is hijacked, while net/http still notices a client that goes.
+func (l *listener) connect(_ string, ctx *goproxy.ProxyCtx) (*goproxy.ConnectAction, string) {
+	h := connOf(ctx.Req)
+	conn, target, err := h.open(ctx.Req)
+	if err != nil {
+		h.refused(h.set, target, err)
+		ctx.Resp = pageOf(answer.Of(err)).response(nil)
+		return l.web.reject, ""
+	}
+	h.upstream = conn
+	h.head = "HTTP/1.1 200 Connection established\r\n\r\n"
+	return l.web.hijack, ""
+}
+
+func (h *httpConn) open(r *http.Request) (net.Conn, routes.Target, error) {
+	if err := h.admit(r); err != nil {
+		return nil, routes.Target{}, err
+	}
+	// The request target as the client wrote it, not what has been made of it.
+	target, err := dest.Parse(r.RequestURI)
+	if err != nil {
+		return nil, target, answer.New(answer.BadRequest, err)
+	}
+	if r.ContentLength != 0 {
+		return nil, target, answer.Errorf(answer.BadRequest, "a CONNECT request with content")
+	}
+	conn, err := h.l.dial(r.Context(), h.set, target)
+	return conn, target, err
+}
+
+// foreign answers a client that speaks something else and tells the operator.
+func (h *httpConn) foreign() {
+	switch h.first {
+	case byteSOCKS5:
+		h.warn("a SOCKS5 client on the HTTP port: set it to the port of listen.socks5, or to HTTP")
+		h.Conn.Write([]byte{byteSOCKS5, methodNone})
+	case byteSOCKS4:
+		h.warn("a SOCKS4 client on the HTTP port: set it to HTTP, or to SOCKS5 and the port of listen.socks5")
+		io.WriteString(h.Conn, socks4Rejected)
+	case byteTLS:
+		h.warn("a TLS client on the HTTP port: the proxy's own address begins with http://, also for https:// pages")
+	default:
+		h.warn("no HTTP client on the HTTP port", "first_byte", h.first)
+	}
+	h.linger()
+}
+
+func isHTTP(first byte) bool {
+	return ' ' <= first && first <= '~' || first == '\r' || first == '\n'
+}
+
+// Read is net/http's. The first byte tells other protocols.
+func (h *httpConn) Read(p []byte) (int, error) { return h.client.read(p, isHTTP) }
+
+// Close does nothing: the owner closes, after a moment for the last answer.
+func (h *httpConn) Close() error { return nil }
+
+// CloseWrite makes net/http's own answers to bad requests arrive.
+func (h *httpConn) CloseWrite() error {
+	if w, ok := h.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return nil
+}
+
+// onlyConn is the listener of the one connection: its second Accept ends Serve.
+type onlyConn httpConn
+
+func (o *onlyConn) Accept() (net.Conn, error) {
+	if o.given {
+		<-o.done
+		return nil, net.ErrClosed
+	}
+	o.given = true
+	return (*httpConn)(o), nil
+}
+
+func (o *onlyConn) Close() error   { return nil }
+func (o *onlyConn) Addr() net.Addr { return o.Conn.LocalAddr() }
+
+// A responseWriter is net/http's, for goproxy: with a Hijack that keeps what has
+// been read ahead, and a copy that passes every piece on at once.
+type responseWriter struct {
+	http.ResponseWriter
+	h *httpConn
+}
+
+func (w *responseWriter) WriteHeader(status int) {
+	if (w.h.over || w.h.l.stop.Err() != nil) && status != http.StatusSwitchingProtocols {
+		w.Header().Set("Connection", "close")
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Flush implements http.Flusher.
+func (w *responseWriter) Flush() { http.NewResponseController(w.ResponseWriter).Flush() }
+
+// ReadFrom copies a response's content as it comes: a page that trickles must not
+// wait for a buffer to fill.
+func (w *responseWriter) ReadFrom(r io.Reader) (int64, error) {
+	buf := w.h.l.web.buffers.Get().(*[copyBuffer]byte)
+	defer w.h.l.web.buffers.Put(buf)
+	rc := http.NewResponseController(w.ResponseWriter)
+	var total int64
+	for {
+		n, err := r.Read(buf[:])
+		if n > 0 {
+			m, werr := w.ResponseWriter.Write(buf[:n])
+			total += int64(m)
+			if werr == nil && err == nil {
+				werr = rc.Flush()
+			}
+			if werr != nil {
+				return total, werr
+			}
+		}
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// Hijack takes the connection from net/http. goproxy gets only what it needs to
+// write an answer that refuses.
+func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	_, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	if n := rw.Reader.Buffered(); n > 0 {
+		b, _ := rw.Reader.Peek(n)
+		w.h.early = bytes.Clone(b)
+	}
+	w.h.hijacked = true
+	return &detached{Conn: w.h.Conn}, &bufio.ReadWriter{}, nil
+}
+
+// detached is a client's connection that can only be written to.
+type detached struct{ net.Conn }
+
+func (d *detached) Read([]byte) (int, error) { return 0, io.EOF }
+func (d *detached) Close() error             { return nil }
+
+// web is what the connections of an HTTP listener share.
+type web struct {
+	proxy          *goproxy.ProxyHttpServer
+	reject, hijack *goproxy.ConnectAction
+	noHTTP2        map[string]func(*http.Server, *tls.Conn, http.Handler)
+	buffers        sync.Pool
+	plain          *plain
+}
+
+const copyBuffer = 32 << 10
+
+func newWeb(l *listener) *web {
+	w := &web{
+		reject: &goproxy.ConnectAction{Action: goproxy.ConnectReject},
+		// The connection's owner goes on with it when goproxy has returned.
+		hijack: &goproxy.ConnectAction{
+			Action: goproxy.ConnectHijack,
+			Hijack: func(*http.Request, net.Conn, *goproxy.ProxyCtx) {},
+		},
+		noHTTP2: map[string]func(*http.Server, *tls.Conn, http.Handler){},
+		buffers: sync.Pool{New: func() any { return new([copyBuffer]byte) }},
+		plain:   newPlain(l),
+	}
+	p := goproxy.NewProxyHttpServer()
+	p.Logger = l.quiet
+	p.ConnectDial = nil // the constructor's comes from the environment
+	p.Tr = w.plain.nowhere
+	p.KeepAcceptEncoding = true
+	p.NonproxyHandler = http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		helpPage().write(rw)
+	})
+	p.OnRequest().HandleConnectFunc(l.connect)
+	p.OnRequest().DoFunc(l.request)
+	p.OnResponse().DoFunc(l.response)
+	w.proxy = p
+	return w
+}
+
+// close ends the connections to origins that wait for another request.
+func (w *web) close() { w.plain.close() }

@@ -1,0 +1,388 @@
+// Package inbound is the side of the gateway that applications see: a SOCKS5
+// front and an HTTP proxy front on listeners that others have opened.
+//
+// A front reads one request, turns its destination into a routes.Target without
+// ever resolving a name, asks a Dialer to open it, and answers from the one table
+// of package answer. The libraries (go-socks5, goproxy) speak the protocols; when
+// an answer of success has been written they have ended, their buffers are free,
+// and the two bare connections go to a Joiner together with what the client had
+// sent ahead. So the fronts hold no tunnel: what relays bytes, and how, is not
+// this package's business, nor are routes and bridges.
+//
+// Nothing that a client sends, and no panic below, ends more than its own
+// connection. Each connection has one goroutine that owns it from accept to the
+// end of its relay.
+package inbound
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ptgate/gateway/answer"
+	"ptgate/gateway/dest"
+	"ptgate/routes"
+)
+
+// A Dialer opens what a client asked for. Its errors carry an answer.Reason (see
+// answer.Of). ctx bounds the dial only, not the connection; it ends when the
+// client goes away. Dial is called by many goroutines.
+type Dialer interface {
+	Dial(ctx context.Context, t routes.Target) (net.Conn, error)
+}
+
+// A Joiner relays. Join owns both connections: it moves bytes both ways, early
+// first (what the client had sent before the answer; nil if nothing), closes both
+// connections and returns when it is done, or soon after ctx has ended. client is
+// what the listener accepted, with no wrapper around it.
+type Joiner interface {
+	Join(ctx context.Context, client, upstream net.Conn, early []byte)
+}
+
+// Settings are what a reload may change. A connection loads them once when it is
+// accepted; a further request on a kept-alive HTTP connection loads them anew.
+// Settings are never changed after they have been handed out.
+type Settings struct {
+	// Dialer is asked for every connection; never nil.
+	Dialer Dialer
+	// Allow are the client networks that are let in. Empty: all of them.
+	Allow []netip.Prefix
+	// Users maps names to passwords. Empty: nobody is asked for either.
+	Users map[string]string
+	// Handshake bounds the time from accept to a complete request. Zero: no bound.
+	Handshake time.Duration
+	// Dial bounds the time that the Dialer has. Zero: no bound.
+	Dial time.Duration
+	// Private keeps destinations, client addresses and the texts of dial errors
+	// out of the log.
+	Private bool
+}
+
+// valid compares in a time that does not depend on how much of the password is
+// right.
+func (s *Settings) valid(user, password string) bool {
+	want, known := s.Users[user]
+	a, b := sha256.Sum256([]byte(want)), sha256.Sum256([]byte(password))
+	return subtle.ConstantTimeCompare(a[:], b[:]) == 1 && known
+}
+
+func (s *Settings) allows(a net.Addr) bool {
+	if len(s.Allow) == 0 {
+		return true
+	}
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	addr := tcp.AddrPort().Addr().Unmap().WithZone("")
+	for _, p := range s.Allow {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// Config of a Server. All fields but Limit are needed.
+type Config struct {
+	// Settings returns the current settings. It is called once or twice for each
+	// connection, so it should be one atomic load.
+	Settings func() *Settings
+	Joiner   Joiner
+	// Limit counts the connections of all fronts that share it. Nil: no limit.
+	Limit  *Limiter
+	Logger *slog.Logger
+}
+
+// A Front is a protocol that applications speak to the gateway.
+type Front uint8
+
+// The fronts.
+const (
+	SOCKS5 Front = iota // RFC 1928 and RFC 1929, CONNECT only
+	HTTP                // RFC 9112 proxy: CONNECT, and requests for http:// URIs
+	fronts
+)
+
+// String is the front's name in configuration, log and metrics.
+func (f Front) String() string {
+	switch f {
+	case SOCKS5:
+		return "socks5"
+	case HTTP:
+		return "http"
+	}
+	return fmt.Sprintf("front %d", uint8(f))
+}
+
+// Counts of one front.
+type Counts struct {
+	Accepted uint64 // connections let in, ever
+	Refused  uint64 // connections turned away: not allowed, or over the limit
+	Active   int64  // connections open now, with their relays
+}
+
+// A Server serves any number of listeners. Make one with New.
+type Server struct {
+	cfg   Config
+	over  *Limiter // handshakes whose only answer is that the limit is reached
+	count [fronts]struct {
+		accepted, refused atomic.Uint64
+		active            atomic.Int64
+	}
+}
+
+// maxOver bounds how many clients beyond the limit are answered at the same
+// time; the others are just closed.
+const maxOver = 128
+
+// New returns a Server that has no listener yet.
+func New(cfg Config) *Server {
+	return &Server{cfg: cfg, over: NewLimiter(maxOver)}
+}
+
+// Counts returns the numbers of one front over all its listeners, now.
+func (s *Server) Counts(f Front) Counts {
+	if f >= fronts {
+		return Counts{}
+	}
+	c := &s.count[f]
+	return Counts{c.accepted.Load(), c.refused.Load(), c.active.Load()}
+}
+
+// Serve serves the front on ln, which it closes, and returns after everything
+// that it started has ended.
+//
+// When stop ends, the listener closes, and connections that have made no request,
+// or whose destination is being dialled, are ended; relays and HTTP requests that
+// are being served go on. When cut ends (which implies stop), all end. Serve then
+// returns nil; it returns an error only if ln failed, and cuts everything then.
+func (s *Server) Serve(stop, cut context.Context, ln net.Listener, f Front) error {
+	stop, endStop := context.WithCancel(stop)
+	defer endStop()
+	cut, endCut := context.WithCancel(cut)
+	defer endCut()
+
+	l := &listener{
+		server: s, front: f, stop: stop, cut: cut,
+		log:   s.cfg.Logger.With("front", f.String()),
+		quiet: log.New(io.Discard, "", 0),
+		conns: map[*client]struct{}{},
+	}
+	l.web = newWeb(l)
+
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-stop.Done():
+		case <-cut.Done():
+			endStop()
+		}
+		ln.Close()
+		l.end(false)
+		<-cut.Done()
+		l.end(true)
+	})
+
+	err := l.accept(ln)
+	if stop.Err() != nil {
+		err = nil
+	} else {
+		err = fmt.Errorf("%s listener %s: %w", f, ln.Addr(), err)
+		endCut()
+	}
+	l.owned.Wait()
+	endCut()
+	watch.Wait()
+	l.web.close()
+	return err
+}
+
+// A listener is one call of Serve.
+type listener struct {
+	server    *Server
+	front     Front
+	stop, cut context.Context
+	log       *slog.Logger
+	quiet     *log.Logger // for the libraries: what they log holds names as sent
+	web       *web
+	owned     sync.WaitGroup // a goroutine for each connection
+
+	mu      sync.Mutex
+	conns   map[*client]struct{} // those that are no relay yet
+	stopped bool
+}
+
+// accept returns the error that ended the listener.
+func (l *listener) accept(ln net.Listener) error {
+	var pause time.Duration
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			if !passing(err) || l.stop.Err() != nil {
+				return err
+			}
+			// Out of descriptors, or the like: it passes when others close.
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			l.log.Warn("accept failed: raise the limit of open files, or lower limits.connections",
+				"error", err, "pause", pause)
+			t := time.NewTimer(pause)
+			select {
+			case <-t.C:
+			case <-l.stop.Done():
+			}
+			t.Stop()
+			continue
+		}
+		pause = 0
+		l.admit(conn)
+	}
+}
+
+// passing tells errors of accept that concern one connection or one moment, not
+// the listener.
+func passing(err error) bool {
+	if errors.Is(err, net.ErrClosed) {
+		return false
+	}
+	ne, ok := errors.AsType[interface {
+		error
+		Temporary() bool
+	}](err)
+	return ok && ne.Temporary()
+}
+
+// admit decides on a new connection at once and gives it its goroutine.
+func (l *listener) admit(conn net.Conn) {
+	set := l.server.cfg.Settings()
+	n := &l.server.count[l.front]
+	c := &client{Conn: conn, l: l, set: set}
+	if !set.allows(conn.RemoteAddr()) {
+		n.refused.Add(1)
+		c.warn("client refused: its network is not in listen.allow")
+		conn.Close()
+		return
+	}
+	slot := l.server.cfg.Limit
+	if !slot.Acquire() {
+		n.refused.Add(1)
+		if slot = l.server.over; !slot.Acquire() {
+			conn.Close()
+			return
+		}
+		c.over = true
+		c.warn("connection refused: limits.connections is reached")
+	} else {
+		n.accepted.Add(1)
+	}
+	if !l.add(c) {
+		slot.Release()
+		conn.Close()
+		return
+	}
+	n.active.Add(1)
+	l.owned.Go(func() {
+		defer slot.Release()
+		defer n.active.Add(-1)
+		defer l.remove(c)
+		defer c.recovered()
+		c.serve()
+	})
+}
+
+func (l *listener) add(c *client) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopped {
+		return false
+	}
+	l.conns[c] = struct{}{}
+	return true
+}
+
+func (l *listener) remove(c *client) {
+	l.mu.Lock()
+	delete(l.conns, c)
+	l.mu.Unlock()
+}
+
+// end closes the connections that wait for a request or, where all is set, every
+// one that is no relay: those have the context.
+func (l *listener) end(all bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stopped = true
+	for c := range l.conns {
+		if all || c.phase.CompareAndSwap(waiting, ended) {
+			c.Conn.Close()
+		}
+	}
+}
+
+// errGone means that nobody waits for the answer.
+var errGone = errors.New("the client went away")
+
+// dial opens t for a client. Every error carries an answer.Reason.
+func (l *listener) dial(ctx context.Context, set *Settings, t routes.Target) (conn net.Conn, err error) {
+	var dctx context.Context
+	var cancel context.CancelFunc
+	if set.Dial > 0 {
+		dctx, cancel = context.WithTimeout(ctx, set.Dial)
+	} else {
+		dctx, cancel = context.WithCancel(ctx)
+	}
+	defer cancel()
+	defer context.AfterFunc(l.stop, cancel)()
+	defer func() {
+		if v := recover(); v != nil {
+			l.panicked(set, v)
+			conn, err = nil, answer.Errorf(answer.Internal, "the dialer panicked")
+		}
+	}()
+	conn, err = set.Dialer.Dial(dctx, t)
+	if err == nil {
+		return conn, nil
+	}
+	reason := answer.Of(err)
+	switch {
+	case l.stop.Err() != nil:
+		reason = answer.Limit
+	case ctx.Err() != nil:
+		err = fmt.Errorf("%w: %w", errGone, err)
+	case reason == answer.Internal && dctx.Err() != nil:
+		reason = answer.Timeout
+	case reason == answer.Credentials:
+		// The far end did not take ours: no business of the client's, who would
+		// be asked for a password.
+		reason = answer.NoBridge
+	}
+	return nil, answer.New(reason, err)
+}
+
+// panicked logs a panic that has been recovered.
+func (l *listener) panicked(set *Settings, v any) {
+	if _, ok := v.(runtime.Error); set.Private && !ok {
+		v = fmt.Sprintf("%T", v) // its text may hold anything
+	}
+	l.log.Error("panic recovered: please report it", "panic", v, "stack", string(debug.Stack()))
+}
+
+// format prints a target for the log.
+func format(t routes.Target) string {
+	if t == (routes.Target{}) {
+		return ""
+	}
+	return dest.Format(t)
+}

@@ -1,0 +1,483 @@
+package inbound
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"ptgate/gateway/answer"
+	"ptgate/routes"
+)
+
+const plainRequest = "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n"
+
+// A stop ends what waits and what dials, and leaves relays alone; a cut ends those.
+func TestStopAndCut(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	for _, tt := range []struct {
+		front                   Front
+		request, granted, limit string
+	}{
+		{SOCKS5, socksRequest("a.example", 80), noAuth + granted, noAuth + reply(1)},
+		{HTTP, connectRequest("a.example:80"), established, "HTTP/1.1 503 "},
+	} {
+		t.Run(tt.front.String(), func(t *testing.T) {
+			defer goleak.VerifyNone(t, before)
+			var wg sync.WaitGroup
+			dialling := make(chan struct{})
+			up := listen(t)
+			wg.Go(func() {
+				c, err := up.Accept()
+				if err == nil {
+					io.Copy(c, c)
+					c.Close()
+				}
+			})
+			g := start(t, tt.front, dialFunc(func(ctx context.Context, rt routes.Target) (net.Conn, error) {
+				if rt.Port == 80 {
+					return to(up.Addr().String()).Dial(ctx, rt)
+				}
+				close(dialling)
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}), nil)
+			silent := connect(t, g.addr)
+			half := connect(t, g.addr)
+			half.send(tt.request[:len(tt.request)-1])
+			dials := connect(t, g.addr)
+			dials.send(strings.NewReplacer(":80", ":81", "example\x00\x50", "example\x00\x51").Replace(tt.request))
+			<-dialling
+			relay := connect(t, g.addr)
+			relay.send(tt.request)
+			relay.expect(tt.granted)
+			if n := g.Counts(tt.front); n != (Counts{Accepted: 4, Active: 4}) {
+				t.Errorf("%+v", n)
+			}
+
+			g.stop()
+			silent.ended()
+			half.ended()
+			dials.expect(tt.limit)
+			dials.ended()
+			relay.send("ping")
+			relay.expect("ping")
+			if c, err := net.Dial("tcp", g.addr); err == nil {
+				c.Close()
+				t.Error("the listener is still open")
+			}
+			select {
+			case err := <-g.err:
+				t.Fatalf("Serve returned with a relay open: %v", err)
+			default:
+			}
+
+			g.cut()
+			relay.ended()
+			g.wait(t)
+			if n := g.Counts(tt.front); n != (Counts{Accepted: 4}) {
+				t.Errorf("%+v", n)
+			}
+			up.Close()
+			wg.Wait()
+		})
+	}
+}
+
+// A stop closes a kept-alive connection between requests, and lets a response that
+// has begun go on.
+func TestStopHTTP(t *testing.T) {
+	more := make(chan struct{})
+	up := serve(t, func(c *net.TCPConn) {
+		r := bufio.NewReader(c)
+		req, err := http.ReadRequest(r)
+		if err != nil {
+			return
+		}
+		if req.URL.Path == "/" {
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+			return
+		}
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
+		<-more
+		io.WriteString(c, "-last")
+	})
+	g := start(t, HTTP, to(up), nil)
+	idle := connect(t, g.addr)
+	idle.send(plainRequest)
+	resp, err := http.ReadResponse(idle.r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "ok" {
+		t.Fatalf("%q, %v", b, err)
+	}
+	busy := connect(t, g.addr)
+	busy.send(strings.Replace(plainRequest, "example/", "example/long", 1))
+	resp, err = http.ReadResponse(busy.r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.stop()
+	if s := idle.rest(); s != "" {
+		t.Errorf("got %q", s)
+	}
+	close(more)
+	if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "first-last" {
+		t.Errorf("got %q, %v", b, err)
+	}
+	busy.ended()
+	g.wait(t) // without a cut
+}
+
+// A cut ends a response, a request's content and a dial.
+func TestCutHTTP(t *testing.T) {
+	up := serve(t, func(c *net.TCPConn) {
+		http.ReadRequest(bufio.NewReader(c))
+		io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\nendless")
+		io.Copy(io.Discard, c)
+	})
+	g := start(t, HTTP, to(up), nil)
+	down := connect(t, g.addr)
+	down.send(plainRequest)
+	if _, err := http.ReadResponse(down.r, nil); err != nil {
+		t.Fatal(err)
+	}
+	upload := connect(t, g.addr)
+	upload.send("POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: 10\r\n\r\nhalf")
+	upload.expect("HTTP/1.1 200 OK\r\n")
+	g.cut()
+	down.ended()
+	upload.ended()
+	g.wait(t)
+}
+
+// Beyond the limit each front says so, and a place that is given back is taken.
+func TestLimit(t *testing.T) {
+	up := echo(t)
+	limit := NewLimiter(1)
+	share := func(_ *Settings, c *Config) { c.Limit = limit }
+	socks, web := start(t, SOCKS5, to(up), share), start(t, HTTP, to(up), share)
+	first := connect(t, socks.addr)
+	first.send(socksRequest("a.example", 80))
+	first.expect(noAuth + granted)
+
+	for _, tt := range []struct{ addr, send, want string }{
+		{socks.addr, socksRequest("a.example", 80), noAuth + reply(answer.Limit.SOCKS())},
+		{web.addr, connectRequest("a.example:80"), "HTTP/1.1 503 "},
+		{web.addr, plainRequest, "HTTP/1.1 503 "},
+	} {
+		p := connect(t, tt.addr)
+		p.send(tt.send)
+		p.expect(tt.want)
+		p.ended()
+	}
+	if n := limit.InUse(); n != 1 {
+		t.Errorf("%d places in use", n)
+	}
+	if n := web.Counts(HTTP); n.Refused != 2 || n.Accepted != 0 {
+		t.Errorf("%+v", n)
+	}
+	first.CloseWrite()
+	first.rest()
+	web.end(t)
+	socks.end(t)
+	if !limit.Acquire() || limit.Acquire() {
+		t.Error("the place was not given back, or twice")
+	}
+	limit.SetMax(0)
+	if !limit.Acquire() {
+		t.Error("no limit, and yet refused")
+	}
+}
+
+// A client that leaves its request unfinished, at whatever point, is gone after the
+// time for it; one that has finished is not held to that time any more.
+func TestSlow(t *testing.T) {
+	up := echo(t)
+	for _, tt := range []struct {
+		front         Front
+		request, want string
+	}{
+		{SOCKS5, socksRequest("a.example", 80), noAuth + granted},
+		{HTTP, connectRequest("a.example:80"), established},
+	} {
+		t.Run(tt.front.String(), func(t *testing.T) {
+			t.Parallel()
+			g := start(t, tt.front, failing(answer.Internal), func(s *Settings, _ *Config) {
+				s.Handshake = 10 * time.Millisecond
+			})
+			for i := range len(tt.request) {
+				p := connect(t, g.addr)
+				p.Write([]byte(tt.request[:i])) // it may be late already
+				p.ended()
+			}
+
+			dialling, proceed := make(chan struct{}), make(chan struct{})
+			g = start(t, tt.front, dialFunc(func(ctx context.Context, rt routes.Target) (net.Conn, error) {
+				close(dialling)
+				<-proceed
+				return to(up).Dial(ctx, rt)
+			}), func(s *Settings, _ *Config) { s.Handshake = time.Second })
+			p := connect(t, g.addr)
+			p.send(tt.request)
+			<-dialling
+			connect(t, g.addr).ended() // and so the time of p, which came before, is over
+			close(proceed)
+			p.expect(tt.want)
+			p.send("ping")
+			p.expect("ping")
+		})
+	}
+}
+
+// A dial that takes too long, whoever notices, is a timeout; one that is under way
+// when the server stops says so. Plain requests are no exception.
+func TestDialEnds(t *testing.T) {
+	for _, tt := range []struct {
+		front         Front
+		request       string
+		timeout, stop string
+	}{
+		{SOCKS5, socksRequest("a.example", 80), noAuth + reply(answer.Timeout.SOCKS()), noAuth + reply(answer.Limit.SOCKS())},
+		{HTTP, connectRequest("a.example:80"), "HTTP/1.1 504 ", "HTTP/1.1 503 "},
+		{HTTP, plainRequest, "HTTP/1.1 504 ", "HTTP/1.1 503 "},
+	} {
+		dialling := make(chan struct{}, 1)
+		never := dialFunc(func(ctx context.Context, _ routes.Target) (net.Conn, error) {
+			dialling <- struct{}{}
+			<-ctx.Done()
+			return nil, errors.New("a reason of its own")
+		})
+		g := start(t, tt.front, never, func(s *Settings, _ *Config) { s.Dial = 10 * time.Millisecond })
+		p := connect(t, g.addr)
+		p.send(tt.request)
+		p.expect(tt.timeout)
+		<-dialling
+
+		g = start(t, tt.front, never, func(s *Settings, _ *Config) { s.Dial = 0 })
+		p = connect(t, g.addr)
+		p.send(tt.request)
+		<-dialling
+		g.stop()
+		p.expect(tt.stop)
+		p.ended()
+		g.wait(t)
+	}
+}
+
+func TestExchangeError(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want answer.Reason
+	}{
+		{io.EOF, answer.Unreachable},
+		{os.ErrDeadlineExceeded, answer.Timeout},
+		{&net.OpError{Op: "read", Err: syscall.ECONNRESET}, answer.Unreachable},
+	} {
+		if got := answer.Of(exchangeError(tt.err)); got != tt.want {
+			t.Errorf("%v: %v, want %v", tt.err, got, tt.want)
+		}
+	}
+}
+
+// Even those who can't be served are bounded.
+func TestLimitOfRefusals(t *testing.T) {
+	limit := NewLimiter(1)
+	limit.Acquire()
+	g := start(t, SOCKS5, failing(answer.Internal), func(_ *Settings, c *Config) { c.Limit = limit })
+	g.over.SetMax(1)
+	first := connect(t, g.addr)
+	first.send("\x05\x01\x00")
+	first.expect(noAuth) // it is being refused
+	second := connect(t, g.addr)
+	second.ended() // at once
+	first.send(socksRequest("a.example", 80)[3:])
+	first.expect(reply(answer.Limit.SOCKS()))
+}
+
+func TestAllow(t *testing.T) {
+	for _, f := range []Front{SOCKS5, HTTP} {
+		g := start(t, f, to(echo(t)), func(s *Settings, _ *Config) {
+			s.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+		})
+		connect(t, g.addr).ended()
+		if n := g.Counts(f); n != (Counts{Refused: 1}) {
+			t.Errorf("%v: %+v", f, n)
+		}
+		if s := g.log.String(); !strings.Contains(s, "listen.allow") || !strings.Contains(s, "client=127.0.0.1") {
+			t.Errorf("log: %s", s)
+		}
+	}
+	anyone := &Settings{}
+	inside := &Settings{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("fe80::/10")}}
+	for _, tt := range []struct {
+		set  *Settings
+		addr net.Addr
+		want bool
+	}{
+		{anyone, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}, true},
+		{anyone, &net.UnixAddr{}, true},
+		{inside, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9).To16()}, true},
+		{inside, &net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0"}, true},
+		{inside, &net.TCPAddr{IP: net.ParseIP("::1")}, false},
+		{inside, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}, false},
+		{inside, &net.UnixAddr{}, false},
+	} {
+		if got := tt.set.allows(tt.addr); got != tt.want {
+			t.Errorf("allows(%v) with %v: %v", tt.addr, tt.set.Allow, got)
+		}
+	}
+}
+
+// With Private nothing of a client or a destination is in the log, whatever happens.
+func TestPrivate(t *testing.T) {
+	for _, f := range []Front{SOCKS5, HTTP} {
+		requests := []string{
+			socksRequest("hidden.example", 80), socksRequest("hidden\n.example", 80), "\x05\x01\x02", "\x04hidden", "hidden",
+			"GET http://hidden.example/ HTTP/1.1\r\nHost: hidden.example\r\n\r\n",
+			connectRequest("hidden.example:443"), connectRequest("hidden.example"), "\x16hidden",
+			"GET /hidden HTTP/1.1\r\nHost: hidden.example\r\n\r\n",
+		}
+		g := start(t, f, dialFunc(func(context.Context, routes.Target) (net.Conn, error) {
+			return nil, errors.New("hidden")
+		}), func(s *Settings, _ *Config) { s.Private = true })
+		panics := start(t, f, dialFunc(func(context.Context, routes.Target) (net.Conn, error) {
+			panic("hidden")
+		}), func(s *Settings, _ *Config) { s.Private = true })
+		for _, r := range requests {
+			exchange(t, g.addr, []byte(r))
+			exchange(t, panics.addr, []byte(r))
+		}
+		for _, g := range []*gate{g, panics} {
+			s := g.log.String()
+			if strings.Contains(s, "hidden") || strings.Contains(s, "127.0.0.1") {
+				t.Errorf("%v: log:\n%s", f, s)
+			}
+			if s == "" {
+				t.Errorf("%v: nothing in the log", f)
+			}
+		}
+	}
+}
+
+// A panic, wherever below, ends its own connection only.
+func TestPanic(t *testing.T) {
+	up := echo(t)
+	for _, tt := range []struct {
+		front                  Front
+		bad, good, want, fault string
+	}{
+		{SOCKS5, socksRequest("bad.example", 80), socksRequest("good.example", 80), noAuth + granted, noAuth + reply(1)},
+		{HTTP, connectRequest("bad.example:80"), connectRequest("good.example:80"), established, "HTTP/1.1 500 "},
+		{HTTP, "GET http://bad.example/ HTTP/1.1\r\nHost: x\r\n\r\n", connectRequest("good.example:80"), established, "HTTP/1.1 500 "},
+	} {
+		g := start(t, tt.front, dialFunc(func(ctx context.Context, rt routes.Target) (net.Conn, error) {
+			if rt.Name == "bad.example" {
+				panic("a fault")
+			}
+			return to(up).Dial(ctx, rt)
+		}), nil)
+		p := connect(t, g.addr)
+		p.send(tt.bad)
+		p.expect(tt.fault)
+		p = connect(t, g.addr)
+		p.send(tt.good)
+		p.expect(tt.want)
+		if s := g.log.String(); !strings.Contains(s, "panic=\"a fault\"") {
+			t.Errorf("log: %s", s)
+		}
+	}
+
+	g := start(t, SOCKS5, to(up), func(_ *Settings, c *Config) {
+		c.Joiner = joinFunc(func(context.Context, net.Conn, net.Conn, []byte) { panic("a fault") })
+	})
+	p := connect(t, g.addr)
+	p.send(socksRequest("a.example", 80))
+	p.expect(noAuth + granted)
+	p.ended()
+}
+
+// The relay gets the bare connections, so that it can use all that they have.
+func TestJoinGetsBareConnections(t *testing.T) {
+	up := echo(t)
+	for _, tt := range []struct {
+		front   Front
+		request string
+	}{{SOCKS5, socksRequest("a.example", 80)}, {HTTP, connectRequest("a.example:80")}} {
+		bare := make(chan bool, 1)
+		g := start(t, tt.front, to(up), func(_ *Settings, c *Config) {
+			c.Joiner = joinFunc(func(_ context.Context, client, upstream net.Conn, early []byte) {
+				_, c := client.(*net.TCPConn)
+				_, u := upstream.(*net.TCPConn)
+				bare <- c && u && len(early) == 0
+				client.Close()
+				upstream.Close()
+			})
+		})
+		p := connect(t, g.addr)
+		p.send(tt.request)
+		if !<-bare {
+			t.Errorf("%v: wrapped connections", tt.front)
+		}
+	}
+}
+
+// A badListener fails as told.
+type badListener struct {
+	net.Listener
+	errs chan error
+}
+
+func (b *badListener) Accept() (net.Conn, error) {
+	if err, ok := <-b.errs; ok {
+		return nil, err
+	}
+	return b.Listener.Accept()
+}
+
+// A moment without descriptors passes; a listener that is broken ends Serve, and
+// its connections with it.
+func TestAcceptErrors(t *testing.T) {
+	set := &Settings{Dialer: to(echo(t))}
+	s := New(Config{Settings: func() *Settings { return set }, Joiner: joinFunc(simpleJoin), Logger: slog.New(slog.DiscardHandler)})
+	ln := &badListener{listen(t), make(chan error, 2)}
+	ln.errs <- &net.OpError{Op: "accept", Err: syscall.EMFILE}
+	close(ln.errs)
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(t.Context(), t.Context(), ln, SOCKS5) }()
+	p := connect(t, ln.Addr().String())
+	p.send(socksRequest("a.example", 80))
+	p.expect(noAuth + granted)
+	ln.Close() // behind its back
+	if err := <-done; !errors.Is(err, net.ErrClosed) || !strings.HasPrefix(err.Error(), "socks5 listener 127.0.0.1:") {
+		t.Errorf("Serve: %v", err)
+	}
+	p.ended()
+}
+
+func TestFrontString(t *testing.T) {
+	if s := SOCKS5.String() + " " + HTTP.String() + " " + Front(9).String(); s != "socks5 http front 9" {
+		t.Error(s)
+	}
+	if n := New(Config{}).Counts(9); n != (Counts{}) {
+		t.Error(n)
+	}
+	var none *Limiter
+	if !none.Acquire() || none.InUse() != 0 {
+		t.Error("a nil Limiter has a limit")
+	}
+	none.Release()
+}

@@ -1,0 +1,79 @@
+package inbound
+
+import (
+	"fmt"
+	"html"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"ptgate/gateway/answer"
+)
+
+// A page is an HTTP answer of the gateway itself: for a person in a browser, and
+// with the header fields that a program looks at. Nothing in it comes from the
+// client, from the destination or from an error's text.
+type page struct {
+	status      int
+	proxyStatus string
+	text        string
+}
+
+func pageOf(r answer.Reason) page { return page{r.HTTP(), r.ProxyStatus(), r.Text()} }
+
+// The pages that answer a request of the wrong kind.
+func helpPage() page {
+	return page{http.StatusBadRequest, answer.BadRequest.ProxyStatus(),
+		"This is the HTTP proxy of ptgate. It has no pages of its own: set this address as the HTTP " +
+			"and HTTPS proxy of your browser or program, for instance with `eval \"$(ptgate env)\"`."}
+}
+
+func schemePage() page {
+	return page{http.StatusBadRequest, answer.BadRequest.ProxyStatus(),
+		"This proxy fetches http:// addresses only. For https:// a program asks the proxy for a tunnel " +
+			"(CONNECT): set this address as its HTTPS proxy, too."}
+}
+
+// header returns the page's header fields and its body.
+func (p page) render() (http.Header, string) {
+	title := html.EscapeString(fmt.Sprintf("%d %s", p.status, http.StatusText(p.status)))
+	body := "<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>" + title +
+		"</title>\n<h1>" + title + "</h1>\n<p>" + html.EscapeString(p.text) + "</p>\n<p><small>ptgate</small></p>\n"
+	h := http.Header{
+		"Content-Type":   {"text/html; charset=utf-8"},
+		"Content-Length": {strconv.Itoa(len(body))},
+		"Cache-Control":  {"no-store"},
+		// The page shows under the destination's own name.
+		"Content-Security-Policy": {"default-src 'none'"},
+		"X-Content-Type-Options":  {"nosniff"},
+	}
+	if p.proxyStatus != "" {
+		h["Proxy-Status"] = []string{p.proxyStatus}
+	}
+	if p.status == http.StatusProxyAuthRequired {
+		h["Proxy-Authenticate"] = []string{`Basic realm="ptgate", charset="UTF-8"`} // RFC 7617
+	}
+	return h, body
+}
+
+// response is the page in the form that goproxy takes.
+func (p page) response(r *http.Request) *http.Response {
+	h, body := p.render()
+	return &http.Response{
+		StatusCode: p.status, ProtoMajor: 1, ProtoMinor: 1,
+		Header: h, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)),
+		Close:   true, // of CONNECT; other answers leave it to net/http
+		Request: r,
+	}
+}
+
+// write sends the page as a handler does.
+func (p page) write(w http.ResponseWriter) {
+	h, body := p.render()
+	for k, v := range h {
+		w.Header()[k] = v
+	}
+	w.WriteHeader(p.status)
+	io.WriteString(w, body)
+}
