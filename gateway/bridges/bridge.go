@@ -1,0 +1,342 @@
+package bridges
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ptgate/gateway/answer"
+	"ptgate/gateway/carrier"
+	"ptgate/gateway/config"
+	"ptgate/gateway/relay"
+	"ptgate/routes"
+)
+
+// A Bridge is one far end: its PT, its carriers where it is an exit, and what is
+// known of its health.
+type Bridge struct {
+	m   *Manager
+	log *slog.Logger
+	pt  *program
+
+	settings atomic.Pointer[bridgeSettings]
+	health   health
+
+	// Connections given out and not yet ended.
+	active  atomic.Int64
+	Traffic carrier.Traffic
+
+	ctx    context.Context // ends when the bridge's connections are to end
+	stop   context.CancelFunc
+	unused chan struct{} // closed when retired and nothing is active
+	once   sync.Once
+
+	carriers carriers
+}
+
+type bridgeSettings struct {
+	cfg     *config.Bridge
+	limits  *config.Limits
+	private bool
+	retired bool
+}
+
+func newBridge(m *Manager, bc *config.Bridge, cfg *config.Config, p *program) *Bridge {
+	log := m.log.With("bridge", bc.Name, "transport", bc.Transport)
+	b := &Bridge{m: m, log: log, pt: p, unused: make(chan struct{})}
+	b.settings.Store(&bridgeSettings{cfg: bc, limits: &cfg.Limits, private: cfg.Log.Private})
+	b.ctx, b.stop = context.WithCancel(m.ctx)
+	b.carriers.b = b
+	return b
+}
+
+func (b *Bridge) update(bc *config.Bridge, l *config.Limits) {
+	s := *b.settings.Load()
+	s.cfg, s.limits = bc, l
+	b.settings.Store(&s)
+}
+
+func (b *Bridge) config() *config.Bridge { return b.settings.Load().cfg }
+
+// Name is the bridge's, in the newest configuration.
+func (b *Bridge) Name() string { return b.config().Name }
+
+// A Status is what a bridge says of itself.
+type Status struct {
+	Name, Transport string
+	Far             string
+	State           string        // "idle", "up", "suspect" or "resting"
+	Why             string        // of "resting": the last error
+	Until           time.Time     // of "resting"
+	Carriers        int           // PT connections that carry streams
+	Active          int64         // connections of applications
+	RTT             time.Duration // to an exit; 0: unknown
+	In, Out         int64         // bytes through an exit's carriers
+}
+
+// Status tells how the bridge does.
+func (b *Bridge) Status() Status {
+	c := b.config()
+	s := Status{Name: c.Name, Transport: c.Transport, Far: string(c.Far), State: "idle",
+		Active: b.active.Load(), In: b.Traffic.In.Load(), Out: b.Traffic.Out.Load()}
+	var suspect bool
+	s.Carriers, s.RTT, suspect = b.carriers.status()
+	if s.Carriers > 0 || s.Active > 0 {
+		s.State = "up"
+	}
+	if suspect {
+		s.State = "suspect"
+	}
+	b.health.mu.Lock()
+	defer b.health.mu.Unlock()
+	if b.health.resting {
+		s.State, s.Until = "resting", b.health.until
+		if b.health.why != nil {
+			s.Why = b.health.why.Error()
+		}
+	}
+	return s
+}
+
+// usable tells whether a new stream can start on the bridge this moment.
+func (b *Bridge) usable() bool {
+	return b.config().Far == config.FarExit && !b.health.verdict().resting && b.carriers.best() != nil
+}
+
+// stuck tells that all the bridge's carriers owe an answer.
+func (b *Bridge) stuck() bool {
+	n, _, suspect := b.carriers.status()
+	return n > 0 && suspect
+}
+
+// open connects to t. Its error is a *carrier.Refusal where the far end has
+// answered; anything else is the bridge's own failure.
+func (b *Bridge) open(ctx context.Context, t routes.Target) (net.Conn, error) {
+	begin := time.Now()
+	var c net.Conn
+	var err error
+	if b.config().Far == config.FarExit {
+		c, err = b.openStream(ctx, t)
+	} else {
+		c, err = b.openRaw(ctx, t)
+	}
+	_, answered := errors.AsType[*carrier.Refusal](err)
+	switch {
+	case err == nil || answered && answer.Of(err) != answer.Limit:
+		b.health.ok(time.Since(begin))
+	case errors.Is(context.Cause(ctx), context.Canceled):
+		// The client has left, or another bridge was faster: nothing is known.
+	default:
+		b.health.bad(err)
+		b.log.Warn("bridge failed", "error", err, "after", time.Since(begin).Round(time.Millisecond))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("bridge %q: %w", b.Name(), err)
+	}
+	return b.track(c), nil
+}
+
+// openOptimistic starts a stream whose success is assumed, if that can be done
+// at once.
+func (b *Bridge) openOptimistic(ctx context.Context, t routes.Target, settled func(error)) net.Conn {
+	c := b.carriers.best()
+	if c == nil {
+		return nil
+	}
+	s := b.settings.Load()
+	stream, err := c.Open(ctx, t, carrier.Options{
+		Auth:       carrier.Auth{User: s.cfg.User, Password: s.cfg.Password},
+		Optimistic: true,
+		Limit:      s.limits.Dial,
+		Settled: func(err error) {
+			if err != nil {
+				b.log.Debug("optimistic answer was wrong", "reason", answer.Of(err))
+			}
+			settled(err)
+		},
+	})
+	if err != nil {
+		return nil
+	}
+	b.carriers.used()
+	return b.track(stream)
+}
+
+// openStream opens t through a carrier. A carrier that is lost, or falls silent,
+// before the exit has answered is replaced: nothing of the application's has
+// been sent yet.
+func (b *Bridge) openStream(ctx context.Context, t routes.Target) (net.Conn, error) {
+	s := b.settings.Load()
+	auth := carrier.Auth{User: s.cfg.User, Password: s.cfg.Password}
+	var last error
+	for range 4 {
+		c, err := b.carriers.get(ctx)
+		if err != nil {
+			return nil, err
+		}
+		stream, err := openWatched(ctx, c, t, auth)
+		if err == nil {
+			b.carriers.used()
+			return stream, nil
+		}
+		if _, lost := errors.AsType[*carrier.Lost](err); !lost || ctx.Err() != nil {
+			return nil, err
+		}
+		last = err
+	}
+	return nil, last
+}
+
+var errSuspect = errors.New("the carrier does not answer")
+
+// openWatched is Open, given up when the carrier falls silent.
+func openWatched(ctx context.Context, c *carrier.Client, t routes.Target, auth carrier.Auth) (net.Conn, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	const look = 500 * time.Millisecond
+	var watch *time.Timer
+	watch = time.AfterFunc(look, func() {
+		if c.Suspect() {
+			cancel(errSuspect)
+			return
+		}
+		watch.Reset(look)
+	})
+	defer watch.Stop()
+	return c.Open(ctx, t, carrier.Options{Auth: auth})
+}
+
+// openRaw opens a PT connection of its own for one application.
+func (b *Bridge) openRaw(ctx context.Context, t routes.Target) (net.Conn, error) {
+	s := b.settings.Load()
+	c, err := b.pt.dial(ctx, s.cfg)
+	if err != nil {
+		return nil, err
+	}
+	if s.cfg.Far == config.FarSOCKS5 {
+		stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+		err = carrier.Handshake(c, t, carrier.Auth{User: s.cfg.User, Password: s.cfg.Password})
+		if !stop() && err == nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			c.Close()
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// tryAgain sees in the background whether a resting bridge works again.
+func (b *Bridge) tryAgain() {
+	h := &b.health
+	h.mu.Lock()
+	if h.trial || b.settings.Load().retired {
+		h.mu.Unlock()
+		return
+	}
+	h.trial = true
+	h.mu.Unlock()
+	b.m.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(b.ctx, b.settings.Load().limits.Dial)
+		defer cancel()
+		begin := time.Now()
+		var err error
+		if b.config().Far == config.FarExit {
+			err = b.carriers.try(ctx)
+		} else {
+			var c net.Conn
+			if c, err = b.pt.dial(ctx, b.config()); err == nil {
+				c.Close()
+			}
+		}
+		h.mu.Lock()
+		h.trial = false
+		h.mu.Unlock()
+		switch {
+		case err == nil:
+			h.ok(time.Since(begin))
+			b.log.Info("bridge works again")
+		case b.ctx.Err() == nil:
+			h.bad(err)
+		}
+	})
+}
+
+// track counts c among the active until it is closed, and closes it with the
+// bridge.
+func (b *Bridge) track(c net.Conn) net.Conn {
+	b.active.Add(1)
+	if s, ok := c.(*carrier.Stream); ok {
+		t := &trackedStream{tracked{Conn: c, b: b}, s}
+		t.uncut = context.AfterFunc(b.ctx, func() { t.Reset() })
+		return t
+	}
+	t := &tracked{Conn: c, b: b}
+	t.uncut = context.AfterFunc(b.ctx, func() { t.Reset() })
+	return t
+}
+
+// A tracked connection into a PT. It has no CloseWrite: a PT that is told of the
+// end of one direction ends both (see relay.Join).
+type tracked struct {
+	net.Conn
+	b     *Bridge
+	uncut func() bool
+	ended atomic.Bool
+}
+
+func (t *tracked) end() {
+	if !t.ended.Swap(true) {
+		t.uncut()
+		if t.b.active.Add(-1) == 0 && t.b.settings.Load().retired {
+			t.b.once.Do(func() { close(t.b.unused) })
+		}
+	}
+}
+
+// NetConn is the connection itself, for a relay that moves bytes in the kernel.
+func (t *tracked) NetConn() net.Conn { return t.Conn }
+
+func (t *tracked) Close() error {
+	t.end()
+	return t.Conn.Close()
+}
+
+// Reset closes the connection so that the PT sees a reset.
+func (t *tracked) Reset() error {
+	t.end()
+	relay.Reset(t.Conn)
+	return nil
+}
+
+// A trackedStream is a carrier's, with half-close.
+type trackedStream struct {
+	tracked
+	s *carrier.Stream
+}
+
+func (t *trackedStream) CloseWrite() error { return t.s.CloseWrite() }
+func (t *trackedStream) WaitRead() error   { return t.s.WaitRead() }
+
+// retire says that no new connection is coming.
+func (b *Bridge) retire() {
+	s := *b.settings.Load()
+	s.retired = true
+	b.settings.Store(&s)
+	if b.active.Load() == 0 {
+		b.once.Do(func() { close(b.unused) })
+	}
+}
+
+// cut resets what is still active.
+func (b *Bridge) cut() { b.stop() }
+
+func (b *Bridge) closeCarriers(grace time.Duration) { b.carriers.close(grace) }
+
+func (b *Bridge) tidy() { b.carriers.tidy() }

@@ -1,0 +1,238 @@
+// Package bridges opens connections through pluggable transports: it runs the PT
+// clients, keeps carriers to exits, chooses among a route's bridges and learns
+// from real traffic which of them work.
+//
+// It makes no traffic of its own that would show a censor the list of bridges: a
+// bridge is dialled when a request needs it, or, in the background, when a
+// request would have preferred it.
+package bridges
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"reflect"
+	"sync"
+	"time"
+
+	"ptgate/gateway/answer"
+	"ptgate/gateway/config"
+	"ptgate/routes"
+)
+
+// A Manager owns the PT clients and bridges of one process, over reloads.
+type Manager struct {
+	log *slog.Logger
+	exe string // this program, for built-in transports in a child
+
+	ctx  context.Context // ends when the manager is closed
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	mu      sync.Mutex
+	pts     map[string]*program // by key
+	bridges map[string]*Bridge  // those of the newest Set, by identity
+	retired map[*Bridge]struct{}
+}
+
+// NewManager makes a Manager; exe is the path of this program. Close ends it.
+func NewManager(exe string, log *slog.Logger) *Manager {
+	m := &Manager{log: log, exe: exe, pts: map[string]*program{}, bridges: map[string]*Bridge{}, retired: map[*Bridge]struct{}{}}
+	m.ctx, m.stop = context.WithCancel(context.Background())
+	m.wg.Go(m.maintain)
+	return m
+}
+
+// Close resets every connection and stops every PT. It returns when all is gone.
+func (m *Manager) Close() {
+	m.mu.Lock()
+	all := make([]*Bridge, 0, len(m.bridges)+len(m.retired))
+	for _, b := range m.bridges {
+		all = append(all, b)
+	}
+	for b := range m.retired {
+		all = append(all, b)
+	}
+	m.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, b := range all {
+		wg.Go(func() { b.closeCarriers(2 * time.Second) })
+	}
+	wg.Wait()
+	m.stop()
+	m.mu.Lock()
+	programs := make([]*program, 0, len(m.pts))
+	for _, p := range m.pts {
+		programs = append(programs, p)
+	}
+	m.mu.Unlock()
+	for _, p := range programs {
+		wg.Go(p.close)
+	}
+	wg.Wait()
+	m.wg.Wait()
+}
+
+// A Set is the bridges and routes of one configuration. It is never changed.
+type Set struct {
+	m      *Manager
+	cfg    *config.Config
+	routes []*Route
+	all    []*Bridge
+}
+
+// A Route is one route's runtime.
+type Route struct {
+	cfg     *config.Route
+	via     []*Bridge
+	learned *learned
+}
+
+// Apply makes the Set of a configuration. Bridges and PTs whose own settings have
+// not changed go on with their connections; the others' connections live for
+// the old configuration's drain time at most.
+func (m *Manager) Apply(cfg *config.Config) *Set {
+	s := &Set{m: m, cfg: cfg}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	old := m.bridges
+	m.bridges = map[string]*Bridge{}
+	byConfig := map[*config.Bridge]*Bridge{}
+	for _, bc := range cfg.Bridges {
+		id := identity(bc, cfg)
+		b := m.bridges[id]
+		if b == nil {
+			if b = old[id]; b != nil {
+				b.update(bc, &cfg.Limits)
+			} else {
+				b = newBridge(m, bc, cfg, m.program(bc.PT, bc.Transport, cfg))
+			}
+			m.bridges[id] = b
+		}
+		byConfig[bc] = b
+		s.all = append(s.all, b)
+	}
+	for id, b := range old {
+		if m.bridges[id] == b {
+			continue
+		}
+		m.retired[b] = struct{}{}
+		m.wg.Go(func() { m.retire(b, cfg.Limits.Drain) })
+	}
+	for _, rc := range cfg.Routes {
+		r := &Route{cfg: rc, learned: newLearned()}
+		for _, bc := range rc.Via {
+			r.via = append(r.via, byConfig[bc])
+		}
+		s.routes = append(s.routes, r)
+	}
+	return s
+}
+
+// retire waits for a bridge's connections to end, for drain at most, and lets go
+// of its PT.
+func (m *Manager) retire(b *Bridge, drain time.Duration) {
+	t := time.NewTimer(drain)
+	defer t.Stop()
+	b.retire()
+	select {
+	case <-b.unused:
+	case <-t.C:
+	case <-m.ctx.Done():
+	}
+	b.cut()
+	b.closeCarriers(time.Second)
+	m.mu.Lock()
+	delete(m.retired, b)
+	p := b.pt
+	if p.users--; p.users == 0 {
+		delete(m.pts, p.key)
+	} else {
+		p = nil
+	}
+	m.mu.Unlock()
+	if p != nil {
+		p.close()
+	}
+}
+
+// maintain looks after carriers.
+func (m *Manager) maintain() {
+	t := time.NewTicker(5 * time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-t.C:
+		}
+		m.mu.Lock()
+		all := make([]*Bridge, 0, len(m.bridges))
+		for _, b := range m.bridges {
+			all = append(all, b)
+		}
+		m.mu.Unlock()
+		for _, b := range all {
+			b.tidy()
+		}
+	}
+}
+
+// Route gives the runtime of a configuration's route.
+func (s *Set) Route(i int) *Route { return s.routes[i] }
+
+// Bridges lists all bridges in the configuration's order.
+func (s *Set) Bridges() []*Bridge { return s.all }
+
+// Open opens a connection to t over one of the route's bridges. Errors carry an
+// answer.Reason.
+func (s *Set) Open(ctx context.Context, r *Route, t routes.Target) (net.Conn, error) {
+	if len(r.via) == 0 {
+		return nil, answer.Errorf(answer.NoBridge, "route has no bridges")
+	}
+	order := choose(r.via, r.cfg.Pick)
+	if b := order[0]; b.usable() {
+		if mode := b.config().Optimistic; mode == config.OptimisticAlways ||
+			mode == config.OptimisticLearned && r.learned.has(t) {
+			if c := b.openOptimistic(ctx, t, func(err error) {
+				r.learned.set(t, err == nil)
+			}); c != nil {
+				return c, nil
+			}
+		}
+	}
+	together := 1
+	if r.cfg.Pick == config.PickFastest {
+		together = unmeasured(order)
+	}
+	c, err := race(ctx, order, together, s.cfg.Limits.Stagger, t)
+	if err == nil {
+		r.learned.set(t, true)
+		return c, nil
+	}
+	if _, ok := errors.AsType[*answer.Error](err); !ok {
+		err = answer.New(answer.NoBridge, err)
+	}
+	return nil, err
+}
+
+// identity tells bridges apart by everything that a connection depends on, but
+// not by name or place in the file.
+func identity(b *config.Bridge, cfg *config.Config) string {
+	id := b.Transport + "\x00" + b.Address + "\x00" + string(b.Far) + "\x00" + b.User + "\x00" + b.Password + "\x00" + ptKey(b.PT, b.Transport, cfg)
+	for _, a := range b.Args {
+		id += "\x00" + a.Key + "\x00" + a.Value
+	}
+	return id
+}
+
+func sameLimits(a, b *config.Limits) bool { return reflect.DeepEqual(a, b) }
+
+func stateDir(p *config.PT, cfg *config.Config) string {
+	if p.State != "" {
+		return p.State
+	}
+	return filepath.Join(cfg.StateDir, "client-"+p.Name)
+}

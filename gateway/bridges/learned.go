@@ -1,0 +1,50 @@
+package bridges
+
+import (
+	"sync"
+	"time"
+
+	"ptgate/routes"
+)
+
+const (
+	learnedFor  = 10 * time.Minute
+	learnedSize = 4096
+)
+
+// learned remembers the destinations that a route has reached in the last
+// minutes. Memory only: what was visited is nobody's business after that.
+type learned struct {
+	mu    sync.Mutex
+	until map[routes.Target]time.Time
+}
+
+func newLearned() *learned { return &learned{until: map[routes.Target]time.Time{}} }
+
+func (l *learned) has(t routes.Target) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	until, ok := l.until[t]
+	if ok && time.Now().After(until) {
+		delete(l.until, t)
+		return false
+	}
+	return ok
+}
+
+// set notes a success, or forgets after a failure.
+func (l *learned) set(t routes.Target, reached bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !reached {
+		delete(l.until, t)
+		return
+	}
+	if _, ok := l.until[t]; !ok && len(l.until) >= learnedSize {
+		for old := range l.until { // any one
+			delete(l.until, old)
+			break
+		}
+	}
+	l.until[t] = time.Now().Add(learnedFor)
+}

@@ -1,0 +1,267 @@
+package bridges
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"ptgate/adapter"
+	"ptgate/adapter/builtin"
+	"ptgate/gateway/answer"
+	"ptgate/gateway/config"
+)
+
+// A program is one PT client for all bridges with the same settings: a
+// supervised child process, or a built-in transport inside this process.
+type program struct {
+	key   string
+	users int // bridges; the Manager's mu guards it
+	log   *slog.Logger
+
+	inside *builtin.Client // nil: a child process
+	config adapter.ClientConfig
+	err    error // the settings are no good
+
+	ctx  context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	mu      sync.Mutex
+	current *adapter.ClientAdapter
+	start   *starting // one under way
+	pause   backoff.ExponentialBackOff
+	notTill time.Time // the next start
+	starts  int
+}
+
+type starting struct {
+	done chan struct{}
+	pt   *adapter.ClientAdapter
+	err  error
+}
+
+// ptKey names a PT's settings: bridges with the same key share a process.
+func ptKey(p *config.PT, transport string, cfg *config.Config) string {
+	key := strings.Join(p.Exec, "\x00") + "\x01" + stateDir(p, cfg) + "\x01" + p.Proxy + "\x01" + p.BindV4.String() + "\x01" + p.BindV6.String()
+	if inside(p, transport) {
+		return "inside\x01" + transport + "\x01" + key
+	}
+	return "child\x01" + strings.Join(p.Transports, ",") + "\x01" + key
+}
+
+// inside tells whether the transport runs in this process: one hop over loopback
+// and one process less.
+func inside(p *config.PT, transport string) bool {
+	return p.Builtin() && !p.Isolate && builtin.InProcess(transport)
+}
+
+// program gives the program for a bridge. The caller holds mu.
+func (m *Manager) program(p *config.PT, transport string, cfg *config.Config) *program {
+	key := ptKey(p, transport, cfg)
+	if old := m.pts[key]; old != nil {
+		old.users++
+		return old
+	}
+	pr := &program{key: key, users: 1, log: m.log.With("pt", p.Name)}
+	pr.ctx, pr.stop = context.WithCancel(context.Background())
+	pr.pause = *backoff.NewExponentialBackOff()
+	pr.pause.InitialInterval, pr.pause.MaxInterval = 500*time.Millisecond, time.Minute
+	m.pts[key] = pr
+
+	var proxy *url.URL
+	if p.Proxy != "" {
+		if proxy, pr.err = url.Parse(p.Proxy); pr.err != nil {
+			return pr
+		}
+	}
+	if inside(p, transport) {
+		pr.inside, pr.err = builtin.NewClient(builtin.ClientConfig{
+			Transport: transport,
+			StateDir:  stateDir(p, cfg),
+			Proxy:     proxy,
+			BindV4:    p.BindV4,
+			BindV6:    p.BindV6,
+			Logger:    pr.log,
+		})
+		return pr
+	}
+	exec, transports := p.Exec, p.Transports
+	if p.Builtin() {
+		exec = []string{m.exe, "pt"}
+		if len(transports) == 0 {
+			transports = builtin.ClientTransports()
+		}
+	}
+	private := cfg.Log.Private
+	pr.config = adapter.ClientConfig{
+		Config: adapter.Config{
+			Exec:     exec,
+			StateDir: stateDir(p, cfg),
+			BindV4:   p.BindV4,
+			BindV6:   p.BindV6,
+			Logger:   pr.log,
+			OnEvent:  func(e adapter.Event) { logEvent(pr.log, private, e) },
+		},
+		Transports: transports,
+		Proxy:      proxy,
+	}
+	return pr
+}
+
+// dial opens a connection to a bridge.
+func (p *program) dial(ctx context.Context, b *config.Bridge) (net.Conn, error) {
+	if p.err != nil {
+		return nil, p.err
+	}
+	if p.inside != nil {
+		args := make([]builtin.Arg, len(b.Args))
+		for i, a := range b.Args {
+			args[i] = builtin.Arg(a)
+		}
+		return p.inside.Dial(ctx, b.Address, args)
+	}
+	args := make(adapter.Args, len(b.Args))
+	for i, a := range b.Args {
+		args[i] = adapter.Arg(a)
+	}
+	for try := 0; ; try++ {
+		pt, err := p.ready(ctx)
+		if err != nil {
+			return nil, err
+		}
+		c, err := pt.DialTransport(ctx, b.Transport, b.Address, args)
+		if err == nil || ctx.Err() != nil {
+			return c, err
+		}
+		select {
+		case <-pt.Done(): // it died under the dial: once more with the next one
+			if try < 3 {
+				continue
+			}
+		default:
+		}
+		return nil, err
+	}
+}
+
+// ready gives the running PT, and starts it where there is none.
+func (p *program) ready(ctx context.Context) (*adapter.ClientAdapter, error) {
+	p.mu.Lock()
+	if pt := p.current; pt != nil {
+		select {
+		case <-pt.Done():
+			p.current = nil
+		default:
+			p.mu.Unlock()
+			return pt, nil
+		}
+	}
+	s := p.start
+	if s == nil {
+		s = &starting{done: make(chan struct{})}
+		p.start = s
+		wait := time.Until(p.notTill)
+		p.wg.Go(func() { p.run(s, wait) })
+	}
+	p.mu.Unlock()
+	select {
+	case <-s.done:
+		return s.pt, s.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("pluggable transport is not ready: %w", context.Cause(ctx))
+	}
+}
+
+// run starts the PT after wait, and sees it to its end.
+func (p *program) run(s *starting, wait time.Duration) {
+	begun := time.Now()
+	pt, err := p.launch(wait)
+	p.mu.Lock()
+	p.start = nil
+	s.pt, s.err = pt, err
+	if err != nil {
+		p.notTill = time.Now().Add(p.pause.NextBackOff())
+	} else {
+		p.current = pt
+	}
+	p.mu.Unlock()
+	close(s.done)
+	if err != nil {
+		if p.ctx.Err() == nil {
+			p.log.Error("pluggable transport did not start", "error", err)
+		}
+		return
+	}
+	p.log.Info("pluggable transport started", "after", time.Since(begun).Round(time.Millisecond))
+	up := time.Now()
+	select {
+	case <-pt.Done():
+		p.mu.Lock()
+		if time.Since(up) > time.Minute {
+			p.pause.Reset()
+		}
+		pause := p.pause.NextBackOff()
+		if time.Since(up) > 10*time.Second {
+			pause = 0
+		}
+		p.notTill = time.Now().Add(pause)
+		if p.current == pt {
+			p.current = nil
+		}
+		p.mu.Unlock()
+		p.log.Warn("pluggable transport ended; it is started again when it is needed", "error", pt.Err(), "after", time.Since(up).Round(time.Millisecond), "pause", pause)
+		pt.Close()
+	case <-p.ctx.Done():
+		pt.Close()
+	}
+}
+
+func (p *program) launch(wait time.Duration) (*adapter.ClientAdapter, error) {
+	if wait > 0 {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-p.ctx.Done():
+			return nil, answer.New(answer.Limit, errors.New("stopping"))
+		}
+	}
+	p.mu.Lock()
+	p.starts++
+	p.mu.Unlock()
+	pt := adapter.NewClient(p.config)
+	if err := pt.Start(p.ctx); err != nil {
+		return nil, err
+	}
+	return pt, nil
+}
+
+// Starts counts how often the PT was started.
+func (p *program) Starts() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.starts
+}
+
+func (p *program) close() {
+	p.stop()
+	p.wg.Wait()
+}
+
+// logEvent writes what a PT says. It may name bridges and destinations, so that a
+// private log gets no more than the fact.
+func logEvent(log *slog.Logger, private bool, e adapter.Event) {
+	if private && e.Kind != adapter.EventDropped {
+		log.Debug("the transport program has something to say; log.private keeps it out", "kind", e.Kind.String(), "severity", e.Severity)
+		return
+	}
+	adapter.LogEvent(log, e)
+}

@@ -1,0 +1,152 @@
+// Package exit opens the connections that clients of this box's server ask for.
+//
+// Its policy is checked twice: on the destination as it was asked for, and, for
+// everything that names an address, on each address that is about to be
+// dialled, so that a name can't lead to where an address may not. Names are
+// resolved here and nowhere else, through the system's own configuration.
+package exit
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"ptgate/gateway/answer"
+	"ptgate/routes"
+)
+
+// A Policy says what may be opened. Nil tables have no patterns.
+type Policy struct {
+	Allow       *routes.Table // the destination as asked for must match; nil: all do
+	Deny        *routes.Table // the destination as asked for must not match
+	DenyNets    *routes.Table // nor the address dialled
+	DenyPrivate bool          // nor may that be other than a public unicast address
+}
+
+// Settings of an Exit.
+type Settings struct {
+	Policy Policy
+	// Dial bounds name look-up and connecting together. 0: 60 s.
+	Dial time.Duration
+	// Handshake bounds the SOCKS5 session up to the request. 0: no bound.
+	Handshake time.Duration
+	// Users maps names to passwords. Empty: nobody is asked.
+	Users map[string]string
+}
+
+// An Exit dials. Its methods may be called from any goroutine.
+type Exit struct {
+	settings func() *Settings
+	resolver *resolver
+	log      *slog.Logger
+	// connect opens a TCP connection to a literal address.
+	connect func(context.Context, netip.AddrPort) (net.Conn, error)
+}
+
+// New makes an Exit that asks for its settings at each dial.
+func New(settings func() *Settings, log *slog.Logger) *Exit {
+	var d net.Dialer
+	return &Exit{
+		settings: settings,
+		resolver: newResolver(),
+		log:      log,
+		connect: func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
+			return d.DialContext(ctx, "tcp", a.String())
+		},
+	}
+}
+
+func matches(t *routes.Table, tg routes.Target) bool {
+	if t == nil {
+		return false
+	}
+	_, ok := t.Lookup(tg)
+	return ok
+}
+
+// Dial opens a connection to t, if the policy allows it. Every error has an
+// answer.Reason.
+func (e *Exit) Dial(ctx context.Context, t routes.Target) (net.Conn, error) {
+	s := e.settings()
+	limit := s.Dial
+	if limit == 0 {
+		limit = time.Minute
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+
+	p := &s.Policy
+	if p.Allow != nil && !matches(p.Allow, t) {
+		return nil, answer.Errorf(answer.Blocked, "exit: not allowed by [exit] allow")
+	}
+	if matches(p.Deny, t) {
+		return nil, answer.Errorf(answer.Blocked, "exit: denied by [exit] deny")
+	}
+	addrs := []netip.Addr{t.Addr}
+	if !t.Addr.IsValid() {
+		var err error
+		if addrs, err = e.resolver.lookup(ctx, t.Name); err != nil {
+			return nil, answer.New(answer.Of(err), err)
+		}
+	}
+	allowed := make([]netip.AddrPort, 0, len(addrs))
+	for _, a := range addrs {
+		a = a.Unmap()
+		if p.DenyPrivate && !public(a) || matches(p.DenyNets, routes.Target{Addr: a, Port: t.Port}) {
+			continue
+		}
+		allowed = append(allowed, netip.AddrPortFrom(a, t.Port))
+	}
+	if len(allowed) == 0 {
+		return nil, answer.Errorf(answer.Blocked, "exit: address denied by [exit] deny")
+	}
+	c, err := race(ctx, interleave(allowed), e.connect)
+	if err != nil {
+		return nil, answer.New(answer.Of(err), err)
+	}
+	return c, nil
+}
+
+// What is not global unicast, beyond what netip knows by itself: the IANA
+// special-purpose address registries (RFC 6890).
+var special = func() (ps []netip.Prefix) {
+	for _, s := range []string{
+		"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24",
+		"198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4",
+		"::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "3fff::/20", "5f00::/16", "fec0::/10",
+	} {
+		ps = append(ps, netip.MustParsePrefix(s))
+	}
+	return ps
+}()
+
+var (
+	nat64  = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052
+	sixto4 = netip.MustParsePrefix("2002::/16")    // RFC 3056
+)
+
+// public tells whether a is an address of the public Internet. An IPv6 address
+// that stands for an IPv4 one is what that one is.
+func public(a netip.Addr) bool {
+	a = a.Unmap()
+	if a.Is6() {
+		b := a.As16()
+		switch {
+		case nat64.Contains(a):
+			return public(netip.AddrFrom4([4]byte(b[12:16])))
+		case sixto4.Contains(a):
+			return public(netip.AddrFrom4([4]byte(b[2:6])))
+		}
+	}
+	if !a.IsGlobalUnicast() || a.IsPrivate() {
+		return false
+	}
+	for _, p := range special {
+		if p.Contains(a) {
+			return false
+		}
+	}
+	return true
+}
