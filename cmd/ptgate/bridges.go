@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/mdp/qrterminal/v3"
+	"github.com/spf13/cobra"
+
+	"ptgate/adapter"
+	"ptgate/gateway"
+	"ptgate/gateway/config"
+	"ptgate/gateway/serve"
+)
+
+func newBridgesCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "bridges",
+		Short: "On a server: print the bridge lines to hand to clients",
+		Long: `On a server: print the bridge lines to hand to clients, one for each [[serve]].
+A client puts one into its configuration as  line = "..."  of a [bridge.NAME].
+
+The lines hold the transport's secrets: whoever has one can use the server.`,
+		Args: cobra.NoArgs,
+	}
+	file := configFlag(cmd)
+	qr := cmd.Flags().Bool("qr", false, "draw each line as a QR code, too")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := load(*file, cmd.ErrOrStderr())
+		if err != nil {
+			return err
+		}
+		if len(cfg.Serve) == 0 {
+			return fmt.Errorf("%s has no [[serve]]: bridge lines come from the far end's configuration", cfg.Path)
+		}
+		exe, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		all, err := gateway.Announce(cmd.Context(), cfg, exe)
+		if err != nil {
+			return err
+		}
+		for i, a := range all {
+			line, remark, err := bridgeLine(cfg.Serve[i], a)
+			if err != nil {
+				return err
+			}
+			if remark != "" {
+				fmt.Fprintln(cmd.ErrOrStderr(), "#", remark)
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), line)
+			if *qr {
+				qrterminal.GenerateHalfBlock(line, qrterminal.L, cmd.OutOrStdout())
+			}
+		}
+		return nil
+	}
+	return cmd
+}
+
+// bridgeLine makes a line of what a transport announces. A remark tells the
+// operator what is still missing.
+func bridgeLine(s *config.Serve, a serve.Announced) (line, remark string, err error) {
+	addr := s.Public
+	if addr == "" {
+		addr = a.Address
+		switch host, port, err := net.SplitHostPort(a.Address); {
+		case err != nil:
+			return "", "", fmt.Errorf("%s announces the address %q: %w", s.Transport, a.Address, err)
+		case s.Transport == "webtunnel":
+			addr = "192.0.2.1:443" // a placeholder: clients go where the url says
+		case net.ParseIP(host).IsUnspecified():
+			addr = "YOUR-PUBLIC-ADDRESS:" + port
+			remark = fmt.Sprintf("%s listens on all addresses: which one do clients dial? Set it as  public = \"HOST:%s\"  in its [[serve]]", s.Transport, port)
+		}
+	}
+	var b strings.Builder
+	b.WriteString(s.Transport + " " + addr)
+	for _, arg := range a.Args {
+		fmt.Fprintf(&b, " %s=%s", arg.Key, arg.Value)
+	}
+	if remark != "" {
+		return b.String(), remark, nil
+	}
+	l, err := adapter.ParseBridgeLine(b.String())
+	if err != nil {
+		return "", "", fmt.Errorf("%s: %w", s.Transport, err)
+	}
+	return l.String(), "", nil
+}

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/net/proxy"
+
+	"ptgate/gateway"
+	"ptgate/gateway/config"
+	"ptgate/gateway/inbound"
+)
+
+// demoName is what the page is asked for by: a name, which the far end looks up.
+const demoName = "localhost"
+
+func newDemoCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Run both boxes and a small web page on loopback, and fetch it through them",
+		Long: `Run both boxes and a small web page on loopback, without any configuration, and
+fetch the page through SOCKS5 and through HTTP, over the built-in obfs4. Then it
+stays up for your browser, until Ctrl-C.`,
+		Args: cobra.NoArgs,
+	}
+	once := cmd.Flags().Bool("once", false, "end after the fetches: exit code 0 if they worked, 1 if not")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return demo(cmd.Context(), cmd.OutOrStdout(), *once)
+	}
+	return cmd
+}
+
+const demoPage = `<!DOCTYPE html>
+<meta charset="utf-8">
+<title>ptgate demo</title>
+<style>body { font: 1.2em/1.5 sans-serif; max-width: 34em; margin: 4em auto; padding: 0 1em }</style>
+<h1>It works</h1>
+<p>This page came to you through ptgate: from your program to the gateway, through an obfs4 connection to the
+server, and from its exit to this small web server.</p>
+`
+
+// demo is the program's main job, on one machine.
+func demo(ctx context.Context, out io.Writer, once bool) (err error) {
+	dir, err := os.MkdirTemp("", "ptgate-demo-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+
+	page, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	web := &http.Server{
+		ReadHeaderTimeout: 10 * time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/html; charset=utf-8")
+			io.WriteString(w, demoPage)
+		}),
+	}
+	var boxes sync.WaitGroup
+	boxes.Go(func() { web.Serve(page) })
+	stop, end := context.WithCancel(ctx)
+	defer boxes.Wait()
+	defer web.Close()
+	defer end()
+
+	// A box may find nothing of the other's but what `pair` writes down.
+	bind, err := freePort()
+	if err != nil {
+		return err
+	}
+	server, client, err := pair(bind, "obfs4")
+	if err != nil {
+		return err
+	}
+	_, pagePort, _ := net.SplitHostPort(page.Addr().String())
+	server = fmt.Sprintf("state_dir = %q\n[log]\nlevel = \"error\"\n", filepath.Join(dir, "server")) + server
+	// The page is on this machine, which an exit does not let clients reach.
+	server = replaceTable(server, "[exit]", fmt.Sprintf("[exit]\nallow = [\"%s:%s\"]\ndeny = []\n", demoName, pagePort))
+	client = fmt.Sprintf("state_dir = %q\n[log]\nlevel = \"error\"\n", filepath.Join(dir, "client")) + client
+	client = replaceTable(client, "[listen]", "[listen]\nsocks5 = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n"+
+		"[[route]]\nto = \"*\"\nvia = \"far\"\n")
+
+	far, err := startBox(stop, &boxes, filepath.Join(dir, "server.toml"), server)
+	if err != nil {
+		return fmt.Errorf("the server: %w", err)
+	}
+	near, err := startBox(stop, &boxes, filepath.Join(dir, "client.toml"), client)
+	if err != nil {
+		return fmt.Errorf("the gateway: %w", err)
+	}
+	socks, plain := near.Addresses(inbound.SOCKS5)[0], near.Addresses(inbound.HTTP)[0]
+	target := "http://" + net.JoinHostPort(demoName, pagePort) + "/"
+	fmt.Fprintf(out, "web page          %s, on %s\n", target, page.Addr())
+	fmt.Fprintf(out, "server            obfs4 on %s, exit to %s:%s\n", far.Announced()[0].Address, demoName, pagePort)
+	fmt.Fprintf(out, "gateway           SOCKS5 on %s, HTTP on %s\n\n", socks, plain)
+
+	for _, p := range []struct{ name, scheme, addr string }{{"SOCKS5", "socks5", socks}, {"HTTP", "http", plain}} {
+		took, size, err := demoFetch(stop, p.scheme, p.addr, target)
+		if err != nil {
+			return fmt.Errorf("fetch through %s: %w", p.name, err)
+		}
+		fmt.Fprintf(out, "fetch through %-6s client → gateway %s → obfs4 → server %s → exit → %s: %d bytes in %v\n",
+			p.name, p.addr, far.Announced()[0].Address, page.Addr(), size, took.Round(100*time.Microsecond))
+	}
+	if once {
+		fmt.Fprintln(out, "\nok")
+		return nil
+	}
+	fmt.Fprintf(out, `
+ok. Now with a program of yours:
+
+    curl -x socks5h://%s %s
+    curl -x http://%s %s
+
+or set %s as the SOCKS5 proxy of a browser and open %s
+Ctrl-C ends it.
+`, socks, target, plain, target, socks, target)
+	<-ctx.Done()
+	return nil
+}
+
+// startBox runs a configuration in this process, as `ptgate run` does in one of
+// its own.
+func startBox(ctx context.Context, boxes *sync.WaitGroup, path, text string) (*gateway.Gateway, error) {
+	if err := writeSecret(path, text); err != nil {
+		return nil, err
+	}
+	cfg, problems := config.Load(path)
+	if cfg == nil {
+		return nil, fmt.Errorf("configuration: %v", problems)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	g := gateway.New(cfg, exe, newLogger(cfg.Log, os.Stderr))
+	failed := make(chan error, 1)
+	boxes.Go(func() { failed <- g.Run(ctx, ctx) })
+	select {
+	case <-g.Ready():
+		return g, nil
+	case err := <-failed:
+		return nil, err
+	}
+}
+
+func demoFetch(ctx context.Context, scheme, addr, target string) (took time.Duration, size int, err error) {
+	tr := &http.Transport{DisableKeepAlives: true}
+	if scheme == "http" {
+		tr.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: addr})
+	} else {
+		d, err := proxy.SOCKS5("tcp", addr, nil, proxy.Direct)
+		if err != nil {
+			return 0, 0, err
+		}
+		tr.DialContext = d.(proxy.ContextDialer).DialContext
+	}
+	begin := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	resp, err := tr.RoundTrip(req)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	switch {
+	case err != nil:
+		return 0, 0, err
+	case resp.StatusCode != http.StatusOK || string(b) != demoPage:
+		return 0, 0, fmt.Errorf("%s, and not the page that was served", resp.Status)
+	}
+	return time.Since(begin), len(b), nil
+}
+
+// freePort finds a port on loopback that is free now.
+func freePort() (string, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return ln.Addr().String(), ln.Close()
+}
+
+// replaceTable puts text in the place of everything from the header on.
+func replaceTable(toml, header, text string) string {
+	for i := 0; i+len(header) <= len(toml); i++ {
+		if toml[i:i+len(header)] == header {
+			return toml[:i] + text
+		}
+	}
+	panic(errors.New("no " + header))
+}

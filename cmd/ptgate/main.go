@@ -1,0 +1,81 @@
+// Command ptgate is a local SOCKS5 and HTTP gateway through pluggable transports,
+// and its far end. See README.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	if os.Getenv("GOGC") == "" {
+		// Transports make much short-lived garbage over a small live heap.
+		debug.SetGCPercent(400)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:]))
+}
+
+// run is the program but for the process around it.
+func run(ctx context.Context, args []string) int {
+	root := newRoot()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	if code, ok := errors.AsType[exitError](err); ok {
+		return int(code)
+	}
+	fmt.Fprintln(os.Stderr, "ptgate:", err)
+	if _, ok := errors.AsType[usageError](err); ok || root.Annotations["ran"] == "" {
+		return 2
+	}
+	return 1
+}
+
+// A usageError is a wrong command line: exit code 2.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "ptgate",
+		Short: "Reach chosen destinations through pluggable transports",
+		Long: `ptgate lets ordinary programs reach chosen destinations through pluggable
+transports: as the gateway beside the programs (a SOCKS5 and an HTTP proxy), as
+the server at the far end, or both.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Annotations:   map[string]string{},
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("there is no command %q; `ptgate help` lists them", args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		// Whatever fails before a command runs is about how it was called.
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) { cmd.Root().Annotations["ran"] = "yes" },
+	}
+	root.AddCommand(
+		newRunCommand(), newCheckCommand(), newExplainCommand(), newDemoCommand(),
+		newPairCommand(), newBridgesCommand(), newPTCommand(), newVersionCommand(),
+	)
+	return root
+}
+
+// configFlag adds -c.
+func configFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().StringP("config", "c", "", "configuration `FILE` (default: $PTGATE_CONFIG, ./ptgate.toml, "+
+		"the user's configuration directory, /etc/ptgate/ptgate.toml)")
+}

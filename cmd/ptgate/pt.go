@@ -1,0 +1,41 @@
+package main
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"ptgate/adapter/builtin"
+)
+
+// An exitError ends the program with that code and without a message.
+type exitError int
+
+func (e exitError) Error() string { return "exit code " + strconv.Itoa(int(e)) }
+
+// newPTCommand makes `ptgate pt`, the built-in transports for any pt-spec parent.
+func newPTCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "pt",
+		Short: "Run the built-in pluggable transports for a pt-spec parent",
+		Long: `Run the built-in pluggable transports (obfs4, webtunnel, meek_lite) as a child
+of ptgate, tor or any other program that speaks pt-spec version 1. Everything is
+set in the environment by that program; by hand this command is of no use.
+
+In a torrc:
+
+  ClientTransportPlugin obfs4,webtunnel exec /usr/bin/ptgate pt`,
+		Args:          cobra.NoArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			// Main has its own meaning for signals: SIGINT lets streams finish.
+			ctx := context.WithoutCancel(cmd.Context())
+			if code := builtin.Main(ctx, cmd.InOrStdin(), cmd.OutOrStdout()); code != 0 {
+				return exitError(code)
+			}
+			return nil
+		},
+	}
+}

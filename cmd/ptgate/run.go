@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"ptgate/gateway"
+	"ptgate/gateway/config"
+)
+
+func newRunCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run what the configuration declares: gateway, server, or both",
+		Long: `Run what the configuration declares: gateway, server, or both.
+
+SIGHUP reloads the file; an error in it leaves everything as it was. SIGTERM and
+SIGINT stop in order: live connections get limits.drain; a second one ends at once.`,
+		Args: cobra.NoArgs,
+	}
+	file := configFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := load(*file, cmd.ErrOrStderr())
+		if err != nil {
+			return err
+		}
+		return runGateway(cmd.Context(), cfg, cmd.ErrOrStderr())
+	}
+	return cmd
+}
+
+// load finds and checks the configuration. Problems are printed, one a line.
+func load(file string, stderr io.Writer) (*config.Config, error) {
+	path, err := config.Find(file)
+	if err != nil {
+		return nil, err
+	}
+	cfg, problems := config.Load(path)
+	for _, p := range problems {
+		fmt.Fprintln(stderr, p)
+	}
+	if cfg == nil {
+		return nil, exitError(1)
+	}
+	return cfg, nil
+}
+
+func newLogger(l config.Log, w io.Writer) *slog.Logger {
+	o := &slog.HandlerOptions{Level: l.Level}
+	if os.Getenv("JOURNAL_STREAM") != "" {
+		o.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && a.Key == slog.TimeKey {
+				return slog.Attr{} // the journal has it
+			}
+			return a
+		}
+	}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// runGateway runs a gateway until stop ends, or signals say so.
+func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	log := newLogger(cfg.Log, stderr)
+	raiseFileLimit(log, cfg.Limits.Connections)
+	g := gateway.New(cfg, exe, log)
+
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	stop, endStop := context.WithCancel(context.WithoutCancel(stop))
+	cut, endCut := context.WithCancel(context.Background())
+	defer endStop()
+	defer endCut()
+	done := make(chan error, 1)
+	go func() { done <- g.Run(stop, cut) }()
+
+	ready := g.Ready()
+	stopping := false
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-ready:
+			ready = nil
+			notify(log, daemon.SdNotifyReady)
+		case s := <-signals:
+			switch {
+			case s == syscall.SIGHUP:
+				notify(log, daemon.SdNotifyReloading)
+				reload(g, cfg.Path, log)
+				notify(log, daemon.SdNotifyReady)
+			case !stopping:
+				stopping = true
+				notify(log, daemon.SdNotifyStopping)
+				endStop()
+			default:
+				endCut()
+			}
+		}
+	}
+}
+
+// reload reads the file again and puts it to work, or says why not.
+func reload(g *gateway.Gateway, path string, log *slog.Logger) error {
+	cfg, problems := config.Load(path)
+	for _, p := range problems {
+		log.Warn("configuration", "problem", p.String())
+	}
+	if cfg == nil {
+		log.Error("reload refused: the running configuration stays")
+		return fmt.Errorf("the file has errors")
+	}
+	if err := g.Reload(cfg); err != nil {
+		log.Error("reload failed: the running configuration stays", "error", err)
+		return err
+	}
+	log.Info("reloaded")
+	return nil
+}
+
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("systemd was not notified", "state", strings.SplitN(state, "=", 2)[0], "error", err)
+	}
+}
