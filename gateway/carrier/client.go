@@ -171,15 +171,8 @@ func (c *Client) Closed() bool { return c.session.IsClosed() }
 func (c *Client) Close(grace time.Duration) {
 	c.closing.Do(func() {
 		close(c.stop)
-		if grace > 0 && !c.session.IsClosed() {
-			// The peer closes when it has read up to here.
-			t := time.NewTimer(grace)
-			c.wg.Go(func() { c.session.GoAway() })
-			select {
-			case <-c.session.CloseChan():
-			case <-t.C:
-			}
-			t.Stop()
+		if grace > 0 {
+			end(c.session, grace)
 		}
 		c.session.Close()
 		c.link.Close()

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/libp2p/go-yamux/v5"
 )
@@ -12,7 +13,7 @@ import (
 // Serve is the server's end of a carrier on conn, which comes from Sniff and is
 // Serve's from then on. handle is called for each stream in a goroutine of its
 // own and owns the stream. Serve returns when the carrier and all handlers have
-// ended; the end of ctx ends the carrier.
+// ended; the end of ctx ends the carrier, once the peer has got what was written.
 func Serve(ctx context.Context, conn net.Conn, maxStreams int, traffic *Traffic, log *slog.Logger, handle func(*Stream)) error {
 	l := newLink(conn, "", traffic)
 	s, err := yamux.Server(l, settings(maxStreams, log), nil)
@@ -21,11 +22,18 @@ func Serve(ctx context.Context, conn net.Conn, maxStreams int, traffic *Traffic,
 		return err
 	}
 	var wg sync.WaitGroup
-	stop := context.AfterFunc(ctx, func() { s.Close() })
+	ended := make(chan struct{})
+	wg.Go(func() {
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			end(s, endGrace)
+		}
+	})
 	for {
 		ys, err := s.AcceptStream()
 		if err != nil {
-			stop()
+			close(ended)
 			s.Close()
 			l.Close()
 			wg.Wait()
@@ -36,4 +44,25 @@ func Serve(ctx context.Context, conn net.Conn, maxStreams int, traffic *Traffic,
 		}
 		wg.Go(func() { handle(&Stream{s: ys, l: l}) })
 	}
+}
+
+// endGrace bounds how long a peer may take to read to the end.
+const endGrace = 3 * time.Second
+
+// end closes a session in order: its peer closes when it has read up to here. By
+// force after grace.
+func end(s *yamux.Session, grace time.Duration) {
+	t := time.NewTimer(grace)
+	defer t.Stop()
+	sent := make(chan struct{})
+	go func() { // ends with the session at the latest
+		s.GoAway()
+		close(sent)
+	}()
+	select {
+	case <-s.CloseChan():
+	case <-t.C:
+	}
+	s.Close()
+	<-sent
 }
