@@ -96,10 +96,16 @@ func askProxy(rw io.ReadWriter, proxy *url.URL, addr string) error {
 	default:
 		err = fmt.Errorf("proxy: unknown scheme %q", proxy.Scheme)
 	}
+	return err
+}
+
+// readFull fills b; an end instead is always unexpected.
+func readFull(r io.Reader, b []byte) (int, error) {
+	n, err := io.ReadFull(r, b)
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
-	return err
+	return n, err
 }
 
 // askHTTP does the CONNECT of RFC 9110 section 9.3.6.
@@ -143,7 +149,7 @@ func readHead(r io.Reader) ([]byte, error) {
 	head := make([]byte, 0, 512)
 	for len(head) < maxHead {
 		var one [1]byte
-		if _, err := io.ReadFull(r, one[:]); err != nil {
+		if _, err := readFull(r, one[:]); err != nil {
 			return nil, err
 		}
 		head = append(head, one[0])
@@ -174,7 +180,7 @@ func askSOCKS4a(rw io.ReadWriter, user *url.Userinfo, host string, port uint16) 
 		return err
 	}
 	var reply [8]byte
-	if _, err := io.ReadFull(rw, reply[:]); err != nil {
+	if _, err := readFull(rw, reply[:]); err != nil {
 		return fmt.Errorf("socks4a proxy: %w", err)
 	}
 	if reply[0] != 0 {
@@ -206,7 +212,7 @@ func askSOCKS5(rw io.ReadWriter, user *url.Userinfo, host string, port uint16) e
 		return err
 	}
 	var two [2]byte
-	if _, err := io.ReadFull(rw, two[:]); err != nil {
+	if _, err := readFull(rw, two[:]); err != nil {
 		return fmt.Errorf("socks5 proxy: method: %w", err)
 	}
 	if two[0] != 5 {
@@ -223,7 +229,7 @@ func askSOCKS5(rw io.ReadWriter, user *url.Userinfo, host string, port uint16) e
 		if _, err := rw.Write(req); err != nil {
 			return err
 		}
-		if _, err := io.ReadFull(rw, two[:]); err != nil {
+		if _, err := readFull(rw, two[:]); err != nil {
 			return fmt.Errorf("socks5 proxy: user and password: %w", err)
 		}
 		if two[1] != 0 {
@@ -245,7 +251,7 @@ func askSOCKS5(rw io.ReadWriter, user *url.Userinfo, host string, port uint16) e
 	}
 	// Section 6. A refusal need not carry an address.
 	var head [4]byte
-	if _, err := io.ReadFull(rw, head[:2]); err != nil {
+	if _, err := readFull(rw, head[:2]); err != nil {
 		return fmt.Errorf("socks5 proxy: reply: %w", err)
 	}
 	if head[0] != 5 {
@@ -254,7 +260,7 @@ func askSOCKS5(rw io.ReadWriter, user *url.Userinfo, host string, port uint16) e
 	if head[1] != 0 {
 		return &ProxyError{Scheme: "socks5", Code: int(head[1]), Errno: socks5Errno[head[1]]}
 	}
-	if _, err := io.ReadFull(rw, head[2:]); err != nil {
+	if _, err := readFull(rw, head[2:]); err != nil {
 		return fmt.Errorf("socks5 proxy: reply: %w", err)
 	}
 	var bound int
@@ -262,7 +268,7 @@ func askSOCKS5(rw io.ReadWriter, user *url.Userinfo, host string, port uint16) e
 	case 1:
 		bound = 4
 	case 3:
-		if _, err := io.ReadFull(rw, two[:1]); err != nil {
+		if _, err := readFull(rw, two[:1]); err != nil {
 			return fmt.Errorf("socks5 proxy: reply: %w", err)
 		}
 		bound = int(two[0])
@@ -272,7 +278,7 @@ func askSOCKS5(rw io.ReadWriter, user *url.Userinfo, host string, port uint16) e
 		return fmt.Errorf("socks5 proxy: unknown address type 0x%02x", head[3])
 	}
 	var rest [255 + 2]byte
-	if _, err := io.ReadFull(rw, rest[:bound+2]); err != nil {
+	if _, err := readFull(rw, rest[:bound+2]); err != nil {
 		return fmt.Errorf("socks5 proxy: reply: %w", err)
 	}
 	return nil
