@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -86,6 +87,9 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 	stop, endStop := context.WithCancel(context.WithoutCancel(stop))
 	cut, endCut := context.WithCancel(context.Background())
 	defer endStop()
+	var trim sync.WaitGroup
+	trim.Go(func() { keepTrim(cut) })
+	defer trim.Wait()
 	defer endCut()
 	done := make(chan error, 1)
 	go func() { done <- g.Run(stop, cut) }()
@@ -102,7 +106,7 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 		case s := <-signals:
 			switch {
 			case s == syscall.SIGHUP:
-				notify(log, daemon.SdNotifyReloading)
+				notify(log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
 				reload(g, cfg.Path, log)
 				notify(log, daemon.SdNotifyReady)
 			case !stopping:

@@ -60,6 +60,14 @@ func answers(code byte, serve func(*Stream)) func(*Stream) {
 	}
 }
 
+// in runs the whole of a handler at once.
+func in(handle func(*Stream)) func(*Stream) func() {
+	return func(s *Stream) func() {
+		handle(s)
+		return nil
+	}
+}
+
 func echo(s *Stream) { io.Copy(s, s) }
 
 // pair starts both ends over near and far.
@@ -69,7 +77,7 @@ func pair(t testing.TB, near, far net.Conn, handle func(*Stream)) *Client {
 	go func() {
 		kind, c, err := Sniff(far, time.Minute)
 		if err == nil && kind == Carrier {
-			err = Serve(context.Background(), c, 1000, new(Traffic), quiet, handle)
+			err = Serve(context.Background(), c, 1000, new(Traffic), quiet, in(handle))
 		} else {
 			far.Close()
 		}
@@ -428,7 +436,7 @@ func Example() {
 	go func() {
 		defer close(done)
 		if kind, c, err := Sniff(far, time.Minute); err == nil && kind == Carrier {
-			Serve(context.Background(), c, 100, new(Traffic), quiet, answers(0, echo))
+			Serve(context.Background(), c, 100, new(Traffic), quiet, in(answers(0, echo)))
 		}
 	}()
 	client, _ := NewClient(near, new(Traffic), quiet)

@@ -19,9 +19,10 @@ import (
 )
 
 // ServeConn serves one SOCKS5 session on c, a carrier's stream or a bare
-// connection from a PT, and the relay that follows. It owns c, and returns when
-// all has ended. The end of ctx resets both connections.
-func (e *Exit) ServeConn(ctx context.Context, c net.Conn, o relay.Options) {
+// connection from a PT. It owns c. The relay that follows a success is returned,
+// to be called, on a smaller stack; nil where there is none. The end of ctx resets
+// both connections.
+func (e *Exit) ServeConn(ctx context.Context, c net.Conn, o relay.Options) (then func()) {
 	set := e.settings()
 	s := &session{exit: e, conn: c, set: set, ctx: ctx}
 	if set.Handshake > 0 {
@@ -35,25 +36,26 @@ func (e *Exit) ServeConn(ctx context.Context, c net.Conn, o relay.Options) {
 	if err != nil {
 		e.log.Error("exit: socks5 server", "error", err)
 		relay.Reset(c)
-		return
+		return nil
 	}
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
 	server.ServeConn((*sessionConn)(s))
 	live := stop()
 	if s.upstream == nil {
 		c.Close() // in order: the refusal still arrives
-		return
+		return nil
 	}
 	if !s.granted || !live {
 		relay.Reset(s.upstream)
 		relay.Reset(c)
-		return
+		return nil
 	}
 	o.Early = s.early
 	upstream := s.upstream
-	s = nil // go-socks5's buffers are not kept for the relay's time
-	if err := relay.Join(ctx, c, upstream, o); err != nil {
-		e.log.Debug("exit: connection ended", "error", reasonOnly{err})
+	return func() {
+		if err := relay.Join(ctx, c, upstream, o); err != nil {
+			e.log.Debug("exit: connection ended", "error", reasonOnly{err})
+		}
 	}
 }
 

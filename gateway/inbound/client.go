@@ -43,6 +43,7 @@ type client struct {
 	set   *Settings
 	over  bool // beyond the limit: answered with nothing else
 	phase atomic.Int32
+	relay func() // what is left to do when the handshake is done; nil: nothing
 
 	// What has been read through read: how much, its first byte, and the last
 	// error. Written by the one goroutine that reads at a time.
@@ -51,7 +52,7 @@ type client struct {
 	failed error
 }
 
-// serve is the whole life of the connection; it returns when it is closed.
+// serve is the connection's life up to its relay.
 //
 // A front is told by c.l.front alone, so a listener that tells the two apart by
 // the first byte needs one more case here.
@@ -103,10 +104,12 @@ func (c *client) read(p []byte, ours func(first byte) bool) (int, error) {
 	return n, err
 }
 
-// join hands both connections over to the relay and returns when it is done.
+// join hands both connections over to the relay, which runs when the front has
+// returned.
 func (c *client) join(upstream net.Conn, early []byte) {
 	c.l.remove(c) // from here on the context ends it
-	c.l.server.cfg.Joiner.Join(c.l.cut, c.Conn, upstream, early)
+	conn, l := c.Conn, c.l
+	c.relay = func() { l.server.cfg.Joiner.Join(l.cut, conn, upstream, early) }
 }
 
 // How long, and for how much, a connection is read on after the last answer.

@@ -293,13 +293,32 @@ func (l *listener) admit(conn net.Conn) {
 		return
 	}
 	n.active.Add(1)
+	end := func() {
+		n.active.Add(-1)
+		slot.Release()
+	}
 	l.owned.Go(func() {
-		defer slot.Release()
-		defer n.active.Add(-1)
-		defer l.remove(c)
-		defer c.recovered()
-		c.serve()
+		relay := c.handshakes()
+		if relay == nil {
+			end()
+			return
+		}
+		// The relay gets a goroutine of its own, whose stack is half as large as
+		// one that has been through a protocol library.
+		l.owned.Go(func() {
+			defer end()
+			defer c.recovered()
+			relay()
+		})
 	})
+}
+
+// handshakes serves c up to its relay, which it returns: nil where there is none.
+func (c *client) handshakes() (relay func()) {
+	defer c.l.remove(c)
+	defer c.recovered()
+	c.serve()
+	return c.relay
 }
 
 func (l *listener) add(c *client) bool {

@@ -422,32 +422,39 @@ func (s *Server) handle(c net.Conn) {
 	}
 	switch kind {
 	case carrier.Carrier:
-		err := carrier.Serve(s.cut, c2, limits.Connections, &s.Traffic, s.log, s.stream)
+		err := carrier.Serve(s.cut, c2, limits.Connections, &s.Traffic, s.log, func(c *carrier.Stream) func() { return s.session(c) })
 		s.log.Debug("carrier ended", "error", err)
 	case carrier.BareSOCKS5:
-		s.serve(c2)
+		if then := s.session(c2); then != nil {
+			then()
+		}
 	default:
 		s.log.Warn("client speaks neither a carrier of this version nor SOCKS5: set far = \"exit\" or \"socks5\" in its bridge, and the same version of ptgate on both sides")
 		relay.Reset(c)
 	}
 }
 
-func (s *Server) stream(c *carrier.Stream) { s.serve(c) }
-
 // tooMany is the answer to a SOCKS5 session without a password that is one too
 // many: method, and general failure (RFC 1928 sections 3 and 6).
 const tooMany = "\x05\x00\x05\x01\x00\x01\x00\x00\x00\x00\x00\x00"
 
-// serve leads one SOCKS5 session to the exit.
-func (s *Server) serve(c net.Conn) {
+// session leads one SOCKS5 session to the exit, and returns the relay.
+func (s *Server) session(c net.Conn) (then func()) {
 	if s.stop.Err() != nil || !s.enter() {
 		c.SetWriteDeadline(time.Now().Add(time.Second))
 		c.Write([]byte(tooMany))
 		c.Close()
-		return
+		return nil
 	}
-	defer s.leave()
-	s.deps.Exit.ServeConn(s.cut, c, relay.Options{Idle: s.deps.Limits().Idle})
+	relay := s.deps.Exit.ServeConn(s.cut, c, relay.Options{Idle: s.deps.Limits().Idle})
+	if relay == nil {
+		s.leave()
+		return nil
+	}
+	return func() {
+		defer s.leave()
+		relay()
+	}
 }
 
 func (s *Server) enter() bool {
