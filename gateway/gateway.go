@@ -42,6 +42,7 @@ type Gateway struct {
 	exit    *exit.Exit
 	policy  atomic.Pointer[exit.Settings]
 	ready   chan struct{}
+	since   time.Time
 
 	stop, cut context.Context // of Run
 
@@ -72,6 +73,7 @@ func New(cfg *config.Config, exe string, log *slog.Logger) *Gateway {
 		manager:   bridges.NewManager(exe, log),
 		limit:     inbound.NewLimiter(cfg.Limits.Connections),
 		ready:     make(chan struct{}),
+		since:     time.Now(),
 		listeners: map[listenKey]*listening{},
 		failed:    make(chan error, 1),
 	}
@@ -89,7 +91,7 @@ func New(cfg *config.Config, exe string, log *slog.Logger) *Gateway {
 }
 
 func (g *Gateway) newView(cfg *config.Config) *view {
-	v := &view{cfg: cfg, set: g.manager.Apply(cfg)}
+	v := &view{cfg: cfg, set: g.manager.Apply(cfg), loaded: time.Now()}
 	v.settings = &inbound.Settings{
 		Dialer:    &router{v, g.log},
 		Allow:     cfg.Listen.Allow,

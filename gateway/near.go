@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"sync/atomic"
+	"time"
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/bridges"
@@ -21,6 +22,7 @@ type view struct {
 	cfg      *config.Config
 	set      *bridges.Set
 	settings *inbound.Settings
+	loaded   time.Time
 }
 
 // A router opens what clients ask for, by the routes of one view.

@@ -69,7 +69,7 @@ the server at the far end, or both.`,
 	}
 	root.AddCommand(
 		newRunCommand(), newCheckCommand(), newExplainCommand(), newDemoCommand(),
-		newPairCommand(), newBridgesCommand(), newPTCommand(), newVersionCommand(),
+		newPairCommand(), newBridgesCommand(), newStatusCommand(), newReloadCommand(), newPTCommand(), newVersionCommand(),
 	)
 	return root
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 
 	"ptgate/gateway"
 	"ptgate/gateway/config"
+	"ptgate/gateway/control"
 )
 
 func newRunCommand() *cobra.Command {
@@ -102,6 +104,13 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 			return err
 		case <-ready:
 			ready = nil
+			socket := control.Path(cfg.StateDir, cfg.Path)
+			c, err := control.Serve(socket, func() any { return g.Status() }, func() error { return reload(g, cfg.Path, log) })
+			if err != nil {
+				log.Warn("`ptgate status` and `ptgate reload` will not find this process", "error", err)
+			} else {
+				defer c.Close()
+			}
 			notify(log, daemon.SdNotifyReady)
 		case s := <-signals:
 			switch {
@@ -123,12 +132,14 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 // reload reads the file again and puts it to work, or says why not.
 func reload(g *gateway.Gateway, path string, log *slog.Logger) error {
 	cfg, problems := config.Load(path)
+	var text []string
 	for _, p := range problems {
 		log.Warn("configuration", "problem", p.String())
+		text = append(text, p.String())
 	}
 	if cfg == nil {
 		log.Error("reload refused: the running configuration stays")
-		return fmt.Errorf("the file has errors")
+		return errors.New(strings.Join(text, "\n"))
 	}
 	if err := g.Reload(cfg); err != nil {
 		log.Error("reload failed: the running configuration stays", "error", err)

@@ -68,22 +68,25 @@ func (b *Bridge) Name() string { return b.config().Name }
 
 // A Status is what a bridge says of itself.
 type Status struct {
-	Name, Transport string
-	Far             string
-	State           string        // "idle", "up", "suspect" or "resting"
-	Why             string        // of "resting": the last error
-	Until           time.Time     // of "resting"
-	Carriers        int           // PT connections that carry streams
-	Active          int64         // connections of applications
-	RTT             time.Duration // to an exit; 0: unknown
-	In, Out         int64         // bytes through an exit's carriers
+	Name      string        `json:"name"`
+	Transport string        `json:"transport"`
+	Far       string        `json:"far"`
+	State     string        `json:"state"`          // "idle", "up", "suspect" or "resting"
+	Why       string        `json:"why,omitempty"`  // of "resting": what went wrong
+	Until     time.Time     `json:"until,omitzero"` // of "resting": not tried before
+	Carriers  int           `json:"carriers"`       // PT connections that carry streams
+	Active    int64         `json:"active"`         // connections of applications
+	RTT       time.Duration `json:"rtt_ns"`         // to an exit; 0: unknown
+	In        int64         `json:"in"`             // bytes through an exit's carriers
+	Out       int64         `json:"out"`
+	PTStarts  int           `json:"pt_starts"` // of its program; 0: inside this process
 }
 
 // Status tells how the bridge does.
 func (b *Bridge) Status() Status {
 	c := b.config()
 	s := Status{Name: c.Name, Transport: c.Transport, Far: string(c.Far), State: "idle",
-		Active: b.active.Load(), In: b.Traffic.In.Load(), Out: b.Traffic.Out.Load()}
+		Active: b.active.Load(), In: b.Traffic.In.Load(), Out: b.Traffic.Out.Load(), PTStarts: b.pt.Starts()}
 	var suspect bool
 	s.Carriers, s.RTT, suspect = b.carriers.status()
 	if s.Carriers > 0 || s.Active > 0 {

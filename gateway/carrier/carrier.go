@@ -36,7 +36,7 @@ const (
 	deadAfter    = 45 * time.Second
 
 	maxMessage   = 32 << 10 // of yamux, header and all
-	streamWindow = 6 << 20  // fills 30 MiB/s at 100 ms, with updates every half window
+	streamWindow = 8 << 20  // fills 30 MiB/s at 100 ms; an application that does not read holds as much
 	backlog      = 1024     // streams opened and not yet accepted
 	// What one carrier holds ahead of the connection. More of it does not make
 	// bulk faster, and makes every other stream wait behind it.
