@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -227,7 +228,7 @@ func (g *Gateway) apply(cfg *config.Config) error {
 				keep[k] = l
 				continue
 			}
-			ln, err := net.Listen("tcp", a)
+			ln, err := listen(g.stop, a)
 			if err != nil {
 				return fmt.Errorf("listen.%v: %w%s", f, err, hint(err))
 			}
@@ -276,6 +277,16 @@ func (g *Gateway) apply(cfg *config.Config) error {
 	}
 	g.listeners = keep
 	return nil
+}
+
+// listen opens a listener. A peer on loopback can't vanish without a trace, so that
+// keep-alives, four system calls for each connection, are for the others.
+func listen(ctx context.Context, addr string) (net.Listener, error) {
+	var c net.ListenConfig
+	if a, err := netip.ParseAddrPort(addr); err == nil && a.Addr().IsLoopback() {
+		c.KeepAlive = -1
+	}
+	return c.Listen(ctx, "tcp", addr)
 }
 
 func (g *Gateway) serve(f inbound.Front, l *listening) {

@@ -140,6 +140,9 @@ func (s *socksSession) open() (net.Conn, routes.Target, error) {
 	return conn, target, err
 }
 
+// Only a dial that takes longer is watched: most are through before.
+const watchAfter = 250 * time.Millisecond
+
 // watch returns a context that ends when the client goes away. The returned
 // function ends the watch; it must be called before anything else reads.
 //
@@ -151,7 +154,9 @@ func (s *socksSession) watch(ctx context.Context) (context.Context, func()) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() {
+	wg.Add(1)
+	t := time.AfterFunc(watchAfter, func() {
+		defer wg.Done()
 		n, err := s.Conn.Read(s.peeked[:])
 		s.npeeked = n
 		if n == 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -159,9 +164,13 @@ func (s *socksSession) watch(ctx context.Context) (context.Context, func()) {
 		}
 	})
 	return ctx, func() {
-		s.Conn.SetReadDeadline(time.Unix(1, 0)) // wakes the reader
-		wg.Wait()
-		s.Conn.SetReadDeadline(time.Time{})
+		if t.Stop() {
+			wg.Done()
+		} else {
+			s.Conn.SetReadDeadline(time.Unix(1, 0)) // wakes the reader
+			wg.Wait()
+			s.Conn.SetReadDeadline(time.Time{})
+		}
 		cancel()
 	}
 }

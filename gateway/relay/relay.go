@@ -102,9 +102,11 @@ func (p *pair) run(dst, src net.Conn, early []byte, count *atomic.Int64) {
 		if p.err == nil {
 			p.err = writeErr
 		}
+	case p.ended == 2 && p.err == nil:
+		return // both ends are reached: closing says it all
 	default:
 		if w, ok := dst.(interface{ CloseWrite() error }); ok {
-			if err := w.CloseWrite(); err != nil && p.ended < 2 {
+			if err := w.CloseWrite(); err != nil {
 				p.abort(err)
 				return
 			}
