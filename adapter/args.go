@@ -81,7 +81,8 @@ func (a Args) EncodeClient() string {
 
 // EncodeServer is the form of TOR_PT_SERVER_TRANSPORT_OPTIONS for one
 // transport: name:key=value;name:key=value with backslash, : and ; escaped,
-// and = as well in keys (pt-spec 3.2.3).
+// and = as well in keys (pt-spec 3.2.3). In values = stays as it is, as tor
+// writes it.
 func (a Args) EncodeServer(transport string) string {
 	var b strings.Builder
 	for i, arg := range a {
@@ -153,7 +154,7 @@ func ParseServerArgs(s string) (Args, error) {
 }
 
 // validTransport says whether name is a transport's name: a C identifier
-// (pt-spec 3.2).
+// (pt-spec 3.1).
 func validTransport(name string) bool {
 	for i := range len(name) {
 		if !isWord(name[i]) {

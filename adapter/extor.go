@@ -18,9 +18,9 @@ import (
 // (authentication), now ext-orport-spec.
 
 const (
-	cookieHeader = "! Extended ORPort Auth Cookie !\n" // 217, 4.1: 32 bytes
+	cookieHeader = "! Extended ORPort Auth Cookie !\n" // 217, 4.2.1.2: 32 bytes
 
-	authEnd        = 0 // 217, 3
+	authEnd        = 0 // 217, 4.1
 	authSafeCookie = 1
 
 	commandDone      = 0x0000 // 196, 3.1
@@ -66,7 +66,7 @@ func (c *cookie) write(dir string) (path string, err error) {
 	return path, errors.Join(err, f.Close())
 }
 
-// The two strings of SAFE_COOKIE (217, 4.2).
+// The two strings of SAFE_COOKIE (217, 4.2.1.3).
 const (
 	serverHash = "ExtORPort authentication server-to-client hash"
 	clientHash = "ExtORPort authentication client-to-server hash"
@@ -85,8 +85,8 @@ var (
 	errExtORCommand = errors.New("malformed command")
 )
 
-// authenticate is the server's side of SAFE_COOKIE (217, 3 and 4.2). It reads
-// no byte too many. Where it returns errExtORAuth, the peer was told.
+// authenticate is the server's side of SAFE_COOKIE (217, 4.1 and 4.2.1.3). It
+// reads no byte too many. Where it returns errExtORAuth, the peer was told.
 func (c *cookie) authenticate(rw io.ReadWriter) error {
 	if _, err := rw.Write([]byte{authSafeCookie, authEnd}); err != nil {
 		return err
@@ -153,7 +153,7 @@ func readCommands(r io.Reader) (ClientInfo, error) {
 	return info, fmt.Errorf("%w: more than %d bytes without an end", errExtORCommand, maxCommands)
 }
 
-// set takes the body of a USERADDR or TRANSPORT command (196, 3.1.2).
+// set takes the body of a USERADDR or TRANSPORT command (196, 3.1).
 func (i *ClientInfo) set(command uint16, body string) error {
 	if command == commandTransport {
 		if !validTransport(body) {
@@ -182,7 +182,7 @@ func (i *ClientInfo) set(command uint16, body string) error {
 	return nil
 }
 
-// answer sends OKAY or DENY (196, 3.2).
+// answer sends OKAY or DENY (196, 3.1).
 func answer(w io.Writer, command uint16) error {
 	_, err := w.Write([]byte{byte(command >> 8), byte(command), 0, 0})
 	return err

@@ -104,7 +104,7 @@ func (a *ExtServerAdapter) Start(ctx context.Context) error {
 		fail := func(err error) ([]string, func(), *StartError) {
 			return nil, nil, &StartError{Stage: StageListen, Err: err}
 		}
-		// A new cookie for each child (217, 4.1), before the child can ask.
+		// A new cookie for each child, before the child can ask.
 		a.cookie = newCookie()
 		path, err := a.cookie.write(filepath.Join(stateDir, "extorport"))
 		if err != nil {
@@ -203,9 +203,16 @@ func (a *ExtServerAdapter) serve(tcp *net.TCPConn) {
 	}
 	a.tasks.Go(func() {
 		defer conn.Close()
-		stop := context.AfterFunc(a.handlers, func() { conn.Close() })
-		defer stop()
+		var cut sync.WaitGroup
+		cut.Add(1)
+		stop := context.AfterFunc(a.handlers, func() {
+			defer cut.Done()
+			conn.Close()
+		})
 		a.cfg.Handler(a.handlers, conn, conn.info)
+		if !stop() {
+			cut.Wait()
+		}
 	})
 }
 

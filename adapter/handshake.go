@@ -35,6 +35,7 @@ type method struct {
 // handshake is the state machine of a child's standard output (pt-spec 3.3).
 // Its lines come from one goroutine; stage may be read from any.
 type handshake struct {
+	offered    []string // protocol versions
 	keyword    string   // CMETHOD or SMETHOD
 	transports []string // that were asked for
 	proxy      bool     // whether an upstream proxy was set
@@ -54,6 +55,7 @@ type handshakeResult struct {
 
 func newHandshake(keyword string, transports []string, proxy bool, emit func(Event)) *handshake {
 	h := &handshake{
+		offered:    versions,
 		keyword:    keyword,
 		transports: transports,
 		proxy:      proxy,
@@ -141,7 +143,7 @@ func (h *handshake) version(rest string) bool {
 	if h.stage.Load() != StageVersion {
 		return false
 	}
-	if !slices.Contains(versions, rest) {
+	if !slices.Contains(h.offered, rest) {
 		h.fail(StageVersion, ErrVersion, rest)
 		return true
 	}

@@ -379,8 +379,8 @@ func (in *instance) Pid() int {
 }
 
 // Drain asks the child to take no new connections and to end once the open
-// ones have, by SIGINT (pt-spec 3.4, and what obfs4proxy and its kin do). It
-// does not wait; see Done. Programs that do not know this end at once. The
+// ones have, by SIGINT. pt-spec does not know this; obfs4proxy and its kin do,
+// and other programs end at once. It does not wait; see Done. The
 // error wraps ErrNotStarted, os.ErrProcessDone, or on Windows
 // errors.ErrUnsupported.
 func (in *instance) Drain() error {

@@ -159,8 +159,8 @@ func (p *process) lastWords() []string {
 	return append([]string(nil), p.tail...)
 }
 
-// stop ends the process by the ladder: stdin closed, SIGTERM, SIGKILL, with a
-// wait of grace before each rung but the first. A hasty stop climbs the first
+// stop ends the process by the ladder of pt-spec 3.4: stdin closed, SIGTERM,
+// SIGKILL, with a wait of grace before each rung but the first. A hasty stop climbs the first
 // two at once. It returns when the process has ended.
 func (p *process) stop(grace time.Duration, hasty bool) {
 	p.stdin.Close() // TOR_PT_EXIT_ON_STDIN_CLOSE, pt-spec 3.2.1

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -102,11 +103,17 @@ func (r *socksRequest) dial(ctx context.Context, listener string) (*net.TCPConn,
 	err = tcp.SetDeadline(time.Now().Add(dialLimit))
 	stage := StageGreeting
 	// A cancelled context must interrupt a read under way.
-	stop := context.AfterFunc(ctx, func() { _ = tcp.SetDeadline(time.Unix(1, 0)) })
+	var interrupt sync.WaitGroup
+	interrupt.Add(1)
+	stop := context.AfterFunc(ctx, func() {
+		defer interrupt.Done()
+		_ = tcp.SetDeadline(time.Unix(1, 0)) // it fails only on a closed connection
+	})
 	if err == nil {
 		stage, err = r.session(tcp)
 	}
 	if !stop() {
+		interrupt.Wait()
 		err = ctx.Err()
 	}
 	if err == nil {
