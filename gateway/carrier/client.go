@@ -27,7 +27,21 @@ type Client struct {
 
 	closing sync.Once
 	stop    chan struct{}
-	wg      sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool // wg takes no more
+	wg     sync.WaitGroup
+}
+
+// spawn runs f in a goroutine that Close waits for, and tells whether it could.
+func (c *Client) spawn(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.wg.Go(f)
+	return true
 }
 
 // NewClient starts a carrier on conn and owns it from then on. traffic may be
@@ -113,7 +127,12 @@ func (c *Client) Open(ctx context.Context, t routes.Target, o Options) (*Stream,
 	c.open.Add(1)
 	s := &Stream{s: ys, l: c.link, open: &c.open, auth: o.Auth.User != ""}
 	undo := func(err error) (*Stream, error) {
-		s.Reset()
+		// On a connection that stands still, the reset waits behind all else; the
+		// caller is not to.
+		s.forget()
+		if !c.spawn(func() { ys.Reset() }) {
+			ys.Reset()
+		}
 		return nil, err
 	}
 	cancelled := context.AfterFunc(ctx, func() { ys.SetDeadline(time.Unix(1, 0)) })
@@ -140,6 +159,24 @@ func (c *Client) Open(ctx context.Context, t routes.Target, o Options) (*Stream,
 		return undo(err)
 	}
 	return s, nil
+}
+
+// Check returns nil when the peer answers.
+func (c *Client) Check(ctx context.Context) error {
+	answered := make(chan error, 1)
+	c.link.await()
+	if !c.spawn(func() {
+		_, err := c.session.Ping()
+		answered <- err
+	}) {
+		return errClosed
+	}
+	select {
+	case err := <-answered:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("no answer to a ping: %w", context.Cause(ctx))
+	}
 }
 
 // Streams is how many streams are open.
@@ -176,6 +213,9 @@ func (c *Client) Close(grace time.Duration) {
 		}
 		c.session.Close()
 		c.link.Close()
+		c.mu.Lock()
+		c.closed = true
+		c.mu.Unlock()
 	})
 	c.wg.Wait()
 }

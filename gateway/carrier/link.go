@@ -45,6 +45,7 @@ var errClosed = errors.New("carrier: closed")
 func newLink(c net.Conn, prefix string, t *Traffic) *link {
 	l := &link{Conn: c, traffic: t, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	l.room.L = &l.mu
+	limitUnsent(c)
 	l.heard.Store(now())
 	if prefix != "" {
 		l.buf = append(l.buf, prefix...)
@@ -63,7 +64,16 @@ func (l *link) Read(p []byte) (int, error) {
 			l.expect.Store(0)
 		}
 	}
-	return n, err
+	return n, anonymous(err)
+}
+
+// anonymous takes the addresses out of a connection's error: it goes into logs,
+// where no client's is to be.
+func anonymous(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Err
+	}
+	return err
 }
 
 // await notes that the peer owes an answer.
@@ -137,7 +147,7 @@ func (l *link) flush() {
 		}
 		l.traffic.Out.Add(int64(len(out)))
 		if err != nil {
-			l.fail(err)
+			l.fail(anonymous(err))
 			l.Conn.Close() // so that reading ends, too
 			return
 		}

@@ -99,10 +99,15 @@ func (s *Stream) CloseWrite() error { return s.s.CloseWrite() }
 
 // Reset ends both directions at once; the peer sees a reset.
 func (s *Stream) Reset() error {
+	s.forget()
+	return s.s.Reset()
+}
+
+// forget takes the stream out of the client's count.
+func (s *Stream) forget() {
 	if !s.ended.Swap(true) && s.open != nil {
 		s.open.Add(-1)
 	}
-	return s.s.Reset()
 }
 
 // Close ends this side's direction in order and the other by a reset: a peer

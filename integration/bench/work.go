@@ -332,7 +332,7 @@ func runScale(ctx context.Context) error {
 	}
 	closeAll(conns)
 	conns = nil
-	wait(2 * time.Second)
+	wait(5 * time.Second)
 	fmt.Printf("\nafter they closed: %d KiB and %d descriptors more than before\n", rss(r.pids)-base, descriptors(r.pids)-files)
 	return nil
 }

@@ -1,0 +1,44 @@
+package carrier
+
+import (
+	"bytes"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A brokenConn fails as a TCP connection does, with its addresses in the error.
+type brokenConn struct{ net.Conn }
+
+var errBroken = &net.OpError{
+	Op: "read", Net: "tcp", Source: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 443},
+	Addr: &net.TCPAddr{IP: net.IPv4(203, 0, 113, 7), Port: 50000}, Err: io.ErrNoProgress,
+}
+
+func (brokenConn) Read([]byte) (int, error)         { return 0, errBroken }
+func (brokenConn) Write([]byte) (int, error)        { return 0, errBroken }
+func (brokenConn) Close() error                     { return nil }
+func (brokenConn) SetWriteDeadline(time.Time) error { return nil }
+
+// Neither the log nor the error that ends a carrier tells who its client is.
+func TestErrorsWithoutAddresses(t *testing.T) {
+	var log bytes.Buffer
+	err := Serve(t.Context(), brokenConn{}, 10, new(Traffic),
+		slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		func(*Stream) func() { return nil })
+	if err == nil || !strings.Contains(log.String(), io.ErrNoProgress.Error()) {
+		t.Errorf("error %v, log %s", err, &log)
+	}
+	if text := err.Error() + log.String(); strings.Contains(text, "192.0.2.1") || strings.Contains(text, "203.0.113.7") {
+		t.Error(text)
+	}
+	l := newLink(brokenConn{}, Preamble, new(Traffic))
+	<-l.done
+	if _, err := l.Write([]byte("x")); err == nil || strings.Contains(err.Error(), "203.0.113.7") {
+		t.Errorf("write: %v", err)
+	}
+	l.Close()
+}

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package carrier
+
+import "net"
+
+func limitUnsent(net.Conn) {}
