@@ -94,7 +94,7 @@ func New(cfg *config.Config, exe string, log *slog.Logger) *Gateway {
 func (g *Gateway) newView(cfg *config.Config) *view {
 	v := &view{cfg: cfg, set: g.manager.Apply(cfg), loaded: time.Now()}
 	v.settings = &inbound.Settings{
-		Dialer:    &router{v, g.log},
+		Dialer:    &router{&g.view},
 		Allow:     cfg.Listen.Allow,
 		Users:     cfg.Listen.Users,
 		Handshake: cfg.Limits.Handshake,
@@ -154,11 +154,9 @@ func (g *Gateway) Run(stop, cut context.Context) error {
 	defer endStop()
 	defer endCut()
 
-	cfg := g.view.Load().cfg
-	err := os.MkdirAll(cfg.StateDir, 0o700)
-	if err == nil {
-		err = g.apply(cfg)
-	}
+	g.mu.Lock()
+	err := g.apply(g.view.Load().cfg)
+	g.mu.Unlock()
 	if err == nil {
 		close(g.ready)
 		select {
@@ -174,22 +172,30 @@ func (g *Gateway) Run(stop, cut context.Context) error {
 func (g *Gateway) end(endStop, endCut context.CancelFunc) {
 	g.log.Info("stopping")
 	endStop()
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.mu.Lock() // a reload under way; there is none after it
+	servers := g.servers
+	g.mu.Unlock()
 	drain, cancel := context.WithTimeout(g.cut, g.view.Load().cfg.Limits.Drain)
 	defer cancel()
-	var wg sync.WaitGroup
-	for _, s := range g.servers {
-		wg.Go(func() { s.Stop(drain, time.Hour) })
+	var served, wg sync.WaitGroup
+	for _, s := range servers {
+		served.Go(func() { s.Stop(drain, time.Hour) })
 	}
-	g.joiner.pairs.wait(drain)
-	wg.Wait()
-	for _, l := range g.listeners {
-		l.ln.Close()
+	quiet := make(chan struct{}) // relays, requests and served streams have all ended
+	wg.Go(func() {
+		served.Wait()
+		g.wg.Wait()
+		close(quiet)
+	})
+	select {
+	case <-quiet:
+	case <-drain.Done():
 	}
 	endCut()
-	g.wg.Wait()
+	// Beside the relays' end: one that waits for a bridge that stands still ends
+	// with the bridge.
 	g.manager.Close()
+	wg.Wait()
 	g.log.Info("stopped")
 }
 
@@ -201,17 +207,20 @@ func (g *Gateway) Reload(cfg *config.Config) error {
 	default:
 		return errors.New("not started yet")
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	if g.stop.Err() != nil {
 		return errors.New("stopping")
 	}
 	return g.apply(cfg)
 }
 
-// apply makes listeners and servers what cfg asks for, then swaps the view.
+// apply makes listeners and servers what cfg asks for, then swaps the view. The
+// caller holds mu.
 func (g *Gateway) apply(cfg *config.Config) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return fmt.Errorf("state_dir: %w", err)
+	}
 	// All that can fail comes first, beside what runs.
 	var opened []*listening
 	keep := map[listenKey]*listening{}
@@ -253,7 +262,9 @@ func (g *Gateway) apply(cfg *config.Config) error {
 	g.limit.SetMax(cfg.Limits.Connections)
 	g.policy.Store(newPolicy(cfg))
 	if g.view.Load().cfg != cfg {
-		g.view.Store(g.newView(cfg))
+		v := g.newView(cfg)
+		g.view.Store(v)
+		v.set.Retire()
 	}
 	drain := cfg.Limits.Drain
 	for _, s := range old {
@@ -310,7 +321,8 @@ func (g *Gateway) serve(f inbound.Front, l *listening) {
 // should the new one fail.
 func (g *Gateway) newServers(cfg *config.Config) (all, old, started []*serve.Server, err error) {
 	deps := serve.Deps{Exe: g.exe, Exit: g.exit, Limit: g.limit, Logger: g.log,
-		Limits: func() *config.Limits { return &g.view.Load().cfg.Limits }}
+		Private: func() bool { return g.view.Load().cfg.Log.Private },
+		Limits:  func() *config.Limits { return &g.view.Load().cfg.Limits }}
 	running := map[string]*serve.Server{}
 	for _, s := range g.servers {
 		running[s.Key()] = s

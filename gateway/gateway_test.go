@@ -84,9 +84,8 @@ func start(t testing.TB, name, text string) *box {
 }
 
 type testLog struct {
-	t    testing.TB
-	mu   sync.Mutex
-	over bool
+	t  testing.TB
+	mu sync.Mutex
 }
 
 func (l *testLog) Write(p []byte) (int, error) {

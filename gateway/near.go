@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -25,19 +26,28 @@ type view struct {
 	loaded   time.Time
 }
 
-// A router opens what clients ask for, by the routes of one view.
-type router struct {
-	view *view
-	log  *slog.Logger
-}
+// A router opens what clients ask for, by the routes of the view at that moment:
+// a client may have connected long before it asks.
+type router struct{ view *atomic.Pointer[view] }
 
 // Dial implements inbound.Dialer.
 func (r *router) Dial(ctx context.Context, t routes.Target) (net.Conn, error) {
-	m, ok := r.view.cfg.Table.Lookup(t)
+	for {
+		v := r.view.Load()
+		c, err := v.open(ctx, t)
+		if errors.Is(err, bridges.ErrRetired) && r.view.Load() != v && ctx.Err() == nil {
+			continue // a reload came in between
+		}
+		return c, err
+	}
+}
+
+func (v *view) open(ctx context.Context, t routes.Target) (net.Conn, error) {
+	m, ok := v.cfg.Table.Lookup(t)
 	if !ok {
 		return nil, answer.Errorf(answer.Blocked, "no route takes it")
 	}
-	route := r.view.cfg.Routes[m.Rule]
+	route := v.cfg.Routes[m.Rule]
 	switch route.Action {
 	case config.ActionBlock:
 		return nil, answer.Errorf(answer.Blocked, "blocked by the route at line %d", route.Line)
@@ -49,7 +59,7 @@ func (r *router) Dial(ctx context.Context, t routes.Target) (net.Conn, error) {
 		}
 		return c, nil
 	}
-	return r.view.set.Open(ctx, r.view.set.Route(m.Rule), t)
+	return v.set.Open(ctx, v.set.Route(m.Rule), t)
 }
 
 // A joiner relays with the idle limit of the newest configuration, and counts.
@@ -57,13 +67,13 @@ type joiner struct {
 	view     *atomic.Pointer[view]
 	log      *slog.Logger
 	up, down atomic.Int64
-	pairs    activity
+	active   atomic.Int64 // pairs
 }
 
 // Join implements inbound.Joiner.
 func (j *joiner) Join(ctx context.Context, client, upstream net.Conn, early []byte) {
-	j.pairs.enter()
-	defer j.pairs.leave()
+	j.active.Add(1)
+	defer j.active.Add(-1)
 	err := relay.Join(ctx, client, upstream, relay.Options{
 		Early: early,
 		Idle:  j.view.Load().cfg.Limits.Idle,
@@ -72,37 +82,5 @@ func (j *joiner) Join(ctx context.Context, client, upstream net.Conn, early []by
 	})
 	if err != nil && j.log.Enabled(ctx, slog.LevelDebug) {
 		j.log.Debug("connection reset", "reason", answer.Of(err))
-	}
-}
-
-// An activity counts what is going on and tells when nothing is.
-type activity struct {
-	n     atomic.Int64
-	quiet atomic.Pointer[chan struct{}]
-}
-
-func (a *activity) enter() { a.n.Add(1) }
-
-func (a *activity) leave() {
-	if a.n.Add(-1) == 0 {
-		if c := a.quiet.Load(); c != nil {
-			select {
-			case *c <- struct{}{}:
-			default:
-			}
-		}
-	}
-}
-
-// wait returns when nothing is going on, or ctx ends.
-func (a *activity) wait(ctx context.Context) {
-	c := make(chan struct{}, 1)
-	a.quiet.Store(&c)
-	for a.n.Load() > 0 {
-		select {
-		case <-c:
-		case <-ctx.Done():
-			return
-		}
 	}
 }

@@ -34,6 +34,7 @@ const (
 	Credentials        // user or password missing or wrong
 	BadRequest         // the destination makes no sense: empty name, port 0, control characters
 	Command            // a command other than CONNECT
+	BadResponse        // the destination broke the exchange off, or did not speak HTTP
 )
 
 type row struct {
@@ -61,13 +62,15 @@ var table = [...]row{
 	Timeout: {0x06, http.StatusGatewayTimeout, "connection_timeout",
 		"Nobody answered in time. The link may be slow or cut, or the destination is down."},
 	Limit: {0x01, http.StatusServiceUnavailable, "connection_limit_reached",
-		"The proxy has as many connections as it may have, or is about to stop. Try again in a moment."},
+		"The proxy, or the server at the far end, has as many connections as it may have, or is about to stop. Try again in a moment."},
 	Credentials: {0xff, http.StatusProxyAuthRequired, "http_request_denied",
 		"This proxy asks for a user name and a password: they are missing or wrong."},
 	BadRequest: {0x01, http.StatusBadRequest, "http_request_error",
 		"The proxy can't make sense of that destination. It takes HOST:PORT, with a port from 1 to 65535."},
 	Command: {0x07, http.StatusMethodNotAllowed, "http_request_denied",
 		"This proxy opens TCP connections only."},
+	BadResponse: {0x01, http.StatusBadGateway, "http_protocol_error",
+		"The destination was reached, but it broke the connection off or did not answer in HTTP. Try again; if it stays so, the service itself is at fault."},
 }
 
 func (r Reason) row() row {
@@ -99,12 +102,15 @@ func (r Reason) Text() string { return r.row().text }
 // String names the reason for logs and metrics.
 func (r Reason) String() string {
 	names := [...]string{"success", "internal", "blocked", "refused", "unreachable", "not found",
-		"no bridge", "timeout", "limit", "credentials", "bad request", "command"}
+		"no bridge", "timeout", "limit", "credentials", "bad request", "command", "bad response"}
 	if int(r) < len(names) {
 		return names[r]
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
 }
+
+// MarshalText gives the name, so that every form of log has the word.
+func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
 // An Error is an error with its row of the table.
 type Error struct {

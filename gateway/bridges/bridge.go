@@ -27,7 +27,7 @@ type Bridge struct {
 	settings atomic.Pointer[bridgeSettings]
 	health   health
 
-	// Connections given out and not yet ended.
+	// Requests under way, and connections given out and not yet ended.
 	active  atomic.Int64
 	Traffic carrier.Traffic
 
@@ -42,14 +42,13 @@ type Bridge struct {
 type bridgeSettings struct {
 	cfg     *config.Bridge
 	limits  *config.Limits
-	private bool
 	retired bool
 }
 
 func newBridge(m *Manager, bc *config.Bridge, cfg *config.Config, p *program) *Bridge {
 	log := m.log.With("bridge", bc.Name, "transport", bc.Transport)
 	b := &Bridge{m: m, log: log, pt: p, unused: make(chan struct{})}
-	b.settings.Store(&bridgeSettings{cfg: bc, limits: &cfg.Limits, private: cfg.Log.Private})
+	b.settings.Store(&bridgeSettings{cfg: bc, limits: &cfg.Limits})
 	b.ctx, b.stop = context.WithCancel(m.ctx)
 	b.carriers.b = b
 	return b
@@ -75,7 +74,7 @@ type Status struct {
 	Why       string        `json:"why,omitempty"`  // of "resting": what went wrong
 	Until     time.Time     `json:"until,omitzero"` // of "resting": not tried before
 	Carriers  int           `json:"carriers"`       // PT connections that carry streams
-	Active    int64         `json:"active"`         // connections of applications
+	Active    int64         `json:"active"`         // connections of applications, and their requests
 	RTT       time.Duration `json:"rtt_ns"`         // to an exit; 0: unknown
 	In        int64         `json:"in"`             // bytes through an exit's carriers
 	Out       int64         `json:"out"`
@@ -111,6 +110,39 @@ func (b *Bridge) usable() bool {
 	return b.config().Far == config.FarExit && !b.health.verdict().resting && b.carriers.best() != nil
 }
 
+// alive tells that there is a carrier whose peer answers: what takes long is the
+// destination's doing, not the bridge's.
+func (b *Bridge) alive() bool {
+	n, _, suspect := b.carriers.status()
+	return n > 0 && !suspect
+}
+
+// late judges a bridge that has not answered a request for took, which is more
+// than the stagger.
+func (b *Bridge) late(took time.Duration, err error) {
+	if b.alive() {
+		b.health.slow(took)
+		return
+	}
+	b.health.bad(err)
+}
+
+// enter counts a request among the active. A retired bridge takes none.
+func (b *Bridge) enter() error {
+	b.active.Add(1)
+	if b.settings.Load().retired {
+		b.leave()
+		return ErrRetired
+	}
+	return nil
+}
+
+func (b *Bridge) leave() {
+	if b.active.Add(-1) == 0 && b.settings.Load().retired {
+		b.once.Do(func() { close(b.unused) })
+	}
+}
+
 // stuck tells that all the bridge's carriers owe an answer.
 func (b *Bridge) stuck() bool {
 	n, _, suspect := b.carriers.status()
@@ -120,6 +152,9 @@ func (b *Bridge) stuck() bool {
 // open connects to t. Its error is a *carrier.Refusal where the far end has
 // answered; anything else is the bridge's own failure.
 func (b *Bridge) open(ctx context.Context, t routes.Target) (net.Conn, error) {
+	if err := b.enter(); err != nil {
+		return nil, fmt.Errorf("bridge %q: %w", b.Name(), err)
+	}
 	begin := time.Now()
 	var c net.Conn
 	var err error
@@ -132,13 +167,18 @@ func (b *Bridge) open(ctx context.Context, t routes.Target) (net.Conn, error) {
 	switch {
 	case err == nil || answered && answer.Of(err) != answer.Limit:
 		b.health.ok(time.Since(begin))
+	case answered:
+		// A far end that is about to stop, or has met what it has no words for.
 	case errors.Is(context.Cause(ctx), context.Canceled):
 		// The client has left, or another bridge was faster: nothing is known.
+	case ctx.Err() != nil && b.alive():
+		// The destination does not answer; the bridge does.
 	default:
 		b.health.bad(err)
-		b.log.Warn("bridge failed", "error", err, "after", time.Since(begin).Round(time.Millisecond))
+		b.log.Warn("bridge failed", "error", err, "after", time.Since(begin).Round(time.Millisecond), "advice", advice(err))
 	}
 	if err != nil {
+		b.leave()
 		return nil, fmt.Errorf("bridge %q: %w", b.Name(), err)
 	}
 	return b.track(c), nil
@@ -147,10 +187,15 @@ func (b *Bridge) open(ctx context.Context, t routes.Target) (net.Conn, error) {
 // openOptimistic starts a stream whose success is assumed, if that can be done
 // at once.
 func (b *Bridge) openOptimistic(ctx context.Context, t routes.Target, settled func(error)) net.Conn {
-	c := b.carriers.best()
-	if c == nil {
+	if b.enter() != nil {
 		return nil
 	}
+	c := b.carriers.best()
+	if c == nil {
+		b.leave()
+		return nil
+	}
+	begin := time.Now()
 	s := b.settings.Load()
 	stream, err := c.Open(ctx, t, carrier.Options{
 		Auth:       carrier.Auth{User: s.cfg.User, Password: s.cfg.Password},
@@ -159,11 +204,14 @@ func (b *Bridge) openOptimistic(ctx context.Context, t routes.Target, settled fu
 		Settled: func(err error) {
 			if err != nil {
 				b.log.Debug("optimistic answer was wrong", "reason", answer.Of(err))
+			} else {
+				b.health.ok(time.Since(begin))
 			}
 			settled(err)
 		},
 	})
 	if err != nil {
+		b.leave()
 		return nil
 	}
 	b.carriers.used()
@@ -200,17 +248,22 @@ var errSuspect = errors.New("the carrier does not answer")
 // openWatched is Open, given up when the carrier falls silent.
 func openWatched(ctx context.Context, c *carrier.Client, t routes.Target, auth carrier.Auth) (net.Conn, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	const look = 500 * time.Millisecond
-	var watch *time.Timer
-	watch = time.AfterFunc(look, func() {
-		if c.Suspect() {
-			cancel(errSuspect)
-			return
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel(nil)
+	wg.Go(func() {
+		watch := time.NewTicker(look)
+		defer watch.Stop()
+		for !c.Suspect() {
+			select {
+			case <-watch.C:
+			case <-ctx.Done():
+				return
+			}
 		}
-		watch.Reset(look)
+		cancel(errSuspect)
 	})
-	defer watch.Stop()
 	return c.Open(ctx, t, carrier.Options{Auth: auth})
 }
 
@@ -235,6 +288,10 @@ func (b *Bridge) openRaw(ctx context.Context, t routes.Target) (net.Conn, error)
 	return c, nil
 }
 
+// trialLimit bounds a trial, so that the next one is not held up by a connection
+// that was begun while the bridge was still blocked.
+const trialLimit = 15 * time.Second
+
 // tryAgain sees in the background whether a resting bridge works again.
 func (b *Bridge) tryAgain() {
 	h := &b.health
@@ -246,9 +303,8 @@ func (b *Bridge) tryAgain() {
 	h.trial = true
 	h.mu.Unlock()
 	b.m.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(b.ctx, b.settings.Load().limits.Dial)
+		ctx, cancel := context.WithTimeout(b.ctx, min(b.settings.Load().limits.Dial, trialLimit))
 		defer cancel()
-		begin := time.Now()
 		var err error
 		if b.config().Far == config.FarExit {
 			err = b.carriers.try(ctx)
@@ -263,7 +319,7 @@ func (b *Bridge) tryAgain() {
 		h.mu.Unlock()
 		switch {
 		case err == nil:
-			h.ok(time.Since(begin))
+			h.recovered()
 			b.log.Info("bridge works again")
 		case b.ctx.Err() == nil:
 			h.bad(err)
@@ -271,18 +327,14 @@ func (b *Bridge) tryAgain() {
 	})
 }
 
-// track counts c among the active until it is closed, and closes it with the
-// bridge.
+// track leaves c, which entered, among the active until it is closed, and resets
+// it with the bridge.
 func (b *Bridge) track(c net.Conn) net.Conn {
-	b.active.Add(1)
+	uncut := context.AfterFunc(b.ctx, func() { relay.Reset(c) })
 	if s, ok := c.(*carrier.Stream); ok {
-		t := &trackedStream{tracked{Conn: c, b: b}, s}
-		t.uncut = context.AfterFunc(b.ctx, func() { t.Reset() })
-		return t
+		return &trackedStream{tracked{Conn: c, b: b, uncut: uncut}, s}
 	}
-	t := &tracked{Conn: c, b: b}
-	t.uncut = context.AfterFunc(b.ctx, func() { t.Reset() })
-	return t
+	return &tracked{Conn: c, b: b, uncut: uncut}
 }
 
 // A tracked connection into a PT. It has no CloseWrite: a PT that is told of the
@@ -297,9 +349,7 @@ type tracked struct {
 func (t *tracked) end() {
 	if !t.ended.Swap(true) {
 		t.uncut()
-		if t.b.active.Add(-1) == 0 && t.b.settings.Load().retired {
-			t.b.once.Do(func() { close(t.b.unused) })
-		}
+		t.b.leave()
 	}
 }
 

@@ -13,8 +13,8 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
-	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ptgate/gateway/answer"
@@ -26,6 +26,8 @@ import (
 type Manager struct {
 	log *slog.Logger
 	exe string // this program, for built-in transports in a child
+
+	private atomic.Bool // log.private of the newest configuration
 
 	ctx  context.Context // ends when the manager is closed
 	stop context.CancelFunc
@@ -81,6 +83,7 @@ type Set struct {
 	cfg    *config.Config
 	routes []*Route
 	all    []*Bridge
+	old    []*Bridge // of the Set before that s does without
 }
 
 // A Route is one route's runtime.
@@ -90,13 +93,17 @@ type Route struct {
 	learned *learned
 }
 
+// ErrRetired says that a reload has taken the bridge away before the request
+// came: it has to be made again, of the newest Set.
+var ErrRetired = errors.New("the bridge is no longer configured")
+
 // Apply makes the Set of a configuration. Bridges and PTs whose own settings have
-// not changed go on with their connections; the others' connections live for
-// the old configuration's drain time at most.
+// not changed go on with their connections; call Retire for the others.
 func (m *Manager) Apply(cfg *config.Config) *Set {
 	s := &Set{m: m, cfg: cfg}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.private.Store(cfg.Log.Private)
 	old := m.bridges
 	m.bridges = map[string]*Bridge{}
 	byConfig := map[*config.Bridge]*Bridge{}
@@ -115,11 +122,10 @@ func (m *Manager) Apply(cfg *config.Config) *Set {
 		s.all = append(s.all, b)
 	}
 	for id, b := range old {
-		if m.bridges[id] == b {
-			continue
+		if m.bridges[id] != b {
+			m.retired[b] = struct{}{}
+			s.old = append(s.old, b)
 		}
-		m.retired[b] = struct{}{}
-		m.wg.Go(func() { m.retire(b, cfg.Limits.Drain) })
 	}
 	for _, rc := range cfg.Routes {
 		r := &Route{cfg: rc, learned: newLearned()}
@@ -131,12 +137,22 @@ func (m *Manager) Apply(cfg *config.Config) *Set {
 	return s
 }
 
+// Retire lets go of the bridges that the Set before had and s has not: from now
+// on they answer ErrRetired, and their connections get the drain time of s. It is
+// called once s is what new requests use.
+func (s *Set) Retire() {
+	for _, b := range s.old {
+		b.retire()
+		s.m.wg.Go(func() { s.m.retire(b, s.cfg.Limits.Drain) })
+	}
+	s.old = nil
+}
+
 // retire waits for a bridge's connections to end, for drain at most, and lets go
 // of its PT.
 func (m *Manager) retire(b *Bridge, drain time.Duration) {
 	t := time.NewTimer(drain)
 	defer t.Stop()
-	b.retire()
 	select {
 	case <-b.unused:
 	case <-t.C:
@@ -187,7 +203,7 @@ func (s *Set) Route(i int) *Route { return s.routes[i] }
 func (s *Set) Bridges() []*Bridge { return s.all }
 
 // Open opens a connection to t over one of the route's bridges. Errors carry an
-// answer.Reason.
+// answer.Reason, or are ErrRetired.
 func (s *Set) Open(ctx context.Context, r *Route, t routes.Target) (net.Conn, error) {
 	if len(r.via) == 0 {
 		return nil, answer.Errorf(answer.NoBridge, "route has no bridges")
@@ -213,7 +229,7 @@ func (s *Set) Open(ctx context.Context, r *Route, t routes.Target) (net.Conn, er
 		return c, nil
 	}
 	if _, ok := errors.AsType[*answer.Error](err); !ok {
-		err = answer.New(answer.NoBridge, err)
+		err = answer.New(reasonOf([]error{err}), err)
 	}
 	return nil, err
 }
@@ -227,8 +243,6 @@ func identity(b *config.Bridge, cfg *config.Config) string {
 	}
 	return id
 }
-
-func sameLimits(a, b *config.Limits) bool { return reflect.DeepEqual(a, b) }
 
 func stateDir(p *config.PT, cfg *config.Config) string {
 	if p.State != "" {

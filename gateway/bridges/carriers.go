@@ -89,7 +89,7 @@ func (cs *carriers) growLocked(best *carrier.Client) {
 		limit = autoMax
 	}
 	n := len(cs.list) + len(cs.attempts)
-	if n >= limit || len(cs.attempts) > 0 {
+	if cs.closed || n >= limit || len(cs.attempts) > 0 {
 		return
 	}
 	if n == 1 && best.Streams() >= 1 || best.Streams() >= streamsEach {
@@ -108,6 +108,7 @@ func (cs *carriers) get(ctx context.Context) (*carrier.Client, error) {
 		}
 		if c := cs.bestLocked(); c != nil {
 			cs.growLocked(c)
+			cs.lastUse = time.Now() // or tidy might take it for a spare one
 			cs.mu.Unlock()
 			return c, nil
 		}
@@ -138,13 +139,14 @@ func (cs *carriers) get(ctx context.Context) (*carrier.Client, error) {
 	}
 }
 
-// try makes sure of a working carrier, with a connection of its own.
+// try makes sure of a carrier whose far end answers: that a PT has connected
+// proves nothing.
 func (cs *carriers) try(ctx context.Context) error {
-	if cs.best() != nil {
-		return nil
+	c, err := cs.get(ctx)
+	if err != nil {
+		return err
 	}
-	_, err := cs.get(ctx)
-	return err
+	return c.Check(ctx)
 }
 
 // dialLocked starts an attempt. The caller holds mu.

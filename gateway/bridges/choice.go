@@ -48,6 +48,13 @@ func (h *health) ok(took time.Duration) {
 	h.measured = time.Now()
 }
 
+// recovered ends the bridge's rest. How long an answer takes is not known anew.
+func (h *health) recovered() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fails, h.resting, h.why = 0, false, nil
+}
+
 // bad sends the bridge to rest, each time for longer.
 func (h *health) bad(err error) {
 	h.mu.Lock()
@@ -58,11 +65,12 @@ func (h *health) bad(err error) {
 	h.until = time.Now().Add(pause - time.Duration(rand.Int64N(int64(pause/4))))
 }
 
-// slow notes that an answer takes at least so long.
-func (h *health) slow(atLeast time.Duration) {
+// slow notes that an answer takes longer than so long. How much longer is not
+// known: twice the time keeps the bridge behind the one that was faster.
+func (h *health) slow(than time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.answer = max(h.answer, atLeast)
+	h.answer = max(h.answer, 2*than)
 	h.measured = time.Now()
 }
 
@@ -153,7 +161,8 @@ func unmeasured(order []*Bridge) int {
 
 // race opens t over the first bridge that answers. The first `together` start at
 // once; each further one when one has failed, or beside the others after stagger. A
-// far end's own answer, good or bad, ends the race.
+// far end's own answer, good or bad, ends the race; but one that it can't serve
+// at the moment does not.
 func race(ctx context.Context, order []*Bridge, together int, stagger time.Duration, t routes.Target) (net.Conn, error) {
 	if len(order) == 1 {
 		return order[0].open(ctx, t)
@@ -167,12 +176,12 @@ func race(ctx context.Context, order []*Bridge, together int, stagger time.Durat
 	results := make(chan result)
 	running := map[*Bridge]time.Time{} // since when
 	begun := 0
-	var wg sync.WaitGroup
 	next := func() {
 		b := order[begun]
 		begun++
 		running[b] = time.Now()
-		wg.Go(func() {
+		// The manager's, since the winner does not wait for the losers.
+		b.m.wg.Go(func() {
 			c, err := b.open(ctx, t)
 			select {
 			case results <- result{b, c, err}:
@@ -183,7 +192,6 @@ func race(ctx context.Context, order []*Bridge, together int, stagger time.Durat
 			}
 		})
 	}
-	defer wg.Wait()
 	defer cancel()
 	for range together {
 		next()
@@ -195,8 +203,8 @@ func race(ctx context.Context, order []*Bridge, together int, stagger time.Durat
 		select {
 		case <-ctx.Done():
 			for b, since := range running {
-				if time.Since(since) > stagger {
-					b.health.bad(context.Cause(ctx))
+				if took := time.Since(since); took >= stagger {
+					b.late(took, context.Cause(ctx))
 				}
 			}
 			return nil, answer.New(answer.Timeout, context.Cause(ctx))
@@ -208,10 +216,11 @@ func race(ctx context.Context, order []*Bridge, together int, stagger time.Durat
 		case r := <-results:
 			delete(running, r.b)
 			_, final := errors.AsType[*carrier.Refusal](r.err)
+			final = final && answer.Of(r.err) != answer.Limit
 			if r.err == nil || final {
 				for b, since := range running {
-					if took := time.Since(since); took > stagger {
-						b.health.bad(fmt.Errorf("no answer for %v", took.Round(100*time.Millisecond)))
+					if took := time.Since(since); took >= stagger {
+						b.late(took, fmt.Errorf("no answer for %v", took.Round(100*time.Millisecond)))
 					} else {
 						b.health.slow(took)
 					}
@@ -228,13 +237,17 @@ func race(ctx context.Context, order []*Bridge, together int, stagger time.Durat
 	return nil, answer.New(reasonOf(errs), errors.Join(errs...))
 }
 
-// reasonOf is a timeout where every bridge has timed out, and else says that no
-// bridge works.
+// reasonOf is what all bridges have failed for, where that is a timeout or the
+// far end's limit, and else says that no bridge works.
 func reasonOf(errs []error) answer.Reason {
+	reason := answer.Of(errs[0])
 	for _, err := range errs {
-		if answer.Of(err) != answer.Timeout {
+		if answer.Of(err) != reason {
 			return answer.NoBridge
 		}
 	}
-	return answer.Timeout
+	if reason == answer.Timeout || reason == answer.Limit {
+		return reason
+	}
+	return answer.NoBridge
 }

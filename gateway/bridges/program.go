@@ -27,7 +27,7 @@ type program struct {
 	log   *slog.Logger
 
 	inside *builtin.Client // nil: a child process
-	config adapter.ClientConfig
+	begin  func(context.Context) (child, error)
 	err    error // the settings are no good
 
 	ctx  context.Context
@@ -35,16 +35,24 @@ type program struct {
 	wg   sync.WaitGroup
 
 	mu      sync.Mutex
-	current *adapter.ClientAdapter
+	current child
 	start   *starting // one under way
 	pause   backoff.ExponentialBackOff
 	notTill time.Time // the next start
 	starts  int
 }
 
+// A child is a running PT client, an *adapter.ClientAdapter.
+type child interface {
+	DialTransport(ctx context.Context, transport, addr string, args adapter.Args) (net.Conn, error)
+	Done() <-chan struct{}
+	Err() error
+	Close() error
+}
+
 type starting struct {
 	done chan struct{}
-	pt   *adapter.ClientAdapter
+	pt   child
 	err  error
 }
 
@@ -100,18 +108,24 @@ func (m *Manager) program(p *config.PT, transport string, cfg *config.Config) *p
 			transports = builtin.ClientTransports()
 		}
 	}
-	private := cfg.Log.Private
-	pr.config = adapter.ClientConfig{
+	settings := adapter.ClientConfig{
 		Config: adapter.Config{
 			Exec:     exec,
 			StateDir: stateDir(p, cfg),
 			BindV4:   p.BindV4,
 			BindV6:   p.BindV6,
 			Logger:   pr.log,
-			OnEvent:  func(e adapter.Event) { logEvent(pr.log, private, e) },
+			OnEvent:  func(e adapter.Event) { logEvent(pr.log, m.private.Load(), e) },
 		},
 		Transports: transports,
 		Proxy:      proxy,
+	}
+	pr.begin = func(ctx context.Context) (child, error) {
+		pt := adapter.NewClient(settings)
+		if err := pt.Start(ctx); err != nil {
+			return nil, err
+		}
+		return pt, nil
 	}
 	return pr
 }
@@ -141,20 +155,39 @@ func (p *program) dial(ctx context.Context, b *config.Bridge) (net.Conn, error) 
 		if err == nil || ctx.Err() != nil {
 			return c, err
 		}
-		select {
-		case <-pt.Done(): // it died under the dial: once more with the next one
-			if try < 3 {
-				continue
-			}
-		default:
+		if try == 3 || !ended(ctx, pt, err) {
+			return nil, err
 		}
-		return nil, err
 	}
 }
 
+// ended tells whether pt has died under a dial that failed with err, so that the
+// next one may do better. Its sockets break a moment before its end is known.
+func ended(ctx context.Context, pt child, err error) bool {
+	if _, ok := errors.AsType[adapter.Reply](err); ok {
+		return false // it has answered
+	}
+	if _, ok := errors.AsType[*adapter.MethodError](err); ok {
+		return false
+	}
+	t := time.NewTimer(2 * time.Second)
+	defer t.Stop()
+	select {
+	case <-pt.Done():
+		return true
+	case <-ctx.Done():
+	case <-t.C:
+	}
+	return false
+}
+
 // ready gives the running PT, and starts it where there is none.
-func (p *program) ready(ctx context.Context) (*adapter.ClientAdapter, error) {
+func (p *program) ready(ctx context.Context) (child, error) {
 	p.mu.Lock()
+	if p.ctx.Err() != nil {
+		p.mu.Unlock()
+		return nil, errStopping
+	}
 	if pt := p.current; pt != nil {
 		select {
 		case <-pt.Done():
@@ -224,24 +257,22 @@ func (p *program) run(s *starting, wait time.Duration) {
 	}
 }
 
-func (p *program) launch(wait time.Duration) (*adapter.ClientAdapter, error) {
+var errStopping = answer.Errorf(answer.Limit, "pluggable transport: stopping")
+
+func (p *program) launch(wait time.Duration) (child, error) {
 	if wait > 0 {
 		t := time.NewTimer(wait)
 		defer t.Stop()
 		select {
 		case <-t.C:
 		case <-p.ctx.Done():
-			return nil, answer.New(answer.Limit, errors.New("stopping"))
+			return nil, errStopping
 		}
 	}
 	p.mu.Lock()
 	p.starts++
 	p.mu.Unlock()
-	pt := adapter.NewClient(p.config)
-	if err := pt.Start(p.ctx); err != nil {
-		return nil, err
-	}
-	return pt, nil
+	return p.begin(p.ctx)
 }
 
 // Starts counts how often the PT was started.
@@ -252,7 +283,9 @@ func (p *program) Starts() int {
 }
 
 func (p *program) close() {
-	p.stop()
+	p.mu.Lock()
+	p.stop() // nothing is started after this
+	p.mu.Unlock()
 	p.wg.Wait()
 }
 

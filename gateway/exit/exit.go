@@ -3,7 +3,8 @@
 // Its policy is checked twice: on the destination as it was asked for, and, for
 // everything that names an address, on each address that is about to be
 // dialled, so that a name can't lead to where an address may not. Names are
-// resolved here and nowhere else, through the system's own configuration.
+// resolved here and nowhere else, through the system's own configuration. What
+// was checked is what is dialled: no name is looked up again in between.
 package exit
 
 import (
@@ -19,10 +20,12 @@ import (
 
 // A Policy says what may be opened. Nil tables have no patterns.
 type Policy struct {
-	Allow       *routes.Table // the destination as asked for must match; nil: all do
-	Deny        *routes.Table // the destination as asked for must not match
-	DenyNets    *routes.Table // nor the address dialled
-	DenyPrivate bool          // nor may that be other than a public unicast address
+	Allow    *routes.Table // the destination as asked for must match; nil: all do
+	Deny     *routes.Table // the destination as asked for must not match
+	DenyNets *routes.Table // nor the address dialled
+	// DenyPrivate: nor may that be other than a public unicast address, or one of
+	// this box's own, whose services a firewall may keep from everybody else.
+	DenyPrivate bool
 }
 
 // Settings of an Exit.
@@ -41,6 +44,7 @@ type Exit struct {
 	settings func() *Settings
 	resolver *resolver
 	log      *slog.Logger
+	own      own
 	// connect opens a TCP connection to a literal address.
 	connect func(context.Context, netip.AddrPort) (net.Conn, error)
 }
@@ -88,25 +92,49 @@ func (e *Exit) Dial(ctx context.Context, t routes.Target) (net.Conn, error) {
 	if !t.Addr.IsValid() {
 		var err error
 		if addrs, err = e.resolver.lookup(ctx, t.Name); err != nil {
-			return nil, answer.New(answer.Of(err), err)
+			return nil, failed(err)
 		}
 	}
 	allowed := make([]netip.AddrPort, 0, len(addrs))
 	for _, a := range addrs {
-		a = a.Unmap()
-		if p.DenyPrivate && !public(a) || matches(p.DenyNets, routes.Target{Addr: a, Port: t.Port}) {
-			continue
+		if a = a.Unmap(); e.may(p, a, t.Port) {
+			allowed = append(allowed, netip.AddrPortFrom(a, t.Port))
 		}
-		allowed = append(allowed, netip.AddrPortFrom(a, t.Port))
 	}
 	if len(allowed) == 0 {
 		return nil, answer.Errorf(answer.Blocked, "exit: address denied by [exit] deny")
 	}
 	c, err := race(ctx, interleave(allowed), e.connect)
 	if err != nil {
-		return nil, answer.New(answer.Of(err), err)
+		return nil, failed(err)
 	}
 	return c, nil
+}
+
+// failed gives a reason to an error of the network. One without a name of its own
+// is the destination's: it must not look like a fault of this exit, for which
+// clients would give up the whole bridge.
+func failed(err error) error {
+	reason := answer.Of(err)
+	if reason == answer.Internal {
+		reason = answer.Unreachable
+	}
+	return answer.New(reason, err)
+}
+
+// may tells whether p lets a be dialled. An IPv6 address that a translator turns
+// into an IPv4 one has to be allowed as both.
+func (e *Exit) may(p *Policy, a netip.Addr, port uint16) bool {
+	if p.DenyPrivate && (!public(a) || e.own.has(a)) {
+		return false
+	}
+	if matches(p.DenyNets, routes.Target{Addr: a.WithZone(""), Port: port}) {
+		return false
+	}
+	if v4 := embedded(a); v4.IsValid() {
+		return e.may(p, v4, port)
+	}
+	return true
 }
 
 // What is not global unicast, beyond what netip knows by itself: the IANA
@@ -115,7 +143,7 @@ var special = func() (ps []netip.Prefix) {
 	for _, s := range []string{
 		"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24",
 		"198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4",
-		"::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "3fff::/20", "5f00::/16", "fec0::/10",
+		"::/96", "64:ff9b:1::/48", "100::/64", "100:0:0:1::/64", "2001::/23", "2001:db8::/32", "3fff::/20", "5f00::/16", "fec0::/10",
 	} {
 		ps = append(ps, netip.MustParsePrefix(s))
 	}
@@ -127,20 +155,31 @@ var (
 	sixto4 = netip.MustParsePrefix("2002::/16")    // RFC 3056
 )
 
+// embedded is the IPv4 address that an IPv6 address stands for; invalid for all
+// others.
+func embedded(a netip.Addr) netip.Addr {
+	if !a.Is6() {
+		return netip.Addr{}
+	}
+	a = a.WithZone("") // no prefix contains an address with a zone
+	b := a.As16()
+	switch {
+	case nat64.Contains(a):
+		return netip.AddrFrom4([4]byte(b[12:16]))
+	case sixto4.Contains(a):
+		return netip.AddrFrom4([4]byte(b[2:6]))
+	}
+	return netip.Addr{}
+}
+
 // public tells whether a is an address of the public Internet. An IPv6 address
 // that stands for an IPv4 one is what that one is.
 func public(a netip.Addr) bool {
 	a = a.Unmap()
-	if a.Is6() {
-		b := a.As16()
-		switch {
-		case nat64.Contains(a):
-			return public(netip.AddrFrom4([4]byte(b[12:16])))
-		case sixto4.Contains(a):
-			return public(netip.AddrFrom4([4]byte(b[2:6])))
-		}
+	if v4 := embedded(a); v4.IsValid() {
+		return public(v4)
 	}
-	if !a.IsGlobalUnicast() || a.IsPrivate() {
+	if !a.IsGlobalUnicast() || a.IsPrivate() || a.Zone() != "" {
 		return false
 	}
 	for _, p := range special {

@@ -54,15 +54,22 @@ func (e *Exit) ServeConn(ctx context.Context, c net.Conn, o relay.Options) (then
 	upstream := s.upstream
 	return func() {
 		if err := relay.Join(ctx, c, upstream, o); err != nil {
-			e.log.Debug("exit: connection ended", "error", reasonOnly{err})
+			// The error's text has addresses in it, which no log is to have.
+			e.log.Debug("exit: connection ended", "reason", answer.Of(err))
 		}
 	}
 }
 
-// reasonOnly keeps addresses in an error's text out of the log.
-type reasonOnly struct{ err error }
-
-func (r reasonOnly) String() string { return answer.Of(r.err).String() }
+// Busy is what a client gets for a session that is one too many, without having
+// been read: a method, a status where users are asked for, and general failure
+// (RFC 1928 sections 3 and 6, RFC 1929 section 2).
+func (e *Exit) Busy() []byte {
+	failure := []byte{5, answer.Limit.SOCKS(), 0, 1, 0, 0, 0, 0, 0, 0}
+	if len(e.settings().Users) > 0 {
+		return append([]byte{5, 2, 1, 0}, failure...)
+	}
+	return append([]byte{5, 0}, failure...)
+}
 
 var silent = stdlog.New(io.Discard, "", 0)
 
@@ -128,7 +135,8 @@ func (s *session) dial(context.Context, string, string) (net.Conn, error) {
 }
 
 // watch gives a context for the dial that ends when the client goes away. Only a
-// slow dial pays for it.
+// slow dial pays for it. The end of the client's direction alone is no departure:
+// it may have sent all that it has to say.
 func (s *session) watch() (context.Context, func()) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	w, ok := s.conn.(interface{ WaitRead() error })
@@ -139,7 +147,7 @@ func (s *session) watch() (context.Context, func()) {
 	wg.Add(1)
 	t := time.AfterFunc(time.Second, func() {
 		defer wg.Done()
-		if w.WaitRead() != nil {
+		if err := w.WaitRead(); err != nil && err != io.EOF {
 			cancel()
 		}
 	})

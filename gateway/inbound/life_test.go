@@ -283,9 +283,9 @@ func TestExchangeError(t *testing.T) {
 		err  error
 		want answer.Reason
 	}{
-		{io.EOF, answer.Unreachable},
+		{io.EOF, answer.BadResponse},
 		{os.ErrDeadlineExceeded, answer.Timeout},
-		{&net.OpError{Op: "read", Err: syscall.ECONNRESET}, answer.Unreachable},
+		{&net.OpError{Op: "read", Err: syscall.ECONNRESET}, answer.BadResponse},
 	} {
 		if got := answer.Of(exchangeError(tt.err)); got != tt.want {
 			t.Errorf("%v: %v, want %v", tt.err, got, tt.want)

@@ -167,7 +167,7 @@ func exchangeError(err error) error {
 	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
 		return answer.New(answer.Timeout, err)
 	}
-	return answer.New(answer.Unreachable, err)
+	return answer.New(answer.BadResponse, err)
 }
 
 // endToEnd strips the fields that concern one connection only (RFC 9110 section

@@ -15,7 +15,7 @@ const (
 	// After this many full buffers in a row a direction counts as bulk.
 	bulkAfter = 3
 	// A round, from one wait to the next, that moves less than this is not bulk.
-	bulkRound = 64 << 10
+	bulkRound = 16 << 10
 	// What one splice asks for; the pipe's size bounds what it gets.
 	spliceMax = 1 << 20
 )

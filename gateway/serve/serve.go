@@ -20,6 +20,7 @@ import (
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
+	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
 	"ptgate/gateway/exit"
@@ -34,11 +35,13 @@ type Limiter interface {
 
 // Deps are what all servers of a process share.
 type Deps struct {
-	Exe    string // this program, for built-in transports in a child
-	Exit   *exit.Exit
+	Exe    string     // this program, for built-in transports in a child
+	Exit   *exit.Exit // nil: every client is turned away, for a trial start
 	Limit  Limiter
 	Limits func() *config.Limits
 	Logger *slog.Logger
+	// Private keeps what a PT says out of the log: it may name clients. Nil: yes.
+	Private func() bool
 }
 
 // An Announced is what clients need to know of a transport that runs.
@@ -86,8 +89,10 @@ type source interface {
 
 // Key tells servers apart by everything that they depend on.
 func Key(c *config.Serve, state string) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s|%s|%v|%v|%v|%s|%v|%s",
-		c.Transport, c.Bind, c.Options, c.Allow, c.Deny, c.Forward, *c.PT, state))
+	pt := *c.PT
+	pt.Line = 0 // where it stands in the file is no setting of it
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q|%s|%q|%v|%v|%q|%q|%q",
+		c.Transport, c.Bind, c.Options, c.Allow, c.Deny, c.Forward, fmt.Sprint(pt), state))
 	return hex.EncodeToString(sum[:])
 }
 
@@ -155,6 +160,18 @@ func (s *Server) Stop(ctx context.Context, drain time.Duration) {
 	}
 	s.endCut()
 	s.wg.Wait()
+}
+
+// bind is the address to listen on: after a restart the one that clients know,
+// also where the configuration left the port open.
+func (s *Server) bind() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// A transport behind a web server may announce an address that is not its own.
+	if a, err := netip.ParseAddrPort(s.announced.Address); err == nil && s.cfg.Bind.Port() == 0 && a.Addr() == s.cfg.Bind.Addr() {
+		return a.String()
+	}
+	return s.cfg.Bind.String()
 }
 
 func (s *Server) set(src source) {
@@ -243,7 +260,7 @@ func (s *Server) openInside() (source, error) {
 	ln, err := builtin.Listen(builtin.ServerConfig{
 		Transport: s.cfg.Transport,
 		StateDir:  s.state,
-		Bind:      s.cfg.Bind.String(),
+		Bind:      s.bind(),
 		Options:   opts,
 		Admit:     s.admit,
 		Logger:    s.log,
@@ -304,7 +321,7 @@ func (s *Server) openChild(ctx context.Context) (source, error) {
 	if p.Builtin() {
 		exec = []string{s.deps.Exe, "pt"}
 	}
-	cfg := adapter.Config{Exec: exec, StateDir: s.state, BindV4: p.BindV4, BindV6: p.BindV6, Logger: s.log}
+	cfg := adapter.Config{Exec: exec, StateDir: s.state, BindV4: p.BindV4, BindV6: p.BindV6, Logger: s.log, OnEvent: s.event}
 	c := &child{s: s}
 	if addr, err := netip.ParseAddrPort(s.cfg.Forward); err == nil && len(s.cfg.Allow)+len(s.cfg.Deny) == 0 {
 		// Nothing is to be decided: the PT connects to the service itself.
@@ -318,7 +335,7 @@ func (s *Server) openChild(ctx context.Context) (source, error) {
 	for i, o := range s.cfg.Options {
 		opts[i] = adapter.Arg(o)
 	}
-	if err := c.pt.AddTransport(s.cfg.Transport, s.cfg.Bind.String(), opts); err != nil {
+	if err := c.pt.AddTransport(s.cfg.Transport, s.bind(), opts); err != nil {
 		return nil, err
 	}
 	if err := c.pt.Start(ctx); err != nil {
@@ -329,6 +346,16 @@ func (s *Server) openChild(ctx context.Context) (source, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// event writes what a PT says. It may name clients, so that a private log gets no
+// more than the fact.
+func (s *Server) event(e adapter.Event) {
+	if (s.deps.Private == nil || s.deps.Private()) && e.Kind != adapter.EventDropped {
+		s.log.Debug("the transport program has something to say; log.private keeps it out", "kind", e.Kind.String(), "severity", e.Severity)
+		return
+	}
+	adapter.LogEvent(s.log, e)
 }
 
 func (c *child) announced() (string, []config.Arg) {
@@ -344,15 +371,8 @@ func (c *child) announced() (string, []config.Arg) {
 }
 
 func (c *child) run(stop context.Context) error {
-	defer context.AfterFunc(stop, func() { c.pt.Drain() })()
 	if c.ext != nil {
-		for {
-			conn, err := c.ext.Accept()
-			if err != nil {
-				break
-			}
-			c.wg.Go(func() { c.s.handle(eofConn{conn}) })
-		}
+		c.wg.Go(c.accept)
 	}
 	select {
 	case <-c.pt.Done():
@@ -361,14 +381,28 @@ func (c *child) run(stop context.Context) error {
 		}
 		return errors.New("the program has ended")
 	case <-stop.Done():
+		// The end of the program is not waited for: obfs4proxy and lyrebird go
+		// on for ever where there was no connection to drain.
+		c.pt.Drain()
 		return nil
+	}
+}
+
+// accept takes connections until the program ends.
+func (c *child) accept() {
+	for {
+		conn, err := c.ext.Accept()
+		if err != nil {
+			return
+		}
+		c.wg.Go(func() { c.s.handle(eofConn{conn}) })
 	}
 }
 
 // release waits until the program has closed its port, which it does when it was
 // asked to drain. A program that does not is ended by close.
 func (c *child) release() {
-	addr := c.s.cfg.Bind.String()
+	addr := c.s.bind()
 	for range 50 {
 		if ln, err := net.Listen("tcp", addr); err == nil {
 			ln.Close()
@@ -407,16 +441,30 @@ func (c eofConn) CloseWrite() error {
 
 // handle owns one PT connection.
 func (s *Server) handle(c net.Conn) {
-	s.Clients.Add(1)
+	if s.deps.Exit == nil {
+		relay.Reset(c)
+		return
+	}
+	limits := s.deps.Limits()
+	n := s.Clients.Add(1)
 	defer s.Clients.Add(-1)
+	if n > int64(limits.Connections) {
+		s.log.Warn("client refused: limits.connections is reached")
+		relay.Reset(c)
+		return
+	}
 	if s.cfg.Forward != "" {
 		s.forward(c)
 		return
 	}
-	limits := s.deps.Limits()
+	alive := context.AfterFunc(s.cut, func() { c.Close() })
 	kind, c2, err := carrier.Sniff(c, limits.Handshake)
+	if !alive() && err == nil {
+		err = context.Cause(s.cut)
+	}
 	if err != nil {
-		s.log.Debug("client said nothing that was understood", "error", err)
+		// The error's text may have the client's address in it.
+		s.log.Debug("client said nothing that was understood", "reason", answer.Of(err))
 		relay.Reset(c)
 		return
 	}
@@ -434,15 +482,11 @@ func (s *Server) handle(c net.Conn) {
 	}
 }
 
-// tooMany is the answer to a SOCKS5 session without a password that is one too
-// many: method, and general failure (RFC 1928 sections 3 and 6).
-const tooMany = "\x05\x00\x05\x01\x00\x01\x00\x00\x00\x00\x00\x00"
-
 // session leads one SOCKS5 session to the exit, and returns the relay.
 func (s *Server) session(c net.Conn) (then func()) {
 	if s.stop.Err() != nil || !s.enter() {
 		c.SetWriteDeadline(time.Now().Add(time.Second))
-		c.Write([]byte(tooMany))
+		c.Write(s.deps.Exit.Busy())
 		c.Close()
 		return nil
 	}
@@ -476,6 +520,14 @@ func (s *Server) leave() {
 	}
 }
 
+// bare is a dial's error without the address that it leads to.
+func bare(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Err
+	}
+	return err
+}
+
 // forward leads a connection to the fixed service.
 func (s *Server) forward(c net.Conn) {
 	if s.stop.Err() != nil || !s.enter() {
@@ -489,7 +541,7 @@ func (s *Server) forward(c net.Conn) {
 	service, err := d.DialContext(ctx, "tcp", s.cfg.Forward)
 	cancel()
 	if err != nil {
-		s.log.Warn("the fixed service can't be reached: see forward of this [[serve]]", "error", err)
+		s.log.Warn("the fixed service can't be reached: see forward of this [[serve]]", "error", bare(err))
 		relay.Reset(c)
 		return
 	}

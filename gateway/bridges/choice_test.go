@@ -1,0 +1,309 @@
+package bridges
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ptgate/gateway/answer"
+	"ptgate/gateway/config"
+	"ptgate/routes"
+)
+
+func TestRestGrows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var h health
+		longest := firstRest
+		for i := range 20 {
+			h.bad(errors.New("no"))
+			rest := time.Until(h.verdict().until)
+			if rest > longest || rest < longest*3/4 {
+				t.Errorf("rest %d lasts %v, want up to a quarter less than %v", i, rest, longest)
+			}
+			longest = min(2*longest, maxRest)
+		}
+		h.recovered()
+		if v := h.verdict(); v.resting || v.answer != 0 {
+			t.Errorf("after recovering: %+v", v)
+		}
+		h.bad(errors.New("no"))
+		if rest := time.Until(h.verdict().until); rest > firstRest {
+			t.Errorf("the rest after a recovery lasts %v", rest)
+		}
+	})
+}
+
+func TestChoose(t *testing.T) {
+	fail := errors.New("no")
+	for name, c := range map[string]struct {
+		pick  config.Pick
+		setup func(a, b *Bridge)
+		want  string
+	}{
+		"first":                     {config.PickFirst, func(a, b *Bridge) {}, "ab"},
+		"first, a rests":            {config.PickFirst, func(a, b *Bridge) { a.health.bad(fail) }, "ba"},
+		"first, both rest":          {config.PickFirst, func(a, b *Bridge) { a.health.bad(fail); a.health.bad(fail); b.health.bad(fail) }, "ba"},
+		"first, b faster":           {config.PickFirst, func(a, b *Bridge) { a.health.ok(2); b.health.ok(1) }, "ab"},
+		"fastest":                   {config.PickFastest, func(a, b *Bridge) { a.health.ok(2); b.health.ok(1) }, "ba"},
+		"fastest, b not measured":   {config.PickFastest, func(a, b *Bridge) { a.health.ok(1) }, "ba"},
+		"fastest, b rests":          {config.PickFastest, func(a, b *Bridge) { a.health.ok(2); b.health.ok(1); b.health.bad(fail) }, "ab"},
+		"fastest, b has been slow":  {config.PickFastest, func(a, b *Bridge) { a.health.ok(2); b.health.ok(1); b.health.slow(3) }, "ab"},
+		"fastest, b has recovered":  {config.PickFastest, func(a, b *Bridge) { a.health.ok(2); b.health.ok(3); b.health.bad(fail); b.health.recovered() }, "ab"},
+		"fastest, what was is over": {config.PickFastest, func(a, b *Bridge) { b.health.ok(1); <-time.After(measuredFor + 1); a.health.ok(2) }, "ba"},
+		"spread":                    {config.PickSpread, func(a, b *Bridge) { a.active.Store(2); b.active.Store(1) }, "ba"},
+		"spread, even":              {config.PickSpread, func(a, b *Bridge) {}, "ab"},
+		"spread, b rests":           {config.PickSpread, func(a, b *Bridge) { a.active.Store(2); b.health.bad(fail) }, "ab"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newWorld(t).set(c.pick, "a", "b")
+				a, b := s.bridge("a"), s.bridge("b")
+				c.setup(a, b)
+				got := ""
+				for _, x := range choose(s.Route(0).via, c.pick) {
+					got += x.Name()
+				}
+				if got != c.want {
+					t.Errorf("order %q, want %q", got, c.want)
+				}
+			})
+		})
+	}
+}
+
+// The bridge in front falls silent: the next one is tried beside it, then instead
+// of it, and given up for it when it works again.
+func TestFirstGoesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := w.set(config.PickFirst, "a", "b")
+		c, _ := open(t, s)
+		echo(t, c)
+		w.far["a"].block(true)
+		stagger := s.cfg.Limits.Stagger
+
+		over, took := open(t, s)
+		if w.far["b"].asked.Load() != 1 || took < stagger || took > stagger+time.Second {
+			t.Fatalf("after the blocking: %v, %d times over b", took, w.far["b"].asked.Load())
+		}
+		echo(t, over)
+		if _, took = open(t, s); took > time.Second {
+			t.Errorf("a bridge that rests still costs %v", took)
+		}
+		if st := s.bridge("a").Status(); st.State != "resting" || st.Why == "" {
+			t.Errorf("status of the silent bridge: %+v", st)
+		}
+		// A minute of requests: it is tried now and then, and not more.
+		before := w.far["a"].dials.Load()
+		for range 60 {
+			c, _ := open(t, s)
+			c.Close()
+			<-time.After(time.Second)
+		}
+		if n := w.far["a"].dials.Load() - before; n < 1 || n > 6 {
+			t.Errorf("a silent bridge was dialled %d times in a minute", n)
+		}
+		w.far["a"].block(false)
+		for begin := time.Now(); ; <-time.After(time.Second) {
+			before := w.far["a"].asked.Load()
+			c, _ := open(t, s)
+			c.Close()
+			if w.far["a"].asked.Load() > before {
+				break
+			}
+			if time.Since(begin) > maxRest {
+				t.Fatal("never went back to the first bridge")
+			}
+		}
+	})
+}
+
+// A minute without requests is a minute without a sign of life: nothing is probed.
+func TestNoProbing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := w.set(config.PickFirst, "a", "b")
+		w.far["a"].refuses.Store(true)
+		c, _ := open(t, s)
+		c.Close()
+		before := w.far["a"].dials.Load()
+		<-time.After(time.Hour)
+		if n := w.far["a"].dials.Load() - before; n != 0 {
+			t.Errorf("a bridge that rests was dialled %d times for nobody", n)
+		}
+	})
+}
+
+func TestRace(t *testing.T) {
+	for name, c := range map[string]struct {
+		setup  func(a, b *far)
+		reason answer.Reason
+		over   string
+		rests  string // which bridges do afterwards
+	}{
+		"a answers":               {func(a, b *far) {}, answer.Success, "a", ""},
+		"a is down":               {func(a, b *far) { a.refuses.Store(true) }, answer.Success, "b", "a"},
+		"both are down":           {func(a, b *far) { a.refuses.Store(true); b.refuses.Store(true) }, answer.NoBridge, "", "ab"},
+		"the destination refuses": {func(a, b *far) { a.code.Store(5) }, answer.Refused, "a", ""},
+		"a is about to stop":      {func(a, b *far) { a.code.Store(1) }, answer.Success, "ab", ""},
+		"both are about to stop":  {func(a, b *far) { a.code.Store(1); b.code.Store(1) }, answer.Limit, "ab", ""},
+		"both are silent":         {func(a, b *far) { a.block(true); b.block(true) }, answer.Timeout, "", "ab"},
+		// The destination takes its time with one of them, or with both: that is
+		// not the bridge's fault.
+		"a slow destination": {func(a, b *far) { a.delay.Store(int64(10 * time.Second)) }, answer.Success, "ab", ""},
+		"a dead destination": {func(a, b *far) {
+			a.delay.Store(int64(10 * time.Minute))
+			b.delay.Store(int64(10 * time.Minute))
+		}, answer.Timeout, "ab", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				s := w.set(config.PickFirst, "a", "b")
+				c.setup(w.far["a"], w.far["b"])
+				ctx, cancel := context.WithTimeout(t.Context(), s.cfg.Limits.Dial)
+				defer cancel()
+				conn, err := s.Open(ctx, s.Route(0), example)
+				if answer.Of(err) != c.reason {
+					t.Errorf("%v: reason %v, want %v", err, answer.Of(err), c.reason)
+				}
+				if err == nil {
+					echo(t, conn)
+					conn.Close()
+				}
+				over, rests := "", ""
+				for _, name := range []string{"a", "b"} {
+					if w.far[name].asked.Load() > 0 {
+						over += name
+					}
+					if s.bridge(name).health.verdict().resting {
+						rests += name
+					}
+				}
+				if over != c.over || rests != c.rests {
+					t.Errorf("asked %q, want %q; resting %q, want %q", over, c.over, rests, c.rests)
+				}
+				synctest.Wait()
+				if n := s.bridge("a").active.Load() + s.bridge("b").active.Load(); n != 0 {
+					t.Errorf("%d connections still count as active", n)
+				}
+			})
+		})
+	}
+}
+
+// A client that leaves teaches nothing about the bridges.
+func TestClientLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := w.set(config.PickFirst, "a")
+		w.far["a"].delay.Store(int64(time.Minute))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer time.AfterFunc(5*time.Second, cancel).Stop()
+		if _, err := s.Open(ctx, s.Route(0), example); err == nil {
+			t.Error("opened for nobody")
+		}
+		if s.bridge("a").health.verdict().resting {
+			t.Error("the bridge rests because a client has left")
+		}
+	})
+}
+
+// What is not measured is measured with a request that waits for nothing longer.
+func TestFastestMeasures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := w.set(config.PickFastest, "a", "b")
+		w.far["a"].delay.Store(int64(400 * time.Millisecond))
+		w.far["b"].delay.Store(int64(100 * time.Millisecond))
+		for i := range 5 {
+			c, took := open(t, s)
+			if took > 200*time.Millisecond {
+				t.Errorf("request %d took %v", i, took)
+			}
+			c.Close()
+		}
+		if n := w.far["a"].asked.Load(); n != 1 {
+			t.Errorf("the slower bridge was asked %d times", n)
+		}
+	})
+}
+
+func TestLearned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLearned()
+		for i := range 2 * learnedSize {
+			l.set(routes.Target{Name: "x", Port: uint16(i)}, true)
+		}
+		if n := len(l.until); n != learnedSize {
+			t.Errorf("%d destinations are remembered, want %d", n, learnedSize)
+		}
+		l.set(example, true)
+		if !l.has(example) {
+			t.Error("what was reached is not known")
+		}
+		<-time.After(learnedFor + 1)
+		if l.has(example) {
+			t.Error("what was reached long ago is still known")
+		}
+		l.set(example, true)
+		l.set(example, false)
+		if l.has(example) {
+			t.Error("what could not be reached is known as reached")
+		}
+	})
+}
+
+// A learned destination is granted before the far end answers; a resting bridge,
+// or one that owes an answer, grants nothing in advance.
+func TestOptimistic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		cfg := w.config(config.PickFirst, "a")
+		cfg.Bridges[0].Optimistic = config.OptimisticLearned
+		s := w.apply(cfg)
+		w.far["a"].delay.Store(int64(time.Second))
+		if c, took := open(t, s); took < time.Second {
+			t.Errorf("a new destination was granted after %v", took)
+		} else {
+			c.Close()
+		}
+		c, took := open(t, s)
+		if took != 0 {
+			t.Errorf("a learned destination was granted after %v", took)
+		}
+		echo(t, c)
+		c.Close()
+
+		w.far["a"].code.Store(5)
+		c, _ = open(t, s) // it can't know
+		if _, err := c.Read(make([]byte, 1)); answer.Of(err) != answer.Refused {
+			t.Errorf("the refusal reads as %v", err)
+		}
+		c.Close()
+		if s.Route(0).learned.has(example) {
+			t.Error("a destination that refused is still known as reached")
+		}
+	})
+}
+
+func TestUnmeasured(t *testing.T) {
+	w := newWorld(t)
+	s := w.set(config.PickFastest, "a", "b")
+	a, b := s.bridge("a"), s.bridge("b")
+	order := slices.Clone(s.all)
+	if n := unmeasured(order); n != 2 {
+		t.Errorf("%d of two that are not known start together", n)
+	}
+	a.health.ok(1)
+	if n := unmeasured([]*Bridge{b, a}); n != 2 {
+		t.Errorf("%d start together: the unknown one with the first that is known", n)
+	}
+	b.health.ok(1)
+	if n := unmeasured(order); n != 1 {
+		t.Errorf("%d start together where both are known", n)
+	}
+}

@@ -1,0 +1,246 @@
+package bridges
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ptgate/adapter"
+	"ptgate/gateway/answer"
+	"ptgate/gateway/config"
+)
+
+// A PT that does not start, or dies at once, is started again ever more seldom,
+// however many requests ask for it.
+func TestCrashLoop(t *testing.T) {
+	for name, life := range map[string]lifetime{
+		"does not start":  {refuses: true},
+		"dies at once":    {after: time.Millisecond},
+		"dies of a dial":  {onDial: true},
+		"dies in seconds": {after: 5 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.life = func(int64) lifetime { return life }
+				s := w.set(config.PickFirst, "a")
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
+				defer cancel()
+				for range 20 { // clients that never give up
+					w.wg.Go(func() {
+						for ctx.Err() == nil {
+							one, done := context.WithTimeout(ctx, 75*time.Second)
+							if c, err := s.Open(one, s.Route(0), example); err == nil {
+								io.Copy(io.Discard, c)
+								c.Close()
+							}
+							done()
+							<-time.After(10 * time.Millisecond)
+						}
+					})
+				}
+				<-ctx.Done()
+				w.wg.Wait()
+				if n := w.pts.Load(); n < 10 || n > 80 {
+					t.Errorf("%d starts in half an hour", n)
+				}
+			})
+		})
+	}
+}
+
+// A dial that meets a dying PT goes on with the next one.
+func TestDialOutlivesPT(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.life = func(start int64) lifetime { return lifetime{onDial: start == 1} }
+		s := w.set(config.PickFirst, "a")
+		c, took := open(t, s)
+		echo(t, c)
+		if took > 2*time.Second {
+			t.Errorf("took %v", took)
+		}
+		if n := w.pts.Load(); n != 2 {
+			t.Errorf("%d starts, want 2", n)
+		}
+		if s.bridge("a").health.verdict().resting {
+			t.Error("the bridge rests for what its PT did")
+		}
+	})
+}
+
+// A PT that has worked for a while is back at once, and so is a carrier, before
+// anybody asks.
+func TestPTDiesInUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.life = func(start int64) lifetime {
+			if start == 1 {
+				return lifetime{after: time.Minute}
+			}
+			return lifetime{}
+		}
+		s := w.set(config.PickFirst, "a")
+		c, _ := open(t, s)
+		if _, err := c.Read(make([]byte, 1)); err == nil {
+			t.Error("a stream outlived its PT")
+		}
+		c.Close()
+		<-time.After(time.Millisecond)
+		if st := s.bridge("a").Status(); st.Carriers != 1 {
+			t.Errorf("%d carriers after the restart", st.Carriers)
+		}
+		if c, took := open(t, s); took > 0 {
+			t.Errorf("a request after the restart took %v", took)
+		} else {
+			echo(t, c)
+		}
+	})
+}
+
+func TestCloseWhileStarting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.life = func(int64) lifetime { return lifetime{refuses: true} }
+		s := w.set(config.PickFirst, "a")
+		s.Open(t.Context(), s.Route(0), example) // fails, and the next start has to wait
+		failed := make(chan error, 1)
+		w.wg.Go(func() {
+			_, err := s.Open(t.Context(), s.Route(0), example)
+			failed <- err
+		})
+		synctest.Wait()
+		w.m.Close()
+		if err := <-failed; err == nil {
+			t.Error("opened while closing")
+		}
+		if _, err := s.Open(t.Context(), s.Route(0), example); err == nil {
+			t.Error("opened after the end")
+		}
+	})
+}
+
+// fakePT is a client PT that dials what it is told to, without a transport.
+func fakePT(role string) {
+	die := func() { syscall.Kill(os.Getpid(), syscall.SIGKILL) }
+	state := os.Getenv("TOR_PT_STATE_LOCATION")
+	starts, _ := os.ReadFile(filepath.Join(state, "starts"))
+	os.WriteFile(filepath.Join(state, "starts"), append(starts, 'x'), 0o600)
+	first := len(starts) == 0
+	if role == "dies" {
+		fmt.Fprintln(os.Stderr, "my last words")
+		die()
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		die()
+	}
+	fmt.Printf("VERSION 1\nCMETHOD fake socks5 %s\nCMETHODS DONE\n", ln.Addr())
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		die()
+	}()
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			die()
+		}
+		if role == "dies-of-first-dial" && first {
+			die()
+		}
+		go func() {
+			defer c.Close()
+			r := bufio.NewReader(c)
+			r.Discard(3)
+			c.Write([]byte{5, 0})
+			var b [10]byte
+			io.ReadFull(r, b[:])
+			up, err := net.Dial("tcp", (&net.TCPAddr{IP: b[4:8], Port: int(b[8])<<8 | int(b[9])}).String())
+			if err != nil {
+				c.Write([]byte{5, 1, 0, 1, 0, 0, 0, 0, 0, 0})
+				return
+			}
+			defer up.Close()
+			c.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0})
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				r.WriteTo(up)
+				up.Close()
+			})
+			io.Copy(c, up)
+			c.Close()
+			wg.Wait()
+		}()
+	}
+}
+
+// Real processes: the same as above with the kernel in it.
+func TestChild(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for role, starts := range map[string]int{"good": 1, "dies-of-first-dial": 2} {
+		t.Run(role, func(t *testing.T) {
+			f := newFar()
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				for {
+					c, err := ln.Accept()
+					if err != nil {
+						return
+					}
+					wg.Go(func() { f.serve(c) })
+				}
+			})
+			cfg := (&world{t: t}).config(config.PickFirst, ln.Addr().String())
+			cfg.Bridges[0].PT.Exec = []string{exe, "fake-pt", role}
+			m := NewManager(exe, quiet)
+			s := m.Apply(cfg)
+			c, _ := open(t, s)
+			echo(t, c)
+			pid := s.all[0].pt.current.(*adapter.ClientAdapter).Pid()
+			if n := s.all[0].Status().PTStarts; n != starts {
+				t.Errorf("%d starts, want %d", n, starts)
+			}
+			m.Close()
+			ln.Close()
+			wg.Wait()
+			if _, err := c.Read(make([]byte, 1)); err == nil {
+				t.Error("a connection outlived the manager")
+			}
+			if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+				t.Errorf("the PT is still there: %v", err)
+			}
+		})
+	}
+	t.Run("dies", func(t *testing.T) {
+		cfg := (&world{t: t}).config(config.PickFirst, "127.0.0.1:1")
+		cfg.Bridges[0].PT.Exec = []string{exe, "fake-pt", "dies"}
+		m := NewManager(exe, quiet)
+		defer m.Close()
+		s := m.Apply(cfg)
+		_, err := s.Open(t.Context(), s.Route(0), example)
+		if answer.Of(err) != answer.NoBridge || !strings.Contains(err.Error(), "my last words") {
+			t.Errorf("error %v, want the last words", err)
+		}
+		if why := s.all[0].Status().Why; !strings.Contains(why, "my last words") {
+			t.Errorf("status says %q", why)
+		}
+	})
+}

@@ -1,0 +1,322 @@
+package exit
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"ptgate/gateway/answer"
+	"ptgate/gateway/dest"
+	"ptgate/routes"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// table makes a table of patterns, nil of "".
+func table(t testing.TB, patterns string) *routes.Table {
+	t.Helper()
+	if patterns == "" {
+		return nil
+	}
+	var b routes.Builder
+	for _, s := range strings.Fields(patterns) {
+		p, err := routes.ParsePattern(s, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Add(0, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b.Table()
+}
+
+func addrs(s string) (out []netip.Addr) {
+	for _, a := range strings.Fields(s) {
+		out = append(out, netip.MustParseAddr(a))
+	}
+	return out
+}
+
+// newExit makes an Exit that connects with connect and knows names already.
+func newExit(s *Settings, names map[string]string, connect func(context.Context, netip.AddrPort) (net.Conn, error)) *Exit {
+	e := New(func() *Settings { return s }, quiet)
+	e.connect = connect
+	for name, list := range names {
+		e.resolver.cache[name] = entry{addrs(list), time.Now().Add(time.Hour)}
+	}
+	return e
+}
+
+var errRefused = &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+
+func TestPublic(t *testing.T) {
+	for _, c := range []struct {
+		addr string
+		want bool
+	}{
+		{"8.8.8.8", true},
+		{"1.0.0.1", true},
+		{"172.15.255.255", true},
+		{"172.32.0.1", true},
+		{"2606:4700::1111", true},
+		{"::ffff:8.8.8.8", true},
+		{"64:ff9b::808:808", true}, // NAT64 of 8.8.8.8
+		{"2002:808:808::1", true},  // 6to4 of it
+
+		{"0.0.0.0", false},
+		{"0.1.2.3", false},
+		{"10.0.0.1", false},
+		{"100.64.0.1", false},
+		{"127.0.0.1", false},
+		{"127.255.255.254", false},
+		{"169.254.169.254", false}, // a cloud's metadata
+		{"172.16.0.1", false},
+		{"172.31.255.255", false},
+		{"192.0.0.1", false},
+		{"192.0.2.1", false},
+		{"192.88.99.1", false},
+		{"192.168.1.1", false},
+		{"198.18.0.1", false},
+		{"198.51.100.1", false},
+		{"203.0.113.1", false},
+		{"224.0.0.1", false},
+		{"239.1.1.1", false},
+		{"240.0.0.1", false},
+		{"255.255.255.255", false},
+		{"::", false},
+		{"::1", false},
+		{"::7f00:1", false}, // IPv4-compatible 127.0.0.1
+		{"::ffff:127.0.0.1", false},
+		{"::ffff:10.0.0.1", false},
+		{"64:ff9b::7f00:1", false},
+		{"64:ff9b::a00:1", false},
+		{"64:ff9b::a9fe:a9fe", false},
+		{"64:ff9b:1::808:808", false}, // NAT64 of a network's own
+		{"2002:7f00:1::", false},
+		{"2002:a00:1::1", false},
+		{"2002:c0a8:101::1", false},
+		{"100::1", false},
+		{"100:0:0:1::1", false},
+		{"2001::1", false}, // Teredo
+		{"2001:20::1", false},
+		{"2001:db8::1", false},
+		{"3fff::1", false},
+		{"5f00::1", false},
+		{"fc00::1", false},
+		{"fd12:3456::1", false},
+		{"fe80::1", false},
+		{"fe80::1%lo", false},
+		{"2606:4700::1111%eth0", false},
+		{"64:ff9b::a00:1%eth0", false},
+		{"fec0::1", false},
+		{"ff02::1", false},
+	} {
+		if got := public(netip.MustParseAddr(c.addr)); got != c.want {
+			t.Errorf("public(%s) = %v", c.addr, got)
+		}
+	}
+	if public(netip.Addr{}) {
+		t.Error("no address is public")
+	}
+}
+
+func TestPolicy(t *testing.T) {
+	names := map[string]string{
+		"www.example.com":  "93.184.216.34",
+		"example.com":      "93.184.216.34 2606:2800::1",
+		"rebind.test":      "127.0.0.1",
+		"rebind6.test":     "::1",
+		"mapped.test":      "::ffff:10.0.0.1",
+		"metadata.test":    "169.254.169.254",
+		"nat64.test":       "64:ff9b::a9fe:a9fe",
+		"mixed.test":       "10.0.0.1 93.184.216.34 fd00::1",
+		"nat64public.test": "64:ff9b::5db8:d822", // 93.184.216.34
+		"zone.test":        "fe80::1%lo",
+		"none.test":        "",
+	}
+	const dialled = "dialled"
+	for _, c := range []struct {
+		allow, deny string
+		private     bool // denied
+		to          string
+		want        string // addresses dialled, or dialled, or "": blocked
+	}{
+		{"", "", false, "127.0.0.1:80", "127.0.0.1:80"},
+		{"", "", true, "127.0.0.1:80", ""},
+		{"", "", true, "[::1]:80", ""},
+		{"", "", true, "[::ffff:127.0.0.1]:80", ""},
+		{"", "", true, "[64:ff9b::7f00:1]:80", ""},
+		{"", "", true, "[2002:7f00:1::]:80", ""},
+		{"", "", true, "8.8.8.8:53", "8.8.8.8:53"},
+		// Names that lead where addresses may not.
+		{"", "", true, "rebind.test:80", ""},
+		{"", "", true, "rebind6.test:80", ""},
+		{"", "", true, "mapped.test:80", ""},
+		{"", "", true, "metadata.test:80", ""},
+		{"", "", true, "nat64.test:80", ""},
+		{"", "", true, "zone.test:80", ""},
+		{"", "", true, "none.test:80", ""},
+		{"rebind.test", "", true, "rebind.test:80", ""},
+		{"", "", false, "rebind.test:80", "127.0.0.1:80"},
+		{"", "", false, "mapped.test:80", "10.0.0.1:80"},
+		{"", "", true, "mixed.test:443", "93.184.216.34:443"},
+		// What is asked for.
+		{"*.example.com", "", true, "www.example.com:443", dialled},
+		{"*.example.com", "", true, "example.com:443", ""},
+		{".example.com", "", true, "example.com:443", dialled},
+		{"*.example.com", "", true, "93.184.216.34:443", ""},
+		{"*:443", "", true, "www.example.com:443", dialled},
+		{"*:443", "", true, "www.example.com:444", ""},
+		{"*:1-1024", "", true, "www.example.com:1025", ""},
+		{"93.184.216.0/24:80", "", true, "93.184.216.34:80", dialled},
+		{"93.184.216.0/24:80", "", true, "93.184.217.34:80", ""},
+		{"", "www.example.com", true, "www.example.com:443", ""},
+		{"", "www.example.com", true, "example.com:443", dialled},
+		{"", "*:25", true, "example.com:25", ""},
+		{"", "*:25", true, "8.8.8.8:25", ""},
+		{"*", "*", true, "8.8.8.8:53", ""}, // deny wins
+		// A denied address is denied by whatever name, and through translators.
+		{"", "93.184.216.34", false, "www.example.com:443", ""},
+		{"", "93.184.216.0/24", false, "example.com:443", "[2606:2800::1]:443"},
+		{"", "93.184.216.34:25", false, "www.example.com:443", dialled},
+		{"", "93.184.216.34:25", false, "www.example.com:25", ""},
+		{"", "93.184.216.34", false, "nat64public.test:443", ""},
+		{"", "93.184.216.34", false, "[64:ff9b::5db8:d822]:443", ""},
+		{"", "93.184.216.34", false, "[2002:5db8:d822::1]:443", ""},
+		{"", "fe80::/10", false, "zone.test:80", ""},
+	} {
+		t.Run(c.to, func(t *testing.T) {
+			var got []string
+			deny := table(t, c.deny)
+			nets := slices.DeleteFunc(strings.Fields(c.deny), func(s string) bool {
+				p, err := routes.ParsePattern(s, nil)
+				return err != nil || !p.IsNet()
+			})
+			s := &Settings{Policy: Policy{Allow: table(t, c.allow), Deny: deny,
+				DenyNets: table(t, strings.Join(nets, " ")), DenyPrivate: c.private}}
+			e := newExit(s, names, func(_ context.Context, a netip.AddrPort) (net.Conn, error) {
+				got = append(got, a.String())
+				return nil, errRefused
+			})
+			to, err := dest.Parse(c.to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = e.Dial(t.Context(), to)
+			reason := answer.Of(err)
+			switch {
+			case c.want == "" && (reason != answer.Blocked || len(got) > 0):
+				t.Errorf("allow %q, deny %q: dialled %v, %v", c.allow, c.deny, got, err)
+			case c.want != "" && reason != answer.Refused:
+				t.Errorf("allow %q, deny %q: %v", c.allow, c.deny, err)
+			case c.want != "" && c.want != dialled && strings.Join(got, " ") != c.want:
+				t.Errorf("allow %q, deny %q: dialled %v, want %s", c.allow, c.deny, got, c.want)
+			}
+		})
+	}
+}
+
+// An empty list of what is allowed allows nothing.
+func TestAllowNothing(t *testing.T) {
+	var b routes.Builder
+	e := newExit(&Settings{Policy: Policy{Allow: b.Table()}}, nil, nil)
+	if _, err := e.Dial(t.Context(), routes.Target{Addr: netip.MustParseAddr("8.8.8.8"), Port: 53}); answer.Of(err) != answer.Blocked {
+		t.Errorf("dialled: %v", err)
+	}
+}
+
+// A service of this box that a firewall keeps from others is not to be had through
+// its public address either.
+func TestOwnAddresses(t *testing.T) {
+	mine := netip.MustParseAddr("8.8.8.8")
+	var got []netip.AddrPort
+	s := &Settings{Policy: Policy{DenyPrivate: true}}
+	e := newExit(s, map[string]string{"self.test": "8.8.8.8"}, func(_ context.Context, a netip.AddrPort) (net.Conn, error) {
+		got = append(got, a)
+		return nil, errRefused
+	})
+	e.own.addrs, e.own.until = map[netip.Addr]struct{}{mine: {}}, time.Now().Add(time.Hour)
+	for _, to := range []routes.Target{{Addr: mine, Port: 22}, {Name: "self.test", Port: 22}, {Addr: netip.MustParseAddr("64:ff9b::808:808"), Port: 22}} {
+		if _, err := e.Dial(t.Context(), to); answer.Of(err) != answer.Blocked {
+			t.Errorf("%v: %v", to, err)
+		}
+	}
+	s.Policy.DenyPrivate = false
+	if _, err := e.Dial(t.Context(), routes.Target{Addr: mine, Port: 22}); answer.Of(err) != answer.Refused {
+		t.Errorf("without \"private\": %v", err)
+	}
+	if len(got) != 1 {
+		t.Errorf("dialled %v", got)
+	}
+
+	var o own
+	if !o.has(netip.MustParseAddr("127.0.0.1")) || o.has(mine) {
+		t.Errorf("own addresses: %v", o.addrs)
+	}
+}
+
+func TestDialErrors(t *testing.T) {
+	to := routes.Target{Addr: netip.MustParseAddr("8.8.8.8"), Port: 53}
+	for _, c := range []struct {
+		err  error
+		want answer.Reason
+	}{
+		{errRefused, answer.Refused},
+		{syscall.EHOSTUNREACH, answer.Unreachable},
+		{syscall.EMFILE, answer.Limit},
+		// What a router on the way may bring about must not look like our fault.
+		{syscall.ENOPROTOOPT, answer.Unreachable},
+		{errors.New("anything"), answer.Unreachable},
+	} {
+		e := newExit(&Settings{}, nil, func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, c.err })
+		if _, err := e.Dial(t.Context(), to); answer.Of(err) != c.want || !errors.Is(err, c.err) {
+			t.Errorf("%v: %v", c.err, answer.Of(err))
+		}
+	}
+	// The settings' limit holds.
+	e := newExit(&Settings{Dial: time.Millisecond}, nil, func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	if _, err := e.Dial(t.Context(), to); answer.Of(err) != answer.Timeout {
+		t.Errorf("too slow: %v", err)
+	}
+}
+
+// The connection that Dial itself makes.
+func TestDial(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	e := New(func() *Settings { return &Settings{} }, quiet)
+	at := netip.MustParseAddrPort(ln.Addr().String())
+	c, err := e.Dial(t.Context(), routes.Target{Addr: at.Addr(), Port: at.Port()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	far, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	far.Write([]byte("hello"))
+	far.Close()
+	if b, err := io.ReadAll(c); string(b) != "hello" {
+		t.Errorf("%q, %v", b, err)
+	}
+}

@@ -1,0 +1,507 @@
+package exit
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ptgate/gateway/answer"
+	"ptgate/gateway/carrier"
+	"ptgate/gateway/dest"
+	"ptgate/gateway/relay"
+	"ptgate/routes"
+)
+
+func target(s string) routes.Target {
+	t, err := dest.Parse(s)
+	if err != nil {
+		panic(err)
+	}
+	return t
+}
+
+type connect = func(context.Context, netip.AddrPort) (net.Conn, error)
+
+func tcpPair(t testing.TB) (a, b *net.TCPConn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	x, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	y, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x.(*net.TCPConn), y.(*net.TCPConn)
+}
+
+// leadsTo connects to serve.
+func leadsTo(t testing.TB, serve func(*net.TCPConn)) connect {
+	var wg sync.WaitGroup
+	t.Cleanup(wg.Wait)
+	return func(context.Context, netip.AddrPort) (net.Conn, error) {
+		near, far := tcpPair(t)
+		wg.Go(func() {
+			defer far.Close()
+			serve(far)
+		})
+		return near, nil
+	}
+}
+
+func fails(err error) connect {
+	return func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, err }
+}
+
+// serveConn runs a whole session.
+func serveConn(ctx context.Context, e *Exit, c net.Conn) {
+	if then := e.ServeConn(ctx, c, relay.Options{}); then != nil {
+		then()
+	}
+}
+
+const (
+	hello   = "\x05\x01\x00"
+	v4      = "\x05\x01\x00\x01\x08\x08\x08\x08\x00\x50"
+	success = "\x05\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00"
+)
+
+func reply(code byte) string { return "\x05" + string(code) + "\x00\x01\x00\x00\x00\x00\x00\x00" }
+
+func TestSession(t *testing.T) {
+	users := map[string]string{"ann": "secret", "bob": ""}
+	login := func(user, password string) string {
+		return "\x05\x01\x02\x01" + string(rune(len(user))) + user + string(rune(len(password))) + password
+	}
+	long := strings.Repeat("a", 255)
+	refuse := fails(errRefused)
+	echo := leadsTo(t, func(c *net.TCPConn) { io.Copy(c, c) })
+	for _, c := range []struct {
+		name    string
+		users   map[string]string
+		connect connect
+		send    string
+		want    string
+	}{
+		{"success", nil, echo, hello + v4, success},
+		{"early data", nil, echo, hello + v4 + "to and fro", success + "to and fro"},
+		{"a name", nil, echo, hello + "\x05\x01\x00\x03\x08known.to\x00\x50hi", success + "hi"},
+		{"an address as a name", nil, echo, hello + "\x05\x01\x00\x03\x078.8.8.8\x00\x50", success},
+		{"IPv6", nil, echo, hello + "\x05\x01\x00\x04\x26\x06\x47\x00" + strings.Repeat("\x00", 10) + "\x11\x11\x01\xbb", success},
+		{"more methods", nil, echo, "\x05\x03\x01\x02\x00" + v4, success},
+		{"255 methods", nil, echo, "\x05\xff" + strings.Repeat("\x00", 255) + v4, success},
+		{"reserved byte", nil, echo, hello + "\x05\x01\x77\x01\x08\x08\x08\x08\x00\x50", success},
+		{"nothing", nil, refuse, "", ""},
+		{"SOCKS4", nil, refuse, "\x04\x01\x00\x50\x08\x08\x08\x08\x00", ""},
+		{"HTTP", nil, refuse, "GET / HTTP/1.1\r\n\r\n", ""},
+		{"no methods", nil, refuse, "\x05\x00", "\x05\xff"},
+		{"only other methods", nil, refuse, "\x05\x02\x01\x02", "\x05\xff"},
+		{"cut in the greeting", nil, refuse, "\x05\x04\x00", ""},
+		{"cut in the request", nil, refuse, hello + v4[:6], "\x05\x00"},
+		{"other version in the request", nil, refuse, hello + "\x04" + v4[1:], "\x05\x00"},
+		{"bind", nil, refuse, hello + "\x05\x02" + v4[2:], "\x05\x00" + reply(7)},
+		{"associate", nil, refuse, hello + "\x05\x03" + v4[2:], "\x05\x00" + reply(7)},
+		{"unknown command", nil, refuse, hello + "\x05\x99" + v4[2:], "\x05\x00" + reply(7)},
+		{"unknown address type", nil, refuse, hello + "\x05\x01\x00\x02\x08\x08\x08\x08\x00\x50", "\x05\x00" + reply(8)},
+		{"empty name", nil, echo, hello + "\x05\x01\x00\x03\x00\x00\x50", "\x05\x00" + reply(1)},
+		{"port 0", nil, echo, hello + v4[:8] + "\x00\x00", "\x05\x00" + reply(1)},
+		{"newline in the name", nil, echo, hello + "\x05\x01\x00\x03\x04a\nb.\x00\x50", "\x05\x00" + reply(1)},
+		{"NUL in the name", nil, echo, hello + "\x05\x01\x00\x03\x04a\x00.b\x00\x50", "\x05\x00" + reply(1)},
+		{"an address in disguise", nil, echo, hello + "\x05\x01\x00\x03\x05127.1\x00\x50", "\x05\x00" + reply(1)},
+		{"a zone", nil, echo, hello + "\x05\x01\x00\x03\x0afe80::1%lo\x00\x50", "\x05\x00" + reply(1)},
+		{"name too long", nil, echo, hello + "\x05\x01\x00\x03\xff" + long + "\x00\x50", "\x05\x00" + reply(1)},
+		{"loopback", nil, echo, hello + "\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x16", "\x05\x00" + reply(2)},
+		{"mapped loopback", nil, echo, hello + "\x05\x01\x00\x04" + strings.Repeat("\x00", 10) + "\xff\xff\x7f\x00\x00\x01\x00\x16", "\x05\x00" + reply(2)},
+		{"a name that rebinds", nil, echo, hello + "\x05\x01\x00\x03\x0brebind.test\x00\x16", "\x05\x00" + reply(2)},
+
+		{"user", users, echo, login("ann", "secret") + v4 + "x", "\x05\x02\x01\x00" + success[2:] + "x"},
+		{"no user and no-auth first", users, echo, "\x05\x02\x00\x02" + login("ann", "secret")[3:] + v4, "\x05\x02\x01\x00" + success[2:]},
+		{"empty password", users, echo, login("bob", "") + v4, "\x05\x02\x01\x00" + success[2:]},
+		{"wrong password", users, refuse, login("ann", "Secret") + v4, "\x05\x02\x01\x01"},
+		{"unknown user", users, refuse, login("eve", "") + v4, "\x05\x02\x01\x01"},
+		{"no user", users, refuse, hello + v4, "\x05\xff"},
+		{"other version of RFC 1929", users, refuse, "\x05\x01\x02\x02\x03ann\x06secret", "\x05\x02"},
+		{"longest user", users, refuse, "\x05\x01\x02\x01\xff" + long + "\xff" + long, "\x05\x02\x01\x01"},
+		{"refused after the user", users, refuse, login("ann", "secret") + v4, "\x05\x02\x01\x00" + reply(5)},
+		{"command after the user", users, refuse, login("ann", "secret") + "\x05\x02" + v4[2:], "\x05\x02\x01\x00" + reply(7)},
+	} {
+		s := &Settings{Users: c.users, Policy: Policy{DenyPrivate: true}, Handshake: time.Minute}
+		names := map[string]string{"rebind.test": "127.0.0.1", "known.to": "8.8.8.8"}
+		e := newExit(s, names, c.connect)
+		for _, step := range []int{1 << 20, 1} {
+			client, server := tcpPair(t)
+			var wg sync.WaitGroup
+			wg.Go(func() { serveConn(t.Context(), e, server) })
+			wg.Go(func() {
+				for p := c.send; p != ""; {
+					n := min(step, len(p))
+					if _, err := client.Write([]byte(p[:n])); err != nil {
+						break // refused already
+					}
+					p = p[n:]
+				}
+				client.CloseWrite()
+			})
+			// Where more was sent than was read, the end may be a reset.
+			got, err := io.ReadAll(client)
+			if string(got) != c.want || err != nil && c.connect != nil && bytes.HasSuffix(got, []byte(success[2:])) {
+				t.Errorf("%s, %d bytes at a time: %q, %v, want %q", c.name, min(step, len(c.send)), got, err, c.want)
+			}
+			client.Close()
+			wg.Wait()
+		}
+	}
+}
+
+// Every reason reaches the client as its code, whatever words are in the error.
+func TestReplies(t *testing.T) {
+	for r := answer.Internal; r <= answer.BadResponse; r++ {
+		if r == answer.Credentials {
+			continue // answers a greeting
+		}
+		want := r.SOCKS()
+		if r == answer.Internal {
+			want = answer.Unreachable.SOCKS()
+		}
+		e := newExit(&Settings{}, nil, fails(answer.Errorf(r, "policy refused: network is unreachable")))
+		client, server := net.Pipe()
+		var wg sync.WaitGroup
+		wg.Go(func() { serveConn(t.Context(), e, server) })
+		wg.Go(func() { io.WriteString(client, hello+v4) })
+		got, err := io.ReadAll(client)
+		if string(got) != "\x05\x00"+reply(want) || err != nil {
+			t.Errorf("%v: %q, %v", r, got, err)
+		}
+		client.Close()
+		wg.Wait()
+	}
+}
+
+func TestBusy(t *testing.T) {
+	e := newExit(&Settings{}, nil, nil)
+	if got := string(e.Busy()); got != "\x05\x00"+reply(1) {
+		t.Errorf("%q", got)
+	}
+	e = newExit(&Settings{Users: map[string]string{"a": "b"}}, nil, nil)
+	if got := string(e.Busy()); got != "\x05\x02\x01\x00"+reply(1) {
+		t.Errorf("with users: %q", got)
+	}
+}
+
+// Nobody learns from a log who asked for what.
+func TestNothingPrivateInTheLog(t *testing.T) {
+	var log bytes.Buffer
+	e := New(func() *Settings { return &Settings{Users: map[string]string{"ann": "secret"}} },
+		slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	e.connect = fails(errors.New("dial 8.8.8.8:80: known.to"))
+	for _, send := range []string{
+		"\x05\x01\x02\x01\x03ann\x06secret" + v4,
+		"\x05\x01\x02\x01\x07mallory\x06guess!",
+	} {
+		client, server := net.Pipe()
+		var wg sync.WaitGroup
+		wg.Go(func() { serveConn(t.Context(), e, server) })
+		wg.Go(func() { io.WriteString(client, send) })
+		io.Copy(io.Discard, client)
+		client.Close()
+		wg.Wait()
+	}
+	if !strings.Contains(log.String(), `"reason":"unreachable"`) || !strings.Contains(log.String(), "wrong user or password") {
+		t.Errorf("log: %s", &log)
+	}
+	for _, s := range []string{"8.8.8.8", "known.to", "ann", "mallory", "guess", "secret"} {
+		if strings.Contains(log.String(), s) {
+			t.Errorf("%q is in the log: %s", s, &log)
+		}
+	}
+}
+
+func TestHandshakeLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newExit(&Settings{Handshake: 10 * time.Second}, nil, nil)
+		for _, send := range []string{"", "\x05", hello, hello + v4[:9]} {
+			client, server := net.Pipe()
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				for i := range len(send) {
+					client.Write([]byte{send[i]})
+				}
+			})
+			wg.Go(func() { io.Copy(io.Discard, client) })
+			begin := time.Now()
+			serveConn(t.Context(), e, server)
+			if took := time.Since(begin); took != 10*time.Second {
+				t.Errorf("after %q: %v", send, took)
+			}
+			client.Close()
+			wg.Wait()
+		}
+	})
+}
+
+// The end of the context ends a session in whichever state it is.
+func TestCut(t *testing.T) {
+	// In the handshake.
+	e := newExit(&Settings{}, nil, nil)
+	client, server := tcpPair(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { serveConn(ctx, e, server) })
+	io.WriteString(client, hello)
+	io.ReadFull(client, make([]byte, 2))
+	cancel()
+	wg.Wait()
+	client.Close()
+
+	// In the dial.
+	ctx, cancel = context.WithCancel(t.Context())
+	dialling := make(chan struct{})
+	e.connect = func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
+		close(dialling)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	client, server = tcpPair(t)
+	wg.Go(func() { serveConn(ctx, e, server) })
+	io.WriteString(client, hello+v4)
+	<-dialling
+	cancel()
+	wg.Wait()
+	client.Close()
+
+	// In the relay: both see a reset.
+	ctx, cancel = context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	e.connect = leadsTo(t, func(c *net.TCPConn) {
+		_, err := io.Copy(io.Discard, c)
+		ended <- err
+	})
+	client, server = tcpPair(t)
+	defer client.Close()
+	wg.Go(func() { serveConn(ctx, e, server) })
+	io.WriteString(client, hello+v4)
+	if _, err := io.ReadFull(client, make([]byte, len(success))); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	wg.Wait()
+	if n, err := client.Read(make([]byte, 1)); err == nil || err == io.EOF {
+		t.Errorf("the client got %d bytes, %v", n, err)
+	}
+	if err := <-ended; err == nil {
+		t.Error("the service saw an orderly end")
+	}
+}
+
+// A client that shuts its side early still gets everything, and so does one whose
+// whole exchange fits into one segment.
+func TestHalfClose(t *testing.T) {
+	const size = 4 << 20
+	data := make([]byte, size)
+	rand.NewChaCha8([32]byte{1}).Read(data)
+	var sum [32]byte
+	e := newExit(&Settings{}, nil, leadsTo(t, func(c *net.TCPConn) {
+		h := sha256.New()
+		io.Copy(h, c) // to the end, and only then
+		sum = [32]byte(h.Sum(nil))
+		c.Write(data)
+	}))
+	client, server := tcpPair(t)
+	defer client.Close()
+	var wg sync.WaitGroup
+	wg.Go(func() { serveConn(t.Context(), e, server) })
+	wg.Go(func() {
+		client.Write(append([]byte(hello+v4), data...))
+		client.CloseWrite()
+	})
+	got, err := io.ReadAll(client)
+	wg.Wait()
+	if err != nil || string(got[:len(success)]) != success || !bytes.Equal(got[len(success):], data) {
+		t.Errorf("%d bytes came, %v", len(got), err)
+	}
+	if sum != sha256.Sum256(data) {
+		t.Error("the service got something else")
+	}
+}
+
+// A waiter is a client's connection of which only WaitRead is looked at.
+type waiter struct {
+	net.Conn
+	result chan error
+	woken  chan struct{}
+}
+
+func (w *waiter) WaitRead() error {
+	select {
+	case err := <-w.result:
+		return err
+	case <-w.woken:
+		return os.ErrDeadlineExceeded
+	}
+}
+
+func (w *waiter) SetReadDeadline(t time.Time) error {
+	if t.Unix() == 1 {
+		close(w.woken)
+	}
+	return nil
+}
+
+func TestWatch(t *testing.T) {
+	gone := errors.New("stream reset")
+	for _, c := range []struct {
+		name      string
+		result    error // what the wait for the client gives
+		silent    bool  // it gives nothing
+		dial      time.Duration
+		cancelled bool
+	}{
+		{"quick", gone, false, 900 * time.Millisecond, false},
+		{"silent client", nil, true, 5 * time.Second, false},
+		{"early data", nil, false, 5 * time.Second, false},
+		{"client has left", gone, false, 5 * time.Second, true},
+		{"client has said all", io.EOF, false, 5 * time.Second, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &waiter{result: make(chan error, 1), woken: make(chan struct{})}
+				if !c.silent {
+					w.result <- c.result
+				}
+				s := &session{conn: w, ctx: t.Context()}
+				ctx, done := s.watch()
+				select {
+				case <-time.After(c.dial):
+				case <-ctx.Done():
+				}
+				if cancelled := ctx.Err() != nil; cancelled != c.cancelled {
+					t.Errorf("cancelled: %v", cancelled)
+				}
+				done()
+			})
+		})
+	}
+}
+
+// The same over a carrier: the dial ends soon after its client has left.
+func TestClientLeavesDuringDial(t *testing.T) {
+	dialling, ended := make(chan struct{}), make(chan struct{})
+	e := newExit(&Settings{}, nil, func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
+		close(dialling)
+		<-ctx.Done()
+		close(ended)
+		return nil, ctx.Err()
+	})
+	near, far := tcpPair(t)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, c, err := carrier.Sniff(far, time.Minute)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		carrier.Serve(t.Context(), c, 10, new(carrier.Traffic), quiet, func(s *carrier.Stream) func() {
+			return e.ServeConn(t.Context(), s, relay.Options{})
+		})
+	})
+	client, err := carrier.NewClient(near, new(carrier.Traffic), quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	wg.Go(func() {
+		if _, err := client.Open(ctx, target("8.8.8.8:80"), carrier.Options{}); err == nil {
+			t.Error("opened")
+		}
+	})
+	<-dialling
+	cancel()
+	<-ended
+	client.Close(time.Second)
+	wg.Wait()
+}
+
+// A scripted connection gives its bytes, then the end, and keeps what it gets.
+type scripted struct {
+	net.Conn
+	in  *bytes.Reader
+	out bytes.Buffer
+}
+
+func (c *scripted) Read(p []byte) (int, error)       { return c.in.Read(p) }
+func (c *scripted) Write(p []byte) (int, error)      { return c.out.Write(p) }
+func (c *scripted) Close() error                     { return nil }
+func (c *scripted) CloseWrite() error                { return nil }
+func (c *scripted) SetDeadline(time.Time) error      { return nil }
+func (c *scripted) SetReadDeadline(time.Time) error  { return nil }
+func (c *scripted) SetWriteDeadline(time.Time) error { return nil }
+
+func FuzzSession(f *testing.F) {
+	for _, s := range []string{
+		"", hello, hello + v4, hello + v4 + "early", "\x05\x01\x02\x01\x01u\x01p" + v4,
+		hello + "\x05\x01\x00\x03\x0brebind.test\x00\x50",
+		hello + "\x05\x01\x00\x03\x08known.to\x00\x50x",
+		hello + "\x05\x01\x00\x04" + strings.Repeat("\x00", 10) + "\xff\xff\x7f\x00\x00\x01\x00\x16",
+		"\x05\x01\x02\x01\x01u\x01q", "PTG\x01", "\x04\x01",
+	} {
+		f.Add([]byte(s), false)
+		f.Add([]byte(s), true)
+	}
+	f.Fuzz(func(t *testing.T, in []byte, asks bool) {
+		s := &Settings{Policy: Policy{DenyPrivate: true}}
+		if asks {
+			s.Users = map[string]string{"u": "p"}
+		}
+		upstream := &scripted{in: bytes.NewReader([]byte("from the service"))}
+		dialled := false
+		e := newExit(s, map[string]string{"rebind.test": "127.0.0.1", "known.to": "8.8.8.8"},
+			func(_ context.Context, a netip.AddrPort) (net.Conn, error) {
+				dialled = true
+				if !public(a.Addr()) || a.Port() == 0 {
+					t.Errorf("dialled %v", a)
+				}
+				return upstream, nil
+			})
+		e.resolver.net.Dial = func(context.Context, string, string) (net.Conn, error) {
+			return nil, errors.New("no name server")
+		}
+		c := &scripted{in: bytes.NewReader(in)}
+		serveConn(t.Context(), e, c)
+		out := c.out.Bytes()
+		if len(out) > 0 && out[0] != 5 {
+			t.Errorf("answer %q", out)
+		}
+		if asks && dialled && !bytes.Contains(in, []byte("\x01\x01u\x01p")) {
+			t.Errorf("dialled without the password: %q", in)
+		}
+		if !dialled {
+			if upstream.out.Len() > 0 || len(out) > 14 {
+				t.Errorf("%q and %q although nothing was dialled", upstream.out.Bytes(), out)
+			}
+			return
+		}
+		if !bytes.HasSuffix(out, []byte(success[2:]+"from the service")) {
+			t.Errorf("answer %q", out)
+		}
+		if !bytes.HasSuffix(in, upstream.out.Bytes()) {
+			t.Errorf("the service got %q of %q", upstream.out.Bytes(), in)
+		}
+	})
+}
