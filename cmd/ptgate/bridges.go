@@ -65,13 +65,14 @@ The lines hold the transport's secrets: whoever has one can use the server.`,
 // operator what is still missing.
 func bridgeLine(s *config.Serve, a serve.Announced) (line, remark string, err error) {
 	addr := s.Public
-	if addr == "" {
+	switch {
+	case s.Transport == "webtunnel" && (addr == "" || addr == s.Bind.String()):
+		addr = "192.0.2.1:443" // a placeholder: clients go where the url says
+	case addr == "":
 		addr = a.Address
 		switch host, port, err := net.SplitHostPort(a.Address); {
 		case err != nil:
 			return "", "", fmt.Errorf("%s announces the address %q: %w", s.Transport, a.Address, err)
-		case s.Transport == "webtunnel":
-			addr = "192.0.2.1:443" // a placeholder: clients go where the url says
 		case net.ParseIP(host).IsUnspecified():
 			addr = "YOUR-PUBLIC-ADDRESS:" + port
 			remark = fmt.Sprintf("%s listens on all addresses: which one do clients dial? Set it as  public = \"HOST:%s\"  in its [[serve]]", s.Transport, port)

@@ -145,7 +145,7 @@ func startBox(ctx context.Context, boxes *sync.WaitGroup, path, text string) (*g
 	if err != nil {
 		return nil, err
 	}
-	g := gateway.New(cfg, exe, newLogger(cfg.Log, os.Stderr))
+	g := gateway.New(cfg, exe, newLogger(cfg.Log.Format, cfg.Log.Level, os.Stderr))
 	failed := make(chan error, 1)
 	boxes.Go(func() { failed <- g.Run(ctx, ctx) })
 	select {

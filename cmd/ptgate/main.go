@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -69,9 +70,34 @@ the server at the far end, or both.`,
 	}
 	root.AddCommand(
 		newRunCommand(), newCheckCommand(), newExplainCommand(), newDemoCommand(),
-		newPairCommand(), newBridgesCommand(), newStatusCommand(), newReloadCommand(), newPTCommand(), newVersionCommand(),
+		newPairCommand(), newBridgesCommand(), newAddBridgeCommand(), newProbeCommand(), newEnvCommand(),
+		newStatusCommand(), newReloadCommand(), newPTCommand(), newVersionCommand(),
 	)
+	strict(root)
 	return root
+}
+
+// strict makes cobra's own commands take a wrong word for a mistake: they print
+// some help then, and succeed.
+func strict(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "help":
+			c.Run = nil
+			c.RunE = func(_ *cobra.Command, args []string) error {
+				about, rest, err := root.Find(args)
+				if err != nil || len(rest) > 0 {
+					return usagef("there is no command %q; `ptgate help` lists them", strings.Join(args, " "))
+				}
+				about.InitDefaultHelpFlag()
+				return about.Help()
+			}
+		case "completion":
+			c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+		}
+	}
 }
 
 // configFlag adds -c.

@@ -57,9 +57,12 @@ Both files hold secrets: move them over a channel that you trust.`,
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "wrote", path)
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "on the server:     ptgate run -c server.toml\n"+
-			"on the client:     ptgate run -c client.toml\n"+
-			"then, on the client: curl -x socks5h://127.0.0.1:1080 https://example.com/\n")
+		if *transport == "webtunnel" {
+			fmt.Fprintln(cmd.OutOrStdout(), "first, on the server: the comments in server.toml have what nginx needs")
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "on the server:        ptgate run -c server.toml\n"+
+			"on the client:        ptgate run -c client.toml\n"+
+			"then, on the client:  curl -x socks5h://127.0.0.1:1080 https://example.com/\n")
 		return nil
 	}
 	return cmd
@@ -80,6 +83,9 @@ func pair(address, transport string) (server, client string, err error) {
 	t, err := dest.Parse(address)
 	if err != nil {
 		return "", "", usagef("--address %q: %v", address, err)
+	}
+	if t.Addr.IsUnspecified() {
+		return "", "", usagef("--address %q: clients can't go there: give the server's public address", address)
 	}
 	switch transport {
 	case "obfs4":

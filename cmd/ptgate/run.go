@@ -57,8 +57,8 @@ func load(file string, stderr io.Writer) (*config.Config, error) {
 	return cfg, nil
 }
 
-func newLogger(l config.Log, w io.Writer) *slog.Logger {
-	o := &slog.HandlerOptions{Level: l.Level}
+func newLogger(format string, level slog.Leveler, w io.Writer) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level}
 	if os.Getenv("JOURNAL_STREAM") != "" {
 		o.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
 			if len(groups) == 0 && a.Key == slog.TimeKey {
@@ -67,7 +67,7 @@ func newLogger(l config.Log, w io.Writer) *slog.Logger {
 			return a
 		}
 	}
-	if l.Format == "json" {
+	if format == "json" {
 		return slog.New(slog.NewJSONHandler(w, o))
 	}
 	return slog.New(slog.NewTextHandler(w, o))
@@ -79,20 +79,44 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 	if err != nil {
 		return err
 	}
-	log := newLogger(cfg.Log, stderr)
+	level := new(slog.LevelVar)
+	level.Set(cfg.Log.Level)
+	log := newLogger(cfg.Log.Format, level, stderr)
 	raiseFileLimit(log, cfg.Limits.Connections)
 	g := gateway.New(cfg, exe, log)
 
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	// Apart, so that no burst of reloads, and no slow one, holds up a stop.
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	stop, endStop := context.WithCancel(context.WithoutCancel(stop))
 	cut, endCut := context.WithCancel(context.Background())
 	defer endStop()
-	var trim sync.WaitGroup
-	trim.Go(func() { keepTrim(cut) })
-	defer trim.Wait()
+	var beside sync.WaitGroup
+	defer beside.Wait()
 	defer endCut()
+	beside.Go(func() { keepTrim(cut) })
+	var reloads sync.Mutex // the file read last is the one that stays
+	again := func() error {
+		reloads.Lock()
+		defer reloads.Unlock()
+		notify(log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+		defer notify(log, daemon.SdNotifyReady)
+		return reload(g, cfg.Path, log, level)
+	}
+	beside.Go(func() {
+		for {
+			select {
+			case <-hangups:
+				again() // it logs what is wrong
+			case <-cut.Done():
+				return
+			}
+		}
+	})
 	done := make(chan error, 1)
 	go func() { done <- g.Run(stop, cut) }()
 
@@ -105,32 +129,26 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 		case <-ready:
 			ready = nil
 			socket := control.Path(cfg.StateDir, cfg.Path)
-			c, err := control.Serve(socket, func() any { return g.Status() }, func() error { return reload(g, cfg.Path, log) })
+			c, err := control.Serve(socket, func() any { return g.Status() }, again)
 			if err != nil {
 				log.Warn("`ptgate status` and `ptgate reload` will not find this process", "error", err)
 			} else {
 				defer c.Close()
 			}
 			notify(log, daemon.SdNotifyReady)
-		case s := <-signals:
-			switch {
-			case s == syscall.SIGHUP:
-				notify(log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
-				reload(g, cfg.Path, log)
-				notify(log, daemon.SdNotifyReady)
-			case !stopping:
-				stopping = true
-				notify(log, daemon.SdNotifyStopping)
-				endStop()
-			default:
+		case <-signals:
+			if stopping {
 				endCut()
 			}
+			stopping = true
+			notify(log, daemon.SdNotifyStopping)
+			endStop()
 		}
 	}
 }
 
 // reload reads the file again and puts it to work, or says why not.
-func reload(g *gateway.Gateway, path string, log *slog.Logger) error {
+func reload(g *gateway.Gateway, path string, log *slog.Logger, level *slog.LevelVar) error {
 	cfg, problems := config.Load(path)
 	var text []string
 	for _, p := range problems {
@@ -145,6 +163,7 @@ func reload(g *gateway.Gateway, path string, log *slog.Logger) error {
 		log.Error("reload failed: the running configuration stays", "error", err)
 		return err
 	}
+	level.Set(cfg.Log.Level)
 	log.Info("reloaded")
 	return nil
 }

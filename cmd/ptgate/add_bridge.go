@@ -1,0 +1,191 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ptgate/adapter"
+	"ptgate/gateway/config"
+)
+
+func newAddBridgeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "add-bridge LINE",
+		Short: "Add a pasted bridge line to the configuration",
+		Long: `Add a bridge line, as ` + "`ptgate bridges`" + ` prints it or as Tor users pass it around, to
+the configuration as a [bridge.NAME] at its end. Everything that is in the file
+stays as it is, comments too; the new file is checked whole before it takes the
+old one's place.
+
+The line may be quoted or not. With - it is read from the standard input, so that
+its secrets show neither in the list of processes nor in the shell's history.
+
+A route leads to the bridge once its name stands in the route's via.`,
+		Args: cobra.MinimumNArgs(1),
+	}
+	file := configFlag(cmd)
+	name := cmd.Flags().String("name", "", "`NAME` of the bridge (default: the transport's, with a number if that is taken)")
+	far := cmd.Flags().String("far", "exit", "what stands behind it: exit, socks5 or forward")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *name != "" && !bridgeName.MatchString(*name) {
+			return usagef("--name %q: letters, digits, \"-\" and \"_\" only", *name)
+		}
+		if *name == "direct" || *name == "block" {
+			return usagef("--name %q: it has a meaning of its own in via", *name)
+		}
+		if !slices.Contains([]config.Far{config.FarExit, config.FarSOCKS5, config.FarForward}, config.Far(*far)) {
+			return usagef("--far %q: exit, socks5 or forward", *far)
+		}
+		text := strings.Join(args, " ")
+		if text == "-" {
+			var err error
+			if text, err = readLine(cmd.InOrStdin()); err != nil {
+				return fmt.Errorf("standard input: %w", err)
+			}
+		}
+		line, err := adapter.ParseBridgeLine(text)
+		if err != nil {
+			return err
+		}
+		path, err := config.Find(*file)
+		if err != nil {
+			return err
+		}
+		added, problems, err := addBridge(path, *name, line, config.Far(*far))
+		for _, p := range problems {
+			fmt.Fprintln(cmd.ErrOrStderr(), p)
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "added [bridge.%s] to %s; name it in a route's via, then `ptgate reload`\n", added, path)
+		return nil
+	}
+	return cmd
+}
+
+var bridgeName = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+
+// maxLine bounds a bridge line from the standard input, in bytes.
+const maxLine = 64 << 10
+
+func readLine(r io.Reader) (string, error) {
+	line, err := bufio.NewReader(io.LimitReader(r, maxLine)).ReadString('\n')
+	switch {
+	case err != nil && err != io.EOF:
+		return "", err
+	case err == io.EOF && len(line) == maxLine:
+		return "", fmt.Errorf("a line of more than %d bytes", maxLine)
+	}
+	return strings.TrimRight(line, "\r\n"), nil
+}
+
+// addBridge appends a bridge to the file, if the outcome has no errors. It gives
+// the bridge's name and what the check of the new file has found, but for warnings
+// that are none of the bridge's.
+func addBridge(path, name string, line adapter.BridgeLine, far config.Far) (_ string, problems []config.Problem, _ error) {
+	// A file with errors may be one that lacks just this bridge: the outcome counts.
+	old, known := config.Load(path)
+	if old == nil {
+		old = &config.Config{}
+	}
+	taken := map[string]bool{}
+	for _, b := range old.Bridges {
+		taken[b.Name] = true
+		if same(b, line) {
+			return "", nil, fmt.Errorf("%s has this bridge already: it is %q, at line %d", path, b.Name, b.Line)
+		}
+	}
+	switch {
+	case name == "":
+		name = line.Transport
+		for i := 2; taken[name]; i++ {
+			name = line.Transport + "-" + strconv.Itoa(i)
+		}
+	case taken[name]:
+		return "", nil, fmt.Errorf("%s has a bridge %q already: give another --name", path, name)
+	}
+	err := replaceFile(path, func(doc []byte) []byte {
+		if len(doc) > 0 && doc[len(doc)-1] != '\n' {
+			doc = append(doc, '\n')
+		}
+		// A line has no control characters: Go's quoting is TOML's.
+		doc = fmt.Appendf(doc, "\n[bridge.%s]\nline = %s\n", name, strconv.QuoteToGraphic(line.String()))
+		if far != config.FarExit {
+			doc = fmt.Appendf(doc, "far = %q\n", far)
+		}
+		return doc
+	}, func(candidate string) error {
+		cfg, found := config.Load(candidate)
+		for _, p := range found {
+			if p.File == candidate {
+				p.File = path
+			}
+			p.Message = strings.ReplaceAll(p.Message, candidate, path)
+			if !p.Warning || !slices.Contains(known, p) {
+				problems = append(problems, p)
+			}
+		}
+		if cfg == nil {
+			return fmt.Errorf("%s stays as it was: with the bridge it would have errors", path)
+		}
+		return nil
+	})
+	return name, problems, err
+}
+
+// same tells whether b is what line describes.
+func same(b *config.Bridge, line adapter.BridgeLine) bool {
+	return b.Transport == line.Transport && b.Address == line.Addr &&
+		slices.EqualFunc(b.Args, line.Args, func(x config.Arg, y adapter.Arg) bool { return adapter.Arg(x) == y })
+}
+
+// replaceFile puts what edit makes of a file in its place, at once and whole, if
+// check likes it. Mode and owner stay; a symbolic link stays one.
+func replaceFile(path string, edit func([]byte) []byte, check func(candidate string) error) (err error) {
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file", path)
+	}
+	doc, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	// Beside the file, since what it names is found from its directory.
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := os.Remove(f.Name()); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = cmp.Or(err, e)
+		}
+	}()
+	_, err = f.Write(edit(doc))
+	err = errors.Join(err, keepOwner(f, info), f.Chmod(info.Mode().Perm()), f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	if err := check(f.Name()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}

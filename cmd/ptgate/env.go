@@ -1,0 +1,99 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// noProxy is what programs reach without us: this machine.
+const noProxy = "localhost,127.0.0.1,127.0.0.0/8,::1"
+
+func newEnvCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "env",
+		Short: "Print lines that make a shell's programs use the gateway",
+		Long: `Print lines that make a shell's programs use the gateway of the configuration:
+
+  eval "$(ptgate env)"            from here on
+  eval "$(ptgate env --unset)"    and no longer
+
+They set ALL_PROXY, HTTPS_PROXY, HTTP_PROXY and NO_PROXY, each in both cases, since
+some programs read only one. SOCKS5 addresses have the scheme socks5h, so that
+names are not looked up on this machine. Without an HTTP listener all of them name
+the SOCKS5 one, and the other way round.
+
+User names and passwords of listen.users are never printed, for a program's
+environment is open to others: give them to each program in its own way.`,
+		Args: cobra.NoArgs,
+	}
+	file := configFlag(cmd)
+	unset := cmd.Flags().Bool("unset", false, "print lines that undo the others; needs no configuration")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *unset {
+			for _, name := range []string{"ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"} {
+				fmt.Fprintf(cmd.OutOrStdout(), "unset %s %s\n", name, strings.ToLower(name))
+			}
+			return nil
+		}
+		cfg, err := load(*file, cmd.ErrOrStderr())
+		if err != nil {
+			return err
+		}
+		socks, web, err := proxyURLs(cfg.Listen.SOCKS5, cfg.Listen.HTTP)
+		if err != nil {
+			return fmt.Errorf("%s: %w", cfg.Path, err)
+		}
+		if len(cfg.Listen.Users) > 0 {
+			fmt.Fprintln(cmd.ErrOrStderr(), "# the gateway asks for a user and password (listen.users); give them to each program yourself")
+		}
+		for _, v := range [][2]string{{"ALL_PROXY", socks}, {"HTTPS_PROXY", web}, {"HTTP_PROXY", web}, {"NO_PROXY", noProxy}} {
+			fmt.Fprintf(cmd.OutOrStdout(), "export %s='%s' %s='%s'\n", v[0], v[1], strings.ToLower(v[0]), v[1])
+		}
+		return nil
+	}
+	return cmd
+}
+
+// proxyURLs makes what programs are told of the first listener of each kind.
+func proxyURLs(socks5, http []string) (socks, web string, err error) {
+	if len(socks5) > 0 {
+		if socks, err = proxyURL("socks5h", socks5[0]); err != nil {
+			return "", "", err
+		}
+	}
+	if len(http) > 0 {
+		if web, err = proxyURL("http", http[0]); err != nil {
+			return "", "", err
+		}
+	}
+	switch {
+	case socks == "" && web == "":
+		return "", "", fmt.Errorf("it has no listener for programs: env is for the box beside them")
+	case socks == "":
+		socks = web
+	case web == "":
+		web = socks
+	}
+	return socks, web, nil
+}
+
+func proxyURL(scheme, listener string) (string, error) {
+	a, err := netip.ParseAddrPort(listener)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("listener %q: %w", listener, err)
+	case a.Port() == 0:
+		return "", fmt.Errorf("listener %q gets another port each time: give it one", listener)
+	}
+	host := a.Addr()
+	switch {
+	case host == netip.IPv4Unspecified():
+		host = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case host == netip.IPv6Unspecified():
+		host = netip.IPv6Loopback()
+	}
+	return scheme + "://" + netip.AddrPortFrom(host, a.Port()).String(), nil
+}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
+
+	"ptgate/gateway"
+	"ptgate/gateway/config"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(noLeaks{m}, map[string]func(){"ptgate": main})
+}
+
+// noLeaks wants no goroutine left when the tests have passed.
+type noLeaks struct{ m *testing.M }
+
+func (n noLeaks) Run() int {
+	code := n.m.Run()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	return code
+}
+
+// The program as it is used. Besides testscript's own commands there are
+//
+//	exits CODE ptgate …   runs it and wants that exit code
+//	serve FILE            runs a server's configuration until the script ends; sets $LINE and $ADDRESS
+//	expand FILE           replaces $NAME in a file
+//	mode FILE OCTAL       wants the file's permissions
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 filepath.Join("testdata", "script"),
+		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("GORACE", "atexit_sleep_ms=0")
+			e.Setenv("XDG_STATE_HOME", filepath.Join(e.WorkDir, "state"))
+			e.Setenv("XDG_CONFIG_HOME", filepath.Join(e.WorkDir, "config"))
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits":  exits,
+			"serve":  serveFile,
+			"expand": expand,
+			"mode":   mode,
+		},
+	})
+}
+
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM ARG...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	code := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		code = exit.ExitCode()
+	}
+	if code != want {
+		ts.Fatalf("exit code %d, want %d", code, want)
+	}
+}
+
+func serveFile(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: serve FILE")
+	}
+	cfg, problems := config.Load(ts.MkAbs(args[0]))
+	if cfg == nil {
+		ts.Fatalf("%v", problems)
+	}
+	exe, err := os.Executable()
+	ts.Check(err)
+	g := gateway.New(cfg, exe, slog.New(slog.DiscardHandler))
+	stop, endStop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(stop, stop) }()
+	ts.Defer(func() {
+		endStop()
+		<-done
+	})
+	select {
+	case <-g.Ready():
+	case err := <-done:
+		done <- err
+		ts.Fatalf("%v", err)
+	}
+	line, _, err := bridgeLine(cfg.Serve[0], g.Announced()[0])
+	ts.Check(err)
+	ts.Setenv("LINE", line)
+	ts.Setenv("ADDRESS", g.Announced()[0].Address)
+}
+
+func expand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: expand FILE")
+	}
+	text := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+	ts.Check(os.Chmod(ts.MkAbs(args[0]), 0o600))
+}
+
+func mode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: mode FILE OCTAL")
+	}
+	info, err := os.Stat(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%o", info.Mode().Perm()); got != args[1] {
+		ts.Fatalf("%s has mode %s, want %s", args[0], got, args[1])
+	}
+}
+
+func TestProxyURLs(t *testing.T) {
+	for _, c := range []struct {
+		socks5, http string
+		socks, web   string // or, with "" of both, an error
+	}{
+		{"127.0.0.1:1080", "127.0.0.1:8118", "socks5h://127.0.0.1:1080", "http://127.0.0.1:8118"},
+		{"127.0.0.1:1080", "", "socks5h://127.0.0.1:1080", "socks5h://127.0.0.1:1080"},
+		{"", "[::1]:8118", "http://[::1]:8118", "http://[::1]:8118"},
+		{"0.0.0.0:1080", "[::]:8118", "socks5h://127.0.0.1:1080", "http://[::1]:8118"},
+		{"192.0.2.1:1080 127.0.0.1:1080", "", "socks5h://192.0.2.1:1080", "socks5h://192.0.2.1:1080"},
+		{"", "", "", ""},
+		{"127.0.0.1:0", "", "", ""},
+		{"127.0.0.1:1080", "127.0.0.1:0", "", ""},
+		{"nonsense", "", "", ""},
+	} {
+		socks, web, err := proxyURLs(strings.Fields(c.socks5), strings.Fields(c.http))
+		if socks != c.socks || web != c.web || (err != nil) != (c.socks == "") {
+			t.Errorf("%q, %q: %q, %q, %v", c.socks5, c.http, socks, web, err)
+		}
+	}
+}
+
+// Every command says what it does, and takes a wrong flag for wrong usage.
+func TestCommands(t *testing.T) {
+	root := newRoot()
+	var names []string
+	for _, c := range root.Commands() {
+		names = append(names, c.Name())
+		if c.Short == "" || c.RunE == nil && c.Run == nil {
+			t.Errorf("%s: no words about it, or nothing to run", c.Name())
+		}
+		if code := run(t.Context(), []string{c.Name(), "--no-such-flag"}); code != 2 {
+			t.Errorf("%s --no-such-flag: exit code %d", c.Name(), code)
+		}
+	}
+	for _, want := range strings.Fields("run check explain demo pair bridges add-bridge probe status reload env pt version completion") {
+		if !strings.Contains(" "+strings.Join(names, " ")+" ", " "+want+" ") {
+			t.Errorf("there is no %s", want)
+		}
+	}
+}
+
+func Example() {
+	code := run(context.Background(), []string{"env", "--unset"})
+	fmt.Println("exit code", code)
+	// Output:
+	// unset ALL_PROXY all_proxy
+	// unset HTTPS_PROXY https_proxy
+	// unset HTTP_PROXY http_proxy
+	// unset NO_PROXY no_proxy
+	// exit code 0
+}

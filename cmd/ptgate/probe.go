@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ptgate/gateway/bridges"
+	"ptgate/gateway/config"
+)
+
+func newProbeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "probe [BRIDGE...]",
+		Short: "Dial bridges for real: how far each comes, how long it takes, and why not",
+		Long: `Dial bridges for real, all at once, with connections and transport programs of
+their own: a ptgate that runs is not disturbed. For each bridge it prints the
+stages with their times: the start of the transport program, the connection
+through the transport, and the answer of what stands behind it. No destination is
+asked for. Without names, all bridges of the configuration are dialled; whoever
+watches the network sees their addresses.
+
+A connection through some transports (snowflake, obfs3) says nothing of the far
+end: with far = "forward", where nothing can be asked, trust its success less.
+
+Exit code 1 if one of them does not work.`,
+	}
+	file := configFlag(cmd)
+	timeout := cmd.Flags().Duration("timeout", 0, "give up after this `TIME` (default: limits.dial)")
+	cmd.RunE = func(cmd *cobra.Command, names []string) error {
+		if *timeout < 0 {
+			return usagef("--timeout %v: a time from now on", *timeout)
+		}
+		cfg, err := load(*file, cmd.ErrOrStderr())
+		if err != nil {
+			return err
+		}
+		if len(cfg.Bridges) == 0 {
+			return fmt.Errorf("%s has no bridges: probe is for the box beside the programs", cfg.Path)
+		}
+		for _, n := range names {
+			if !slices.ContainsFunc(cfg.Bridges, func(b *config.Bridge) bool { return b.Name == n }) {
+				return usagef("%s has no bridge %q", cfg.Path, n)
+			}
+		}
+		return probe(cmd, cfg, names, *timeout)
+	}
+	return cmd
+}
+
+func probe(cmd *cobra.Command, cfg *config.Config, names []string, timeout time.Duration) (err error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	// A transport program wants its state directory for itself.
+	dir, err := os.MkdirTemp("", "ptgate-probe-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	trial := *cfg
+	trial.StateDir = dir
+	if timeout == 0 {
+		timeout = cfg.Limits.Dial
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+	defer cancel()
+
+	m := bridges.NewManager(exe, slog.New(slog.DiscardHandler))
+	defer m.Close()
+	all := m.Apply(&trial).Bridges()
+	probes := make([]bridges.Probe, len(all))
+	chosen := func(i int) bool { return len(names) == 0 || slices.Contains(names, cfg.Bridges[i].Name) }
+	var wg sync.WaitGroup
+	for i, b := range all {
+		if chosen(i) {
+			wg.Go(func() { probes[i] = b.Probe(ctx) })
+		}
+	}
+	wg.Wait()
+
+	out := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	defer out.Flush()
+	bad := false
+	for i, p := range probes {
+		if !chosen(i) {
+			continue
+		}
+		b := cfg.Bridges[i]
+		outcome := "works"
+		if p.Err != nil {
+			outcome = "fails"
+			bad = true
+		}
+		fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\n", b.Name, b.Transport, b.Far, outcome, steps(p))
+		if p.Err != nil {
+			fmt.Fprintf(out, "  error: %v\n  hint:  %s\n", p.Err, probeHint(b, p))
+		}
+	}
+	if bad {
+		return exitError(1)
+	}
+	return nil
+}
+
+func steps(p bridges.Probe) string {
+	var parts []string
+	for i, s := range p.Steps {
+		word := ""
+		if p.Err != nil && i == len(p.Steps)-1 {
+			word = "no "
+		}
+		parts = append(parts, fmt.Sprintf("%s%s %v", word, s.Stage, s.Took.Round(100*time.Microsecond)))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// probeHint says what to look at.
+func probeHint(b *config.Bridge, p bridges.Probe) string {
+	timeout := errors.Is(p.Err, context.DeadlineExceeded) || errors.Is(p.Err, os.ErrDeadlineExceeded)
+	switch p.Steps[len(p.Steps)-1].Stage {
+	case bridges.StageProgram:
+		return fmt.Sprintf("the transport program did not start: look at [pt.NAME] for %q, and at what the program says when it is run by hand", b.Transport)
+	case bridges.StageTransport:
+		switch {
+		case errors.Is(p.Err, syscall.ECONNREFUSED):
+			return "the address answers, but nothing listens on that port: is the server running, and the port right?"
+		case errors.Is(p.Err, syscall.ENETUNREACH), errors.Is(p.Err, syscall.EHOSTUNREACH):
+			return "this machine has no way to that address: look at its own connection first"
+		case timeout:
+			return "no answer: the server is down, its address is blocked from here, or the args are another server's (copy the bridge line anew)"
+		}
+		return "the bridge was not reached, or is not what the bridge line says: copy the line anew; a refused port, a wrong cert and a blocked address can look alike"
+	}
+	if b.Far == config.FarSOCKS5 {
+		return "the transport works, but no SOCKS5 server answers behind it: look at the server, and at far and user of the bridge"
+	}
+	return "the transport works, but no ptgate exit answers behind it: the server leads elsewhere (then set far = \"socks5\" or \"forward\"), or has another version of ptgate"
+}
