@@ -11,11 +11,11 @@ import (
 	"io"
 	"log"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"ptgate/integration/realpt"
 )
 
 var (
@@ -51,7 +51,7 @@ func run(ctx context.Context) error {
 		return runScale(ctx)
 	}
 	if *pt == "" {
-		path, err := buildLyrebird(ctx)
+		path, err := realpt.BuildLyrebird()
 		if err != nil {
 			return err
 		}
@@ -136,22 +136,4 @@ func short(v float64) string {
 		return fmt.Sprintf("%.2f", v)
 	}
 	return fmt.Sprintf("%.0f", v)
-}
-
-// The version of lyrebird that ptgate itself is built with.
-const lyrebird = "gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird"
-
-// buildLyrebird builds the bare pair's program from the module that go.mod names.
-func buildLyrebird(ctx context.Context) (string, error) {
-	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Version}}", lyrebird).Output()
-	if err != nil {
-		return "", fmt.Errorf("version of lyrebird: %w", err)
-	}
-	cmd := exec.CommandContext(ctx, "go", "install", lyrebird+"/cmd/lyrebird@"+strings.TrimSpace(string(out)))
-	cmd.Env = append(os.Environ(), "GOBIN="+*dir)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("build lyrebird: %w", err)
-	}
-	return filepath.Join(*dir, "lyrebird"), nil
 }

@@ -124,19 +124,32 @@ func PTGate(tb testing.TB) string {
 // rename makes the last one win, which is harmless.
 func build(tb testing.TB, name, pkg, version string) string {
 	tb.Helper()
-	cache, err := os.UserCacheDir()
+	program, err := cached(name, pkg, version)
 	if err != nil {
-		tb.Fatalf("cache directory: %v", err)
-	}
-	dir := filepath.Join(cache, "ptgate-test", name+"@"+version)
-	program := filepath.Join(dir, name)
-	if _, err := os.Stat(program); err == nil {
-		return program
-	}
-	if err := buildIn(dir, program, pkg, version); err != nil {
-		tb.Fatalf("build %s@%s: %v", pkg, version, err)
+		tb.Fatal(err)
 	}
 	return program
+}
+
+// BuildLyrebird is Lyrebird for what is no test.
+func BuildLyrebird() (string, error) {
+	return cached("lyrebird", base+"lyrebird/cmd/lyrebird", lyrebirdVersion)
+}
+
+func cached(name, pkg, version string) (program string, err error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("cache directory: %w", err)
+	}
+	dir := filepath.Join(cache, "ptgate-test", name+"@"+version)
+	program = filepath.Join(dir, name)
+	if _, err := os.Stat(program); err == nil {
+		return program, nil
+	}
+	if err := buildIn(dir, program, pkg, version); err != nil {
+		return "", fmt.Errorf("build %s@%s: %w", pkg, version, err)
+	}
+	return program, nil
 }
 
 func buildIn(dir, program, pkg, version string) error {
