@@ -15,6 +15,12 @@ import (
 	"ptgate/gateway/serve"
 )
 
+// HasNotes tells whether a ptgate has served with this state directory.
+func HasNotes(stateDir string) bool {
+	_, err := os.Stat(filepath.Join(stateDir, announcedFile))
+	return err == nil
+}
+
 // Announce tells what each [[serve]] of cfg announces to clients, in the file's
 // order: from the notes of a running ptgate, or, where it has never run, by
 // starting the transport for a moment on a loopback port with its own keys.

@@ -70,7 +70,7 @@ A route leads to the bridge once its name stands in the route's via.`,
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "added [bridge.%s] to %s; name it in a route's via, then `ptgate reload`\n", added, path)
+		fmt.Fprintf(cmd.OutOrStdout(), "added [bridge.%s] to %s; name it in a route's via, then `ptgate reload -c %s`\n", added, path, path)
 		return nil
 	}
 	return cmd

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/mdp/qrterminal/v3"
@@ -39,6 +40,16 @@ The lines hold the transport's secrets: whoever has one can use the server.`,
 		if err != nil {
 			return err
 		}
+		if !gateway.HasNotes(cfg.StateDir) {
+			if gateway.HasNotes(serviceState) { // this file is a system service's
+				where := *cfg
+				where.StateDir = serviceState
+				cfg = &where
+			} else if keysInState(cfg) {
+				fmt.Fprintf(cmd.ErrOrStderr(), "# no ptgate has served from %s yet: the keys there are for one that does. "+
+					"If the server runs as another user, ask as that user\n", cfg.StateDir)
+			}
+		}
 		all, err := gateway.Announce(cmd.Context(), cfg, exe)
 		if err != nil {
 			return err
@@ -59,6 +70,15 @@ The lines hold the transport's secrets: whoever has one can use the server.`,
 		return nil
 	}
 	return cmd
+}
+
+// keysInState tells whether a transport makes its keys in its state directory: all
+// do but webtunnel, which has none, and what `ptgate pair` wrote.
+func keysInState(cfg *config.Config) bool {
+	return slices.ContainsFunc(cfg.Serve, func(s *config.Serve) bool {
+		return s.Transport != "webtunnel" &&
+			!slices.ContainsFunc(s.Options, func(o config.Arg) bool { return o.Key == "private-key" })
+	})
 }
 
 // bridgeLine makes a line of what a transport announces. A remark tells the

@@ -72,7 +72,6 @@ func TestRunSignals(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Not yet ready, it may refuse; then it reloads.
 	client, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -83,8 +82,12 @@ func TestRunSignals(t *testing.T) {
 	log.await(t, "unknown key")
 	log.await(t, "the running configuration stays")
 	write(strings.Replace(direct, `"direct"`, `"block"`, 1))
-	self(syscall.SIGHUP)
-	log.await(t, "msg=reloaded")
+	for { // it may be listening and not quite ready
+		self(syscall.SIGHUP)
+		if strings.Contains(log.await(t, "reload"), "msg=reloaded") {
+			break
+		}
+	}
 
 	// A client that waits gets its drain time, until the second signal.
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

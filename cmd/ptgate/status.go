@@ -33,12 +33,16 @@ func running(file string) (socket string, err error) {
 	socket = control.Path(where.StateDir, where.Path)
 	if !exists(socket) {
 		// A system service has its state where systemd puts it.
-		if service := control.Path("/var/lib/ptgate", where.Path); exists(service) {
+		if service := control.Path(serviceState, where.Path); exists(service) {
 			return service, nil
 		}
 	}
 	return socket, nil
 }
+
+// serviceState is where a system service keeps its state (StateDirectory=ptgate in
+// systemd/ptgate.service).
+const serviceState = "/var/lib/ptgate"
 
 func exists(path string) bool {
 	_, err := os.Stat(path)
