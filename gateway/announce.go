@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/serve"
@@ -45,7 +46,7 @@ func Announce(ctx context.Context, cfg *config.Config, exe string) ([]serve.Anno
 		limits := cfg.Limits
 		s, err := serve.Start(ctx, &trial, w.state, serve.Deps{
 			Exe: exe, Limit: inbound.NewLimiter(1), Logger: slog.New(slog.DiscardHandler),
-			Limits: func() *config.Limits { return &limits },
+			Limits: func() *config.Limits { return &limits }, Windows: new(carrier.Windows),
 		})
 		if err != nil {
 			return nil, err

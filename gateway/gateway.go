@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"ptgate/gateway/bridges"
+	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
 	"ptgate/gateway/dest"
 	"ptgate/gateway/exit"
@@ -41,6 +42,7 @@ type Gateway struct {
 	joiner  joiner
 	limit   *inbound.Limiter
 	exit    *exit.Exit
+	windows carrier.Windows
 	policy  atomic.Pointer[exit.Settings]
 	ready   chan struct{}
 	since   time.Time
@@ -320,7 +322,7 @@ func (g *Gateway) serve(f inbound.Front, l *listening) {
 // its old server has gone, so such a server is stopped first, and started again
 // should the new one fail.
 func (g *Gateway) newServers(cfg *config.Config) (all, old, started []*serve.Server, err error) {
-	deps := serve.Deps{Exe: g.exe, Exit: g.exit, Limit: g.limit, Logger: g.log,
+	deps := serve.Deps{Exe: g.exe, Exit: g.exit, Limit: g.limit, Windows: &g.windows, Logger: g.log,
 		Private: func() bool { return g.view.Load().cfg.Log.Private },
 		Limits:  func() *config.Limits { return &g.view.Load().cfg.Limits }}
 	running := map[string]*serve.Server{}

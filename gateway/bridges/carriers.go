@@ -38,6 +38,8 @@ type carriers struct {
 	closed   bool
 }
 
+var errEnded = errors.New("the connection to the bridge ended as soon as it was made")
+
 type attempt struct {
 	begun  time.Time
 	cancel context.CancelFunc
@@ -165,11 +167,12 @@ func (cs *carriers) dialLocked() {
 			}
 		}
 		late := cs.closed || cs.b.settings.Load().retired
-		switch {
-		case err != nil:
-			cs.lastErr = err
-		case !late:
-			cs.list = append(cs.list, c)
+		cs.lastErr = err
+		if err == nil {
+			cs.lastErr = errEnded // should it be gone before a waiting request looks
+			if !late {
+				cs.list = append(cs.list, c)
+			}
 		}
 		cs.change()
 		cs.mu.Unlock()

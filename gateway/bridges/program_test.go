@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -159,6 +160,9 @@ func fakePT(role string) {
 		if role == "dies-of-first-dial" && first {
 			die()
 		}
+		if role == "talks" {
+			fmt.Println(`LOG SEVERITY=warning MESSAGE="a secret"`)
+		}
 		go func() {
 			defer c.Close()
 			r := bufio.NewReader(c)
@@ -243,4 +247,48 @@ func TestChild(t *testing.T) {
 			t.Errorf("status says %q", why)
 		}
 	})
+}
+
+// A reload that makes the log private holds for a PT that runs already.
+func TestPrivacyFollowsReload(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	cfg := (&world{t: t}).config(config.PickFirst, ln.Addr().String())
+	cfg.Bridges[0].PT.Exec = []string{exe, "fake-pt", "talks"}
+	cfg.Bridges[0].Far = config.FarForward // a connection of the PT for each request
+	said := make(lines, 100)
+	m := NewManager(exe, slog.New(slog.NewTextHandler(said, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	defer m.Close()
+	for _, private := range []bool{false, true, false} {
+		cfg.Log.Private = private
+		s := m.Apply(cfg)
+		s.Retire()
+		c, _ := open(t, s)
+		c.Close()
+		line := ""
+		for !strings.Contains(line, "secret") && !strings.Contains(line, "log.private") {
+			line = <-said
+		}
+		if got := !strings.Contains(line, "secret"); got != private {
+			t.Errorf("private = %v: %s", private, line)
+		}
+	}
+	if n := m.bridges[identity(cfg.Bridges[0], cfg)].Status().PTStarts; n != 1 {
+		t.Errorf("%d starts of the PT, want 1", n)
+	}
+}
+
+// lines are those of a log.
+type lines chan string
+
+func (l lines) Write(p []byte) (int, error) {
+	l <- string(p)
+	return len(p), nil
 }

@@ -260,7 +260,7 @@ func (f *far) serve(c net.Conn) {
 	if err != nil || kind != carrier.Carrier {
 		return
 	}
-	carrier.Serve(context.Background(), c, 1000, new(carrier.Traffic), quiet, func(s *carrier.Stream) func() {
+	carrier.Serve(context.Background(), c, 1000, new(carrier.Windows), new(carrier.Traffic), quiet, func(s *carrier.Stream) func() {
 		defer s.Close()
 		request := make([]byte, 3+4+1+len(example.Name)+2)
 		if _, err := io.ReadFull(s, request); err != nil {

@@ -77,7 +77,7 @@ func pair(t testing.TB, near, far net.Conn, handle func(*Stream)) *Client {
 	go func() {
 		kind, c, err := Sniff(far, time.Minute)
 		if err == nil && kind == Carrier {
-			err = Serve(context.Background(), c, 1000, new(Traffic), quiet, in(handle))
+			err = Serve(context.Background(), c, 1000, new(Windows), new(Traffic), quiet, in(handle))
 		} else {
 			far.Close()
 		}
@@ -436,7 +436,7 @@ func Example() {
 	go func() {
 		defer close(done)
 		if kind, c, err := Sniff(far, time.Minute); err == nil && kind == Carrier {
-			Serve(context.Background(), c, 100, new(Traffic), quiet, in(answers(0, echo)))
+			Serve(context.Background(), c, 100, new(Windows), new(Traffic), quiet, in(answers(0, echo)))
 		}
 	}()
 	client, _ := NewClient(near, new(Traffic), quiet)
@@ -453,4 +453,45 @@ func Example() {
 	client.Close(time.Second)
 	<-done
 	// Output: hello
+}
+
+// Many streams that nobody reads from get smaller windows; what they gave back
+// counts for new ones.
+func TestWindowsShrink(t *testing.T) {
+	var w Windows
+	c := settings(1000, quiet)
+	next := w.managed(c)
+	var shares []interface{ Done() }
+	sizes := map[uint32]int{}
+	for range 1000 {
+		s, err := next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.ReserveMemory(1, 255) != nil || s.ReserveMemory(1, 128) == nil {
+			t.Fatal("a stream is refused, or its window may grow")
+		}
+		shares = append(shares, s)
+		sizes[c.InitialStreamWindowSize]++
+	}
+	if n := w.promised.Load(); n > tight+streamWindow+1000*leastWindow {
+		t.Errorf("%d MiB are promised", n>>20)
+	}
+	if sizes[streamWindow] != generous/streamWindow || sizes[smallWindow] == 0 || sizes[leastWindow] == 0 {
+		t.Errorf("windows: %v", sizes)
+	}
+	for _, s := range shares {
+		s.Done()
+		s.Done()
+	}
+	if n := w.promised.Load(); n != 0 {
+		t.Errorf("%d bytes are still promised", n)
+	}
+	near, far := tcpPair(t)
+	cl := pair(t, near, far, answers(0, echo))
+	s := open(t, cl, Options{})
+	go s.Write(make([]byte, 20<<20)) // more than any window
+	if _, err := io.CopyN(io.Discard, s, 20<<20); err != nil {
+		t.Fatal(err)
+	}
 }

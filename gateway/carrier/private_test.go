@@ -26,7 +26,7 @@ func (brokenConn) SetWriteDeadline(time.Time) error { return nil }
 // Neither the log nor the error that ends a carrier tells who its client is.
 func TestErrorsWithoutAddresses(t *testing.T) {
 	var log bytes.Buffer
-	err := Serve(t.Context(), brokenConn{}, 10, new(Traffic),
+	err := Serve(t.Context(), brokenConn{}, 10, new(Windows), new(Traffic),
 		slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		func(*Stream) func() { return nil })
 	if err == nil || !strings.Contains(log.String(), io.ErrNoProgress.Error()) {

@@ -11,13 +11,14 @@ import (
 )
 
 // Serve is the server's end of a carrier on conn, which comes from Sniff and is
-// Serve's from then on. handle is called for each stream in a goroutine of its
+// Serve's from then on. windows is shared by all carriers of the process. handle is called for each stream in a goroutine of its
 // own and owns the stream; what it returns, if anything, is called in a fresh one,
 // so that a long relay need not keep the large stack of a handshake. Serve returns when the carrier and all handlers have
 // ended; the end of ctx ends the carrier, once the peer has got what was written.
-func Serve(ctx context.Context, conn net.Conn, maxStreams int, traffic *Traffic, log *slog.Logger, handle func(*Stream) (then func())) error {
+func Serve(ctx context.Context, conn net.Conn, maxStreams int, windows *Windows, traffic *Traffic, log *slog.Logger, handle func(*Stream) (then func())) error {
 	l := newLink(conn, "", traffic)
-	s, err := yamux.Server(l, settings(maxStreams, log), nil)
+	c := settings(maxStreams, log)
+	s, err := yamux.Server(l, c, windows.managed(c))
 	if err != nil {
 		l.Close()
 		return err

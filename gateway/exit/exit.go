@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/seldom"
 	"ptgate/routes"
 )
 
@@ -45,6 +46,7 @@ type Exit struct {
 	resolver *resolver
 	log      *slog.Logger
 	own      own
+	warned   seldom.Gate
 	// connect opens a TCP connection to a literal address.
 	connect func(context.Context, netip.AddrPort) (net.Conn, error)
 }

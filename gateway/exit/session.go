@@ -111,7 +111,9 @@ func (s *session) Valid(user, password string) bool {
 	a, b := sha256.Sum256([]byte(want)), sha256.Sum256([]byte(password))
 	ok := subtle.ConstantTimeCompare(a[:], b[:]) == 1 && known
 	if !ok {
-		s.exit.log.Warn("exit: wrong user or password: set user and password of the client's bridge as in [exit] users here")
+		if missed, open := s.exit.warned.Open(); open {
+			s.exit.log.Warn("exit: wrong user or password: set user and password of the client's bridge as in [exit] users here", "more", missed)
+		}
 	}
 	return ok
 }

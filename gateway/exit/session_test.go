@@ -417,7 +417,7 @@ func TestClientLeavesDuringDial(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		carrier.Serve(t.Context(), c, 10, new(carrier.Traffic), quiet, func(s *carrier.Stream) func() {
+		carrier.Serve(t.Context(), c, 10, new(carrier.Windows), new(carrier.Traffic), quiet, func(s *carrier.Stream) func() {
 			return e.ServeConn(t.Context(), s, relay.Options{})
 		})
 	})

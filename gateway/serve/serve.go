@@ -25,6 +25,7 @@ import (
 	"ptgate/gateway/config"
 	"ptgate/gateway/exit"
 	"ptgate/gateway/relay"
+	"ptgate/gateway/seldom"
 )
 
 // A Limiter bounds what is there at the same time.
@@ -39,7 +40,9 @@ type Deps struct {
 	Exit   *exit.Exit // nil: every client is turned away, for a trial start
 	Limit  Limiter
 	Limits func() *config.Limits
-	Logger *slog.Logger
+	// Windows bounds the memory of all served carriers together.
+	Windows *carrier.Windows
+	Logger  *slog.Logger
 	// Private keeps what a PT says out of the log: it may name clients. Nil: yes.
 	Private func() bool
 }
@@ -71,6 +74,7 @@ type Server struct {
 	quiet   chan struct{} // gets one when active falls to 0
 
 	released chan struct{} // closed when the port is free
+	warned   seldom.Gate
 
 	mu        sync.Mutex
 	announced Announced
@@ -449,7 +453,7 @@ func (s *Server) handle(c net.Conn) {
 	n := s.Clients.Add(1)
 	defer s.Clients.Add(-1)
 	if n > int64(limits.Connections) {
-		s.log.Warn("client refused: limits.connections is reached")
+		s.warn("client refused: limits.connections is reached")
 		relay.Reset(c)
 		return
 	}
@@ -470,14 +474,14 @@ func (s *Server) handle(c net.Conn) {
 	}
 	switch kind {
 	case carrier.Carrier:
-		err := carrier.Serve(s.cut, c2, limits.Connections, &s.Traffic, s.log, func(c *carrier.Stream) func() { return s.session(c) })
+		err := carrier.Serve(s.cut, c2, limits.Connections, s.deps.Windows, &s.Traffic, s.log, func(c *carrier.Stream) func() { return s.session(c) })
 		s.log.Debug("carrier ended", "error", err)
 	case carrier.BareSOCKS5:
 		if then := s.session(c2); then != nil {
 			then()
 		}
 	default:
-		s.log.Warn("client speaks neither a carrier of this version nor SOCKS5: set far = \"exit\" or \"socks5\" in its bridge, and the same version of ptgate on both sides")
+		s.warn("client speaks neither a carrier of this version nor SOCKS5: set far = \"exit\" or \"socks5\" in its bridge, and the same version of ptgate on both sides")
 		relay.Reset(c)
 	}
 }
@@ -503,7 +507,7 @@ func (s *Server) session(c net.Conn) (then func()) {
 
 func (s *Server) enter() bool {
 	if !s.deps.Limit.Acquire() {
-		s.log.Warn("connection refused: limits.connections is reached")
+		s.warn("connection refused: limits.connections is reached")
 		return false
 	}
 	s.active.Add(1)
@@ -517,6 +521,13 @@ func (s *Server) leave() {
 		case s.quiet <- struct{}{}:
 		default:
 		}
+	}
+}
+
+// warn logs what clients can bring about as often as they like.
+func (s *Server) warn(message string, args ...any) {
+	if missed, ok := s.warned.Open(); ok {
+		s.log.Warn(message, append(args, "more", missed)...)
 	}
 }
 
@@ -541,7 +552,7 @@ func (s *Server) forward(c net.Conn) {
 	service, err := d.DialContext(ctx, "tcp", s.cfg.Forward)
 	cancel()
 	if err != nil {
-		s.log.Warn("the fixed service can't be reached: see forward of this [[serve]]", "error", bare(err))
+		s.warn("the fixed service can't be reached: see forward of this [[serve]]", "error", bare(err))
 		relay.Reset(c)
 		return
 	}

@@ -126,7 +126,7 @@ func start(t testing.TB, c *config.Serve, change func(*far)) *far {
 		Exe:    exe,
 		Exit:   behind,
 		Limit:  f.limit,
-		Limits: func() *config.Limits { return f.limits },
+		Limits: func() *config.Limits { return f.limits }, Windows: new(carrier.Windows),
 		Logger: log,
 	})
 	if err != nil {
@@ -435,13 +435,18 @@ func TestStop(t *testing.T) {
 		}
 	})
 	// A client that says nothing does not hold up the end.
-	t.Run("silent client", func(t *testing.T) {
-		f := start(t, obfs4(false), func(f *far) { f.limits.Handshake = time.Hour })
-		c := f.dial()
-		c.Write([]byte(carrier.Preamble[:1]))
-		f.Stop(context.Background(), 0)
-		ending(t, c)
-	})
+	for _, say := range []string{"", carrier.Preamble[:1], carrier.Preamble, "\x05", "\x05\x01\x00", "\x05\x01\x00\x05\x01\x00\x01"} {
+		t.Run(fmt.Sprintf("silent client after %q", say), func(t *testing.T) {
+			f := start(t, obfs4(false), func(f *far) { f.limits.Handshake, f.exit.Handshake = time.Hour, time.Hour })
+			c := f.dial()
+			io.WriteString(c, say)
+			if strings.HasPrefix(say, "\x05\x01\x00") {
+				io.ReadFull(c, make([]byte, 2)) // it is in the middle of the session
+			}
+			f.Stop(context.Background(), 0)
+			ending(t, c)
+		})
+	}
 }
 
 // children lists the child processes of this one.
@@ -662,7 +667,7 @@ func Example() {
 	}, dir, Deps{
 		Exit:   exit.New(func() *exit.Settings { return &exit.Settings{Policy: exit.Policy{DenyPrivate: true}} }, quiet),
 		Limit:  inbound.NewLimiter(100),
-		Limits: func() *config.Limits { return limits },
+		Limits: func() *config.Limits { return limits }, Windows: new(carrier.Windows),
 		Logger: quiet,
 	})
 	if err != nil {

@@ -1,0 +1,151 @@
+package gateway_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"ptgate/gateway/carrier"
+	"ptgate/gateway/dest"
+	"ptgate/gateway/inbound"
+)
+
+// A plain HTTP request that is being served gets the drain time, too.
+func TestStopDrainsRequests(t *testing.T) {
+	_, b := far(t, "")
+	near := start(t, "client", fmt.Sprintf(nearEnd, b))
+	asked, answer := make(chan struct{}), make(chan struct{})
+	addr := origin(t, func(c *net.TCPConn) {
+		r := bufio.NewReader(c)
+		for line := "x"; strings.TrimSpace(line) != ""; {
+			line, _ = r.ReadString('\n')
+		}
+		close(asked)
+		<-answer
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+	})
+	front := near.Addresses(inbound.HTTP)[0]
+	c, err := net.Dial("tcp", front)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(30 * time.Second))
+	fmt.Fprintf(c, "GET http://%s/ HTTP/1.1\r\nHost: %[1]s\r\nConnection: close\r\n\r\n", addr)
+	<-asked
+	stopped := make(chan error, 1)
+	go func() { stopped <- near.stop() }()
+	for { // the listener closes first
+		n, err := net.Dial("tcp", front)
+		if err != nil {
+			break
+		}
+		n.Close()
+	}
+	close(answer)
+	got, err := io.ReadAll(c)
+	if !strings.HasSuffix(string(got), "hello") {
+		t.Errorf("the answer of a request while stopping: %q, %v", got, err)
+	}
+	if err := <-stopped; err != nil {
+		t.Fatal(err)
+	}
+	if err := near.Reload(loadText(t, near.path, fmt.Sprintf(nearEnd, b))); err == nil {
+		t.Error("a reload after the stop is no error")
+	}
+}
+
+// A client that connected before a reload and asks after it gets the new routes,
+// and a bridge that the file no longer has is not in its way.
+func TestReloadBeforeRequest(t *testing.T) {
+	o := origin(t, echo) // ends last: a raw bridge is not told of its client's end
+	_, b := far(t, "")
+	text := fmt.Sprintf(nearEnd, b)
+	near := start(t, "client", text)
+	roundTrip(t, mustAsk(t, near, o), 1<<10)
+	target, err := dest.Parse(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", near.Addresses(inbound.SOCKS5)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(30 * time.Second))
+	c.Write([]byte{5, 1, 0}) // accepted, and greeted
+	if _, err := io.ReadFull(c, make([]byte, 2)); err != nil {
+		t.Fatal(err)
+	}
+	// The bridge with other settings is another bridge: the first one retires.
+	changed := strings.Replace(text, "[[route]]", "far = \"socks5\"\n[[route]]", 1)
+	if err := near.Reload(loadText(t, near.path, changed)); err != nil {
+		t.Fatal(err)
+	}
+	c.Write(append(append([]byte{5, 1, 0, 1}, target.Addr.AsSlice()...), byte(target.Port>>8), byte(target.Port)))
+	reply := make([]byte, 10)
+	if _, err := io.ReadFull(c, reply); err != nil || reply[1] != 0 {
+		t.Fatalf("a request across a reload: reply %v, %v", reply, err)
+	}
+	c.Write([]byte("x"))
+	if _, err := io.ReadFull(c, reply[:1]); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Requests that are made while the file changes all the time work.
+func TestReloadUnderRequests(t *testing.T) {
+	_, b := far(t, "")
+	text := fmt.Sprintf(nearEnd, b)
+	near := start(t, "client", text)
+	changed := strings.Replace(text, "[[route]]", "user = \"x\"\npassword = \"y\"\n[[route]]", 1)
+	o := origin(t, echo)
+	target, err := dest.Parse(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	front := near.Addresses(inbound.SOCKS5)[0]
+	done := make(chan struct{})
+	results := make(chan error, 1)
+	go func() {
+		defer close(results)
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			c, err := net.Dial("tcp", front)
+			if err == nil {
+				c.SetDeadline(time.Now().Add(30 * time.Second))
+				err = carrier.Handshake(c, target, carrier.Auth{})
+				c.Close()
+			}
+			if err != nil {
+				results <- err
+				return
+			}
+		}
+	}()
+	// The second variant has a password that the exit does not want: it routes
+	// nothing, and comes and goes with its bridge.
+	changed = strings.Replace(changed, "to = \"*\"\nvia = \"far\"", "to = \"never.example\"\nvia = \"far\"\n[[route]]\nto = \"*\"\nvia = \"direct\"", 1)
+	for i := range 30 {
+		cfg := text
+		if i%2 == 0 {
+			cfg = changed
+		}
+		if err := near.Reload(loadText(t, near.path, cfg)); err != nil {
+			t.Fatal(err)
+		}
+		roundTrip(t, mustAsk(t, near, o), 1<<10)
+	}
+	close(done)
+	if err := <-results; err != nil {
+		t.Errorf("a request failed: %v", err)
+	}
+}
