@@ -166,7 +166,9 @@ func (cs *carriers) dialLocked() {
 				break
 			}
 		}
-		late := cs.closed || cs.b.settings.Load().retired
+		// A retired bridge still serves the requests that came before: it closes
+		// its carriers when they have ended.
+		late := cs.closed
 		cs.lastErr = err
 		if err == nil {
 			cs.lastErr = errEnded // should it be gone before a waiting request looks

@@ -1,0 +1,605 @@
+//go:build integration
+
+// Package lab holds ptgate against a hostile network: boxes in network namespaces
+// of their own whose packets all pass through a censor, a program of this test that
+// drops, delays, slows down, forges resets and looks into what it forwards.
+//
+// It needs root, curl, tshark and haproxy. PTGATE_LAB sets for how long the mixed
+// load runs (a Go duration), PTGATE_LAB_SEED which faults it meets.
+package lab
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"ptgate/gateway/carrier"
+	"ptgate/routes"
+)
+
+// ptgate is the path of the built program.
+var ptgate string
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "ptgate-lab-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	ptgate = filepath.Join(dir, "ptgate")
+	args := []string{"build", "-p", "2", "-o", ptgate}
+	if os.Getenv("PTGATE_TEST_RACE") != "" {
+		args = append(args, "-race")
+	}
+	cmd := exec.Command("go", append(args, "./cmd/ptgate")...)
+	cmd.Dir = "../.."
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if err := cmd.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "build ptgate:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+// patience bounds every wait for something that ought to happen.
+const patience = 60 * time.Second
+
+// must runs a program to its end and returns what it wrote.
+func must(t testing.TB, argv ...string) string {
+	t.Helper()
+	out, code := command(t, argv...)
+	if code != 0 {
+		t.Fatalf("%s: exit code %d\n%s", strings.Join(argv, " "), code, out)
+	}
+	return out
+}
+
+func command(t testing.TB, argv ...string) (out string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	b, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil || ctx.Err() != nil {
+		t.Fatalf("%s: %v", argv[0], err)
+	}
+	return string(b), cmd.ProcessState.ExitCode()
+}
+
+// every calls f at once and then at the interval, until ctx ends or f says so.
+func every(ctx context.Context, interval time.Duration, f func() (more bool)) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for f() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// after waits, or less when ctx ends.
+func after(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// eventually waits until ok is true.
+func eventually(t testing.TB, what string, ok func() bool) (took time.Duration) {
+	t.Helper()
+	begin := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	every(ctx, 50*time.Millisecond, func() bool { return !ok() })
+	if ctx.Err() != nil {
+		t.Fatalf("%s: not within %v", what, patience)
+	}
+	return time.Since(begin)
+}
+
+// A box is a network namespace, with at most one `ptgate run` in it.
+type box struct {
+	t    *testing.T
+	name string
+	ns   string
+	addr netip.Addr
+	dir  string
+	file string // ptgate's configuration
+
+	mu     sync.Mutex
+	cmd    *exec.Cmd
+	exited chan struct{}
+	log    *transcript
+}
+
+// A transcript is what a box has written, over all its starts.
+type transcript struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *transcript) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *transcript) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+const hosts = "127.0.0.1 localhost\n10.77.0.21 " + forbiddenName + "\n"
+
+// newBox makes the namespace. Nothing of it may be left over at the end.
+func newBox(t *testing.T, name string, last byte) *box {
+	t.Helper()
+	b := &box{t: t, name: name, ns: fmt.Sprintf("ptg%d-%s", os.Getpid(), name),
+		addr: netip.AddrFrom4([4]byte{10, 77, 0, last}), log: new(transcript)}
+	var err error
+	if b.dir, err = os.MkdirTemp("", "ptl-"); err != nil {
+		t.Fatal(err)
+	}
+	etc := filepath.Join("/etc/netns", b.ns)
+	if err := os.MkdirAll(etc, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// Each box has names of its own; to ask a name server would show at the border.
+	for name, text := range map[string]string{"hosts": hosts, "resolv.conf": "nameserver 10.77.0.21\noptions timeout:1 attempts:1\n"} {
+		if err := os.WriteFile(filepath.Join(etc, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(t, "ip", "netns", "add", b.ns)
+	t.Cleanup(func() {
+		b.stop()
+		for _, pid := range b.pids() {
+			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			t.Errorf("box %s: process %d is left over: %q", b.name, pid, name)
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+		exec.Command("ip", "netns", "del", b.ns).Run()
+		os.RemoveAll(etc)
+		os.RemoveAll(b.dir)
+		text := b.log.String()
+		for _, bad := range []string{"panic", "DATA RACE", "fatal error"} {
+			if strings.Contains(text, bad) {
+				t.Errorf("box %s: its log has %q", b.name, bad)
+			}
+		}
+		if t.Failed() {
+			if len(text) > 8000 {
+				text = text[:4000] + "\n…\n" + text[len(text)-4000:]
+			}
+			t.Logf("log of box %s:\n%s", b.name, text)
+		}
+	})
+	return b
+}
+
+// pids lists the processes in the box.
+func (b *box) pids() (all []int) {
+	out, err := exec.Command("ip", "netns", "pids", b.ns).Output()
+	if err != nil {
+		return nil
+	}
+	for _, x := range strings.Fields(string(out)) {
+		pid, _ := strconv.Atoi(x)
+		all = append(all, pid)
+	}
+	return all
+}
+
+// children lists the processes of the box but for ptgate itself.
+func (b *box) children() []int {
+	main := b.pid()
+	return slices.DeleteFunc(b.pids(), func(pid int) bool { return pid == main })
+}
+
+func (b *box) pid() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.cmd.Process.Pid
+}
+
+// configure writes the box's configuration.
+func (b *box) configure(text string) {
+	b.t.Helper()
+	b.file = filepath.Join(b.dir, "ptgate.toml")
+	if err := os.WriteFile(b.file, []byte(fmt.Sprintf("state_dir = %q\n", filepath.Join(b.dir, "state"))+text), 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// command is the command line of argv inside the box.
+func (b *box) command(argv ...string) []string {
+	return append([]string{"ip", "netns", "exec", b.ns}, argv...)
+}
+
+// start runs ptgate and returns when it is ready.
+func (b *box) start() {
+	b.t.Helper()
+	socket := &net.UnixAddr{Name: filepath.Join(b.dir, "notify"), Net: "unixgram"}
+	os.Remove(socket.Name)
+	notify, err := net.ListenUnixgram("unixgram", socket)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	argv := b.command(ptgate, "run", "-c", b.file)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.dir, "NOTIFY_SOCKET=" + socket.Name}
+	cmd.Stdout, cmd.Stderr = b.log, b.log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	exited := make(chan struct{})
+	go func() { // its end is waited for in stop
+		cmd.Wait()
+		close(exited)
+	}()
+	b.mu.Lock()
+	b.cmd, b.exited = cmd, exited
+	b.mu.Unlock()
+	ready := make(chan struct{})
+	go func() { // it reads on, as systemd does, until the process has ended
+		said := sync.OnceFunc(func() { close(ready) })
+		buf := make([]byte, 1024)
+		for {
+			n, err := notify.Read(buf)
+			if err != nil {
+				return
+			}
+			if bytes.Contains(buf[:n], []byte("READY=1")) {
+				said()
+			}
+		}
+	}()
+	go func() {
+		<-exited
+		notify.Close()
+	}()
+	select {
+	case <-ready:
+	case <-exited:
+		b.t.Fatalf("box %s ended before it was ready\n%s", b.name, b.log)
+	case <-time.After(patience):
+		b.t.Fatalf("box %s is not ready after %v\n%s", b.name, patience, b.log)
+	}
+}
+
+// stop ends ptgate in order.
+func (b *box) stop() {
+	b.mu.Lock()
+	cmd, exited := b.cmd, b.exited
+	b.mu.Unlock()
+	if cmd == nil {
+		return
+	}
+	select {
+	case <-exited:
+		return
+	default:
+	}
+	cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-exited:
+		if code := cmd.ProcessState.ExitCode(); code != 0 {
+			b.t.Errorf("box %s: exit code %d", b.name, code)
+		}
+	case <-time.After(patience):
+		b.t.Errorf("box %s: did not stop within %v", b.name, patience)
+		cmd.Process.Signal(syscall.SIGQUIT)
+		<-exited
+	}
+}
+
+// kill ends ptgate as a crash does, and waits for all that it ran to be gone.
+func (b *box) kill() {
+	b.t.Helper()
+	b.mu.Lock()
+	cmd, exited := b.cmd, b.exited
+	b.mu.Unlock()
+	cmd.Process.Kill()
+	<-exited
+	eventually(b.t, "box "+b.name+" is empty after kill -9", func() bool { return len(b.pids()) == 0 })
+}
+
+// A load is what a process uses.
+type load struct{ files, threads int }
+
+func (b *box) load() (l load) {
+	fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.pid()))
+	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", b.pid()))
+	return load{len(fds), len(tasks)}
+}
+
+// The origin's protocol: eight bytes of size and eight of seed, big-endian, come
+// in; that many bytes of the seed's stream go out, in pieces with pauses where the
+// highest bit of the size is set.
+const (
+	originPort    = 7000
+	slowly        = 1 << 63
+	forbiddenName = "forbidden.example"
+)
+
+var originAddr = netip.MustParseAddr("10.77.0.21")
+
+func content(seed uint64) io.Reader {
+	var key [32]byte
+	binary.BigEndian.PutUint64(key[:], seed)
+	return rand.NewChaCha8(key)
+}
+
+// newOrigin runs the origin in a box of its own.
+func newOrigin(t *testing.T) *box {
+	t.Helper()
+	b := newBox(t, "origin", 21)
+	return b
+}
+
+// serveOrigin answers in the origin's box until the test's end.
+func serveOrigin(t *testing.T, b *box) {
+	t.Helper()
+	serveTCP(t, b, originPort, func(ctx context.Context, c net.Conn) {
+		var head [16]byte
+		if _, err := io.ReadFull(c, head[:]); err != nil {
+			return
+		}
+		size, r := binary.BigEndian.Uint64(head[:]), content(binary.BigEndian.Uint64(head[8:]))
+		if size&slowly == 0 {
+			io.CopyN(c, r, int64(size))
+			return
+		}
+		left := int64(size &^ slowly)
+		every(ctx, 50*time.Millisecond, func() bool {
+			n, err := io.CopyN(c, r, min(left, 16<<10))
+			left -= n
+			return err == nil && left > 0
+		})
+	})
+}
+
+// serveTCP accepts in a box until the test's end.
+func serveTCP(t *testing.T, b *box, port int, serve func(context.Context, net.Conn)) {
+	t.Helper()
+	var ln net.Listener
+	if err := b.within(func() (err error) {
+		ln, err = net.Listen("tcp4", fmt.Sprintf("%s:%d", b.addr, port))
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				defer context.AfterFunc(ctx, func() { c.Close() })()
+				serve(ctx, c)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		ln.Close()
+		wg.Wait()
+	})
+}
+
+// dial opens a connection from inside a box.
+func (b *box) dial(ctx context.Context, addr string) (c net.Conn, err error) {
+	err = b.within(func() (err error) {
+		var d net.Dialer
+		c, err = d.DialContext(ctx, "tcp4", addr)
+		return err
+	})
+	return c, err
+}
+
+var seeds atomic.Uint64
+
+// open asks the box's SOCKS5 front for the origin.
+func (b *box) open(ctx context.Context) (net.Conn, error) {
+	return b.openTarget(ctx, routes.Target{Addr: originAddr, Port: originPort})
+}
+
+func (b *box) openTarget(ctx context.Context, target routes.Target) (net.Conn, error) {
+	c, err := b.dial(ctx, "127.0.0.1:1080")
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+	err = carrier.Handshake(c, target, carrier.Auth{})
+	stop()
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Nothing excuses wrong bytes. A clean end that comes early is just as bad, but
+// for one case: a ptgate that is killed, whose sockets the kernel ends for it.
+var (
+	errWrong = errors.New("wrong bytes")
+	errShort = errors.New("a clean end that comes early")
+)
+
+// A download is one request to the origin, whose bytes are compared as they come.
+type download struct {
+	c    net.Conn
+	want io.Reader
+	left int64
+	got  atomic.Int64
+}
+
+// ask begins a download of size bytes.
+func (b *box) ask(ctx context.Context, size uint64) (*download, error) {
+	c, err := b.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	seed := seeds.Add(1)
+	head := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, size), seed)
+	if _, err := c.Write(head); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return &download{c: c, want: content(seed), left: int64(size &^ slowly)}, nil
+}
+
+// finish reads to the end, which is where it ought to be.
+func (d *download) finish(ctx context.Context) error {
+	defer d.c.Close()
+	defer context.AfterFunc(ctx, func() { d.c.SetDeadline(time.Unix(1, 0)) })()
+	buf, want := make([]byte, 32<<10), make([]byte, 32<<10)
+	for {
+		n, err := d.c.Read(buf)
+		if int64(n) > d.left {
+			return fmt.Errorf("%w: more than there are", errWrong)
+		}
+		io.ReadFull(d.want, want[:n])
+		if !bytes.Equal(buf[:n], want[:n]) {
+			return errWrong
+		}
+		d.left -= int64(n)
+		d.got.Add(int64(n))
+		switch {
+		case err == io.EOF && d.left > 0:
+			return errShort
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// fetch is a whole request. It does not wait for more than limit.
+func (b *box) fetch(ctx context.Context, size uint64, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	d, err := b.ask(ctx, size)
+	if err != nil {
+		return err
+	}
+	return d.finish(ctx)
+}
+
+// A result is one request of a crowd.
+type result struct {
+	begin time.Time
+	took  time.Duration
+	err   error
+}
+
+// A crowd is many clients that make one request after the other.
+type crowd struct {
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+	mu   sync.Mutex
+	all  []result
+
+	killed bool // the clients' own ptgate has been
+}
+
+// newCrowd starts n clients, each with a pause between its requests. They end with
+// stop; a request under way is waited for.
+func newCrowd(t *testing.T, b *box, n int, pause time.Duration, size func() uint64) *crowd {
+	ctx, stop := context.WithCancel(context.Background())
+	c := &crowd{stop: stop}
+	for i := range n {
+		c.wg.Go(func() {
+			after(ctx, pause*time.Duration(i)/time.Duration(n))
+			every(ctx, pause, func() bool {
+				if ctx.Err() != nil {
+					return false
+				}
+				begin := time.Now()
+				err := b.fetch(context.Background(), size(), 90*time.Second)
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				c.all = append(c.all, result{begin, time.Since(begin), err})
+				if errors.Is(err, errWrong) || errors.Is(err, errShort) && !c.killed {
+					t.Errorf("a request got %v", err)
+				}
+				return true
+			})
+		})
+	}
+	t.Cleanup(func() { c.end() })
+	return c
+}
+
+// end stops the clients and gives all results by when they began.
+func (c *crowd) end() []result {
+	c.stop()
+	c.wg.Wait()
+	slices.SortFunc(c.all, func(a, b result) int { return a.begin.Compare(b.begin) })
+	return c.all
+}
+
+// summary says what became of the requests that began within [from, to), or only
+// of those that ended there, too.
+func summary(all []result, from, to time.Time, within bool) (text string, failed int) {
+	var took []time.Duration
+	var last time.Time
+	why := map[string]int{}
+	for _, r := range all {
+		if r.begin.Before(from) || !r.begin.Before(to) || within && r.begin.Add(r.took).After(to) {
+			continue
+		}
+		took = append(took, r.took)
+		if r.err != nil {
+			failed++
+			last = r.begin
+			if n, ok := errors.AsType[syscall.Errno](r.err); ok {
+				why[n.Error()]++
+			} else {
+				why[r.err.Error()]++
+			}
+		}
+	}
+	if len(took) == 0 {
+		return "no requests", 0
+	}
+	slices.Sort(took)
+	text = fmt.Sprintf("%d requests, %d failed, median %v, 99%% %v, longest %v", len(took), failed,
+		took[len(took)/2].Round(time.Millisecond), took[len(took)*99/100].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
+	if failed > 0 {
+		text += fmt.Sprintf(", the last that failed began %.2f s after; %v", last.Sub(from).Seconds(), why)
+	}
+	return text, failed
+}

@@ -1,0 +1,536 @@
+//go:build integration
+
+package lab
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A censor is the box in the middle: every packet of every box goes through it.
+// What crosses the border, that is what the client's box sends and gets, it may
+// drop, delay, slow down, or answer with resets forged in both directions.
+type censor struct {
+	tuns map[netip.Addr]*os.File
+	wg   sync.WaitGroup
+	stop chan struct{}
+
+	// Two lines across the border, each in order.
+	out, in line
+
+	mu      sync.Mutex
+	cut     bool                    // nothing crosses the border
+	blocked map[netip.Addr]bool     // dropped silently
+	dial    map[netip.Addr]bool     // new connections to these are dropped
+	names   [][]byte                // in a TLS hello or an HTTP request: reset
+	socks   bool                    // a SOCKS5 greeting: reset
+	flows   map[flow]*flowState     // that cross the border
+	resets  int                     // flows that were reset
+	pcap    *os.File                // of what crosses; nil: none
+	delay   time.Duration           // one way
+	rate    int                     // bytes a second and direction; 0: no limit
+	passed  map[netip.Addr]*counter // by the far side
+}
+
+type counter struct{ packets, bytes int }
+
+// A flow is a TCP connection, seen from inside the border.
+type flow struct{ client, far netip.AddrPort }
+
+type flowState struct {
+	clientAck, farAck uint32 // what each side acknowledged last
+	begun             bool   // the client has sent data
+}
+
+// A packet is an IPv4 packet with its TCP header taken apart.
+type packet struct {
+	raw      []byte
+	src, dst netip.AddrPort // ports only of TCP and UDP
+	proto    byte
+	seq, ack uint32
+	flags    byte
+	payload  []byte
+}
+
+const (
+	flagFIN = 1 << iota
+	flagSYN
+	flagRST
+	flagPSH
+	flagACK
+)
+
+// parse takes an IPv4 packet apart (RFC 791 section 3.1, RFC 9293 section 3.1).
+func parse(raw []byte) (p packet, ok bool) {
+	if len(raw) < 20 || raw[0]>>4 != 4 {
+		return p, false
+	}
+	head := int(raw[0]&15) * 4
+	size := int(binary.BigEndian.Uint16(raw[2:]))
+	if head < 20 || size < head || size > len(raw) {
+		return p, false
+	}
+	raw = raw[:size]
+	p.raw, p.proto = raw, raw[9]
+	src, dst := netip.AddrFrom4([4]byte(raw[12:16])), netip.AddrFrom4([4]byte(raw[16:20]))
+	p.src, p.dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
+	t := raw[head:]
+	if (p.proto == unix.IPPROTO_TCP || p.proto == unix.IPPROTO_UDP) && len(t) >= 8 {
+		p.src = netip.AddrPortFrom(src, binary.BigEndian.Uint16(t))
+		p.dst = netip.AddrPortFrom(dst, binary.BigEndian.Uint16(t[2:]))
+	}
+	if p.proto == unix.IPPROTO_TCP {
+		if len(t) < 20 || int(t[12]>>4)*4 > len(t) || t[12]>>4 < 5 {
+			return p, false
+		}
+		p.seq, p.ack, p.flags = binary.BigEndian.Uint32(t[4:]), binary.BigEndian.Uint32(t[8:]), t[13]
+		p.payload = t[int(t[12]>>4)*4:]
+	}
+	return p, true
+}
+
+func sum(b []byte, start uint32) uint32 {
+	for ; len(b) >= 2; b = b[2:] {
+		start += uint32(b[0])<<8 | uint32(b[1])
+	}
+	if len(b) == 1 {
+		start += uint32(b[0]) << 8
+	}
+	return start
+}
+
+func fold(s uint32) uint16 {
+	for s > 0xffff {
+		s = s>>16 + s&0xffff
+	}
+	return ^uint16(s)
+}
+
+// forgeReset is a RST from src to dst at exactly the number that dst awaits, which
+// is all that RFC 5961 section 3 lets through.
+func forgeReset(src, dst netip.AddrPort, seq uint32) []byte {
+	b := make([]byte, 40)
+	b[0], b[3], b[8], b[9] = 0x45, 40, 64, unix.IPPROTO_TCP
+	copy(b[12:], src.Addr().AsSlice())
+	copy(b[16:], dst.Addr().AsSlice())
+	binary.BigEndian.PutUint16(b[10:], fold(sum(b[:20], 0)))
+	t := b[20:]
+	binary.BigEndian.PutUint16(t, src.Port())
+	binary.BigEndian.PutUint16(t[2:], dst.Port())
+	binary.BigEndian.PutUint32(t[4:], seq)
+	t[12], t[13] = 5<<4, flagRST
+	binary.BigEndian.PutUint16(t[16:], fold(sum(t, sum(b[12:20], unix.IPPROTO_TCP+20))))
+	return b
+}
+
+// serverName finds the name in a TLS ClientHello (RFC 8446 section 4.1.2, RFC 6066
+// section 3), as far as the first segment has it.
+func serverName(b []byte) []byte {
+	skip := func(n int) bool {
+		if n > len(b) {
+			return false
+		}
+		b = b[n:]
+		return true
+	}
+	vector := func(width int) bool { // skips a vector with a length of width bytes
+		if len(b) < width {
+			return false
+		}
+		n := 0
+		for _, x := range b[:width] {
+			n = n<<8 | int(x)
+		}
+		return skip(width + n)
+	}
+	if len(b) < 6 || b[0] != 22 || b[5] != 1 {
+		return nil
+	}
+	if !skip(5+4+2+32) || !vector(1) || !vector(2) || !vector(1) || !skip(2) {
+		return nil
+	}
+	for len(b) >= 4 {
+		kind, n := int(b[0])<<8|int(b[1]), int(b[2])<<8|int(b[3])
+		if !skip(4) || n > len(b) {
+			return nil
+		}
+		if kind == 0 && n > 5 {
+			return b[5:n]
+		}
+		skip(n)
+	}
+	return nil
+}
+
+// forbidden looks into what a client sends.
+func (c *censor) forbidden(first bool, payload []byte) bool {
+	if c.socks && first && len(payload) >= 3 && payload[0] == 5 && len(payload) >= 2+int(payload[1]) && payload[1] > 0 {
+		return true
+	}
+	name := serverName(payload)
+	_, host, _ := bytes.Cut(payload, []byte("\r\nHost: "))
+	host, _, _ = bytes.Cut(host, []byte("\r\n"))
+	for _, bad := range c.names {
+		if bytes.Equal(name, bad) || bytes.Equal(host, bad) {
+			return true
+		}
+	}
+	return false
+}
+
+// newCensor takes one end of each box's only link.
+func newCensor(t testing.TB, boxes ...*box) *censor {
+	c := &censor{tuns: map[netip.Addr]*os.File{}, stop: make(chan struct{}),
+		blocked: map[netip.Addr]bool{}, dial: map[netip.Addr]bool{},
+		flows: map[flow]*flowState{}, passed: map[netip.Addr]*counter{}}
+	for _, b := range boxes {
+		c.tuns[b.addr] = openTUN(t, b)
+		c.passed[b.addr] = new(counter)
+	}
+	c.out.init(c)
+	c.in.init(c)
+	for _, f := range c.tuns {
+		c.wg.Go(func() { c.read(f) })
+	}
+	t.Cleanup(func() {
+		close(c.stop)
+		for _, f := range c.tuns {
+			f.Close()
+		}
+		c.wg.Wait()
+	})
+	return c
+}
+
+// openTUN makes a box's network device, whose other end is the file.
+func openTUN(t testing.TB, b *box) *os.File {
+	t.Helper()
+	var file *os.File
+	err := b.within(func() error {
+		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		var request struct {
+			name  [16]byte
+			flags uint16
+			_     [22]byte
+		}
+		copy(request.name[:], "net0")
+		request.flags = unix.IFF_TUN | unix.IFF_NO_PI
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TUNSETIFF, uintptr(unsafe.Pointer(&request))); errno != 0 {
+			unix.Close(fd)
+			return fmt.Errorf("TUNSETIFF: %w", errno)
+		}
+		file = os.NewFile(uintptr(fd), "tun")
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("box %s: %v", b.name, err)
+	}
+	must(t, "ip", "-n", b.ns, "address", "add", b.addr.String()+"/24", "dev", "net0")
+	must(t, "ip", "-n", b.ns, "link", "set", "net0", "txqueuelen", "1000", "up")
+	must(t, "ip", "-n", b.ns, "link", "set", "lo", "up")
+	return file
+}
+
+func (c *censor) read(f *os.File) {
+	buf := make([]byte, 2048)
+	for {
+		n, err := f.Read(buf)
+		if err != nil {
+			return
+		}
+		if p, ok := parse(buf[:n]); ok {
+			c.forward(p)
+		}
+	}
+}
+
+// write puts a packet into its receiver's box. What the box does not take is
+// lost, as on any link.
+func (c *censor) write(dst netip.Addr, raw []byte) {
+	if f := c.tuns[dst]; f != nil {
+		f.Write(raw)
+	}
+}
+
+var clientAddr = netip.MustParseAddr("10.77.0.1")
+
+// forward decides on a packet.
+func (c *censor) forward(p packet) {
+	fromClient := p.src.Addr() == clientAddr
+	if !fromClient && p.dst.Addr() != clientAddr {
+		c.write(p.dst.Addr(), p.raw) // not ours to look at
+		return
+	}
+	far, line := p.dst, &c.out
+	key := flow{p.src, p.dst}
+	if !fromClient {
+		far, line = p.src, &c.in
+		key = flow{p.dst, p.src}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cut || c.blocked[far.Addr()] {
+		return
+	}
+	if c.dial[far.Addr()] && p.flags&flagSYN != 0 {
+		return
+	}
+	if c.pcap != nil {
+		c.record(p.raw)
+	}
+	if n := c.passed[far.Addr()]; n != nil {
+		n.packets++
+		n.bytes += len(p.payload)
+	}
+	if p.proto == unix.IPPROTO_TCP {
+		s := c.flows[key]
+		if s == nil {
+			s = new(flowState)
+			c.flows[key] = s
+		}
+		if p.flags&flagACK != 0 {
+			if fromClient {
+				s.clientAck = p.ack
+			} else {
+				s.farAck = p.ack
+			}
+		}
+		if p.flags&flagRST != 0 {
+			delete(c.flows, key)
+		}
+		if fromClient && len(p.payload) > 0 {
+			bad := c.forbidden(!s.begun, p.payload)
+			s.begun = true
+			if bad {
+				s.clientAck, s.farAck = p.ack, p.seq
+				c.resetLocked(key, s)
+				return
+			}
+		}
+	}
+	if c.delay == 0 && c.rate == 0 && line.idle() {
+		c.write(p.dst.Addr(), p.raw)
+		return
+	}
+	line.put(p.dst.Addr(), p.raw, c.delay, c.rate)
+}
+
+// resetLocked tells both sides that the other has reset the connection.
+func (c *censor) resetLocked(key flow, s *flowState) {
+	c.resets++
+	delete(c.flows, key)
+	c.write(key.client.Addr(), forgeReset(key.far, key.client, s.clientAck))
+	c.write(key.far.Addr(), forgeReset(key.client, key.far, s.farAck))
+}
+
+// set changes the rules.
+func (c *censor) set(change func(c *censor)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(c)
+}
+
+func (c *censor) block(a netip.Addr, yes bool) { c.set(func(c *censor) { c.blocked[a] = yes }) }
+
+// resetAll resets the flows to an address.
+func (c *censor) resetAll(a netip.Addr) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, s := range c.flows {
+		if key.far.Addr() == a {
+			c.resetLocked(key, s)
+			n++
+		}
+	}
+	return n
+}
+
+// traffic tells what crossed the border to and from an address.
+func (c *censor) traffic(a netip.Addr) counter {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return *c.passed[a]
+}
+
+// capture writes what crosses from now on into a file, as tshark reads it, until
+// the function that it returns is called.
+func (c *censor) capture(t testing.TB) (path string, stop func()) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "border.pcap")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const linkRaw = 101 // LINKTYPE_RAW: packets begin with the IP header
+	head := binary.LittleEndian.AppendUint32(nil, 0xa1b2c3d4)
+	head = binary.LittleEndian.AppendUint32(head, 4<<16|2)
+	for _, x := range []uint32{0, 0, 65535, linkRaw} {
+		head = binary.LittleEndian.AppendUint32(head, x)
+	}
+	f.Write(head)
+	c.set(func(c *censor) { c.pcap = f })
+	return path, sync.OnceFunc(func() {
+		c.set(func(c *censor) { c.pcap = nil })
+		f.Close()
+	})
+}
+
+func (c *censor) record(raw []byte) {
+	now := time.Now()
+	b := make([]byte, 0, 16+len(raw))
+	for _, x := range []uint32{uint32(now.Unix()), uint32(now.Nanosecond() / 1000), uint32(len(raw)), uint32(len(raw))} {
+		b = binary.LittleEndian.AppendUint32(b, x)
+	}
+	c.pcap.Write(append(b, raw...))
+}
+
+// A line is one direction across the border: packets leave it in order, each after
+// the delay, and no faster than the rate.
+type line struct {
+	c    *censor
+	wake chan struct{}
+
+	mu    sync.Mutex
+	queue []queued
+	free  time.Time // when the last packet in the queue has gone
+}
+
+type queued struct {
+	dst netip.Addr
+	raw []byte
+	at  time.Time
+}
+
+const lineRoom = 1000 // packets
+
+func (l *line) init(c *censor) {
+	l.c, l.wake = c, make(chan struct{}, 1)
+	c.wg.Go(l.run)
+}
+
+func (l *line) idle() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.queue) == 0
+}
+
+func (l *line) put(dst netip.Addr, raw []byte, delay time.Duration, rate int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.queue) >= lineRoom {
+		return
+	}
+	now := time.Now()
+	if rate > 0 {
+		if l.free.Before(now) {
+			l.free = now
+		}
+		l.free = l.free.Add(time.Duration(len(raw)) * time.Second / time.Duration(rate))
+	} else {
+		l.free = now
+	}
+	l.queue = append(l.queue, queued{dst, bytes.Clone(raw), l.free.Add(delay)})
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (l *line) run() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		l.mu.Lock()
+		wait := time.Hour
+		if len(l.queue) > 0 {
+			wait = time.Until(l.queue[0].at)
+		}
+		if wait <= 0 {
+			q := l.queue[0]
+			l.c.write(q.dst, q.raw) // before it leaves the queue: nothing overtakes it
+			l.queue = l.queue[1:]
+			l.mu.Unlock()
+			continue
+		}
+		l.mu.Unlock()
+		timer.Reset(wait)
+		select {
+		case <-timer.C:
+		case <-l.wake:
+		case <-l.c.stop:
+			return
+		}
+	}
+}
+
+// packets reads a capture back.
+func packets(t testing.TB, path string) (all []packet) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := bytes.NewReader(b[24:])
+	for {
+		var head [16]byte
+		if _, err := io.ReadFull(r, head[:]); err != nil {
+			return all
+		}
+		raw := make([]byte, binary.LittleEndian.Uint32(head[8:]))
+		if _, err := io.ReadFull(r, raw); err != nil {
+			t.Fatal(err)
+		}
+		if p, ok := parse(raw); ok {
+			all = append(all, p)
+		}
+	}
+}
+
+// within runs f with the box's network namespace around it: sockets that f makes
+// in its own goroutine belong there.
+func (b *box) within(f func() error) error { return inNamespace(b.ns, f) }
+
+func inNamespace(ns string, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		done <- func() error {
+			runtime.LockOSThread()
+			home, err := os.Open("/proc/thread-self/ns/net")
+			if err != nil {
+				return err
+			}
+			defer home.Close()
+			there, err := os.Open("/run/netns/" + ns)
+			if err != nil {
+				return err
+			}
+			defer there.Close()
+			if err := unix.Setns(int(there.Fd()), syscall.CLONE_NEWNET); err != nil {
+				return err
+			}
+			err = f()
+			if back := unix.Setns(int(home.Fd()), syscall.CLONE_NEWNET); back != nil {
+				return back // the thread ends with the goroutine
+			}
+			runtime.UnlockOSThread()
+			return err
+		}()
+	}()
+	return <-done
+}
