@@ -1,0 +1,82 @@
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+
+	"ptgate/integration/realpt"
+)
+
+// browserPage has 30 subresources and a WebSocket, and says so when all is there.
+const browserPage = `<!DOCTYPE html>
+<meta charset="utf-8">
+<title>page</title>
+<script>
+const loaded = new Set();
+addEventListener("load", () => {
+	const socket = new WebSocket(location.origin.replace("http", "ws") + "/socket");
+	socket.onopen = () => socket.send("over the socket");
+	socket.onerror = () => say("socket failed");
+	socket.onmessage = e => say(loaded.size + " scripts, " + e.data);
+});
+function say(text) {
+	const p = document.createElement("p");
+	p.id = "said";
+	p.textContent = text;
+	document.body.append(p);
+}
+for (let i = 0; i < 30; i++) document.write('<script src="/script/' + i + '"><\/script>');
+</script>
+<body></body>
+`
+
+// TestChromium loads a page with Debian's browser through both boxes. The browser
+// is forbidden to look up any name, so that it depends on the proxy for that.
+func TestChromium(t *testing.T) {
+	o := serveOrigin(t)
+	_, client := runPair(t)
+	program := realpt.Program(t, "chromium")
+	for _, proxy := range []string{"socks5://" + client.socks(), "http://" + client.http()} {
+		for _, base := range []string{o.http, o.https} {
+			t.Run(proxy[:5]+" "+base[:5], func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				defer cancel()
+				ctx, stop := chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:],
+					chromedp.ExecPath(program),
+					chromedp.NoSandbox,
+					chromedp.DisableGPU,
+					chromedp.NoFirstRun,
+					chromedp.IgnoreCertErrors,
+					chromedp.UserDataDir(scratch(t)),
+					chromedp.ProxyServer(proxy),
+					chromedp.WSURLReadTimeout(patience),
+					chromedp.Flag("disable-quic", true),
+					chromedp.Flag("disable-background-networking", true),
+					chromedp.Flag("disable-component-update", true),
+					chromedp.Flag("disable-sync", true),
+					chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"),
+				)...)
+				defer stop()
+				ctx, end := chromedp.NewContext(ctx)
+				defer end()
+				begin := time.Now()
+				if err := chromedp.Do(ctx, chromedp.Navigate(base+"/page")); err != nil {
+					t.Fatal(err)
+				}
+				said, err := chromedp.Run(ctx, chromedp.Text(chromedp.CSS("#said")))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if want := "30 scripts, over the socket"; said != want {
+					t.Errorf("the page says %q, want %q", said, want)
+				}
+				t.Logf("with the browser's start: %v", time.Since(begin).Round(time.Millisecond))
+			})
+		}
+	}
+}

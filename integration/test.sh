@@ -1,0 +1,71 @@
+#!/bin/bash
+# Checks everything: format, vet, staticcheck, the unit tests with the race
+# detector, and the built program against the real programs of integration/.
+#
+# It needs Debian or Ubuntu, Go, and root or sudo: the tests make network
+# namespaces and start an sshd, and what is not installed is installed. A program
+# that can't be had is a failure; nothing is skipped.
+#
+#   integration/test.sh                      everything
+#   integration/test.sh -run Interop         only these integration tests
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec </dev/null
+
+readonly staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# What the tests run, and the package of each.
+readonly needed="
+	obfs4proxy:obfs4proxy tor:tor curl:curl git:git tshark:tshark haproxy:haproxy ss:iproute2 ssh:openssh-client sshd:openssh-server
+	nc:netcat-openbsd nginx:nginx-light microsocks:microsocks chromium:chromium
+	ip:iproute2 nft:nftables unshare:util-linux mount:mount systemd-analyze:systemd gcc:gcc"
+
+export PATH="$PATH:/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin"
+export GOFLAGS="${GOFLAGS:-} -buildvcs=false"
+
+step() { printf '\n== %s\n' "$*"; }
+die() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
+
+if [ "$(id -u)" -ne 0 ]; then
+	sudo -n true 2>/dev/null || die "needs root, or sudo without a password: the tests make network namespaces"
+	exec sudo -n --preserve-env=GOFLAGS,GOPROXY,GOSUMDB,GONOSUMDB,GOPRIVATE,GOMODCACHE,GOCACHE,CI,HOME,PATH \
+		env "PATH=$PATH" bash integration/test.sh "$@"
+fi
+command -v go >/dev/null || die "go is not installed, or not in PATH"
+
+missing=()
+for pair in $needed; do
+	command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+done
+[ -f /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+if [ "${#missing[@]}" -gt 0 ]; then
+	step "installing ${missing[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+for pair in $needed; do
+	command -v "${pair%%:*}" >/dev/null || die "${pair%%:*} is missing even after installing ${pair##*:}"
+done
+
+if [ "$#" -eq 0 ]; then
+	step "gofmt"
+	unformatted=$(git ls-files -z --cached --others --exclude-standard '*.go' | xargs -0 -r gofmt -l)
+	[ -z "$unformatted" ] || die "not formatted as gofmt does it:"$'\n'"$unformatted"
+	step "go vet"
+	go vet ./...
+	go vet -tags integration ./integration/...
+	for os in darwin windows; do
+		echo "for $os"
+		GOOS=$os CGO_ENABLED=0 go vet ./adapter
+	done
+	step "staticcheck"
+	go run "$staticcheck" ./...
+	go run "$staticcheck" -tags integration ./integration/...
+	step "unit tests, with the race detector"
+	go test -race -p 2 -timeout 8m ./...
+fi
+step "integration tests"
+go test -tags integration -count=1 -p 1 -timeout 12m -v "$@" ./integration/... |
+	grep --line-buffered -vE '^(=== (RUN|PAUSE|CONT|NAME)|testing: warning)|no test files'
+step "all passed"
