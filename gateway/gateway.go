@@ -181,7 +181,7 @@ func (g *Gateway) end(endStop, endCut context.CancelFunc) {
 	defer cancel()
 	var served, wg sync.WaitGroup
 	for _, s := range servers {
-		served.Go(func() { s.Stop(drain, time.Hour) })
+		served.Go(func() { s.Stop(drain, 24*time.Hour) }) // drain ends it
 	}
 	quiet := make(chan struct{}) // relays, requests and served streams have all ended
 	wg.Go(func() {
@@ -220,6 +220,9 @@ func (g *Gateway) Reload(cfg *config.Config) error {
 // apply makes listeners and servers what cfg asks for, then swaps the view. The
 // caller holds mu.
 func (g *Gateway) apply(cfg *config.Config) error {
+	if old := g.view.Load().cfg.StateDir; cfg.StateDir != old {
+		return fmt.Errorf("state_dir can't change from %s to %s while ptgate runs: restart it", old, cfg.StateDir)
+	}
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return fmt.Errorf("state_dir: %w", err)
 	}
@@ -431,7 +434,7 @@ func (g *Gateway) writeAnnounced(cfg *config.Config) error {
 func hint(err error) string {
 	switch text := err.Error(); {
 	case strings.Contains(text, "address already in use"):
-		return " (another program, or another ptgate, has this port: `ss -ltnp` tells which)"
+		return " (another program, or another ptgate, has this port: `ss -ltnp` tells which; if it is this one itself, which a reload can't move to an address that overlaps, restart it)"
 	case strings.Contains(text, "permission denied"):
 		return " (ports below 1024 need CAP_NET_BIND_SERVICE: see systemd/ptgate.service)"
 	}

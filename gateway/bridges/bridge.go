@@ -13,6 +13,7 @@ import (
 	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
+	"ptgate/gateway/private"
 	"ptgate/gateway/relay"
 	"ptgate/routes"
 )
@@ -99,7 +100,7 @@ func (b *Bridge) Status() Status {
 	if b.health.resting {
 		s.State, s.Until = "resting", b.health.until
 		if b.health.why != nil {
-			s.Why = b.health.why.Error()
+			s.Why = private.Text(b.health.why, b.m.private.Load())
 		}
 	}
 	return s
@@ -174,8 +175,9 @@ func (b *Bridge) open(ctx context.Context, t routes.Target) (net.Conn, error) {
 	case ctx.Err() != nil && b.alive():
 		// The destination does not answer; the bridge does.
 	default:
-		b.health.bad(err)
-		b.log.Warn("bridge failed", "error", err, "after", time.Since(begin).Round(time.Millisecond), "advice", advice(err))
+		if b.health.bad(err) {
+			b.log.Warn("bridge failed", "error", private.Text(err, b.m.private.Load()), "after", time.Since(begin).Round(time.Millisecond), "advice", advice(err))
+		}
 	}
 	if err != nil {
 		b.leave()

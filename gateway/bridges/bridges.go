@@ -37,6 +37,7 @@ type Manager struct {
 	pts     map[string]*program // by key
 	bridges map[string]*Bridge  // those of the newest Set, by identity
 	retired map[*Bridge]struct{}
+	newest  *Set
 }
 
 // NewManager makes a Manager; exe is the path of this program. Close ends it.
@@ -134,6 +135,7 @@ func (m *Manager) Apply(cfg *config.Config) *Set {
 		}
 		s.routes = append(s.routes, r)
 	}
+	m.newest = s
 	return s
 }
 
@@ -189,9 +191,15 @@ func (m *Manager) maintain() {
 		for _, b := range m.bridges {
 			all = append(all, b)
 		}
+		set := m.newest
 		m.mu.Unlock()
 		for _, b := range all {
 			b.tidy()
+		}
+		if set != nil {
+			for _, r := range set.routes {
+				r.learned.sweep()
+			}
 		}
 	}
 }

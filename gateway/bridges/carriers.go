@@ -23,6 +23,9 @@ const (
 	// By load: streams a carrier takes before there is another one.
 	streamsEach = 4
 	autoMax     = 4
+	// After a failure, no carrier is opened ahead of need for so long: a burst of
+	// connections that fail is conspicuous, and a burden.
+	growPause = 15 * time.Second
 )
 
 // carriers is the set of an exit's carriers.
@@ -34,6 +37,7 @@ type carriers struct {
 	attempts []*attempt    // youngest last
 	changed  chan struct{} // closed when list or attempts change; nil: nobody waits
 	lastErr  error
+	failed   time.Time // the last attempt that did
 	lastUse  time.Time
 	closed   bool
 }
@@ -91,7 +95,7 @@ func (cs *carriers) growLocked(best *carrier.Client) {
 		limit = autoMax
 	}
 	n := len(cs.list) + len(cs.attempts)
-	if cs.closed || n >= limit || len(cs.attempts) > 0 {
+	if cs.closed || n >= limit || len(cs.attempts) > 0 || time.Since(cs.failed) < growPause {
 		return
 	}
 	if n == 1 && best.Streams() >= 1 || best.Streams() >= streamsEach {
@@ -170,7 +174,9 @@ func (cs *carriers) dialLocked() {
 		// its carriers when they have ended.
 		late := cs.closed
 		cs.lastErr = err
-		if err == nil {
+		if err != nil {
+			cs.failed = time.Now()
+		} else {
 			cs.lastErr = errEnded // should it be gone before a waiting request looks
 			if !late {
 				cs.list = append(cs.list, c)

@@ -55,14 +55,21 @@ func (h *health) recovered() {
 	h.fails, h.resting, h.why = 0, false, nil
 }
 
-// bad sends the bridge to rest, each time for longer.
-func (h *health) bad(err error) {
+// bad sends the bridge to rest, each time for longer, and tells whether it did. Of
+// one that rests already it notes the error only: many requests may have met the
+// same failure.
+func (h *health) bad(err error) (news bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.resting && time.Now().Before(h.until) {
+		h.why = err
+		return false
+	}
 	pause := min(firstRest<<min(h.fails, 10), maxRest)
 	h.fails++
 	h.resting, h.why = true, err
 	h.until = time.Now().Add(pause - time.Duration(rand.Int64N(int64(pause/4))))
+	return true
 }
 
 // slow notes that an answer takes longer than so long. How much longer is not

@@ -18,12 +18,19 @@ func TestRestGrows(t *testing.T) {
 		var h health
 		longest := firstRest
 		for i := range 20 {
-			h.bad(errors.New("no"))
+			if !h.bad(errors.New("no")) {
+				t.Fatalf("failure %d is no news", i)
+			}
 			rest := time.Until(h.verdict().until)
+			// The other requests that met the same failure change nothing.
+			if h.bad(errors.New("no")) || time.Until(h.verdict().until) != rest {
+				t.Errorf("one failure counts twice")
+			}
 			if rest > longest || rest < longest*3/4 {
 				t.Errorf("rest %d lasts %v, want up to a quarter less than %v", i, rest, longest)
 			}
 			longest = min(2*longest, maxRest)
+			<-time.After(rest)
 		}
 		h.recovered()
 		if v := h.verdict(); v.resting || v.answer != 0 {
@@ -45,7 +52,7 @@ func TestChoose(t *testing.T) {
 	}{
 		"first":                     {config.PickFirst, func(a, b *Bridge) {}, "ab"},
 		"first, a rests":            {config.PickFirst, func(a, b *Bridge) { a.health.bad(fail) }, "ba"},
-		"first, both rest":          {config.PickFirst, func(a, b *Bridge) { a.health.bad(fail); a.health.bad(fail); b.health.bad(fail) }, "ba"},
+		"first, both rest":          {config.PickFirst, func(a, b *Bridge) { a.health.fails = 1; a.health.bad(fail); b.health.bad(fail) }, "ba"},
 		"first, b faster":           {config.PickFirst, func(a, b *Bridge) { a.health.ok(2); b.health.ok(1) }, "ab"},
 		"fastest":                   {config.PickFastest, func(a, b *Bridge) { a.health.ok(2); b.health.ok(1) }, "ba"},
 		"fastest, b not measured":   {config.PickFastest, func(a, b *Bridge) { a.health.ok(1) }, "ba"},

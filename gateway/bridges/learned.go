@@ -19,6 +19,17 @@ type learned struct {
 	until map[routes.Target]time.Time
 }
 
+// sweep forgets what is due, also what nobody asks for again.
+func (l *learned) sweep() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for t, until := range l.until {
+		if time.Now().After(until) {
+			delete(l.until, t)
+		}
+	}
+}
+
 func newLearned() *learned { return &learned{until: map[routes.Target]time.Time{}} }
 
 func (l *learned) has(t routes.Target) bool {

@@ -17,6 +17,7 @@ import (
 	"ptgate/adapter/builtin"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/config"
+	"ptgate/gateway/private"
 )
 
 // A program is one PT client for all bridges with the same settings: a
@@ -25,6 +26,8 @@ type program struct {
 	key   string
 	users int // bridges; the Manager's mu guards it
 	log   *slog.Logger
+
+	private func() bool // log.private, now
 
 	inside *builtin.Client // nil: a child process
 	begin  func(context.Context) (child, error)
@@ -78,7 +81,7 @@ func (m *Manager) program(p *config.PT, transport string, cfg *config.Config) *p
 		old.users++
 		return old
 	}
-	pr := &program{key: key, users: 1, log: m.log.With("pt", p.Name)}
+	pr := &program{key: key, users: 1, log: m.log.With("pt", p.Name), private: m.private.Load}
 	pr.ctx, pr.stop = context.WithCancel(context.Background())
 	pr.pause = *backoff.NewExponentialBackOff()
 	pr.pause.InitialInterval, pr.pause.MaxInterval = 500*time.Millisecond, time.Minute
@@ -229,7 +232,7 @@ func (p *program) run(s *starting, wait time.Duration) {
 	close(s.done)
 	if err != nil {
 		if p.ctx.Err() == nil {
-			p.log.Error("pluggable transport did not start", "error", err)
+			p.log.Error("pluggable transport did not start", "error", private.Text(err, p.private()))
 		}
 		return
 	}
@@ -250,7 +253,7 @@ func (p *program) run(s *starting, wait time.Duration) {
 			p.current = nil
 		}
 		p.mu.Unlock()
-		p.log.Warn("pluggable transport ended; it is started again when it is needed", "error", pt.Err(), "after", time.Since(up).Round(time.Millisecond), "pause", pause)
+		p.log.Warn("pluggable transport ended; it is started again when it is needed", "error", private.Text(pt.Err(), p.private()), "after", time.Since(up).Round(time.Millisecond), "pause", pause)
 		pt.Close()
 	case <-p.ctx.Done():
 		pt.Close()

@@ -24,6 +24,7 @@ import (
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
 	"ptgate/gateway/exit"
+	"ptgate/gateway/private"
 	"ptgate/gateway/relay"
 	"ptgate/gateway/seldom"
 )
@@ -202,7 +203,7 @@ func (s *Server) supervise(src source) {
 		if time.Since(up) > time.Minute {
 			pause = 250 * time.Millisecond
 		}
-		s.log.Error("transport ended; it is started again", "error", err, "after", time.Since(up).Round(time.Millisecond), "pause", pause)
+		s.log.Error("transport ended; it is started again", "error", private.Text(err, s.private()), "after", time.Since(up).Round(time.Millisecond), "pause", pause)
 		for {
 			t := time.NewTimer(pause)
 			select {
@@ -217,7 +218,7 @@ func (s *Server) supervise(src source) {
 				break
 			}
 			if s.stop.Err() == nil {
-				s.log.Error("transport did not start", "error", err, "pause", pause)
+				s.log.Error("transport did not start", "error", private.Text(err, s.private()), "pause", pause)
 			}
 		}
 		s.set(src)
@@ -352,10 +353,13 @@ func (s *Server) openChild(ctx context.Context) (source, error) {
 	return c, nil
 }
 
+// private tells whether the log is to hold nothing of clients.
+func (s *Server) private() bool { return s.deps.Private == nil || s.deps.Private() }
+
 // event writes what a PT says. It may name clients, so that a private log gets no
 // more than the fact.
 func (s *Server) event(e adapter.Event) {
-	if (s.deps.Private == nil || s.deps.Private()) && e.Kind != adapter.EventDropped {
+	if s.private() && e.Kind != adapter.EventDropped {
 		s.log.Debug("the transport program has something to say; log.private keeps it out", "kind", e.Kind.String(), "severity", e.Severity)
 		return
 	}
