@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -16,31 +15,36 @@ import (
 	"ptgate/gateway/serve"
 )
 
-// HasNotes tells whether a ptgate has served with this state directory.
-func HasNotes(stateDir string) bool {
-	_, err := os.Stat(filepath.Join(stateDir, announcedFile))
-	return err == nil
-}
-
-// Announce tells what each [[serve]] of cfg announces to clients, in the file's
-// order: from the notes of a running ptgate, or, where it has never run, by
-// starting the transport for a moment on a loopback port with its own keys.
-func Announce(ctx context.Context, cfg *config.Config, exe string) ([]serve.Announced, error) {
-	var noted []serve.Announced
-	if b, err := os.ReadFile(filepath.Join(cfg.StateDir, announcedFile)); err == nil {
-		if err := json.Unmarshal(b, &noted); err != nil {
-			return nil, fmt.Errorf("%s: %w", announcedFile, err)
-		}
+// Noted tells what each [[serve]] of cfg announces to clients, in the file's order,
+// by the notes of a ptgate that has run it with the state directory stateDir; ok is
+// false where there are none for one of them.
+func Noted(cfg *config.Config, stateDir string) (all []serve.Announced, ok bool) {
+	b, err := os.ReadFile(filepath.Join(stateDir, announcedFile))
+	if err != nil {
+		return nil, false
 	}
-	var all []serve.Announced
-	for _, w := range serveStates(cfg) {
+	var noted []serve.Announced
+	if err := json.Unmarshal(b, &noted); err != nil {
+		return nil, false
+	}
+	where := *cfg
+	where.StateDir = stateDir
+	for _, w := range serveStates(&where) {
 		i := slices.IndexFunc(noted, func(a serve.Announced) bool {
 			return a.Key == serve.Key(w.cfg, w.state)
 		})
-		if i >= 0 {
-			all = append(all, noted[i])
-			continue
+		if i < 0 {
+			return nil, false
 		}
+		all = append(all, noted[i])
+	}
+	return all, true
+}
+
+// Announce tells the same where no ptgate has run cfg yet, by starting each
+// transport for a moment on a loopback port with its own keys, which it makes.
+func Announce(ctx context.Context, cfg *config.Config, exe string) (all []serve.Announced, err error) {
+	for _, w := range serveStates(cfg) {
 		trial := *w.cfg
 		trial.Bind = netip.MustParseAddrPort("127.0.0.1:0")
 		limits := cfg.Limits

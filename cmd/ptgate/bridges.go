@@ -40,19 +40,18 @@ The lines hold the transport's secrets: whoever has one can use the server.`,
 		if err != nil {
 			return err
 		}
-		if !gateway.HasNotes(cfg.StateDir) {
-			if gateway.HasNotes(serviceState) { // this file is a system service's
-				where := *cfg
-				where.StateDir = serviceState
-				cfg = &where
-			} else if keysInState(cfg) {
-				fmt.Fprintf(cmd.ErrOrStderr(), "# no ptgate has served from %s yet: the keys there are for one that does. "+
+		all, ok := gateway.Noted(cfg, cfg.StateDir)
+		if !ok { // it may be a system service's file
+			all, ok = gateway.Noted(cfg, serviceState)
+		}
+		if !ok {
+			if keysInState(cfg) {
+				fmt.Fprintf(cmd.ErrOrStderr(), "# no ptgate has served this file from %s yet: the keys there are for one that does. "+
 					"If the server runs as another user, ask as that user\n", cfg.StateDir)
 			}
-		}
-		all, err := gateway.Announce(cmd.Context(), cfg, exe)
-		if err != nil {
-			return err
+			if all, err = gateway.Announce(cmd.Context(), cfg, exe); err != nil {
+				return err
+			}
 		}
 		for i, a := range all {
 			line, remark, err := bridgeLine(cfg.Serve[i], a)
