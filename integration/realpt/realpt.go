@@ -16,7 +16,7 @@ import (
 )
 
 // The module path all Tor Project transports share, and the versions this
-// project is tested with. They are exact: the module server lists none.
+// project is tested with, exact so that results can be compared.
 const (
 	base = "gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/"
 
