@@ -52,7 +52,7 @@ func TestBadBridges(t *testing.T) {
 	}{
 		{"missing", good, filepath.Join(dir, "nothing-here"), noBridge, `bridge failed".*nothing-here.*no such file.*advice="install`},
 		{"not executable", good, notExecutable, noBridge, `bridge failed".*not-executable.*permission denied.*advice="make the transport program executable`},
-		{"silent program", good, script(t, dir, "silent", "exec sleep 1000\n"), timeout, `bridge failed".*not ready.*advice="no answer`},
+		{"silent program", good, script(t, dir, "silent", "exec sleep 1000\n"), timeout, `did not start".*not ready.*advice="this may be no transport program`},
 		{"dies early", good, script(t, dir, "dies", "echo the license has expired >&2\nexit 3\n"), noBridge, `bridge failed".*the license has expired.*advice=`},
 		{"refuses the transport", good, script(t, dir, "refuses", "echo VERSION 1\necho CMETHOD-ERROR obfs4 this build has no obfs4\necho CMETHODS DONE\nread x\n"), noBridge, `bridge failed".*this build has no obfs4.*advice="the program does not offer this transport`},
 		{"not a PT", good, "/bin/ls", noBridge, `bridge failed".*advice="this may be no transport program`},

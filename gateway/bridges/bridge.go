@@ -13,7 +13,6 @@ import (
 	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
-	"ptgate/gateway/private"
 	"ptgate/gateway/relay"
 	"ptgate/routes"
 )
@@ -100,7 +99,7 @@ func (b *Bridge) Status() Status {
 	if b.health.resting {
 		s.State, s.Until = "resting", b.health.until
 		if b.health.why != nil {
-			s.Why = private.Text(b.health.why, b.m.private.Load())
+			s.Why = failure(b.health.why, b.m.private.Load())
 		}
 	}
 	return s
@@ -176,7 +175,7 @@ func (b *Bridge) open(ctx context.Context, t routes.Target) (net.Conn, error) {
 		// The destination does not answer; the bridge does.
 	default:
 		if b.health.bad(err) {
-			b.log.Warn("bridge failed", "error", private.Text(err, b.m.private.Load()), "after", time.Since(begin).Round(time.Millisecond), "advice", advice(err))
+			b.log.Warn("bridge failed", "error", failure(err, b.m.private.Load()), "after", time.Since(begin).Round(time.Millisecond), "advice", advice(err))
 		}
 	}
 	if err != nil {

@@ -232,7 +232,7 @@ func (p *program) run(s *starting, wait time.Duration) {
 	close(s.done)
 	if err != nil {
 		if p.ctx.Err() == nil {
-			p.log.Error("pluggable transport did not start", "error", private.Text(err, p.private()))
+			p.log.Error("pluggable transport did not start", "error", failure(err, p.private()), "advice", advice(err))
 		}
 		return
 	}
@@ -253,7 +253,7 @@ func (p *program) run(s *starting, wait time.Duration) {
 			p.current = nil
 		}
 		p.mu.Unlock()
-		p.log.Warn("pluggable transport ended; it is started again when it is needed", "error", private.Text(pt.Err(), p.private()), "after", time.Since(up).Round(time.Millisecond), "pause", pause)
+		p.log.Warn("pluggable transport ended; it is started again when it is needed", "error", failure(pt.Err(), p.private()), "after", time.Since(up).Round(time.Millisecond), "pause", pause)
 		pt.Close()
 	case <-p.ctx.Done():
 		pt.Close()
@@ -300,4 +300,14 @@ func logEvent(log *slog.Logger, private bool, e adapter.Event) {
 		return
 	}
 	adapter.LogEvent(log, e)
+}
+
+// failure is an error's text for the log and the status. A client's PT that does not
+// start has been told of no bridge and no destination yet: its last words are safe,
+// and the best help there is.
+func failure(err error, keepOut bool) string {
+	if _, ok := errors.AsType[*adapter.StartError](err); ok {
+		keepOut = false
+	}
+	return private.Text(err, keepOut)
 }
