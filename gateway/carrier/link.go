@@ -16,6 +16,7 @@ import (
 type link struct {
 	net.Conn
 	traffic *Traffic
+	unsent  *unsent // flush's
 
 	heard  atomic.Int64 // when, in nanoseconds since start
 	expect atomic.Int64 // since when an answer is awaited, likewise; 0: none is
@@ -45,7 +46,7 @@ var errClosed = errors.New("carrier: closed")
 func newLink(c net.Conn, prefix string, t *Traffic) *link {
 	l := &link{Conn: c, traffic: t, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	l.room.L = &l.mu
-	limitUnsent(c)
+	l.unsent = newUnsent(c)
 	l.heard.Store(now())
 	if prefix != "" {
 		l.buf = append(l.buf, prefix...)
@@ -146,6 +147,7 @@ func (l *link) flush() {
 			_, err = l.Conn.Write(out)
 		}
 		l.traffic.Out.Add(int64(len(out)))
+		l.unsent.wrote(len(out), time.Now())
 		if err != nil {
 			l.fail(anonymous(err))
 			l.Conn.Close() // so that reading ends, too
