@@ -112,6 +112,11 @@ func after(ctx context.Context, d time.Duration) {
 // eventually waits until ok is true.
 func eventually(t testing.TB, what string, ok func() bool) (took time.Duration) {
 	t.Helper()
+	return within(t, patience, what, ok)
+}
+
+func within(t testing.TB, patience time.Duration, what string, ok func() bool) (took time.Duration) {
+	t.Helper()
 	begin := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
