@@ -112,9 +112,9 @@ func TestEventsBounded(t *testing.T) {
 			synctest.Wait()
 		}
 		put(eventRate + 5) // 5 over the rate
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		put(eventRate) // 200 wait already with the callback, so these fit
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		put(eventRate) // the queue is full after 256
 		q.close()
 		close(gate)
