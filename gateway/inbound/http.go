@@ -45,6 +45,7 @@ func (c *client) serveHTTP() {
 		DisableGeneralOptionsHandler: true,
 	}
 	srv.Serve((*onlyConn)(h)) // returns when the connection is closed or hijacked
+	h.settle()
 	switch {
 	case h.hijacked && h.upstream != nil:
 		h.tunnel()
@@ -65,6 +66,9 @@ type httpConn struct {
 	done     chan struct{} // closed when net/http has let go of the connection
 	doneOnce sync.Once
 	given    bool
+
+	reading sync.Mutex // held while net/http reads
+	settled bool       // net/http's reads are over: under reading
 
 	w        responseWriter
 	set      *Settings
@@ -228,7 +232,26 @@ func isHTTP(first byte) bool {
 }
 
 // Read is net/http's. The first byte tells other protocols.
-func (h *httpConn) Read(p []byte) (int, error) { return h.client.read(p, isHTTP) }
+func (h *httpConn) Read(p []byte) (int, error) {
+	h.reading.Lock()
+	defer h.reading.Unlock()
+	if h.settled {
+		return 0, io.EOF
+	}
+	return h.client.read(p, isHTTP)
+}
+
+// settle ends net/http's reads. It may leave one in the background when it closes
+// the connection, which for us is not its end.
+func (h *httpConn) settle() {
+	if h.hijacked {
+		return // net/http has waited for it
+	}
+	h.Conn.SetReadDeadline(time.Unix(1, 0)) // an error: closed, which ends a read as well
+	h.reading.Lock()
+	h.settled = true
+	h.reading.Unlock()
+}
 
 // Close does nothing: the owner closes, after a moment for the last answer.
 func (h *httpConn) Close() error { return nil }

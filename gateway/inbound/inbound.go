@@ -376,10 +376,10 @@ func (l *listener) dial(ctx context.Context, set *Settings, t routes.Target) (co
 	}
 	reason := answer.Of(err)
 	switch {
+	case ctx.Err() != nil: // also while stopping
+		err = fmt.Errorf("%w: %w", errGone, err)
 	case l.stop.Err() != nil:
 		reason = answer.Limit
-	case ctx.Err() != nil:
-		err = fmt.Errorf("%w: %w", errGone, err)
 	case reason == answer.Internal && dctx.Err() != nil:
 		reason = answer.Timeout
 	case reason == answer.Credentials:
