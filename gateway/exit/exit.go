@@ -45,8 +45,8 @@ type Exit struct {
 	settings func() *Settings
 	resolver *resolver
 	log      *slog.Logger
-	own      own
 	warned   seldom.Gate
+	own      func(netip.Addr) bool // this box's
 	// connect opens a TCP connection to a literal address.
 	connect func(context.Context, netip.AddrPort) (net.Conn, error)
 }
@@ -58,6 +58,7 @@ func New(settings func() *Settings, log *slog.Logger) *Exit {
 		settings: settings,
 		resolver: newResolver(),
 		log:      log,
+		own:      own,
 		connect: func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
 			return d.DialContext(ctx, "tcp", a.String())
 		},
@@ -127,7 +128,7 @@ func failed(err error) error {
 // may tells whether p lets a be dialled. An IPv6 address that a translator turns
 // into an IPv4 one has to be allowed as both.
 func (e *Exit) may(p *Policy, a netip.Addr, port uint16) bool {
-	if p.DenyPrivate && (!public(a) || e.own.has(a)) {
+	if p.DenyPrivate && (!public(a) || e.own(a)) {
 		return false
 	}
 	if matches(p.DenyNets, routes.Target{Addr: a.WithZone(""), Port: port}) {
