@@ -14,9 +14,9 @@ import (
 func keepTrim(ctx context.Context) {
 	const (
 		tick  = 100 * time.Millisecond
-		quiet = 256 << 10 // allocated in a tick; less means that the burst is over
-		many  = 200       // goroutines; so many that their end is worth one
-		worth = 1 << 20   // allocated since the last trim; less is not worth a collection
+		quiet = 32 << 10 // allocated in a tick; less means that the burst is over
+		many  = 200      // goroutines; so many that their end is worth one
+		worth = 1 << 20  // allocated since the last trim; less is not worth a collection
 	)
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/sched/goroutines:goroutines"}}
 	read := func() (allocated, goroutines uint64) {

@@ -82,7 +82,7 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 	level := new(slog.LevelVar)
 	level.Set(cfg.Log.Level)
 	log := newLogger(cfg.Log.Format, level, stderr)
-	raiseFileLimit(log, cfg.Limits.Connections)
+	checkFileLimit(log, cfg.Limits.Connections)
 	g := gateway.New(cfg, exe, log)
 
 	// Apart, so that no burst of reloads, and no slow one, holds up a stop.
@@ -98,6 +98,7 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	defer endCut()
+	beside.Go(func() { growFileTable(cfg.Limits.Connections) })
 	beside.Go(func() { keepTrim(cut) })
 	var reloads sync.Mutex // the file read last is the one that stays
 	again := func() error {

@@ -28,7 +28,8 @@ const HalfOpen = time.Hour
 
 // HalfOpenRaw is the same towards a connection that can't be half-closed: there
 // the far end can't be told that its peer has left, so that silence most likely
-// means a program that is gone.
+// means a program that is gone. Where the program is on this machine, the pair ends
+// as soon as it is known to be gone.
 const HalfOpenRaw = 2 * time.Minute
 
 // ErrIdle ends a pair on which nothing moved for Options.Idle, or for HalfOpen
@@ -51,7 +52,8 @@ type resetter interface{ Reset() error }
 // otherwise both connections were reset. When ctx ends, so do both.
 //
 // A side without a CloseWrite method is never told of the other's end: such a
-// connection leads into a pluggable transport that would drop the reply, too.
+// connection leads into a pluggable transport that would drop the reply, too. It is
+// closed when nobody is left to read that.
 func Join(ctx context.Context, client, upstream net.Conn, o Options) error {
 	p := &pair{client: client, upstream: upstream, idle: o.Idle, ctx: ctx}
 	stop := context.AfterFunc(ctx, p.cancelled)
@@ -81,7 +83,9 @@ type pair struct {
 	err   error
 	cut   bool
 	timer *time.Timer
-	seen  int64 // moved, when the timer was last set
+	seen  int64       // moved, when the timer was last set
+	gone  bool        // nobody is left to read what upstream sends
+	look  *time.Timer // for the client's program
 }
 
 // run moves one direction and tells the pair how it ended.
@@ -93,6 +97,8 @@ func (p *pair) run(dst, src net.Conn, early []byte, count *atomic.Int64) {
 	defer p.mu.Unlock()
 	p.ended++
 	switch {
+	case readErr != nil && p.gone:
+		return
 	case readErr != nil:
 		p.abort(readErr)
 		return
@@ -116,12 +122,38 @@ func (p *pair) run(dst, src net.Conn, early []byte, count *atomic.Int64) {
 		limit := HalfOpen
 		if _, ok := p.upstream.(interface{ CloseWrite() error }); !ok {
 			limit = HalfOpenRaw
+			if t := tcp(p.client); t != nil && src == p.client && writeErr == nil {
+				p.lookFor(t, firstLook)
+			}
 		}
 		if p.idle > 0 {
 			limit = min(limit, p.idle)
 		}
 		p.watch(limit)
 	}
+}
+
+// It may be a moment before a program that has ended its direction is gone.
+const (
+	firstLook = 10 * time.Millisecond
+	lastLook  = 5 * time.Second
+)
+
+// lookFor ends the pair when the client's program is gone, and else looks again
+// after the pause, each time a longer one. The caller holds mu.
+func (p *pair) lookFor(t *net.TCPConn, pause time.Duration) {
+	if orphaned(t) {
+		p.gone = true
+		p.upstream.SetReadDeadline(time.Unix(1, 0)) // what has been written to it still goes out
+		return
+	}
+	p.look = time.AfterFunc(pause, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if !p.cut && p.ended < 2 {
+			p.lookFor(t, min(2*pause, lastLook))
+		}
+	})
 }
 
 // watch ends the pair after a silence of limit. The caller holds mu.
@@ -168,8 +200,10 @@ func (p *pair) abort(err error) {
 func (p *pair) end() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.timer != nil {
-		p.timer.Stop()
+	for _, t := range []*time.Timer{p.timer, p.look} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 	if p.err != nil {
 		p.abort(p.err)

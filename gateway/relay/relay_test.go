@@ -259,39 +259,6 @@ func TestAbandonedHalf(t *testing.T) {
 	})
 }
 
-func descriptors(t testing.TB) int {
-	d, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(d)
-}
-
-// Many pairs, each bulk in its turn: the pipes are shared and given back.
-func TestDescriptors(t *testing.T) {
-	const pairs = 100
-	js := make([]*joined, pairs)
-	for i := range js {
-		js[i] = join(t, wraps["tcp"], Options{})
-	}
-	before := descriptors(t)
-	buf := make([]byte, 1<<20)
-	for _, j := range js {
-		go j.app.Write(buf)
-		if _, err := io.CopyN(io.Discard, j.far, int64(len(buf))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if after := descriptors(t); after > before+2*poolSize {
-		t.Errorf("%d descriptors before, %d after bulk", before, after)
-	}
-	for _, j := range js {
-		j.app.Close()
-		j.far.Close()
-		<-j.done
-	}
-}
-
 func BenchmarkJoin(b *testing.B) {
 	for name, wrap := range wraps {
 		b.Run(name, func(b *testing.B) {

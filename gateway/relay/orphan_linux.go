@@ -1,0 +1,70 @@
+package relay
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// orphaned tells whether the program at the other end of c has closed its socket,
+// or is gone; TCP alone can't tell that from the end of one direction. It asks the
+// kernel (sock_diag(7)) and so knows of programs on this machine only: of others,
+// and where the kernel does not say, it is false.
+func orphaned(c *net.TCPConn) bool {
+	here, there := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
+	if here.Addr() != there.Addr() && !(here.Addr().IsLoopback() && there.Addr().IsLoopback()) {
+		return false
+	}
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	if unix.Sendto(fd, diagRequest(there, here), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) != nil {
+		return false
+	}
+	var b [1 << 10]byte
+	n, _, err := unix.Recvfrom(fd, b[:], 0) // the answer is there when Sendto returns
+	// A message header, and a struct inet_diag_msg whose last field is the inode.
+	if err != nil || n < unix.SizeofNlMsghdr+72 || binary.NativeEndian.Uint16(b[4:]) != unix.SOCK_DIAG_BY_FAMILY {
+		return false
+	}
+	return binary.NativeEndian.Uint32(b[unix.SizeofNlMsghdr+68:]) == 0
+}
+
+// diagRequest asks for one socket: a message header, and a struct inet_diag_req_v2.
+func diagRequest(src, dst netip.AddrPort) []byte {
+	const size = unix.SizeofNlMsghdr + 56
+	ne := binary.NativeEndian
+	b := ne.AppendUint32(make([]byte, 0, size), size)
+	b = ne.AppendUint16(b, unix.SOCK_DIAG_BY_FAMILY)
+	b = ne.AppendUint16(b, unix.NLM_F_REQUEST)
+	b = append(b, make([]byte, 8)...) // sequence number, port
+
+	family := byte(unix.AF_INET)
+	if src.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	b = append(b, family, unix.IPPROTO_TCP, 0, 0)
+	b = ne.AppendUint32(b, 1<<32-1) // in any state
+	b = binary.BigEndian.AppendUint16(b, src.Port())
+	b = binary.BigEndian.AppendUint16(b, dst.Port())
+	for _, a := range []netip.AddrPort{src, dst} {
+		var field [16]byte
+		copy(field[:], a.Addr().AsSlice())
+		b = append(b, field[:]...)
+	}
+	b = ne.AppendUint32(b, 0)                                // any interface
+	return append(b, 255, 255, 255, 255, 255, 255, 255, 255) // no cookie
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := t.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+}

@@ -1,0 +1,98 @@
+package relay
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"testing"
+)
+
+// A program that closes its connection ends the pair, also where the far end can't
+// be told of half a close; what it sent is delivered.
+func TestProgramGone(t *testing.T) {
+	for _, halfFirst := range []bool{false, true} {
+		t.Run(fmt.Sprintf("half first %t", halfFirst), func(t *testing.T) {
+			j := join(t, func(c net.Conn) net.Conn { return raw{c} }, Options{})
+			j.app.Write([]byte("last words"))
+			if halfFirst {
+				j.app.CloseWrite()
+				j.far.Write([]byte("answer"))
+				if _, err := io.ReadFull(j.app, make([]byte, 6)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			j.app.Close()
+			if b, err := io.ReadAll(j.far); string(b) != "last words" || err != nil {
+				t.Errorf("the far end read %q, %v", b, err)
+			}
+			if err := <-j.done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// The kernel tells of both address families.
+func TestOrphaned(t *testing.T) {
+	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		app, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if orphaned(c.(*net.TCPConn)) {
+			t.Errorf("%s: while it is open", addr)
+		}
+		app.(*net.TCPConn).CloseWrite()
+		if orphaned(c.(*net.TCPConn)) {
+			t.Errorf("%s: while it reads", addr)
+		}
+		app.Close()
+		if !orphaned(c.(*net.TCPConn)) {
+			t.Errorf("%s: not when it is closed", addr)
+		}
+	}
+}
+
+func descriptors(t testing.TB) int {
+	d, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(d)
+}
+
+// Many pairs, each bulk in its turn: the pipes are shared and given back.
+func TestDescriptors(t *testing.T) {
+	const pairs = 100
+	js := make([]*joined, pairs)
+	for i := range js {
+		js[i] = join(t, wraps["tcp"], Options{})
+	}
+	before := descriptors(t)
+	buf := make([]byte, 1<<20)
+	for _, j := range js {
+		go j.app.Write(buf)
+		if _, err := io.CopyN(io.Discard, j.far, int64(len(buf))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := descriptors(t); after > before+2*poolSize {
+		t.Errorf("%d descriptors before, %d after bulk", before, after)
+	}
+	for _, j := range js {
+		j.app.Close()
+		j.far.Close()
+		<-j.done
+	}
+}
