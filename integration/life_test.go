@@ -72,7 +72,7 @@ func TestDrainEnds(t *testing.T) {
 	echo := serveEcho(t)
 	s, c := pairFiles(t, "--address", freeAddr(t))
 	server := run(t, "server", debugLog+s, setting{hosts: originHosts})
-	client := run(t, "client", debugLog+c+shortDrain, setting{})
+	client := run(t, "client", debugLog+c+"[limits]\ndrain = \"1s\"\n", setting{})
 	conn, _ := socksOpen(t, client.socks(), originName, portOf(t, echo))
 	io.WriteString(conn, "x")
 	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
