@@ -303,7 +303,7 @@ func (b *Bridge) tryAgain() {
 	}
 	h.trial = true
 	h.mu.Unlock()
-	b.m.wg.Go(func() {
+	b.m.spawn(func() {
 		ctx, cancel := context.WithTimeout(b.ctx, min(b.settings.Load().limits.Dial, trialLimit))
 		defer cancel()
 		var err error

@@ -31,7 +31,10 @@ type Manager struct {
 
 	ctx  context.Context // ends when the manager is closed
 	stop context.CancelFunc
-	wg   sync.WaitGroup
+
+	life   sync.Mutex // nothing is added to wg when closed
+	closed bool
+	wg     sync.WaitGroup
 
 	mu      sync.Mutex
 	pts     map[string]*program // by key
@@ -44,7 +47,7 @@ type Manager struct {
 func NewManager(exe string, log *slog.Logger) *Manager {
 	m := &Manager{log: log, exe: exe, pts: map[string]*program{}, bridges: map[string]*Bridge{}, retired: map[*Bridge]struct{}{}}
 	m.ctx, m.stop = context.WithCancel(context.Background())
-	m.wg.Go(m.maintain)
+	m.spawn(m.maintain)
 	return m
 }
 
@@ -75,7 +78,20 @@ func (m *Manager) Close() {
 		wg.Go(p.close)
 	}
 	wg.Wait()
+	m.life.Lock()
+	m.closed = true
+	m.life.Unlock()
 	m.wg.Wait()
+}
+
+// spawn runs f in a goroutine that Close waits for; false: the manager is closed.
+func (m *Manager) spawn(f func()) bool {
+	m.life.Lock()
+	defer m.life.Unlock()
+	if !m.closed {
+		m.wg.Go(f)
+	}
+	return !m.closed
 }
 
 // A Set is the bridges and routes of one configuration. It is never changed.
@@ -145,7 +161,7 @@ func (m *Manager) Apply(cfg *config.Config) *Set {
 func (s *Set) Retire() {
 	for _, b := range s.old {
 		b.retire()
-		s.m.wg.Go(func() { s.m.retire(b, s.cfg.Limits.Drain) })
+		s.m.spawn(func() { s.m.retire(b, s.cfg.Limits.Drain) })
 	}
 	s.old = nil
 }

@@ -198,3 +198,31 @@ func TestApplyConcurrently(t *testing.T) {
 	cancel()
 	wg.Wait()
 }
+
+// A request that comes while the manager closes, or after, fails and leaves nothing.
+func TestOpenWhileClosing(t *testing.T) {
+	for range 20 {
+		w := newWorld(t)
+		s := w.set(config.PickFirst, "a", "b")
+		c, _ := open(t, s)
+		c.Close()
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for {
+					c, err := s.Open(t.Context(), s.Route(0), example)
+					if err != nil {
+						return
+					}
+					c.Close()
+				}
+			})
+		}
+		w.m.Close()
+		wg.Wait()
+		if c, err := s.Open(t.Context(), s.Route(0), example); err == nil {
+			c.Close()
+			t.Error("opened when the manager was closed")
+		}
+	}
+}

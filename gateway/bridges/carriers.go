@@ -160,7 +160,7 @@ func (cs *carriers) dialLocked() {
 	ctx, cancel := context.WithTimeout(cs.b.ctx, cs.b.settings.Load().limits.Dial)
 	a := &attempt{time.Now(), cancel}
 	cs.attempts = append(cs.attempts, a)
-	cs.b.m.wg.Go(func() {
+	cs.b.m.spawn(func() {
 		defer cancel()
 		c, err := cs.dial(ctx)
 		cs.mu.Lock()

@@ -188,7 +188,7 @@ func race(ctx context.Context, order []*Bridge, together int, stagger time.Durat
 		begun++
 		running[b] = time.Now()
 		// The manager's, since the winner does not wait for the losers.
-		b.m.wg.Go(func() {
+		if !b.m.spawn(func() {
 			c, err := b.open(ctx, t)
 			select {
 			case results <- result{b, c, err}:
@@ -197,7 +197,9 @@ func race(ctx context.Context, order []*Bridge, together int, stagger time.Durat
 					c.Close()
 				}
 			}
-		})
+		}) {
+			cancel()
+		}
 	}
 	defer cancel()
 	for range together {
