@@ -45,9 +45,9 @@ type client struct {
 	phase atomic.Int32
 	relay func() // what is left to do when the handshake is done; nil: nothing
 
-	// What has been read through read: how much, its first byte, and the last
-	// error. Written by the one goroutine that reads at a time.
-	got    int
+	// What has been read through read: its first byte, and the last error. Written
+	// by the one goroutine that reads at a time.
+	begun  bool
 	first  byte
 	failed error
 }
@@ -93,14 +93,13 @@ func (c *client) read(p []byte, ours func(first byte) bool) (int, error) {
 	}
 	n, err := c.Conn.Read(p)
 	c.failed = err
-	if n > 0 && c.got == 0 {
-		c.first = p[0]
+	if n > 0 && !c.begun {
+		c.begun, c.first = true, p[0]
 		if !ours(c.first) {
 			c.failed = errForeign
 			return 0, io.EOF
 		}
 	}
-	c.got += n
 	return n, err
 }
 
