@@ -117,6 +117,7 @@ func newPolicy(cfg *config.Config) *exit.Settings {
 		Dial:      cfg.Limits.Dial,
 		Handshake: cfg.Limits.Handshake,
 		Users:     cfg.Exit.Users,
+		Hosts:     cfg.Exit.Hosts,
 	}
 }
 

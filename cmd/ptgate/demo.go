@@ -7,9 +7,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,8 +23,11 @@ import (
 	"ptgate/gateway/inbound"
 )
 
-// demoName is what the page is asked for by: a name, which the far end looks up.
-const demoName = "localhost"
+// demoName is what the page is asked for by. Only the demo's own exit knows where
+// it leads (RFC 6761 section 6.2: no name server has names in .test), so that no
+// program reaches it without the two boxes. Programs do not use their proxy for
+// localhost.
+const demoName = "demo.ptgate.test"
 
 func newDemoCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -49,6 +54,33 @@ const demoPage = `<!DOCTYPE html>
 server, and from its exit to this small web server.</p>
 `
 
+// demoDirect is for whoever comes by another name than the exit's clients.
+const demoDirect = `<!DOCTYPE html>
+<meta charset="utf-8">
+<title>ptgate demo</title>
+<style>body { font: 1.2em/1.5 sans-serif; max-width: 34em; margin: 4em auto; padding: 0 1em }</style>
+<h1>Not through ptgate</h1>
+<p>Your program came here directly. Programs do so for 127.0.0.1 and localhost, whatever proxy is set.
+Set the proxy that the demo prints and open <a href="%[1]s">%[1]s</a>: only ptgate knows where that is.</p>
+<p>For pages of your own on this machine: start Chromium with <code>--proxy-bypass-list='&lt;-loopback&gt;'</code>, too; in Firefox, set
+<code>network.proxy.allow_hijacking_localhost</code> to true in about:config; give curl <code>--noproxy ''</code>.</p>
+`
+
+// demoHandler serves the page by its name alone, to whoever came through the exit.
+func demoHandler(target string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Cache-Control", "no-store")
+		host, _, _ := strings.Cut(r.Host, ":")
+		if strings.EqualFold(strings.TrimSuffix(host, "."), demoName) {
+			io.WriteString(w, demoPage)
+			return
+		}
+		w.WriteHeader(http.StatusMisdirectedRequest)
+		fmt.Fprintf(w, demoDirect, target)
+	})
+}
+
 // demo is the program's main job, on one machine.
 func demo(ctx context.Context, out io.Writer, once bool) (err error) {
 	dir, err := os.MkdirTemp("", "ptgate-demo-")
@@ -61,13 +93,9 @@ func demo(ctx context.Context, out io.Writer, once bool) (err error) {
 	if err != nil {
 		return err
 	}
-	web := &http.Server{
-		ReadHeaderTimeout: 10 * time.Second,
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Content-Type", "text/html; charset=utf-8")
-			io.WriteString(w, demoPage)
-		}),
-	}
+	at := page.Addr().(*net.TCPAddr).AddrPort()
+	target := fmt.Sprintf("http://%s:%d/", demoName, at.Port())
+	web := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: demoHandler(target)}
 	var boxes sync.WaitGroup
 	boxes.Go(func() { web.Serve(page) })
 	stop, end := context.WithCancel(ctx)
@@ -84,26 +112,24 @@ func demo(ctx context.Context, out io.Writer, once bool) (err error) {
 	if err != nil {
 		return err
 	}
-	_, pagePort, _ := net.SplitHostPort(page.Addr().String())
 	server = fmt.Sprintf("state_dir = %q\n[log]\nlevel = \"error\"\n", filepath.Join(dir, "server")) + server
 	// The page is on this machine, which an exit does not let clients reach.
-	server = replaceTable(server, "[exit]", fmt.Sprintf("[exit]\nallow = [\"%s:%s\"]\ndeny = []\n", demoName, pagePort))
+	server = replaceTable(server, "[exit]", fmt.Sprintf("[exit]\nallow = [\"%s:%d\"]\ndeny = []\n", demoName, at.Port()))
 	client = fmt.Sprintf("state_dir = %q\n[log]\nlevel = \"error\"\n", filepath.Join(dir, "client")) + client
 	client = replaceTable(client, "[listen]", "[listen]\nsocks5 = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n"+
 		"[[route]]\nto = \"*\"\nvia = \"far\"\n")
 
-	far, err := startBox(stop, &boxes, filepath.Join(dir, "server.toml"), server)
+	far, err := startBox(stop, &boxes, filepath.Join(dir, "server.toml"), server, map[string][]netip.Addr{demoName: {at.Addr()}})
 	if err != nil {
 		return fmt.Errorf("the server: %w", err)
 	}
-	near, err := startBox(stop, &boxes, filepath.Join(dir, "client.toml"), client)
+	near, err := startBox(stop, &boxes, filepath.Join(dir, "client.toml"), client, nil)
 	if err != nil {
 		return fmt.Errorf("the gateway: %w", err)
 	}
 	socks, plain := near.Addresses(inbound.SOCKS5)[0], near.Addresses(inbound.HTTP)[0]
-	target := "http://" + net.JoinHostPort(demoName, pagePort) + "/"
-	fmt.Fprintf(out, "web page          %s, on %s\n", target, page.Addr())
-	fmt.Fprintf(out, "server            obfs4 on %s, exit to %s:%s\n", far.Announced()[0].Address, demoName, pagePort)
+	fmt.Fprintf(out, "web page          %s, which the exit finds on %s\n", target, page.Addr())
+	fmt.Fprintf(out, "server            obfs4 on %s, exit to %s:%d\n", far.Announced()[0].Address, demoName, at.Port())
 	fmt.Fprintf(out, "gateway           SOCKS5 on %s, HTTP on %s\n\n", socks, plain)
 
 	for _, p := range []struct{ name, scheme, addr string }{{"SOCKS5", "socks5", socks}, {"HTTP", "http", plain}} {
@@ -124,16 +150,20 @@ ok. Now with a program of yours:
     curl -x socks5h://%s %s
     curl -x http://%s %s
 
-or set %s as the SOCKS5 proxy of a browser and open %s
-Ctrl-C ends it.
+or set %s as the SOCKS5 proxy of a browser (in Firefox with "Proxy DNS when
+using SOCKS v5") and open %s
+Without the proxy the name leads nowhere. Browsers go to 127.0.0.1 and localhost
+directly, whatever proxy is set; for pages of your own there, start Chromium with
+--proxy-bypass-list='<-loopback>', or set network.proxy.allow_hijacking_localhost
+to true in Firefox's about:config. Ctrl-C ends the demo.
 `, socks, target, plain, target, socks, target)
 	<-ctx.Done()
 	return nil
 }
 
 // startBox runs a configuration in this process, as `ptgate run` does in one of
-// its own.
-func startBox(ctx context.Context, boxes *sync.WaitGroup, path, text string) (*gateway.Gateway, error) {
+// its own. Its exit finds the names of hosts there.
+func startBox(ctx context.Context, boxes *sync.WaitGroup, path, text string, hosts map[string][]netip.Addr) (*gateway.Gateway, error) {
 	if err := writeSecret(path, text); err != nil {
 		return nil, err
 	}
@@ -141,6 +171,7 @@ func startBox(ctx context.Context, boxes *sync.WaitGroup, path, text string) (*g
 	if cfg == nil {
 		return nil, fmt.Errorf("configuration: %v", problems)
 	}
+	cfg.Exit.Hosts = hosts
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, err

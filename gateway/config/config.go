@@ -166,6 +166,9 @@ type Exit struct {
 	// checked on the address that is dialled, too; never nil.
 	DenyNets *routes.Table
 	Users    map[string]string
+	// Hosts has the addresses of names that the exit does not look up. No key of a
+	// file sets it: it is for a program that is both ends itself.
+	Hosts map[string][]netip.Addr
 }
 
 // A PT is a pluggable transport program. Bridges and serves that share a *PT

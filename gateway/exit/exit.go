@@ -38,6 +38,9 @@ type Settings struct {
 	Handshake time.Duration
 	// Users maps names to passwords. Empty: nobody is asked.
 	Users map[string]string
+	// Hosts has the addresses of names, in their canonical form, that are not
+	// looked up. The policy holds for them as for all.
+	Hosts map[string][]netip.Addr
 }
 
 // An Exit dials. Its methods may be called from any goroutine.
@@ -91,8 +94,11 @@ func (e *Exit) Dial(ctx context.Context, t routes.Target) (net.Conn, error) {
 	if matches(p.Deny, t) {
 		return nil, answer.Errorf(answer.Blocked, "exit: denied by [exit] deny")
 	}
-	addrs := []netip.Addr{t.Addr}
-	if !t.Addr.IsValid() {
+	addrs, known := []netip.Addr{t.Addr}, t.Addr.IsValid()
+	if !known {
+		addrs, known = s.Hosts[t.Name]
+	}
+	if !known {
 		var err error
 		if addrs, err = e.resolver.lookup(ctx, t.Name); err != nil {
 			return nil, failed(err)

@@ -329,3 +329,24 @@ func TestDial(t *testing.T) {
 		t.Errorf("%q, %v", b, err)
 	}
 }
+
+// A name that the settings have is not looked up, and the policy holds for it.
+func TestHosts(t *testing.T) {
+	s := &Settings{Hosts: map[string][]netip.Addr{"page.test": addrs("127.0.0.1")}}
+	var dialled netip.AddrPort
+	e := newExit(s, map[string]string{"page.test": "192.0.2.1"}, func(_ context.Context, a netip.AddrPort) (net.Conn, error) {
+		dialled = a
+		c, _ := net.Pipe()
+		return c, nil
+	})
+	to := routes.Target{Name: "page.test", Port: 80}
+	c, err := e.Dial(t.Context(), to)
+	if err != nil || dialled != netip.MustParseAddrPort("127.0.0.1:80") {
+		t.Fatalf("dialled %v, %v", dialled, err)
+	}
+	c.Close()
+	s.Policy.DenyPrivate = true
+	if _, err := e.Dial(t.Context(), to); answer.Of(err) != answer.Blocked {
+		t.Errorf("a name with a private address: %v", err)
+	}
+}
