@@ -25,7 +25,7 @@ set in the environment by that program; by hand this command is of no use.
 
 In a torrc:
 
-  ClientTransportPlugin obfs4,webtunnel exec /usr/bin/ptgate pt`,
+  ClientTransportPlugin obfs4,webtunnel,meek_lite exec /usr/local/bin/ptgate pt`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
