@@ -113,10 +113,10 @@ to = "10.0.0.0/8"
 via = "direct"
 `)
 	for _, tt := range []struct{ dest, want string }{
-		{"git.example.org:22", `via tokyo (obfs4, exit), paris (obfs4, socks5), pick spread, by route 2, pattern "git.example.org:22" at ptgate.toml:13`},
-		{"GIT.example.ORG.:22", `via tokyo (obfs4, exit), paris (obfs4, socks5), pick spread, by route 2, pattern "git.example.org:22" at ptgate.toml:13`},
-		{"a.b.example.com", `via tokyo (obfs4, exit), paris (obfs4, socks5), pick spread, by route 2, pattern "*.example.com:80-443" at ptgate.toml:14`},
-		{"[2001:db8::5]:1", `via tokyo (obfs4, exit), paris (obfs4, socks5), pick spread, by route 2, pattern "2001:db8::/32" at ptgate.toml:15`},
+		{"git.example.org:22", `via tokyo (obfs4, exit), paris (obfs4, socks5), pick spread, by route 2, pattern "git.example.org:22" at ptgate.toml:13 (the far end's [exit] may still refuse)`},
+		{"GIT.example.ORG.:22", `via tokyo (obfs4, exit), paris (obfs4, socks5), pick spread, by route 2, pattern "git.example.org:22" at ptgate.toml:13 (the far end's [exit] may still refuse)`},
+		{"a.b.example.com", `via tokyo (obfs4, exit), paris (obfs4, socks5), pick spread, by route 2, pattern "*.example.com:80-443" at ptgate.toml:14 (the far end's [exit] may still refuse)`},
+		{"[2001:db8::5]:1", `via tokyo (obfs4, exit), paris (obfs4, socks5), pick spread, by route 2, pattern "2001:db8::/32" at ptgate.toml:15 (the far end's [exit] may still refuse)`},
 		{"x.ads.example", `blocked by route 1, pattern ".ads.example" at ads.txt:3`},
 		{"tracker.example:80", `blocked by route 1, pattern "tracker.example" at ads.txt:4`},
 		{"10.9.8.7:22", `direct, without any bridge, by route 3, pattern "10.0.0.0/8" at ptgate.toml:21`},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -107,7 +108,11 @@ func explain(cfg *config.Config, arg string) (string, error) {
 	if len(r.Via) > 1 {
 		text += fmt.Sprintf(", pick %s", r.Pick)
 	}
-	return text + ", by " + where, nil
+	text += ", by " + where
+	if slices.ContainsFunc(r.Via, func(b *config.Bridge) bool { return b.Far == config.FarExit }) {
+		text += " (the far end's [exit] may still refuse)"
+	}
+	return text, nil
 }
 
 func trimBrackets(s string) string {

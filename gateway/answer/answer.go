@@ -49,8 +49,9 @@ var table = [...]row{
 	Internal: {0x01, http.StatusInternalServerError, "proxy_internal_error",
 		"The proxy made a mistake. Its log says more."},
 	Blocked: {0x02, http.StatusForbidden, "destination_ip_prohibited",
-		"No route of this gateway leads to that destination, or the far end does not allow it. " +
-			"To reach it, add a [[route]] for its name to the configuration; `ptgate explain NAME` tells which rule decides."},
+		"The exit at the far end refuses that destination, or no route of this gateway leads there; `ptgate explain NAME` tells which. " +
+			"If it names a bridge, the refusal comes from [exit] in the server's configuration, which by default keeps clients from the server itself and from private networks. " +
+			"If not, add or change a [[route]] in the gateway's."},
 	Refused: {0x05, http.StatusBadGateway, "connection_refused",
 		"The destination refused the connection: it is up, but nothing listens on that port."},
 	Unreachable: {0x04, http.StatusBadGateway, "destination_ip_unroutable",
