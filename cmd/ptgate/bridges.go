@@ -53,6 +53,9 @@ The lines hold the transport's secrets: whoever has one can use the server.`,
 				return err
 			}
 		}
+		if len(cfg.Exit.Users) > 0 && slices.ContainsFunc(cfg.Serve, func(s *config.Serve) bool { return s.Forward == "" }) {
+			fmt.Fprintln(cmd.ErrOrStderr(), "# the exit asks for a user and password ([exit] users): a client needs  user  and  password  in its [bridge.NAME], too")
+		}
 		for i, a := range all {
 			line, remark, err := bridgeLine(cfg.Serve[i], a)
 			if err != nil {

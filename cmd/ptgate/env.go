@@ -18,12 +18,14 @@ func newEnvCommand() *cobra.Command {
 		Long: `Print lines that make a shell's programs use the gateway of the configuration:
 
   eval "$(ptgate env)"            from here on
-  eval "$(ptgate env --unset)"    and no longer
+  eval "$(ptgate env --unset)"    and no longer: removes these variables, also
+                                  what was in them before
 
 They set ALL_PROXY, HTTPS_PROXY, HTTP_PROXY and NO_PROXY, each in both cases, since
 some programs read only one. SOCKS5 addresses have the scheme socks5h, so that
 names are not looked up on this machine. Without an HTTP listener all of them name
-the SOCKS5 one, and the other way round.
+the SOCKS5 one, and the other way round. NO_PROXY keeps this machine's own
+addresses out of it; curl obeys it even with -x, unless --noproxy '' is given.
 
 User names and passwords of listen.users are never printed, for a program's
 environment is open to others: give them to each program in its own way.`,
