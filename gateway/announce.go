@@ -2,12 +2,16 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
@@ -19,32 +23,26 @@ import (
 // by the notes of a ptgate that has run it with the state directory stateDir; ok is
 // false where there are none for one of them.
 func Noted(cfg *config.Config, stateDir string) (all []serve.Announced, ok bool) {
-	b, err := os.ReadFile(filepath.Join(stateDir, announcedFile))
-	if err != nil {
-		return nil, false
-	}
-	var noted []serve.Announced
-	if err := json.Unmarshal(b, &noted); err != nil {
-		return nil, false
-	}
+	notes := readNotes(stateDir)
 	where := *cfg
 	where.StateDir = stateDir
-	for _, w := range serveStates(&where) {
-		i := slices.IndexFunc(noted, func(a serve.Announced) bool {
-			return a.Key == serve.Key(w.cfg, w.state)
-		})
+	for _, w := range serveStates(&where, notes) {
+		i := slices.IndexFunc(notes, func(n note) bool { return n.Key == serve.Key(w.cfg, w.state) })
 		if i < 0 {
 			return nil, false
 		}
-		all = append(all, noted[i])
+		all = append(all, notes[i].Announced)
 	}
 	return all, true
 }
 
 // Announce tells the same where no ptgate has run cfg yet, by starting each
-// transport for a moment on a loopback port with its own keys, which it makes.
+// transport for a moment on a loopback port with its own keys, which it makes and
+// will have from then on.
 func Announce(ctx context.Context, cfg *config.Config, exe string) (all []serve.Announced, err error) {
-	for _, w := range serveStates(cfg) {
+	notes := readNotes(cfg.StateDir)
+	var mine []note
+	for _, w := range serveStates(cfg, notes) {
 		trial := *w.cfg
 		trial.Bind = netip.MustParseAddrPort("127.0.0.1:0")
 		limits := cfg.Limits
@@ -59,6 +57,137 @@ func Announce(ctx context.Context, cfg *config.Config, exe string) (all []serve.
 		s.Stop(ctx, 0)
 		a.Bind, a.Address = w.cfg.Bind.String(), w.cfg.Bind.String()
 		all = append(all, a)
+		a.Key = "" // it has not been served
+		mine = append(mine, note{a, cfg.Path, w.state})
 	}
-	return all, nil
+	return all, writeNotes(cfg, notes, mine)
+}
+
+// A note is what a ptgate remembers of a [[serve]] that it has run.
+type note struct {
+	serve.Announced
+	File  string `json:"file"`  // the configuration
+	State string `json:"state"` // the directory of the transport, with its keys
+}
+
+// notesFile is in the state directory, and may have notes of several files.
+const notesFile = "announced.json"
+
+// readNotes gives none where they can't be read.
+func readNotes(stateDir string) (notes []note) {
+	b, err := os.ReadFile(filepath.Join(stateDir, notesFile))
+	if err != nil || json.Unmarshal(b, &notes) != nil {
+		return nil
+	}
+	return notes
+}
+
+// writeNotes puts mine in the place of what cfg's file had in notes, and leaves out
+// files that are gone.
+func writeNotes(cfg *config.Config, notes, mine []note) error {
+	all := slices.Clone(mine)
+	for _, n := range notes {
+		replaced := n.File == cfg.Path || slices.ContainsFunc(mine, n.same)
+		if !replaced && exists(n.File) {
+			all = append(all, n)
+		}
+	}
+	b, err := json.MarshalIndent(all, "", "\t")
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(cfg.StateDir, notesFile)
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// same tells whether two notes are of one server, which clients know by its port.
+func (n note) same(o note) bool { return n.Transport == o.Transport && n.Bind == o.Bind }
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// note remembers what the transports announce, for `ptgate bridges` and for the
+// next start. A line that has changed is worth a warning: clients have the old one.
+func (g *Gateway) note(cfg *config.Config) {
+	notes := readNotes(cfg.StateDir)
+	var mine []note
+	for _, s := range g.servers {
+		n := note{s.Announced(), cfg.Path, s.State()}
+		for _, old := range notes {
+			if n.same(old) && !slices.Equal(n.Args, old.Args) {
+				g.log.Warn("the bridge line has changed: give clients the new one of `ptgate bridges`", "serve", n.Transport, "port", s.Bind().Port())
+			}
+		}
+		mine = append(mine, n)
+	}
+	if err := writeNotes(cfg, notes, mine); err != nil {
+		g.log.Warn("the bridge lines could not be noted", "error", err)
+	}
+}
+
+// A serveState is a [[serve]] and the directory of its PT.
+type serveState struct {
+	cfg   *config.Serve
+	state string
+}
+
+// serveStates gives each [[serve]] the directory where its transport keeps its
+// keys, which are what clients know it by. So a [[serve]] keeps the directory that
+// it has had, by its address, wherever it stands in the file and whatever else is
+// served; one that has moved to another address takes the one that it left. Options
+// that have the keys have a directory of their own: the transport writes them there.
+func serveStates(cfg *config.Config, notes []note) []serveState {
+	out := make([]serveState, len(cfg.Serve))
+	bases := make([]string, len(cfg.Serve))
+	taken := map[string]bool{}
+	take := func(i int, dir string) {
+		out[i], taken[dir] = serveState{cfg.Serve[i], dir}, true
+	}
+	for i, s := range cfg.Serve {
+		bases[i] = s.PT.State
+		if s.PT.State == "" {
+			bases[i] = filepath.Join(cfg.StateDir, "server-"+s.Transport)
+			if s.HasKeys() {
+				sum := sha256.Sum256(fmt.Appendf(nil, "%q %s", s.Options, s.Bind))
+				take(i, fmt.Sprintf("%s-keys-%x", bases[i], sum[:4]))
+				continue
+			}
+		}
+		for _, n := range notes {
+			if n.Transport == s.Transport && n.Bind == s.Bind.String() && below(n.State, bases[i]) && !taken[n.State] {
+				take(i, n.State)
+				break
+			}
+		}
+	}
+	for _, n := range notes {
+		if n.File != cfg.Path && exists(n.File) { // another server's
+			taken[n.State] = true
+		}
+	}
+	for i, base := range bases {
+		dir := base
+		for n := 2; out[i].cfg == nil && taken[dir]; n++ {
+			dir = fmt.Sprintf("%s-%d", base, n)
+		}
+		if out[i].cfg == nil {
+			take(i, dir)
+		}
+	}
+	return out
+}
+
+// below tells whether dir is base, or one of the further ones, base-2 and so on.
+func below(dir, base string) bool {
+	rest, ok := strings.CutPrefix(dir, base)
+	if !ok || rest == "" {
+		return ok
+	}
+	n, err := strconv.Atoi(strings.TrimPrefix(rest, "-"))
+	return err == nil && n > 1
 }

@@ -8,14 +8,12 @@ package gateway
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -278,9 +276,7 @@ func (g *Gateway) apply(cfg *config.Config) error {
 	}
 	g.servers = servers
 	if len(started)+len(old) > 0 {
-		if err := g.writeAnnounced(cfg); err != nil {
-			g.log.Warn("the bridge lines could not be noted", "error", err)
-		}
+		g.note(cfg)
 	}
 	for k, l := range g.listeners {
 		if keep[k] == nil {
@@ -333,17 +329,13 @@ func (g *Gateway) newServers(cfg *config.Config) (all, old, started []*serve.Ser
 	for _, s := range g.servers {
 		running[s.Key()] = s
 	}
-	type wanted struct {
-		cfg   *config.Serve
-		state string
-	}
-	var fresh []wanted
-	for _, w := range serveStates(cfg) {
+	var fresh []serveState
+	for _, w := range serveStates(cfg, readNotes(cfg.StateDir)) {
 		if s := running[serve.Key(w.cfg, w.state)]; s != nil {
 			delete(running, s.Key())
 			all = append(all, s)
 		} else {
-			fresh = append(fresh, wanted(w))
+			fresh = append(fresh, w)
 		}
 	}
 	for _, s := range running {
@@ -387,48 +379,6 @@ func (g *Gateway) restart(s *serve.Server, deps serve.Deps) {
 		}
 	}
 	g.wg.Go(func() { s.Stop(g.cut, g.view.Load().cfg.Limits.Drain) })
-}
-
-type serveState struct {
-	cfg   *config.Serve
-	state string
-}
-
-// serveStates gives each [[serve]] the directory of its PT: one of its own for
-// every further one of the same transport, or both would write one file.
-func serveStates(cfg *config.Config) (out []serveState) {
-	seen := map[string]int{}
-	for _, s := range cfg.Serve {
-		dir := s.PT.State
-		if dir == "" {
-			dir = filepath.Join(cfg.StateDir, "server-"+s.Transport)
-		}
-		seen[dir]++
-		if n := seen[dir]; n > 1 {
-			dir = fmt.Sprintf("%s-%d", dir, n)
-		}
-		out = append(out, serveState{s, dir})
-	}
-	return out
-}
-
-const announcedFile = "announced.json"
-
-// writeAnnounced notes what the transports announce, for `ptgate bridges`.
-func (g *Gateway) writeAnnounced(cfg *config.Config) error {
-	var all []serve.Announced
-	for _, s := range g.servers {
-		all = append(all, s.Announced())
-	}
-	b, err := json.MarshalIndent(all, "", "\t")
-	if err != nil {
-		return err
-	}
-	path := filepath.Join(cfg.StateDir, announcedFile)
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
 }
 
 // hint says what to do about errors that people meet.

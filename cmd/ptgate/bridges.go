@@ -78,8 +78,7 @@ The lines hold the transport's secrets: whoever has one can use the server.`,
 // do but webtunnel, which has none, and what `ptgate pair` wrote.
 func keysInState(cfg *config.Config) bool {
 	return slices.ContainsFunc(cfg.Serve, func(s *config.Serve) bool {
-		return s.Transport != "webtunnel" &&
-			!slices.ContainsFunc(s.Options, func(o config.Arg) bool { return o.Key == "private-key" })
+		return s.Transport != "webtunnel" && !s.HasKeys()
 	})
 }
 

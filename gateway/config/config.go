@@ -9,6 +9,7 @@ package config
 import (
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"ptgate/routes"
@@ -150,6 +151,12 @@ type Serve struct {
 	Forward   string         // host:port of a fixed service; "": the exit
 	PT        *PT
 	Line      int
+}
+
+// HasKeys tells whether the options have the transport's keys, as those that
+// `ptgate pair` writes; else it makes them, and keeps them in its state directory.
+func (s *Serve) HasKeys() bool {
+	return slices.ContainsFunc(s.Options, func(a Arg) bool { return a.Key == "private-key" })
 }
 
 // Exit is the [exit] table: what this box's exit may open.

@@ -123,6 +123,9 @@ func Start(ctx context.Context, c *config.Serve, state string, deps Deps) (*Serv
 // Key is that of the package function.
 func (s *Server) Key() string { return s.key }
 
+// State is the directory of the transport.
+func (s *Server) State() string { return s.state }
+
 // Announced tells the transport's address and args.
 func (s *Server) Announced() Announced {
 	s.mu.Lock()

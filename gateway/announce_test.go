@@ -1,0 +1,84 @@
+package gateway
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"ptgate/gateway/config"
+	"ptgate/gateway/serve"
+)
+
+// What clients know a server by stays with its address, whatever the file looks
+// like and whoever else keeps keys in the same state directory.
+func TestServeStates(t *testing.T) {
+	dir := t.TempDir()
+	mine, other, gone := filepath.Join(dir, "mine.toml"), filepath.Join(dir, "other.toml"), filepath.Join(dir, "gone.toml")
+	for _, f := range []string{mine, other} {
+		if err := os.WriteFile(f, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := func(file, port, state string) note {
+		return note{serve.Announced{Transport: "obfs4", Bind: "127.0.0.1:" + port}, file, filepath.Join(dir, state)}
+	}
+	for _, tt := range []struct {
+		name  string
+		ports []string
+		notes []note
+		want  []string
+	}{
+		{"new", []string{"1", "2"}, nil, []string{"server-obfs4", "server-obfs4-2"}},
+		{"again", []string{"1", "2"}, []note{at(mine, "1", "server-obfs4"), at(mine, "2", "server-obfs4-2")}, []string{"server-obfs4", "server-obfs4-2"}},
+		{"another order", []string{"2", "1"}, []note{at(mine, "1", "server-obfs4"), at(mine, "2", "server-obfs4-2")}, []string{"server-obfs4-2", "server-obfs4"}},
+		{"one more, above", []string{"3", "1"}, []note{at(mine, "1", "server-obfs4")}, []string{"server-obfs4-2", "server-obfs4"}},
+		{"the first taken away", []string{"2"}, []note{at(mine, "1", "server-obfs4"), at(mine, "2", "server-obfs4-2")}, []string{"server-obfs4-2"}},
+		{"moved to another port", []string{"9"}, []note{at(mine, "1", "server-obfs4")}, []string{"server-obfs4"}},
+		{"beside another file's", []string{"1"}, []note{at(other, "2", "server-obfs4")}, []string{"server-obfs4-2"}},
+		{"another file's own", []string{"2"}, []note{at(other, "2", "server-obfs4")}, []string{"server-obfs4"}},
+		{"after a file that is gone", []string{"1"}, []note{at(gone, "2", "server-obfs4")}, []string{"server-obfs4"}},
+		{"of somewhere else", []string{"1"}, []note{{serve.Announced{Transport: "obfs4", Bind: "127.0.0.1:1"}, mine, "/elsewhere/server-obfs4"}}, []string{"server-obfs4"}},
+		{"after options with keys", []string{"1"}, []note{at(mine, "1", "server-obfs4-keys-01234567")}, []string{"server-obfs4"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := &config.Config{Path: mine, StateDir: dir}
+			for _, p := range tt.ports {
+				cfg.Serve = append(cfg.Serve, &config.Serve{Transport: "obfs4", Bind: netip.MustParseAddrPort("127.0.0.1:" + p), PT: &config.PT{}})
+			}
+			var got []string
+			for _, s := range serveStates(cfg, tt.notes) {
+				got = append(got, filepath.Base(s.state))
+			}
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("%q, want %q", got, tt.want)
+			}
+		})
+	}
+
+	// Keys of the options never get into a directory with others.
+	keys := []config.Arg{{Key: "private-key", Value: "x"}}
+	cfg := &config.Config{Path: mine, StateDir: dir}
+	for _, s := range []*config.Serve{{Options: keys}, {}, {Options: keys}} {
+		s.Transport, s.PT = "obfs4", &config.PT{}
+		s.Bind = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(len(cfg.Serve)+1))
+		cfg.Serve = append(cfg.Serve, s)
+	}
+	states := serveStates(cfg, nil)
+	if a, b, c := states[0].state, states[1].state, states[2].state; a == b || a == c || b == c || filepath.Base(b) != "server-obfs4" {
+		t.Errorf("with keys: %q, %q, %q", a, b, c)
+	}
+
+	// Notes of several files are kept.
+	if err := writeNotes(cfg, []note{at(mine, "8", "a"), at(other, "7", "b"), at(gone, "6", "c")}, []note{at(mine, "5", "d")}); err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, n := range readNotes(dir) {
+		left = append(left, n.Bind)
+	}
+	if want := []string{"127.0.0.1:5", "127.0.0.1:7"}; !slices.Equal(left, want) {
+		t.Errorf("notes of %q are left, want %q", left, want)
+	}
+}
