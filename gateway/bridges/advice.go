@@ -7,6 +7,7 @@ import (
 
 	"ptgate/adapter"
 	"ptgate/gateway/answer"
+	"ptgate/gateway/carrier"
 )
 
 // advice tells the operator what to do about a bridge's failure.
@@ -21,6 +22,9 @@ func advice(err error) string {
 			return "the program does not offer this transport: correct transports in its [pt], or take another program"
 		}
 		return "this may be no transport program, or one with other options: look at exec in its [pt]"
+	}
+	if _, ok := errors.AsType[*carrier.AuthError](err); ok {
+		return "user and password of the bridge must be one of [exit] users on the server, where that has any"
 	}
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):

@@ -199,7 +199,7 @@ func (b *Bridge) openOptimistic(ctx context.Context, t routes.Target, settled fu
 	begin := time.Now()
 	s := b.settings.Load()
 	stream, err := c.Open(ctx, t, carrier.Options{
-		Auth:       carrier.Auth{User: s.cfg.User, Password: s.cfg.Password},
+		Auth:       authOf(s.cfg),
 		Optimistic: true,
 		Limit:      s.limits.Dial,
 		Settled: func(err error) {
@@ -224,7 +224,7 @@ func (b *Bridge) openOptimistic(ctx context.Context, t routes.Target, settled fu
 // been sent yet.
 func (b *Bridge) openStream(ctx context.Context, t routes.Target) (net.Conn, error) {
 	s := b.settings.Load()
-	auth := carrier.Auth{User: s.cfg.User, Password: s.cfg.Password}
+	auth := authOf(s.cfg)
 	var last error
 	for range 4 {
 		c, err := b.carriers.get(ctx)
@@ -277,7 +277,7 @@ func (b *Bridge) openRaw(ctx context.Context, t routes.Target) (net.Conn, error)
 	}
 	if s.cfg.Far == config.FarSOCKS5 {
 		stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
-		err = carrier.Handshake(c, t, carrier.Auth{User: s.cfg.User, Password: s.cfg.Password})
+		err = carrier.Handshake(c, t, authOf(s.cfg))
 		if !stop() && err == nil {
 			err = context.Cause(ctx)
 		}
@@ -394,3 +394,5 @@ func (b *Bridge) cut() { b.stop() }
 func (b *Bridge) closeCarriers(grace time.Duration) { b.carriers.close(grace) }
 
 func (b *Bridge) tidy() { b.carriers.tidy() }
+
+func authOf(c *config.Bridge) carrier.Auth { return carrier.Auth{User: c.User, Password: c.Password} }

@@ -152,7 +152,7 @@ func (cs *carriers) try(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.Check(ctx)
+	return c.Check(ctx, authOf(cs.b.config()))
 }
 
 // dialLocked starts an attempt. The caller holds mu.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"time"
 
@@ -36,8 +35,8 @@ type Probe struct {
 }
 
 // Probe dials the bridge with a connection of its own, and asks what stands behind
-// it for a sign of life: an exit for its answer to a ping, a SOCKS5 server for its
-// choice of a method. No destination is named. The outcome has no part in the
+// it for a sign of life and whether it takes the bridge's user and password. No
+// destination is named. The outcome has no part in the
 // choice of bridges.
 func (b *Bridge) Probe(ctx context.Context) (p Probe) {
 	step := func(s Stage, f func() error) bool {
@@ -76,37 +75,16 @@ func (b *Bridge) Probe(ctx context.Context) (p Probe) {
 				return err
 			}
 			defer client.Close(0)
-			return client.Check(ctx)
+			return client.Check(ctx, authOf(c))
 		})
 	case config.FarSOCKS5:
-		step(StageFar, func() error { return greet(ctx, conn, c.User != "") })
+		step(StageFar, func() error {
+			defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+			return carrier.Greet(conn, authOf(c))
+		})
 		conn.Close()
 	default:
 		conn.Close()
 	}
 	return p
-}
-
-// greet has a SOCKS5 server choose a method (RFC 1928 section 3).
-func greet(ctx context.Context, c net.Conn, auth bool) error {
-	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })()
-	method := byte(0)
-	if auth {
-		method = 2
-	}
-	if _, err := c.Write([]byte{5, 1, method}); err != nil {
-		return err
-	}
-	var b [2]byte
-	switch _, err := io.ReadFull(c, b[:]); {
-	case err != nil:
-		return fmt.Errorf("no answer to a SOCKS5 greeting: %w", err)
-	case b[0] != 5:
-		return fmt.Errorf("not a SOCKS5 answer: version %d", b[0])
-	case b[1] != method && auth:
-		return errors.New("the SOCKS5 server takes no user and password: remove them from the bridge")
-	case b[1] != method:
-		return errors.New("the SOCKS5 server asks for a user and password: set them in the bridge")
-	}
-	return nil
 }

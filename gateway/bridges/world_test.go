@@ -262,7 +262,11 @@ func (f *far) serve(c net.Conn) {
 	}
 	carrier.Serve(context.Background(), c, 1000, new(carrier.Windows), new(carrier.Traffic), quiet, func(s *carrier.Stream) func() {
 		defer s.Close()
-		request := make([]byte, 3+4+1+len(example.Name)+2)
+		greeting, request := make([]byte, 3), make([]byte, 4+1+len(example.Name)+2)
+		if _, err := io.ReadFull(s, greeting); err != nil {
+			return nil
+		}
+		s.Write([]byte{5, 0})
 		if _, err := io.ReadFull(s, request); err != nil {
 			return nil
 		}
@@ -271,7 +275,7 @@ func (f *far) serve(c net.Conn) {
 			<-time.After(d)
 		}
 		code := byte(f.code.Load())
-		s.Write([]byte{5, 0, 5, code, 0, 1, 0, 0, 0, 0, 0, 0})
+		s.Write([]byte{5, code, 0, 1, 0, 0, 0, 0, 0, 0})
 		if code == 0 {
 			io.Copy(s, s)
 		}

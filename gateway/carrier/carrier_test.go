@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -372,12 +373,48 @@ func TestHandshakeStepByStep(t *testing.T) {
 	}
 }
 
+func TestGreet(t *testing.T) {
+	user := Auth{User: "user", Password: "secret"}
+	for _, c := range []struct {
+		auth Auth
+		says string
+		want string // in the error; "": none
+	}{
+		{Auth{}, "\x05\x00", ""},
+		{user, "\x05\x02\x01\x00", ""},
+		{user, "\x05\x02\x01\x01", "are wrong"},
+		{Auth{}, "\x05\xff", "asks for a user"},
+		{user, "\x05\xff", "takes no user"},
+		{user, "\x05\x00", "takes no user"},
+		{Auth{}, "\x05\x07", "unknown method"},
+		{Auth{}, "HT", "version 72"},
+		{Auth{}, "\x05", "awaiting method"},
+		{user, "\x05\x02\x01", "awaiting authentication"},
+	} {
+		near, far := net.Pipe()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			defer far.Close()
+			greeting := make([]byte, 3)
+			io.ReadFull(far, greeting)
+			wg.Go(func() { io.Copy(io.Discard, far) })
+			io.WriteString(far, c.says)
+		})
+		err := Greet(near, c.auth)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: %v, want %q", c.says, err, c.want)
+		}
+		near.Close()
+		wg.Wait()
+	}
+}
+
 func FuzzReadReply(f *testing.F) {
 	f.Add([]byte("\x05\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00"), false)
 	f.Add([]byte("\x05\x02\x01\x00\x05\x05\x00\x03\x04name\x00\x50"), true)
 	f.Fuzz(func(t *testing.T, b []byte, auth bool) {
 		r := bytes.NewReader(b)
-		if err := readReply(r, auth); err == nil && len(b)-r.Len() < 12 {
+		if err := readAnswers(r, auth); err == nil && len(b)-r.Len() < 12 {
 			t.Fatalf("success after %d bytes", len(b)-r.Len())
 		}
 	})

@@ -151,7 +151,7 @@ func (c *Client) Open(ctx context.Context, t routes.Target, o Options) (*Stream,
 		ys.SetReadDeadline(time.Now().Add(o.Limit))
 		return s, nil
 	}
-	err = readReply(ys, s.auth)
+	err = readAnswers(ys, s.auth)
 	if !cancelled() || err != nil && ctx.Err() != nil {
 		err = lost("reply", context.Cause(ctx))
 	}
@@ -161,8 +161,21 @@ func (c *Client) Open(ctx context.Context, t routes.Target, o Options) (*Stream,
 	return s, nil
 }
 
-// Check returns nil when the peer answers.
-func (c *Client) Check(ctx context.Context) error {
+// Check returns nil when the exit answers and takes a.
+func (c *Client) Check(ctx context.Context, a Auth) error {
+	if err := c.ping(ctx); err != nil {
+		return err
+	}
+	s, err := c.session.OpenStream(ctx)
+	if err != nil {
+		return lost("stream", err)
+	}
+	defer s.Reset()
+	defer context.AfterFunc(ctx, func() { s.SetDeadline(time.Unix(1, 0)) })()
+	return Greet(s, a)
+}
+
+func (c *Client) ping(ctx context.Context) error {
 	answered := make(chan error, 1)
 	c.link.await()
 	if !c.spawn(func() {
@@ -224,16 +237,9 @@ func (c *Client) Close(grace time.Duration) {
 // (RFC 1928 section 3), user and password (RFC 1929 section 2), CONNECT (RFC
 // 1928 section 4).
 func appendRequest(b []byte, t routes.Target, a Auth) ([]byte, error) {
-	if a.User == "" {
-		b = append(b, 5, 1, 0)
-	} else {
-		if len(a.User) > 255 || len(a.Password) > 255 {
-			return nil, fmt.Errorf("user or password longer than 255 bytes")
-		}
-		b = append(b, 5, 1, 2, 1, byte(len(a.User)))
-		b = append(b, a.User...)
-		b = append(b, byte(len(a.Password)))
-		b = append(b, a.Password...)
+	b, err := appendGreeting(b, a)
+	if err != nil {
+		return nil, err
 	}
 	b = append(b, 5, 1, 0)
 	switch {
@@ -248,4 +254,17 @@ func appendRequest(b []byte, t routes.Target, a Auth) ([]byte, error) {
 		b = append(append(b, 3, byte(len(t.Name))), t.Name...)
 	}
 	return append(b, byte(t.Port>>8), byte(t.Port)), nil
+}
+
+func appendGreeting(b []byte, a Auth) ([]byte, error) {
+	if a.User == "" {
+		return append(b, 5, 1, 0), nil
+	}
+	if len(a.User) > 255 || len(a.Password) > 255 {
+		return nil, fmt.Errorf("user or password longer than 255 bytes")
+	}
+	b = append(b, 5, 1, 2, 1, byte(len(a.User)))
+	b = append(b, a.User...)
+	b = append(b, byte(len(a.Password)))
+	return append(b, a.Password...), nil
 }

@@ -93,11 +93,11 @@ func TestDeadCarrier(t *testing.T) {
 func TestCheck(t *testing.T) {
 	near, far := tcpPair(t)
 	c := pair(t, near, far, answers(0, echo))
-	if err := c.Check(t.Context()); err != nil {
+	if err := c.Check(t.Context(), Auth{}); err != nil {
 		t.Error(err)
 	}
 	c.Close(0)
-	if err := c.Check(t.Context()); err == nil {
+	if err := c.Check(t.Context(), Auth{}); err == nil {
 		t.Error("a closed carrier answers")
 	}
 	synctest.Test(t, func(t *testing.T) {
@@ -108,7 +108,7 @@ func TestCheck(t *testing.T) {
 		defer c.Close(0)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := c.Check(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		if err := c.Check(ctx, Auth{}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a carrier that stands still: %v", err)
 		}
 	})

@@ -48,7 +48,7 @@ func (s *Stream) settle() error {
 		return s.err
 	}
 	s.pending = false
-	s.err = readReply(s.s, s.auth)
+	s.err = readAnswers(s.s, s.auth)
 	if s.err == nil {
 		s.s.SetReadDeadline(time.Time{})
 	}
@@ -132,35 +132,56 @@ func (s *Stream) SetReadDeadline(t time.Time) error { return s.s.SetReadDeadline
 // SetWriteDeadline is that of net.Conn.
 func (s *Stream) SetWriteDeadline(t time.Time) error { return s.s.SetWriteDeadline(t) }
 
-// readReply reads the exit's side of the SOCKS5 session: method (RFC 1928
-// section 3), status (RFC 1929 section 2), reply (RFC 1928 section 6).
-func readReply(r io.Reader, auth bool) error {
-	var b [4 + 1 + 255 + 2]byte
+// readAnswers reads the exit's side of a SOCKS5 session.
+func readAnswers(r io.Reader, auth bool) error {
+	if err := readGreeting(r, auth); err != nil {
+		return err
+	}
+	return readReply(r)
+}
+
+// An AuthError says that the user and password of the bridge are not what the far
+// end wants.
+type AuthError struct{ What string }
+
+func (e *AuthError) Error() string { return "the far end " + e.What }
+
+func badAuth(what string) error { return answer.New(answer.NoBridge, &AuthError{what}) }
+
+// readGreeting reads the method (RFC 1928 section 3) and status (RFC 1929 section 2).
+func readGreeting(r io.Reader, auth bool) error {
+	var b [2]byte
 	method := byte(0)
 	if auth {
 		method = 2
 	}
-	if _, err := io.ReadFull(r, b[:2]); err != nil {
+	if _, err := io.ReadFull(r, b[:]); err != nil {
 		return lost("method", err)
 	}
 	switch {
 	case b[0] != 5:
-		return answer.Errorf(answer.NoBridge, "exit: not a SOCKS5 answer: version %d", b[0])
-	case b[1] == 0xff && auth:
-		return answer.Errorf(answer.NoBridge, "exit: takes no user and password: remove them from the bridge")
+		return answer.Errorf(answer.NoBridge, "the far end gives no SOCKS5 answer: version %d", b[0])
+	case b[1] != method && auth:
+		return badAuth("takes no user and password: remove them from the bridge")
 	case b[1] == 0xff:
-		return answer.Errorf(answer.NoBridge, "exit: asks for a user and password: set them in the bridge")
+		return badAuth("asks for a user and password: set them in the bridge")
 	case b[1] != method:
-		return answer.Errorf(answer.NoBridge, "exit: unknown method %d", b[1])
+		return answer.Errorf(answer.NoBridge, "the far end chooses an unknown method, %d", b[1])
+	case !auth:
+		return nil
 	}
-	if auth {
-		if _, err := io.ReadFull(r, b[:2]); err != nil {
-			return lost("authentication", err)
-		}
-		if b[1] != 0 {
-			return answer.Errorf(answer.NoBridge, "exit: wrong user or password in the bridge")
-		}
+	if _, err := io.ReadFull(r, b[:]); err != nil {
+		return lost("authentication", err)
 	}
+	if b[1] != 0 {
+		return badAuth("says that user or password of the bridge are wrong")
+	}
+	return nil
+}
+
+// readReply reads the reply to a request (RFC 1928 section 6).
+func readReply(r io.Reader) error {
+	var b [4 + 1 + 255 + 2]byte
 	if _, err := io.ReadFull(r, b[:5]); err != nil {
 		return lost("reply", err)
 	}
@@ -173,7 +194,7 @@ func readReply(r io.Reader, auth bool) error {
 	case 4:
 		rest = 16 + 2 - 1
 	default:
-		return answer.Errorf(answer.NoBridge, "exit: unknown address type %d in its reply", b[3])
+		return answer.Errorf(answer.NoBridge, "the far end's reply has an unknown address type, %d", b[3])
 	}
 	if _, err := io.ReadFull(r, b[5:5+rest]); err != nil {
 		return lost("reply", err)
@@ -220,13 +241,29 @@ func Handshake(c net.Conn, t routes.Target, a Auth) error {
 	if err != nil {
 		return err
 	}
-	auth := a.User != ""
+	r := newStepReader(c, request, a)
+	if err := readGreeting(r, a.User != ""); err != nil {
+		return err
+	}
+	return readReply(r)
+}
+
+// Greet is the part of Handshake before the request: it shows that the far end
+// answers and takes a.
+func Greet(c net.Conn, a Auth) error {
+	greeting, err := appendGreeting(nil, a)
+	if err != nil {
+		return err
+	}
+	return readGreeting(newStepReader(c, greeting, a), a.User != "")
+}
+
+func newStepReader(c net.Conn, out []byte, a Auth) *stepReader {
 	steps := []int{3} // greeting; what is left is the request
-	if auth {
+	if a.User != "" {
 		steps = append(steps, 1+1+len(a.User)+1+len(a.Password))
 	}
-	r := &stepReader{c: c, out: request, steps: steps}
-	return readReply(r, auth)
+	return &stepReader{c: c, out: out, steps: steps}
 }
 
 // A stepReader writes the next message whenever the last one's answer, two
