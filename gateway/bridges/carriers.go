@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,6 +41,8 @@ type carriers struct {
 	failed   time.Time // the last attempt that did
 	lastUse  time.Time
 	closed   bool
+
+	leaving sync.WaitGroup // those that tidy closes; none is added when closed
 }
 
 var errEnded = errors.New("the connection to the bridge ended as soon as it was made")
@@ -77,6 +80,7 @@ func (cs *carriers) best() *carrier.Client {
 	c := cs.bestLocked()
 	if c != nil {
 		cs.growLocked(c)
+		cs.lastUse = time.Now() // or tidy might take it for a spare one
 	}
 	return c
 }
@@ -114,7 +118,7 @@ func (cs *carriers) get(ctx context.Context) (*carrier.Client, error) {
 		}
 		if c := cs.bestLocked(); c != nil {
 			cs.growLocked(c)
-			cs.lastUse = time.Now() // or tidy might take it for a spare one
+			cs.lastUse = time.Now() // likewise
 			cs.mu.Unlock()
 			return c, nil
 		}
@@ -210,12 +214,11 @@ func (cs *carriers) gone(c *carrier.Client) {
 	c.Close(0)
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	for i, x := range cs.list {
-		if x == c {
-			cs.list = append(cs.list[:i], cs.list[i+1:]...)
-			break
-		}
+	i := slices.Index(cs.list, c)
+	if i < 0 {
+		return // tidy's: nothing is lost
 	}
+	cs.list = slices.Delete(cs.list, i, i+1)
 	cs.change()
 	if len(cs.list)+len(cs.attempts) == 0 && !cs.closed && !cs.b.settings.Load().retired &&
 		cs.b.ctx.Err() == nil && time.Since(cs.lastUse) < warmFor && c.Age() > attemptAge {
@@ -223,28 +226,27 @@ func (cs *carriers) gone(c *carrier.Client) {
 	}
 }
 
-// tidy closes the carriers that nobody needs.
+// tidy closes the carriers that nobody needs. Closing in order takes a round trip
+// and more: they are taken out first, so that no new stream gets one.
 func (cs *carriers) tidy() {
 	cs.mu.Lock()
-	var idle []*carrier.Client
+	defer cs.mu.Unlock()
+	if cs.closed {
+		return
+	}
 	keep := 1
 	if time.Since(cs.lastUse) > warmFor {
 		keep = 0
 	}
 	left := len(cs.list)
-	for _, c := range cs.list {
-		if left <= keep {
-			break
+	cs.list = slices.DeleteFunc(cs.list, func(c *carrier.Client) bool {
+		if left <= keep || c.Streams() > 0 || c.Age() <= spareFor || time.Since(cs.lastUse) <= spareFor {
+			return false
 		}
-		if c.Streams() == 0 && c.Age() > spareFor && time.Since(cs.lastUse) > spareFor {
-			idle = append(idle, c)
-			left--
-		}
-	}
-	cs.mu.Unlock()
-	for _, c := range idle {
-		c.Close(time.Second)
-	}
+		left--
+		cs.leaving.Go(func() { c.Close(time.Second) })
+		return true
+	})
 }
 
 func (cs *carriers) close(grace time.Duration) {
@@ -253,7 +255,7 @@ func (cs *carriers) close(grace time.Duration) {
 	for _, a := range cs.attempts {
 		a.cancel()
 	}
-	list := append([]*carrier.Client(nil), cs.list...)
+	list := slices.Clone(cs.list)
 	cs.change()
 	cs.mu.Unlock()
 	var wg sync.WaitGroup
@@ -261,6 +263,7 @@ func (cs *carriers) close(grace time.Duration) {
 		wg.Go(func() { c.Close(grace) })
 	}
 	wg.Wait()
+	cs.leaving.Wait()
 }
 
 // status tells how many carriers there are, the best's round trip time, and
