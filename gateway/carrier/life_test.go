@@ -92,7 +92,12 @@ func TestDeadCarrier(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	near, far := tcpPair(t)
-	c := pair(t, near, far, answers(0, echo))
+	c := pair(t, near, far, func(s *Stream) {
+		io.ReadFull(s, make([]byte, 3)) // the greeting, and no request
+		s.Write([]byte{5, 0})
+		io.Copy(io.Discard, s)
+		s.Close()
+	})
 	if err := c.Check(t.Context(), Auth{}); err != nil {
 		t.Error(err)
 	}
