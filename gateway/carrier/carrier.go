@@ -30,8 +30,8 @@ const Preamble = "PTG\x01"
 const (
 	keepAlive = 15 * time.Second
 	// An idle carrier that does not answer for so long is not offered to new
-	// streams; one that does not answer for deadAfter is given up. Between the
-	// two lies a cut link that comes back: its streams go on.
+	// streams; one that gives no sign for deadAfter is given up. Between the two
+	// lies a cut link that comes back: its streams go on.
 	suspectAfter = 1500 * time.Millisecond
 	deadAfter    = 45 * time.Second
 

@@ -81,8 +81,8 @@ func (c *Client) keep() {
 		asleep := time.Now().Round(0).Sub(wall) > 10*tick
 		wall = time.Now().Round(0)
 		quiet := time.Duration(now() - c.link.heard.Load())
-		if over := c.link.overdue(); over > deadAfter {
-			c.log.Info("carrier is dead: no answer", "for", over.Round(time.Second))
+		if silent := c.link.silence(); silent > deadAfter {
+			c.log.Info("carrier is dead: no answer", "for", silent.Round(time.Second))
 			c.wg.Go(func() { c.session.Close() }) // it waits for the loops to end
 			return
 		}
@@ -204,7 +204,8 @@ func (c *Client) Age() time.Duration { return time.Since(c.born) }
 // Suspect tells that the peer owes an answer for longer than it should need. A
 // single byte from it ends the suspicion.
 func (c *Client) Suspect() bool {
-	return c.link.overdue() > max(suspectAfter, 4*c.RTT())
+	// A round trip that was measured under load can be half a minute.
+	return c.link.overdue() > min(max(suspectAfter, 4*c.RTT()), deadAfter/2)
 }
 
 // Quiet tells for how long nothing was heard.

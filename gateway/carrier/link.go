@@ -20,6 +20,7 @@ type link struct {
 
 	heard  atomic.Int64 // when, in nanoseconds since start
 	expect atomic.Int64 // since when an answer is awaited, likewise; 0: none is
+	moved  atomic.Int64 // when a write that had to wait went on, likewise
 
 	mu      sync.Mutex
 	room    sync.Cond // the sender waits here for room in buf
@@ -48,6 +49,7 @@ func newLink(c net.Conn, prefix string, t *Traffic) *link {
 	l.room.L = &l.mu
 	l.unsent = newUnsent(c)
 	l.heard.Store(now())
+	l.moved.Store(now())
 	if prefix != "" {
 		l.buf = append(l.buf, prefix...)
 		l.wake <- struct{}{}
@@ -88,6 +90,13 @@ func (l *link) overdue() time.Duration {
 	return 0
 }
 
+// silence is overdue, but counts from the last sign of the peer: on a slow link an
+// answer waits for long behind what is to be sent. That a full connection takes more
+// is such a sign, since something took what was before; that an empty one does is none.
+func (l *link) silence() time.Duration {
+	return min(l.overdue(), time.Duration(now()-l.moved.Load()))
+}
+
 const frameHeader = 12 // yamux spec, "Framing"
 
 // Write takes one frame from yamux. It returns before the frame is on the
@@ -119,7 +128,6 @@ func (l *link) Write(p []byte) (int, error) {
 // goroutines are about to send goes along.
 func (l *link) flush() {
 	defer close(l.done)
-	var deadline time.Time
 	for range l.wake {
 		runtime.Gosched()
 		l.mu.Lock()
@@ -138,17 +146,7 @@ func (l *link) flush() {
 			continue // an empty write would still cost a padded packet
 		}
 
-		var err error
-		if t := time.Now(); t.Add(deadAfter / 2).After(deadline) {
-			deadline = t.Add(deadAfter)
-			err = l.Conn.SetWriteDeadline(deadline)
-		}
-		if err == nil {
-			_, err = l.Conn.Write(out)
-		}
-		l.traffic.Out.Add(int64(len(out)))
-		l.unsent.wrote(len(out), time.Now())
-		if err != nil {
+		if err := l.put(out); err != nil {
 			l.fail(anonymous(err))
 			l.Conn.Close() // so that reading ends, too
 			return
@@ -160,6 +158,37 @@ func (l *link) flush() {
 		l.spare = out
 		l.mu.Unlock()
 	}
+}
+
+const (
+	// What goes to the connection at once. It has deadAfter for that: a link that is
+	// slower is as good as dead, one that was cut for less is not.
+	pieceSize = 64 << 10
+	// A write that took longer had to wait for room.
+	waited = 100 * time.Millisecond
+)
+
+// put writes b to the connection. A deadline that passes leaves it useless: some
+// transports can't go on after half a write.
+func (l *link) put(b []byte) error {
+	for len(b) > 0 {
+		piece := b[:min(len(b), pieceSize)]
+		b = b[len(piece):]
+		begin := time.Now()
+		if err := l.Conn.SetWriteDeadline(begin.Add(deadAfter)); err != nil {
+			return err
+		}
+		if _, err := l.Conn.Write(piece); err != nil {
+			return err
+		}
+		end := time.Now()
+		if end.Sub(begin) > waited {
+			l.moved.Store(now())
+		}
+		l.traffic.Out.Add(int64(len(piece)))
+		l.unsent.wrote(len(piece), end)
+	}
+	return nil
 }
 
 func (l *link) fail(err error) {
