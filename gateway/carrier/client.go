@@ -120,7 +120,7 @@ func (c *Client) Open(ctx context.Context, t routes.Target, o Options) (*Stream,
 	if err != nil {
 		return nil, err
 	}
-	ys, err := c.session.OpenStream(ctx)
+	ys, err := c.openStream(ctx)
 	if err != nil {
 		return nil, lost("stream", err)
 	}
@@ -161,12 +161,40 @@ func (c *Client) Open(ctx context.Context, t routes.Target, o Options) (*Stream,
 	return s, nil
 }
 
+// openStream is the session's, which for its part keeps a stream whose context
+// ended in the middle until the session itself ends.
+func (c *Client) openStream(ctx context.Context) (*yamux.Stream, error) {
+	type opened struct {
+		s   *yamux.Stream
+		err error
+	}
+	result := make(chan opened)
+	if !c.spawn(func() {
+		s, err := c.session.OpenStream(context.Background()) // ends with the session at the latest
+		select {
+		case result <- opened{s, err}:
+		case <-ctx.Done():
+			if err == nil {
+				s.Reset()
+			}
+		}
+	}) {
+		return nil, errClosed
+	}
+	select {
+	case o := <-result:
+		return o.s, o.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
 // Check returns nil when the exit answers and takes a.
 func (c *Client) Check(ctx context.Context, a Auth) error {
 	if err := c.ping(ctx); err != nil {
 		return err
 	}
-	s, err := c.session.OpenStream(ctx)
+	s, err := c.openStream(ctx)
 	if err != nil {
 		return lost("stream", err)
 	}

@@ -1,6 +1,7 @@
 package carrier
 
 import (
+	"context"
 	"io"
 	"net"
 	"os"
@@ -9,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"ptgate/gateway/answer"
 )
 
 // A slow connection takes rate bytes a second, gives without bound, and does neither
@@ -198,6 +201,32 @@ func TestSlowLink(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Requests that were given up while the connection stood still leave no stream
+// behind once it goes on.
+func TestGivenUpStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, link, _ := bulk(t, 1<<20, false)
+		link.cut()
+		for i := range 100 { // more than the queue holds
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			_, err := c.Open(ctx, example, Options{Optimistic: i%2 == 0})
+			cancel()
+			if err != nil && answer.Of(err) != answer.Timeout {
+				t.Errorf("given up: %v", err)
+			}
+			if i%2 == 1 && err == nil {
+				t.Error("opened on a connection that stands still")
+			}
+		}
+		counted := c.Streams()
+		link.mend()
+		<-time.After(5 * time.Second)
+		if n := c.session.NumStreams(); n != counted || c.Streams() != counted || c.Closed() {
+			t.Errorf("yamux keeps %d streams, %d and now %d are counted, closed: %v", n, counted, c.Streams(), c.Closed())
+		}
+	})
 }
 
 // A hole takes everything and gives nothing.
