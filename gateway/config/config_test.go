@@ -467,6 +467,25 @@ func TestDidYouMean(t *testing.T) {
 	}
 }
 
+// A deny that lets clients into this box's own network says so, unless it was
+// asked for.
+func TestExitOpen(t *testing.T) {
+	const serve = "[[serve]]\ntransport = \"obfs4\"\nbind = \"127.0.0.1:0\"\n[exit]\n"
+	for doc, want := range map[string]bool{
+		`deny = ["*:25"]`:                                    true,
+		"allow = [\"*\"]\ndeny = \"*:25\"":                   true,
+		`deny = []`:                                          false,
+		`deny = ["*:25", "private"]`:                         false,
+		"allow = [\"example.com\"]\ndeny = [\"*:25\"]":       false,
+		"allow = [\"*\"]\ndeny = [\"print\", \"private\"]\n": false,
+	} {
+		_, problems := testLoader.Load(write(t, "ptgate.toml", serve+doc))
+		if got := strings.Contains(withoutMode(problems), `warning: [exit]: deny lacks "private"`); got != want || HasError(problems) {
+			t.Errorf("%q: %v", doc, problems)
+		}
+	}
+}
+
 func TestExit(t *testing.T) {
 	const serve = "[[serve]]\ntransport = \"obfs4\"\nbind = \"127.0.0.1:0\"\n"
 	for _, c := range []struct {

@@ -461,10 +461,14 @@ func exitTable(t *table, serve []*Serve) Exit {
 		}
 	}
 	if t.has("deny") {
+		before := len(t.l.problems)
 		patterns, _ := exitPatterns(t, "deny")
 		e.DenyPrivate = slices.ContainsFunc(t.list("deny"), func(it item) bool { return it.text == private })
 		e.Deny = exitList(patterns)
 		e.DenyNets = exitList(slices.DeleteFunc(patterns, func(p routes.Pattern) bool { return !p.IsNet() }))
+		if e.Allow == nil && !e.DenyPrivate && len(patterns) > 0 && !HasError(t.l.problems[before:]) {
+			t.warn(t.lineOf("deny"), "deny lacks %q: clients reach this box itself and its own network; add it, or say with allow what they may reach", private)
+		}
 	} else {
 		e.Deny, e.DenyNets = exitList(nil), exitList(nil)
 	}
@@ -484,9 +488,16 @@ func exitPatterns(t *table, key string) (patterns []routes.Pattern, all bool) {
 		if it.text == private && key == "deny" {
 			continue
 		}
-		if host, _, _ := strings.Cut(it.text, ":"); host == private {
+		switch host, _, _ := strings.Cut(it.text, ":"); {
+		case host == private:
 			t.fail(it.line, "%s: %q stands in deny, alone and without ports", key, private)
 			continue
+		case key == "deny" && !strings.Contains(host, "."):
+			// Taken for the name of a host, it would open this box's own network.
+			if hint := didYouMean(host, []string{private}); hint != "" {
+				t.fail(it.line, "%s: %q%s", key, it.text, hint)
+				continue
+			}
 		}
 		p, err := routes.ParsePattern(it.text, canonical)
 		if err != nil {
