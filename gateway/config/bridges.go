@@ -22,6 +22,9 @@ func (l *loading) namedBridges(top *table) []*Bridge {
 			t.fail(t.line(), "%q has a meaning of its own in via: give the bridge another name", nt.name)
 		}
 		b := &Bridge{Name: nt.name, Line: t.line()}
+		if l.dotted(nt) && len(t.known) == len(t.m) {
+			continue
+		}
 		l.bridges[nt.name] = b
 		if t.has("line") {
 			l.bridgeLine(t, b)
@@ -33,6 +36,24 @@ func (l *loading) namedBridges(top *table) []*Bridge {
 		list = append(list, b)
 	}
 	return list
+}
+
+// dotted reports tables inside a bridge's: most often [bridge.a.c] where the name is
+// "a.c". What names that bridge is not reported as well.
+func (l *loading) dotted(nt namedTable) (found bool) {
+	for _, key := range slices.Sorted(maps.Keys(nt.t.m)) {
+		if _, ok := nt.t.m[key].(map[string]any); !ok || key == "args" || didYouMean(key, []string{"args"}) != "" {
+			continue
+		}
+		name := nt.name + "." + key
+		nt.t.has(key)
+		nt.t.fail(nt.t.lineOf(key), "unknown key %q, a table: if the bridge's name is %q, write it in quotes: [bridge.%[2]q]", key, name)
+		if _, ok := l.bridges[name]; !ok {
+			l.bridges[name] = nil
+		}
+		found = true
+	}
+	return found
 }
 
 // bridgeLine reads a bridge that was pasted as Tor users pass it around.
@@ -59,7 +80,10 @@ func (l *loading) bridgeLine(t *table, b *Bridge) {
 	if b.Address, err = hostPort(parsed.Addr); err != nil {
 		t.fail(line, "line: %v", err)
 	}
-	l.checkArgs(t, b, line)
+	l.checkArgs(t, b, "line", line)
+	if parsed.Fingerprint != "" && t.m["far"] != string(FarForward) {
+		t.warn(line, "line: it has a relay's fingerprint (40 digits), so it leads into the Tor network, which does not work here: an exit of ptgate has none")
+	}
 }
 
 // bridgeKeys reads transport, address (under addressKey) and args.
@@ -80,7 +104,7 @@ func (l *loading) bridgeKeys(t *table, b *Bridge, addressKey string) {
 		t.fail(t.line(), "%s is missing: write %s = \"192.0.2.10:443\"", addressKey, addressKey)
 	}
 	b.Args = t.args("args")
-	l.checkArgs(t, b, t.lineOf("args"))
+	l.checkArgs(t, b, "args", t.lineOf("args"))
 }
 
 // bridgeRest reads what a bridge has in whichever way it is written, and finds
@@ -112,8 +136,9 @@ func (l *loading) bridgeRest(t *table, b *Bridge) {
 }
 
 // checkArgs looks at what can be known of args without a connection, so that a
-// slip shows now and not as a handshake that fails without a reason.
-func (l *loading) checkArgs(t *table, b *Bridge, line int) {
+// slip shows now and not as a handshake that fails without a reason. key is where
+// they are written: "args", or "line".
+func (l *loading) checkArgs(t *table, b *Bridge, key string, line int) {
 	if len(b.Args) > 0 {
 		l.secret(line)
 	}
@@ -122,33 +147,49 @@ func (l *loading) checkArgs(t *table, b *Bridge, line int) {
 		args[i] = adapter.Arg(a)
 	}
 	if err := args.CheckClient(); err != nil {
-		t.fail(line, "args: %v", err)
+		t.fail(line, "%s: %v", key, err)
 	}
 	switch b.Transport {
 	case "obfs4":
 		cert, hasCert := args.Get("cert")
 		_, hasID := args.Get("node-id")
 		_, hasKey := args.Get("public-key")
+		_, hasMode := args.Get("iat-mode")
+		damage := ""
+		if hasCert {
+			damage = certDamage(cert)
+		}
 		switch {
 		case !hasCert && !(hasID && hasKey):
-			t.fail(line, "args: obfs4 needs cert: copy the bridge line anew")
-		case hasCert && !validCert(cert):
-			t.fail(line, "args: cert is damaged: it has 70 letters, digits, \"+\" and \"/\"; copy the bridge line anew")
+			t.fail(line, "%s: obfs4 needs cert: copy the bridge line anew", key)
+		case damage != "":
+			t.fail(line, "%s: cert is damaged: %s; copy the bridge line anew", key, damage)
+		case !hasMode && key == "line":
+			t.fail(line, "line: obfs4 needs iat-mode: the line may be cut off, then copy it anew; else add iat-mode=0 to it, inside the quotes")
 		}
-		if _, ok := args.Get("iat-mode"); !ok {
-			t.fail(line, "args: obfs4 needs iat-mode: write iat-mode = \"0\" if the bridge line has none")
+		if !hasMode && key != "line" {
+			t.fail(line, "%s: obfs4 needs iat-mode: write iat-mode = \"0\" if the bridge line has none", key)
 		}
-		checkIATMode(t, line, "args", b.Args)
+		checkIATMode(t, line, key, b.Args)
 	case "webtunnel":
-		checkURL(t, line, "args", b.Args)
+		checkURL(t, line, key, b.Args)
 	}
 }
 
-// validCert tells whether s can be an obfs4 cert: node ID and public key, 20 and
-// 32 bytes, in base64 without its padding (obfs4-spec, section 4).
-func validCert(s string) bool {
+// certLength is that of an obfs4 cert: node ID and public key, 20 and 32 bytes, in
+// base64 without its padding (obfs4-spec, section 4).
+const certLength = 70
+
+// certDamage tells why s can't be an obfs4 cert; "" if it can.
+func certDamage(s string) string {
 	raw, err := base64.RawStdEncoding.DecodeString(s)
-	return err == nil && len(raw) == 20+32
+	switch {
+	case len(s) != certLength:
+		return fmt.Sprintf("a whole one has %d characters, this one has %d", certLength, len(s))
+	case err != nil || len(raw) != 20+32:
+		return "it has other characters than letters, digits, \"+\" and \"/\""
+	}
+	return ""
 }
 
 func checkIATMode(t *table, line int, what string, args []Arg) {

@@ -148,6 +148,8 @@ func syntaxMessage(s string) string {
 		s += " (text stands in quotes)"
 	case strings.HasPrefix(s, "expected value"):
 		s += " (text stands in quotes, and a list ends in \"]\")"
+	case strings.HasPrefix(s, "strings cannot contain newlines"):
+		s += " (a quote is missing at the end of this line)"
 	}
 	return s
 }
