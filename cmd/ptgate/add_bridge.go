@@ -29,18 +29,19 @@ the configuration as a [bridge.NAME] at its end. Everything that is in the file
 stays as it is, comments too; the new file is checked whole before it takes the
 old one's place.
 
-The line may be quoted or not. With - it is read from the standard input, so that
+The line may be quoted or not, or be the  line = "..."  of a configuration. With -
+it is read from the standard input, so that
 its secrets show neither in the list of processes nor in the shell's history.
 
 A route leads to the bridge once its name stands in the route's via.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: someArgs("LINE", "'obfs4 192.0.2.10:443 cert=... iat-mode=0', or - to paste it"),
 	}
 	file := configFlag(cmd)
 	name := cmd.Flags().String("name", "", "`NAME` of the bridge (default: the transport's, with a number if that is taken)")
 	far := cmd.Flags().String("far", "exit", "what stands behind it: exit, socks5 or forward")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *name != "" && !bridgeName.MatchString(*name) {
-			return usagef("--name %q: letters, digits, \"-\" and \"_\" only", *name)
+			return usagef("--name %q: letters, digits, \"-\", \"_\" and inner dots only", *name)
 		}
 		if *name == "direct" || *name == "block" {
 			return usagef("--name %q: it has a meaning of its own in via", *name)
@@ -51,17 +52,24 @@ A route leads to the bridge once its name stands in the route's via.`,
 		text := strings.Join(args, " ")
 		if text == "-" {
 			var err error
-			if text, err = readLine(cmd.InOrStdin()); err != nil {
+			terminal := isTerminal(cmd.InOrStdin())
+			if terminal {
+				fmt.Fprintln(cmd.ErrOrStderr(), "paste the line, then Enter")
+			}
+			if text, err = readLine(cmd.InOrStdin(), terminal); err != nil {
 				return fmt.Errorf("standard input: %w", err)
 			}
 		}
-		line, err := adapter.ParseBridgeLine(text)
+		line, err := adapter.ParseBridgeLine(bare(text))
 		if err != nil {
 			return err
 		}
 		path, err := config.Find(*file)
 		if err != nil {
 			return err
+		}
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s: there is no such file: name the one to add to with -c FILE", path)
 		}
 		added, problems, err := addBridge(path, *name, line, config.Far(*far))
 		for _, p := range problems {
@@ -70,26 +78,74 @@ A route leads to the bridge once its name stands in the route's via.`,
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "added [bridge.%s] to %s; name it in a route's via, then `ptgate reload -c %s`\n", added, path, path)
+		fmt.Fprintf(cmd.OutOrStdout(), "added [bridge.%s] to %s; name it in a route's via, then `ptgate reload -c %s`\n", tomlKey(added), path, path)
 		return nil
 	}
 	return cmd
 }
 
-var bridgeName = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+var bridgeName = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.+[A-Za-z0-9_-]+)*$`)
 
-// maxLine bounds a bridge line from the standard input, in bytes.
+// tomlKey is a bridge's name as a part of a TOML key.
+func tomlKey(name string) string {
+	if strings.Contains(name, ".") {
+		return strconv.Quote(name)
+	}
+	return name
+}
+
+// isTerminal tells whether somebody may sit at r; /dev/null counts, too.
+func isTerminal(r io.Reader) bool {
+	f, ok := r.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&fs.ModeCharDevice != 0
+}
+
+// maxLine bounds the standard input, in bytes.
 const maxLine = 64 << 10
 
-func readLine(r io.Reader) (string, error) {
-	line, err := bufio.NewReader(io.LimitReader(r, maxLine)).ReadString('\n')
-	switch {
-	case err != nil && err != io.EOF:
-		return "", err
-	case err == io.EOF && len(line) == maxLine:
-		return "", fmt.Errorf("a line of more than %d bytes", maxLine)
+// readLine reads a bridge line: of a terminal its first line, of anything else the
+// only one.
+func readLine(r io.Reader, terminal bool) (string, error) {
+	in := bufio.NewScanner(io.LimitReader(r, maxLine))
+	in.Buffer(nil, maxLine+1)
+	line, size := "", 0
+	for in.Scan() {
+		size += len(in.Bytes()) + 1
+		switch text := strings.TrimSpace(in.Text()); {
+		case terminal:
+			return text, nil
+		case text != "" && line != "":
+			return "", errors.New("it has more than one line: add one bridge at a time; a line that was broken in two must be joined first")
+		case text != "":
+			line = text
+		}
 	}
-	return strings.TrimRight(line, "\r\n"), nil
+	if in.Err() == nil && size >= maxLine {
+		return "", fmt.Errorf("it has more than %d bytes", maxLine)
+	}
+	return line, in.Err()
+}
+
+// bare takes off what stands around a bridge line where it is quoted, or copied out
+// of a configuration.
+func bare(text string) string {
+	text = strings.TrimSpace(text)
+	if rest, ok := strings.CutPrefix(text, "line"); ok {
+		if rest, ok = strings.CutPrefix(strings.TrimSpace(rest), "="); ok {
+			text = strings.TrimSpace(rest)
+		}
+	}
+	if n := len(text); n >= 2 && text[0] == text[n-1] && (text[0] == '"' || text[0] == '\'') {
+		if plain, err := strconv.Unquote(text); err == nil && text[0] == '"' {
+			return plain // TOML's escapes in what we write are Go's
+		}
+		return text[1 : n-1]
+	}
+	return text
 }
 
 // addBridge appends a bridge to the file, if the outcome has no errors. It gives
@@ -122,7 +178,7 @@ func addBridge(path, name string, line adapter.BridgeLine, far config.Far) (_ st
 			doc = append(doc, '\n')
 		}
 		// A line has no control characters: Go's quoting is TOML's.
-		doc = fmt.Appendf(doc, "\n[bridge.%s]\nline = %s\n", name, strconv.QuoteToGraphic(line.String()))
+		doc = fmt.Appendf(doc, "\n[bridge.%s]\nline = %s\n", tomlKey(name), strconv.QuoteToGraphic(line.String()))
 		if far != config.FarExit {
 			doc = fmt.Appendf(doc, "far = %q\n", far)
 		}

@@ -24,7 +24,7 @@ func newBridgesCommand() *cobra.Command {
 A client puts one into its configuration as  line = "..."  of a [bridge.NAME].
 
 The lines hold the transport's secrets: whoever has one can use the server.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	file := configFlag(cmd)
 	qr := cmd.Flags().Bool("qr", false, "draw each line as a QR code, too")

@@ -2,19 +2,22 @@ package main
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"ptgate/gateway/config"
 	"ptgate/gateway/dest"
+	"ptgate/routes"
 )
 
 func newCheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Check a configuration: every error as FILE:LINE: message",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 	}
 	file := configFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -52,7 +55,7 @@ func newExplainCommand() *cobra.Command {
 		Short: "Tell which route takes a destination, by which line, through which bridges",
 		Long: `Tell which route takes a destination, by which pattern on which line, and through
 which bridges it goes. Nothing is looked up or dialled. Without a port, 443.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: someArgs("HOST[:PORT]", "www.example.com:443"),
 	}
 	file := configFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -67,6 +70,9 @@ which bridges it goes. Nothing is looked up or dialled. Without a port, 443.`,
 				bad = true
 				text = err.Error()
 			}
+			if a == "" {
+				a = `""`
+			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", a, text)
 		}
 		if bad {
@@ -78,12 +84,9 @@ which bridges it goes. Nothing is looked up or dialled. Without a port, 443.`,
 }
 
 func explain(cfg *config.Config, arg string) (string, error) {
-	t, err := dest.Parse(arg)
+	t, err := destination(arg)
 	if err != nil {
-		var err2 error
-		if t, err2 = dest.FromHostPort(trimBrackets(arg), 443); err2 != nil {
-			return "", err
-		}
+		return "", err
 	}
 	m, ok := cfg.Table.Lookup(t)
 	if !ok {
@@ -113,6 +116,43 @@ func explain(cfg *config.Config, arg string) (string, error) {
 		text += " (the far end's [exit] may still refuse)"
 	}
 	return text, nil
+}
+
+// destination reads what a person takes for one: the port may be absent.
+func destination(arg string) (routes.Target, error) {
+	t, err := dest.Parse(arg)
+	if err == nil {
+		return t, nil
+	}
+	t, err2 := dest.FromHostPort(trimBrackets(arg), 443)
+	if err2 == nil {
+		return t, nil
+	}
+	invalid := func(format string, args ...any) (routes.Target, error) {
+		return routes.Target{}, fmt.Errorf("%w: "+format, append([]any{dest.ErrInvalid}, args...)...)
+	}
+	switch {
+	case arg == "":
+		return invalid("it is empty: write HOST or HOST:PORT")
+	case strings.Contains(arg, "://"):
+		if u, err := url.Parse(arg); err == nil && u.Host != "" {
+			host := u.Host
+			if u.Scheme == "http" && u.Port() == "" {
+				host += ":80"
+			}
+			return invalid("a URL: write only its host, %s", host)
+		}
+		return invalid("a URL: write only its host")
+	case strings.ContainsAny(arg, " \t\n"):
+		return invalid("it has a space in it: write each destination as a word of its own")
+	case strings.Contains(arg, "*") || strings.HasPrefix(arg, "."):
+		return invalid("a pattern: write a name that it might take, such as www.example.com")
+	case strings.Contains(arg, "/"):
+		return invalid("it has a \"/\" in it: write one host, neither a network nor a path")
+	case !strings.Contains(arg, ":"):
+		return routes.Target{}, err2 // the port is not what is wrong
+	}
+	return routes.Target{}, err
 }
 
 func trimBrackets(s string) string {

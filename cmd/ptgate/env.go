@@ -29,7 +29,7 @@ addresses out of it; curl obeys it even with -x, unless --noproxy '' is given.
 
 User names and passwords of listen.users are never printed, for a program's
 environment is open to others: give them to each program in its own way.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	file := configFlag(cmd)
 	unset := cmd.Flags().Bool("unset", false, "print lines that undo the others; needs no configuration")

@@ -59,7 +59,10 @@ the server at the far end, or both.`,
 		SilenceUsage:  true,
 		Annotations:   map[string]string{},
 		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
+			switch {
+			case len(args) > 0 && isFile(args[0]):
+				return usagef("there is no command %q: write  ptgate run -c %s", args[0], args[0])
+			case len(args) > 0:
 				return usagef("there is no command %q; `ptgate help` lists them", args[0])
 			}
 			return nil

@@ -153,6 +153,32 @@ func TestProxyURLs(t *testing.T) {
 	}
 }
 
+func TestReadLine(t *testing.T) {
+	long := strings.Repeat("x", maxLine)
+	for _, c := range []struct {
+		in       string
+		terminal bool
+		want     string
+		wrong    string // in the error
+	}{
+		{"obfs3 192.0.2.1:443\n", false, "obfs3 192.0.2.1:443", ""},
+		{"\r\n  obfs3 192.0.2.1:443\r\n\n", false, "obfs3 192.0.2.1:443", ""},
+		{"obfs3 192.0.2.1:443", false, "obfs3 192.0.2.1:443", ""},
+		{"one\ntwo\n", false, "", "more than one line"},
+		{"one\ntwo\n", true, "one", ""},
+		{"", true, "", ""},
+		{long, false, "", "more than"},
+		{long + "\n", false, "", "more than"},
+		{long[1:] + "\n", false, "", "more than"},
+		{long[2:] + "\n", false, long[2:], ""},
+	} {
+		got, err := readLine(strings.NewReader(c.in), c.terminal)
+		if got != c.want || (err != nil) != (c.wrong != "") || err != nil && !strings.Contains(err.Error(), c.wrong) {
+			t.Errorf("%.40q: %.40q, %v", c.in, got, err)
+		}
+	}
+}
+
 // Every command says what it does, and takes a wrong flag for wrong usage.
 func TestCommands(t *testing.T) {
 	root := newRoot()

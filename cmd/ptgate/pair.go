@@ -28,7 +28,7 @@ the programs, with fresh keys that fit each other. HOST is the server's public I
 address; with --transport webtunnel it may be a name.
 
 Both files hold secrets: move them over a channel that you trust.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	address := cmd.Flags().String("address", "", "`HOST:PORT` at which clients reach the server")
 	transport := cmd.Flags().String("transport", "obfs4", "obfs4 or webtunnel")
@@ -60,9 +60,10 @@ Both files hold secrets: move them over a channel that you trust.`,
 		if *transport == "webtunnel" {
 			fmt.Fprintln(cmd.OutOrStdout(), "first, on the server: the comments in server.toml have what nginx needs")
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "on the server:        ptgate run -c server.toml\n"+
-			"on the client:        ptgate run -c client.toml\n"+
-			"then, on the client:  curl -x socks5h://127.0.0.1:1080 https://example.com/\n")
+		fmt.Fprintf(cmd.OutOrStdout(), "on the server:        ptgate run -c %s\n"+
+			"on the client:        ptgate run -c %s\n"+
+			"then, on the client:  curl -x socks5h://127.0.0.1:1080 https://example.com/\n",
+			filepath.Join(*out, "server.toml"), filepath.Join(*out, "client.toml"))
 		return nil
 	}
 	return cmd

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -50,7 +51,11 @@ Exit code 1 if one of them does not work.`,
 		}
 		for _, n := range names {
 			if !slices.ContainsFunc(cfg.Bridges, func(b *config.Bridge) bool { return b.Name == n }) {
-				return usagef("%s has no bridge %q", cfg.Path, n)
+				var known []string
+				for _, b := range cfg.Bridges {
+					known = append(known, strconv.Quote(b.Name))
+				}
+				return usagef("%s has no bridge %q: it has %s", cfg.Path, n, strings.Join(known, ", "))
 			}
 		}
 		return probe(cmd, cfg, names, *timeout)

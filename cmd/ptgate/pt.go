@@ -26,7 +26,7 @@ set in the environment by that program; by hand this command is of no use.
 In a torrc:
 
   ClientTransportPlugin obfs4,webtunnel,meek_lite exec /usr/local/bin/ptgate pt`,
-		Args:          cobra.NoArgs,
+		Args:          noArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, _ []string) error {

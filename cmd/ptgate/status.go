@@ -28,7 +28,7 @@ func running(file string) (socket string, err error) {
 	}
 	where, err := config.Locate(path)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%s: %w: give the file that ptgate runs with -c FILE", path, err)
 	}
 	socket = control.Path(where.StateDir, where.Path)
 	if !exists(socket) {
@@ -55,7 +55,7 @@ func newReloadCommand() *cobra.Command {
 		Short: "Make a running ptgate read its configuration again, and report the outcome",
 		Long: `Make the running ptgate read its configuration again: the same as SIGHUP, with the
 outcome told here. A file with errors changes nothing; live connections go on.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	file := configFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -83,7 +83,7 @@ func newStatusCommand() *cobra.Command {
 		Short: "What a running ptgate says of itself",
 		Long: `What a running ptgate says of itself: listeners, bridges and their state, served
 transports, totals. No destination and no client is named.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	file := configFlag(cmd)
 	raw := cmd.Flags().Bool("json", false, "print JSON")
