@@ -243,7 +243,7 @@ func (g *Gateway) apply(cfg *config.Config) error {
 			}
 			ln, err := listen(g.stop, a)
 			if err != nil {
-				return fmt.Errorf("listen.%v: %w%s", f, err, hint(err))
+				return fmt.Errorf("listen.%v: %w%s", f, err, g.hint(err))
 			}
 			l := &listening{ln: ln, done: make(chan struct{})}
 			keep[k] = l
@@ -357,7 +357,10 @@ func (g *Gateway) newServers(cfg *config.Config) (all, old, started []*serve.Ser
 			for _, s := range released {
 				g.restart(s, deps)
 			}
-			return nil, nil, nil, fmt.Errorf("%w%s", err, hint(err))
+			if bridges.NoProgram(err) {
+				return nil, nil, nil, fmt.Errorf("%w (%s)", err, w.cfg.PT.Install())
+			}
+			return nil, nil, nil, fmt.Errorf("%w%s", err, g.hint(err))
 		}
 		started = append(started, s)
 		all = append(all, s)
@@ -382,10 +385,16 @@ func (g *Gateway) restart(s *serve.Server, deps serve.Deps) {
 }
 
 // hint says what to do about errors that people meet.
-func hint(err error) string {
+func (g *Gateway) hint(err error) string {
 	switch text := err.Error(); {
 	case strings.Contains(text, "address already in use"):
-		return " (another program, or another ptgate, has this port: `ss -ltnp` tells which; if it is this one itself, which a reload can't move to an address that overlaps, restart it)"
+		own := ""
+		select {
+		case <-g.ready: // a reload
+			own = "; if it is this one itself, which a reload can't move to an address that overlaps, restart it"
+		default:
+		}
+		return " (another program, or another ptgate, has this port: `ss -ltnp` as root tells which" + own + ")"
 	case strings.Contains(text, "permission denied"):
 		return " (ports below 1024 need CAP_NET_BIND_SERVICE: see systemd/ptgate.service)"
 	}

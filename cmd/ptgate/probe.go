@@ -10,12 +10,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"ptgate/adapter"
 	"ptgate/gateway/bridges"
 	"ptgate/gateway/config"
 )
@@ -133,15 +133,18 @@ func steps(p bridges.Probe) string {
 
 // probeHint says what to look at.
 func probeHint(b *config.Bridge, p bridges.Probe) string {
-	timeout := errors.Is(p.Err, context.DeadlineExceeded) || errors.Is(p.Err, os.ErrDeadlineExceeded)
+	timeout := errors.Is(p.Err, context.DeadlineExceeded) || errors.Is(p.Err, os.ErrDeadlineExceeded) || errors.Is(p.Err, adapter.ReplyTTLExpired)
 	switch p.Steps[len(p.Steps)-1].Stage {
 	case bridges.StageProgram:
-		return fmt.Sprintf("the transport program did not start: look at [pt.NAME] for %q, and at what the program says when it is run by hand", b.Transport)
+		if text := bridges.StartAdvice(p.Err, b.PT); text != "" {
+			return text
+		}
+		return "the transport program did not start in time: run it by hand, and look at " + b.PT.Setting("exec")
 	case bridges.StageTransport:
 		switch {
-		case errors.Is(p.Err, syscall.ECONNREFUSED):
+		case bridges.Refused(p.Err):
 			return "the address answers, but nothing listens on that port: is the server running, and the port right?"
-		case errors.Is(p.Err, syscall.ENETUNREACH), errors.Is(p.Err, syscall.EHOSTUNREACH):
+		case bridges.NoWay(p.Err):
 			return "this machine has no way to that address: look at its own connection first"
 		case timeout:
 			return "no answer: the server is down, its address is blocked from here, or the args are another server's (copy the bridge line anew)"

@@ -3,35 +3,64 @@ package bridges
 import (
 	"errors"
 	"io/fs"
+	"os/exec"
 	"syscall"
 
 	"ptgate/adapter"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
+	"ptgate/gateway/config"
 )
 
+// StartAdvice tells the operator what to do about a PT that did not start; "" where
+// err is about something else.
+func StartAdvice(err error, pt *config.PT) string {
+	if _, ok := errors.AsType[*adapter.StartError](err); !ok {
+		return ""
+	}
+	switch {
+	case NoProgram(err):
+		return pt.Install()
+	case errors.Is(err, fs.ErrPermission):
+		return "make the transport program executable, or correct " + pt.Setting("exec")
+	case errors.Is(err, adapter.ErrRefused):
+		return "the program does not offer this transport: take another one, with " + pt.Setting("exec")
+	}
+	return "this may be no transport program, or one that wants other options: run it by hand, and look at " + pt.Setting("exec")
+}
+
+// NoProgram tells whether a PT did not start because there is no such program.
+func NoProgram(err error) bool {
+	_, ok := errors.AsType[*adapter.StartError](err)
+	return ok && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound))
+}
+
+// Refused tells whether the bridge's port is closed. An external PT says so with a
+// SOCKS reply, if at all.
+func Refused(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, adapter.ReplyConnectionRefused)
+}
+
+// NoWay tells whether this machine has no way to the bridge's address.
+func NoWay(err error) bool {
+	return errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH) ||
+		errors.Is(err, adapter.ReplyNetworkUnreachable) || errors.Is(err, adapter.ReplyHostUnreachable)
+}
+
 // advice tells the operator what to do about a bridge's failure.
-func advice(err error) string {
-	if _, ok := errors.AsType[*adapter.StartError](err); ok {
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return "install the transport program, or correct exec in its [pt]"
-		case errors.Is(err, fs.ErrPermission):
-			return "make the transport program executable, or correct exec in its [pt]"
-		case errors.Is(err, adapter.ErrRefused):
-			return "the program does not offer this transport: correct transports in its [pt], or take another program"
-		}
-		return "this may be no transport program, or one with other options: look at exec in its [pt]"
+func advice(err error, pt *config.PT) string {
+	if text := StartAdvice(err, pt); text != "" {
+		return text
 	}
 	if _, ok := errors.AsType[*carrier.AuthError](err); ok {
 		return "user and password of the bridge must be one of [exit] users on the server, where that has any"
 	}
 	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case Refused(err):
 		return "nothing listens there: is the server running, and the bridge's address right?"
-	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+	case NoWay(err):
 		return "this machine has no way to the bridge's address: look at its own connection first"
-	case answer.Of(err) == answer.Timeout:
+	case answer.Of(err) == answer.Timeout, errors.Is(err, adapter.ReplyTTLExpired):
 		return "no answer: the server is down, its address is blocked from here, or the args are another server's; `ptgate probe` tells at which stage"
 	}
 	return "is the server running, and are address and args as in the line of its `ptgate bridges`? `ptgate probe` tells at which stage it fails"

@@ -175,7 +175,7 @@ func (b *Bridge) open(ctx context.Context, t routes.Target) (net.Conn, error) {
 		// The destination does not answer; the bridge does.
 	default:
 		if b.health.bad(err) {
-			b.log.Warn("bridge failed", "error", failure(err, b.m.private.Load()), "after", time.Since(begin).Round(time.Millisecond), "advice", advice(err))
+			b.log.Warn("bridge failed", "error", failure(err, b.m.private.Load()), "after", time.Since(begin).Round(time.Millisecond), "advice", advice(err, b.config().PT))
 		}
 	}
 	if err != nil {

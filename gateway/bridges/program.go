@@ -25,6 +25,7 @@ import (
 type program struct {
 	key   string
 	users int // bridges; the Manager's mu guards it
+	pt    *config.PT
 	log   *slog.Logger
 
 	private func() bool // log.private, now
@@ -81,7 +82,7 @@ func (m *Manager) program(p *config.PT, transport string, cfg *config.Config) *p
 		old.users++
 		return old
 	}
-	pr := &program{key: key, users: 1, log: m.log.With("pt", p.Name), private: m.private.Load}
+	pr := &program{key: key, users: 1, pt: p, log: m.log.With("pt", p.Name), private: m.private.Load}
 	pr.ctx, pr.stop = context.WithCancel(context.Background())
 	pr.pause = *backoff.NewExponentialBackOff()
 	pr.pause.InitialInterval, pr.pause.MaxInterval = 500*time.Millisecond, time.Minute
@@ -232,7 +233,7 @@ func (p *program) run(s *starting, wait time.Duration) {
 	close(s.done)
 	if err != nil {
 		if p.ctx.Err() == nil {
-			p.log.Error("pluggable transport did not start", "error", failure(err, p.private()), "advice", advice(err))
+			p.log.Error("pluggable transport did not start", "error", failure(err, p.private()), "advice", advice(err, p.pt))
 		}
 		return
 	}

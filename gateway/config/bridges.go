@@ -446,3 +446,20 @@ func (l *loading) programOf(t *table, line int, row ptRow) string {
 		row.transport, strings.Join(row.programs, " or "))
 	return row.programs[0]
 }
+
+// Install tells what to do where p's program is missing.
+func (p *PT) Install() string {
+	if row, ok := rowOf(p.Name); ok && p.Line == 0 {
+		return fmt.Sprintf("transport %q needs the program %s: install one, and have it in PATH when ptgate starts",
+			p.Name, strings.Join(row.programs, " or "))
+	}
+	return "install the program, or correct " + p.Setting("exec")
+}
+
+// Setting names a key of p's table, for advice.
+func (p *PT) Setting(key string) string {
+	if p.Line == 0 {
+		return fmt.Sprintf("%s in a [pt.NAME] with transports = [%q]", key, p.Name)
+	}
+	return fmt.Sprintf("%s of [pt.%s]", key, p.Name)
+}
