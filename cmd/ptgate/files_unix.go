@@ -3,19 +3,31 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"ptgate/gateway/config"
 )
 
-// checkFileLimit tells of limits.connections that can't be had: two descriptors
-// each. Go itself raises the soft limit to the hard one.
-func checkFileLimit(log *slog.Logger, connections int) {
+// needFiles is how many descriptors that many connections may take: two each.
+func needFiles(connections int) int { return 2*connections + 64 }
+
+// checkFileLimit tells of limits.connections that can't be had. Go itself raises the
+// soft limit to the hard one. Who has asked for no number is hardly in need of it.
+func checkFileLimit(log *slog.Logger, limits *config.Limits) {
+	level := slog.LevelWarn
+	if limits.DefaultConnections {
+		level = slog.LevelInfo
+	}
+	need := needFiles(limits.Connections)
 	var l syscall.Rlimit
-	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) == nil && l.Cur < uint64(2*connections+64) {
-		log.Warn("limits.connections needs more open files than this process may have: raise LimitNOFILE (systemd) or ulimit -n",
-			"connections", connections, "files", l.Cur)
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) == nil && l.Cur < uint64(need) {
+		log.Log(context.Background(), level, "this process may have fewer open files than limits.connections may need: "+
+			"raise LimitNOFILE (systemd) or ulimit -n, or lower limits.connections",
+			"connections", limits.Connections, "needed", need, "files", l.Cur)
 	}
 }
 
@@ -24,7 +36,7 @@ func checkFileLimit(log *slog.Logger, connections int) {
 // and more each time. It costs 8 bytes of kernel memory a descriptor.
 func growFileTable(connections int) {
 	const most = 8192
-	if fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, min(2*connections+64, most)-1); err == nil {
+	if fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, min(needFiles(connections), most)-1); err == nil {
 		unix.Close(fd)
 	}
 }

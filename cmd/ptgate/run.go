@@ -82,7 +82,7 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 	level := new(slog.LevelVar)
 	level.Set(cfg.Log.Level)
 	log := newLogger(cfg.Log.Format, level, stderr)
-	checkFileLimit(log, cfg.Limits.Connections)
+	checkFileLimit(log, &cfg.Limits)
 	g := gateway.New(cfg, exe, log)
 
 	// Apart, so that no burst of reloads, and no slow one, holds up a stop.

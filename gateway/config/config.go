@@ -206,10 +206,11 @@ type Admin struct {
 
 // Limits is the [limits] table.
 type Limits struct {
-	Connections int
-	Handshake   time.Duration // from accept to a complete request
-	Dial        time.Duration
-	Stagger     time.Duration // before the next bridge is tried beside a slow one
-	Idle        time.Duration // 0: never
-	Drain       time.Duration // on stop and reload
+	Connections        int
+	DefaultConnections bool          // the file says nothing of it
+	Handshake          time.Duration // from accept to a complete request
+	Dial               time.Duration
+	Stagger            time.Duration // before the next bridge is tried beside a slow one
+	Idle               time.Duration // 0: never
+	Drain              time.Duration // on stop and reload
 }

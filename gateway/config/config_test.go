@@ -234,7 +234,7 @@ func TestDefaults(t *testing.T) {
 		cfg.Listen, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("listen (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(Limits{Connections: 16384, Handshake: 10 * time.Second, Dial: 75 * time.Second, Stagger: 3 * time.Second, Drain: 30 * time.Second}, cfg.Limits); diff != "" {
+	if diff := cmp.Diff(Limits{Connections: 16384, DefaultConnections: true, Handshake: 10 * time.Second, Dial: 75 * time.Second, Stagger: 3 * time.Second, Drain: 30 * time.Second}, cfg.Limits); diff != "" {
 		t.Errorf("limits (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(Log{Level: slog.LevelInfo, Format: "text", Private: true}, cfg.Log); diff != "" {

@@ -535,12 +535,13 @@ func adminTable(t *table) {
 
 func limitsTable(t *table) Limits {
 	limits := Limits{
-		Connections: t.integer("connections", 16384, 1, 10_000_000),
-		Handshake:   t.duration("handshake", 10*time.Second, false),
-		Dial:        t.duration("dial", 75*time.Second, false),
-		Stagger:     t.duration("stagger", 3*time.Second, false),
-		Idle:        t.duration("idle", 0, true),
-		Drain:       t.duration("drain", 30*time.Second, true),
+		Connections:        t.integer("connections", 16384, 1, 10_000_000),
+		DefaultConnections: !t.has("connections"),
+		Handshake:          t.duration("handshake", 10*time.Second, false),
+		Dial:               t.duration("dial", 75*time.Second, false),
+		Stagger:            t.duration("stagger", 3*time.Second, false),
+		Idle:               t.duration("idle", 0, true),
+		Drain:              t.duration("drain", 30*time.Second, true),
 	}
 	if t.duration("resume", 0, true) > 0 {
 		t.fail(t.lineOf("resume"), "resume is not supported yet: write \"0s\", or leave it out")
