@@ -151,7 +151,11 @@ func sshSum(t *testing.T, socks string, options []string, host, port string) {
 	}
 }
 
-// longDrain makes a stop fail that finds a connection whose program is gone.
+// shortDrain is for raw modes: a connection into a PT stays for some seconds after
+// its program, for what is still on its way.
+const shortDrain = "[limits]\ndrain = \"1s\"\n"
+
+// longDrain makes a stop fail that finds a connection which stays for good.
 const longDrain = "[limits]\ndrain = \"1h\"\n"
 
 // TestForward leads a bridge to one fixed service: a real sshd.
@@ -161,16 +165,17 @@ func TestForward(t *testing.T) {
 		name   string
 		server speaker
 		more   string // of the [[serve]]
+		drain  string // of the client
 	}{
-		{"built in", speaker{}, ""},
-		{"child, that connects by itself", speaker{isolate: true}, ""},
-		{"child, asked about each client", speaker{isolate: true}, "allow = [\"127.0.0.0/8\"]\n"},
-		{"obfs4proxy", speaker{exec: []string{realpt.Program(t, "obfs4proxy")}}, ""},
+		{"built in", speaker{}, "", longDrain},
+		{"child, that connects by itself", speaker{isolate: true}, "", shortDrain},
+		{"child, asked about each client", speaker{isolate: true}, "allow = [\"127.0.0.0/8\"]\n", shortDrain},
+		{"obfs4proxy", speaker{exec: []string{realpt.Program(t, "obfs4proxy")}}, "", shortDrain},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\nforward = \"%s\"\n%s", freeAddr(t), sshd, tt.more)+
-				tt.server.table("obfs4")+longDrain, setting{})
-			client := run(t, "client", debugLog+fronts+lineBridge(bridgeLine(t, server), "far = \"forward\"\n")+longDrain+
+				tt.server.table("obfs4")+shortDrain, setting{})
+			client := run(t, "client", debugLog+fronts+lineBridge(bridgeLine(t, server), "far = \"forward\"\n")+tt.drain+
 				"[[route]]\nto = \"box.ptgate.test:22\"\nvia = \"far\"\n", setting{})
 			client.never = []string{"box.ptgate.test"}
 			sshSum(t, client.socks(), options, "box.ptgate.test", "22")
@@ -229,13 +234,13 @@ func TestSOCKS5Far(t *testing.T) {
 	open, closed := runMicrosocks(t), runMicrosocks(t, "-u", "user", "-P", "pass-word-1")
 	try := func(name string, line func(t *testing.T) string, more string) {
 		t.Run(name, func(t *testing.T) {
-			client := run(t, "client", debugLog+fronts+lineBridge(line(t), "far = \"socks5\"\n"+more)+everythingVia("far")+longDrain, setting{})
+			client := run(t, "client", debugLog+fronts+lineBridge(line(t), "far = \"socks5\"\n"+more)+everythingVia("far")+shortDrain, setting{})
 			client.never = []string{originName, "pass-word-1"}
 			carries(t, client, o)
 		})
 	}
 	try("served by ptgate", func(t *testing.T) string {
-		return bridgeLine(t, run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\nforward = \"%s\"\n", freeAddr(t), open)+longDrain, setting{}))
+		return bridgeLine(t, run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\nforward = \"%s\"\n", freeAddr(t), open)+shortDrain, setting{}))
 	}, "")
 	try("behind a bare obfs4proxy", func(t *testing.T) string { return barePT(t, open, realpt.Program(t, "obfs4proxy")) }, "")
 	try("behind a bare lyrebird, with a password", func(t *testing.T) string { return barePT(t, closed, realpt.Lyrebird(t)) }, "user = \"user\"\npassword = \"pass-word-1\"\n")

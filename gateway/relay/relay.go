@@ -1,12 +1,13 @@
 // Package relay moves the bytes of one connection pair, both ways, until both
 // directions have ended.
 //
-// It holds the three rules of a relay that loses nothing: the end of one
-// direction is passed on (CloseWrite) and does not end the other; an error is
-// passed on as a reset, never as a clean end; and what a peer sent before its
-// own reset is still delivered where the system has kept it. Between two TCP
-// connections bulk data stays in the kernel (splice, Linux); an idle pair holds
-// no buffer.
+// It holds the rules of a relay that loses nothing: the end of one direction is
+// passed on (CloseWrite) and does not end the other; an error is passed on as a
+// reset, never as a clean end; what a peer sent before its own reset is still
+// delivered where the system has kept it; and who leaves early does not take with it
+// what it sent: its peer is read on, and not reset, until that has had time to arrive.
+// Between two TCP connections bulk data stays in the kernel (splice, Linux); an idle
+// pair holds no buffer.
 //
 // It knows nothing of SOCKS, HTTP or bridges.
 package relay
@@ -18,6 +19,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -28,8 +30,7 @@ const HalfOpen = time.Hour
 
 // HalfOpenRaw is the same towards a connection that can't be half-closed: there
 // the far end can't be told that its peer has left, so that silence most likely
-// means a program that is gone. Where the program is on this machine, the pair ends
-// as soon as it is known to be gone.
+// means a program that is gone. Where the kernel knows of the program, its word counts.
 const HalfOpenRaw = 2 * time.Minute
 
 // ErrIdle ends a pair on which nothing moved for Options.Idle, or for HalfOpen
@@ -48,14 +49,18 @@ type Options struct {
 type resetter interface{ Reset() error }
 
 // Join relays between client and upstream, closes both and returns. A nil error
-// means that both sides have ended their direction and all of it was delivered;
-// otherwise both connections were reset. When ctx ends, so do both.
+// means that both sides have ended their direction, or one of them is gone, and all
+// that was sent was passed on. When ctx ends, both connections are reset.
 //
 // A side without a CloseWrite method is never told of the other's end: such a
 // connection leads into a pluggable transport that would drop the reply, too. It is
 // closed when nobody is left to read that.
 func Join(ctx context.Context, client, upstream net.Conn, o Options) error {
-	p := &pair{client: client, upstream: upstream, idle: o.Idle, ctx: ctx}
+	begin := time.Now()
+	p := &pair{client: client, upstream: upstream, idle: o.Idle, ctx: ctx,
+		up:   direction{dst: upstream, src: client, count: o.Up, given: flow{begin: begin}},
+		down: direction{dst: client, src: upstream, count: o.Down, given: flow{begin: begin}},
+	}
 	stop := context.AfterFunc(ctx, p.cancelled)
 	if p.idle > 0 {
 		p.mu.Lock()
@@ -64,8 +69,8 @@ func Join(ctx context.Context, client, upstream net.Conn, o Options) error {
 	}
 
 	var wg sync.WaitGroup
-	wg.Go(func() { p.run(upstream, client, o.Early, o.Up) })
-	p.run(client, upstream, nil, o.Down)
+	wg.Go(func() { p.run(&p.up, &p.down, o.Early) })
+	p.run(&p.down, &p.up, nil)
 	wg.Wait()
 	stop()
 	return p.end()
@@ -75,89 +80,217 @@ type pair struct {
 	client, upstream net.Conn
 	idle             time.Duration
 	ctx              context.Context
+	up, down         direction
 
 	moved atomic.Int64 // bytes, both ways
 
 	mu    sync.Mutex
-	ended int // directions
 	err   error
 	cut   bool
 	timer *time.Timer
 	seen  int64       // moved, when the timer was last set
-	gone  bool        // nobody is left to read what upstream sends
-	look  *time.Timer // for the client's program
+	last  *time.Timer // for the last direction's end, or a look at the program
+	over  bool        // the last direction's bytes are of use to nobody
 }
 
-// run moves one direction and tells the pair how it ended.
-func (p *pair) run(dst, src net.Conn, early []byte, count *atomic.Int64) {
-	m := mover{dst: dst, src: src, moved: &p.moved, count: count}
+// A direction moves bytes from src to dst.
+type direction struct {
+	dst, src net.Conn
+	count    *atomic.Int64
+	given    flow // to dst
+
+	writing sync.Mutex // held while dst is written to
+	failure error      // of that
+
+	// The pair's mu guards these.
+	ended    bool
+	discards bool // dst takes no more; src is read to its end
+}
+
+// wasReset tells whether a write to dst has met its reset, which the system tells but
+// once: reading from dst seems to come to a clean end then.
+func (d *direction) wasReset() bool {
+	c := d.dst
+	for {
+		switch v := c.(type) {
+		case interface{ NetConn() net.Conn }:
+			c = v.NetConn()
+			continue
+		case interface{ Beneath() *net.TCPConn }: // a transport's
+			c = v.Beneath()
+		}
+		break
+	}
+	if t, ok := c.(*net.TCPConn); !ok || !closed(t) {
+		return false
+	}
+	d.writing.Lock() // one under way ends at once
+	defer d.writing.Unlock()
+	return errors.Is(d.failure, syscall.ECONNRESET)
+}
+
+// put writes to dst.
+func (d *direction) put(write func() (int, error)) (int, error) {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	n, err := write()
+	if err != nil {
+		d.failure = err
+	}
+	return n, err
+}
+
+// A flow estimates when what was given to a connection has arrived at the far end of
+// a slow link: nobody says so.
+type flow struct {
+	begin   time.Time
+	pending atomic.Int64 // bytes that may not have, when the last were given
+	last    atomic.Int64 // when that was, since begin
+}
+
+const (
+	slowLink = 64 << 10 // bytes a second
+	maxWay   = 10 * time.Second
+	longTrip = time.Second
+)
+
+// add notes n bytes. One goroutine at a time calls it.
+func (f *flow) add(n int) {
+	now := int64(time.Since(f.begin))
+	gone := (now - f.last.Load()) / (int64(time.Second) / slowLink)
+	f.pending.Store(min(max(f.pending.Load()-gone, 0)+int64(n), slowLink*int64(maxWay/time.Second)))
+	f.last.Store(now)
+}
+
+// left is how long it may still take, maxWay and a trip at most. The limit is for
+// those who wait for the pair's end; a far end that is silent gets the rest even so.
+func (f *flow) left() time.Duration {
+	pending := f.pending.Load()
+	if pending == 0 {
+		return 0
+	}
+	at := time.Duration(f.last.Load()) + longTrip + time.Duration(pending)*(time.Second/slowLink)
+	return max(at-time.Since(f.begin), 0)
+}
+
+// run moves one direction, and settles what its end means for the other.
+func (p *pair) run(d, back *direction, early []byte) {
+	m := mover{direction: d, moved: &p.moved}
 	readErr, writeErr := m.move(early)
+	if readErr == nil && writeErr != nil {
+		// What dst sent before it went is still on its way to src, which a reset
+		// would keep from it: src is read on.
+		p.mu.Lock()
+		if p.err == nil {
+			p.err = writeErr
+		}
+		d.discards = true
+		p.settle()
+		p.mu.Unlock()
+		readErr = discard(d.src)
+	}
+	if readErr == nil && back.wasReset() {
+		readErr = syscall.ECONNRESET
+	}
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.ended++
+	d.ended = true
 	switch {
-	case readErr != nil && p.gone:
+	case readErr != nil && p.over:
 		return
 	case readErr != nil:
 		p.abort(readErr)
 		return
-	case writeErr != nil:
-		// dst's receiving side may still hold what it sent before it went: its
-		// direction ends by itself, with an error of its own at the latest.
-		if p.err == nil {
-			p.err = writeErr
-		}
-	case p.ended == 2 && p.err == nil:
-		return // both ends are reached: closing says it all
+	case writeErr != nil || back.ended: // nobody is left to be told, or closing says it
 	default:
-		if w, ok := dst.(interface{ CloseWrite() error }); ok {
+		if w, ok := d.dst.(interface{ CloseWrite() error }); ok {
 			if err := w.CloseWrite(); err != nil {
 				p.abort(err)
 				return
 			}
 		}
 	}
-	if p.ended < 2 {
+	p.settle()
+}
+
+// settle bounds the life of the last direction. The caller holds mu.
+func (p *pair) settle() {
+	ended, open := &p.up, &p.down
+	if !ended.ended {
+		ended, open = open, ended
+	}
+	switch {
+	case !ended.ended || open.ended || p.cut:
+	case open.discards:
+		p.leave(ended, open)
+	default:
 		limit := HalfOpen
 		if _, ok := p.upstream.(interface{ CloseWrite() error }); !ok {
-			limit = HalfOpenRaw
-			if t := tcp(p.client); t != nil && src == p.client && writeErr == nil {
-				p.lookFor(t, firstLook)
-			}
-		}
-		if p.idle > 0 {
-			limit = min(limit, p.idle)
+			limit = HalfOpenRaw + ended.given.left()
 		}
 		p.watch(limit)
+		if open == &p.down {
+			if t := tcp(p.client); t != nil {
+				p.look(t, longTrip)
+			}
+		}
 	}
 }
 
-// It may be a moment before a program that has ended its direction is gone.
-const (
-	firstLook = 10 * time.Millisecond
-	lastLook  = 5 * time.Second
-)
-
-// lookFor ends the pair when the client's program is gone, and else looks again
-// after the pause, each time a longer one. The caller holds mu.
-func (p *pair) lookFor(t *net.TCPConn, pause time.Duration) {
-	if orphaned(t) {
-		p.gone = true
-		p.upstream.SetReadDeadline(time.Unix(1, 0)) // what has been written to it still goes out
-		return
-	}
-	p.look = time.AfterFunc(pause, func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if !p.cut && p.ended < 2 {
-			p.lookFor(t, min(2*pause, lastLook))
+// leave ends the last direction, whose bytes nobody wants, when what its source was
+// given has had time to arrive. The caller holds mu.
+func (p *pair) leave(ended, open *direction) {
+	p.later(ended.given.left(), func() {
+		p.over = true
+		if open.src.SetReadDeadline(time.Unix(1, 0)) != nil {
+			p.abort(ErrIdle)
 		}
 	})
 }
 
-// watch ends the pair after a silence of limit. The caller holds mu.
+// lastLook is the longest pause between two looks at a program.
+const lastLook = 30 * time.Second
+
+// look sees after the pause whether the client's program is still there, and leaves
+// when it is not: to end its direction says only that it has no more to send. The
+// caller holds mu.
+func (p *pair) look(t *net.TCPConn, pause time.Duration) {
+	p.later(pause, func() {
+		switch owner(t) {
+		case gone:
+			p.leave(&p.up, &p.down)
+			return
+		case present:
+			p.watch(HalfOpen)
+		}
+		p.look(t, min(2*pause, lastLook))
+	})
+}
+
+// later calls f, with mu, after d, if the pair still has one open direction, and no
+// later call has been asked for. The caller holds mu.
+func (p *pair) later(d time.Duration, f func()) {
+	if p.last != nil {
+		p.last.Stop()
+	}
+	var t *time.Timer
+	t = time.AfterFunc(d, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.last == t && !p.cut && !(p.up.ended && p.down.ended) {
+			f()
+		}
+	})
+	p.last = t
+}
+
+// watch ends the pair after a silence of limit, or of Options.Idle where that is
+// shorter. The caller holds mu.
 func (p *pair) watch(limit time.Duration) {
+	if p.idle > 0 {
+		limit = min(limit, p.idle)
+	}
 	if p.timer != nil {
 		p.timer.Stop()
 	}
@@ -200,19 +333,17 @@ func (p *pair) abort(err error) {
 func (p *pair) end() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, t := range []*time.Timer{p.timer, p.look} {
+	for _, t := range []*time.Timer{p.timer, p.last} {
 		if t != nil {
 			t.Stop()
 		}
 	}
-	if p.err != nil {
-		p.abort(p.err)
-		return p.err
+	if !p.cut {
+		p.cut = true
+		p.client.Close()
+		p.upstream.Close()
 	}
-	p.cut = true
-	p.client.Close()
-	p.upstream.Close()
-	return nil
+	return p.err
 }
 
 // Reset closes c so that its peer sees a reset, where c can do that: with its
@@ -249,13 +380,19 @@ func tcp(c net.Conn) *net.TCPConn {
 
 // A mover moves one direction.
 type mover struct {
-	dst, src net.Conn
-	moved    *atomic.Int64
-	count    *atomic.Int64
+	*direction
+	moved *atomic.Int64
+}
+
+func (m *mover) write(b []byte) (int, error) {
+	n, err := m.put(func() (int, error) { return m.dst.Write(b) })
+	m.add(n)
+	return n, err
 }
 
 func (m *mover) add(n int) {
 	m.moved.Add(int64(n))
+	m.given.add(n)
 	if m.count != nil {
 		m.count.Add(int64(n))
 	}
@@ -270,9 +407,7 @@ var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 // move returns at the end of src (no error), or with what went wrong.
 func (m *mover) move(early []byte) (readErr, writeErr error) {
 	if len(early) > 0 {
-		n, err := m.dst.Write(early)
-		m.add(n)
-		if err != nil {
+		if _, err := m.write(early); err != nil {
 			return nil, err
 		}
 	}
@@ -300,8 +435,7 @@ func (m *mover) moveWaiting(w waiter) (readErr, writeErr error) {
 		n, rerr := m.src.Read(buf[:])
 		var werr error
 		if n > 0 {
-			n, werr = m.dst.Write(buf[:n])
-			m.add(n)
+			_, werr = m.write(buf[:n])
 		}
 		buffers.Put(buf)
 		switch {
@@ -319,9 +453,7 @@ func (m *mover) movePlain() (readErr, writeErr error) {
 	for {
 		n, rerr := m.src.Read(buf[:])
 		if n > 0 {
-			n, err := m.dst.Write(buf[:n])
-			m.add(n)
-			if err != nil {
+			if _, err := m.write(buf[:n]); err != nil {
 				return nil, err
 			}
 		}
@@ -330,6 +462,26 @@ func (m *mover) movePlain() (readErr, writeErr error) {
 		}
 	}
 }
+
+// discard reads src to its end.
+func discard(src net.Conn) error {
+	buf := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buf)
+	for {
+		if _, err := src.Read(buf[:]); err != nil {
+			return noEOF(err)
+		}
+	}
+}
+
+// What the kernel knows of the program at the other end of a connection.
+type ownership int
+
+const (
+	unknown ownership = iota
+	present
+	gone // it has closed the connection, or is no more
+)
 
 func noEOF(err error) error {
 	if err == io.EOF {

@@ -47,8 +47,7 @@ func (m *mover) moveTCP(src *net.TCPConn) (readErr, writeErr error) {
 			r.release()
 			return noEOF(err), nil
 		}
-		wrote, err := m.dst.Write(r.buf[:n])
-		m.add(wrote)
+		_, err = m.write(r.buf[:n])
 		r.release()
 		if err != nil {
 			return nil, err
@@ -168,14 +167,16 @@ func (m *mover) spliceRound(in, out syscall.RawConn) (bulk, eof bool, readErr, w
 		}
 		p.held = n
 		for p.held > 0 {
-			var w int
-			err := out.Write(func(fd uintptr) bool {
-				w, opErr = splice2(p.r, int(fd), p.held)
-				return opErr != syscall.EAGAIN
+			w, err := m.put(func() (w int, err error) {
+				err = out.Write(func(fd uintptr) bool {
+					w, opErr = splice2(p.r, int(fd), p.held)
+					return opErr != syscall.EAGAIN
+				})
+				if err == nil && opErr != nil {
+					err = os.NewSyscallError("splice", opErr)
+				}
+				return w, err
 			})
-			if err == nil && opErr != nil {
-				err = os.NewSyscallError("splice", opErr)
-			}
 			if err != nil {
 				return false, false, nil, err
 			}
@@ -184,6 +185,19 @@ func (m *mover) spliceRound(in, out syscall.RawConn) (bulk, eof bool, readErr, w
 		}
 		moved += n
 	}
+}
+
+// closed tells whether c is closed by now, as after a reset.
+func closed(c *net.TCPConn) (is bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return true
+	}
+	err = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		is = err == nil && info.State == unix.BPF_TCP_CLOSE
+	})
+	return is || err != nil
 }
 
 func isPipeTrouble(err error) bool {

@@ -34,7 +34,7 @@ func TestProgramGone(t *testing.T) {
 }
 
 // The kernel tells of both address families.
-func TestOrphaned(t *testing.T) {
+func TestOwner(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
 		ln, err := net.Listen("tcp", addr)
 		if err != nil {
@@ -50,16 +50,16 @@ func TestOrphaned(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		if orphaned(c.(*net.TCPConn)) {
-			t.Errorf("%s: while it is open", addr)
+		if o := owner(c.(*net.TCPConn)); o != present {
+			t.Errorf("%s: %v while it is open", addr, o)
 		}
 		app.(*net.TCPConn).CloseWrite()
-		if orphaned(c.(*net.TCPConn)) {
-			t.Errorf("%s: while it reads", addr)
+		if o := owner(c.(*net.TCPConn)); o != present {
+			t.Errorf("%s: %v while it reads", addr, o)
 		}
 		app.Close()
-		if !orphaned(c.(*net.TCPConn)) {
-			t.Errorf("%s: not when it is closed", addr)
+		if o := owner(c.(*net.TCPConn)); o != gone {
+			t.Errorf("%s: %v when it is closed", addr, o)
 		}
 	}
 }

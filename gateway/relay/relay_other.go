@@ -13,5 +13,7 @@ func (m *mover) moveTCP(*net.TCPConn) (readErr, writeErr error) {
 	return errors.ErrUnsupported, nil
 }
 
-// orphaned is not known here.
-func orphaned(*net.TCPConn) bool { return false }
+func owner(*net.TCPConn) ownership { return unknown }
+
+// closed is not known here.
+func closed(*net.TCPConn) bool { return false }

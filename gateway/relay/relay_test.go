@@ -212,6 +212,104 @@ func TestRawIsNotHalfClosed(t *testing.T) {
 	}
 }
 
+// A program that closes at once after its last bytes takes none of them with it,
+// although the far end talks all the time to nobody.
+func TestLastWords(t *testing.T) {
+	kinds := map[string]func(net.Conn) net.Conn{"raw": func(c net.Conn) net.Conn { return raw{c} }}
+	for name, wrap := range wraps {
+		kinds[name] = wrap
+	}
+	for name, wrap := range kinds {
+		t.Run(name, func(t *testing.T) {
+			var up atomic.Int64
+			j := join(t, wrap, Options{Up: &up})
+			const size = 1 << 20
+			j.app.Write(make([]byte, size))
+			for up.Load() < size {
+				<-time.After(time.Millisecond) // or the system itself would drop the rest
+			}
+			j.app.Close()
+			got := 0
+			for b := make([]byte, 64<<10); got < size; {
+				j.far.Write([]byte("x"))
+				n, err := j.far.Read(b)
+				got += n
+				if err != nil {
+					t.Fatalf("%d of %d bytes arrived, then %v", got, size, err)
+				}
+			}
+			if name != "raw" { // which is closed only after a while
+				if b, err := io.ReadAll(j.far); len(b) > 0 || err != nil {
+					t.Errorf("then %d bytes, %v", len(b), err)
+				}
+			}
+			j.far.Close()
+			<-j.done
+		})
+	}
+}
+
+// A reset that a write meets first, so that reading ends without one, is no clean end.
+func TestResetMetByWrite(t *testing.T) {
+	for name, wrap := range wraps {
+		t.Run(name, func(t *testing.T) {
+			app, client := tcpPair(t)
+			upstream, far := tcpPair(t)
+			app.Write([]byte("unfinished"))
+			far.Write([]byte("x"))
+			app.SetLinger(0)
+			app.Close()
+			done := make(chan error, 1)
+			go func() { done <- Join(context.Background(), client, wrap(upstream), Options{}) }()
+			if b, err := io.ReadAll(far); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the far end read %q, then %v, want a reset", b, err)
+			}
+			if err := <-done; err == nil {
+				t.Error("Join says that all is well")
+			}
+		})
+	}
+}
+
+// What the far end sent before it closed reaches a program that still sends.
+func TestAnsweredEarly(t *testing.T) {
+	for name, wrap := range map[string]func(net.Conn) net.Conn{"tcp": wraps["tcp"], "raw": func(c net.Conn) net.Conn { return raw{c} }} {
+		t.Run(name, func(t *testing.T) {
+			j := join(t, wrap, Options{})
+			stop := make(chan struct{})
+			sent := make(chan struct{})
+			go func() {
+				defer close(sent)
+				for b := make([]byte, 64<<10); ; {
+					if _, err := j.app.Write(b); err != nil {
+						return
+					}
+					select {
+					case <-stop:
+						return
+					default:
+					}
+				}
+			}()
+			io.ReadFull(j.far, make([]byte, 1<<20))
+			answer := make([]byte, 1<<20)
+			go func() {
+				j.far.Write(answer)
+				j.far.CloseWrite()
+				j.far.CloseRead()
+			}()
+			if b, err := io.ReadAll(j.app); len(b) != len(answer) || err != nil {
+				t.Errorf("%d of %d bytes of the answer, then %v", len(b), len(answer), err)
+			}
+			close(stop)
+			j.far.Close()
+			<-sent
+			j.app.Close()
+			<-j.done
+		})
+	}
+}
+
 func TestContextEnds(t *testing.T) {
 	app, client := tcpPair(t)
 	upstream, far := tcpPair(t)

@@ -8,30 +8,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// orphaned tells whether the program at the other end of c has closed its socket,
-// or is gone; TCP alone can't tell that from the end of one direction. It asks the
-// kernel (sock_diag(7)) and so knows of programs on this machine only: of others,
-// and where the kernel does not say, it is false.
-func orphaned(c *net.TCPConn) bool {
+// owner tells whether the program at the other end of c has closed its socket, or is
+// gone; TCP alone can't tell that from the end of one direction. It asks the kernel
+// (sock_diag(7)), which knows of programs in this network namespace only.
+func owner(c *net.TCPConn) ownership {
 	here, there := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
-	if here.Addr() != there.Addr() && !(here.Addr().IsLoopback() && there.Addr().IsLoopback()) {
-		return false
-	}
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
-		return false
+		return unknown
 	}
 	defer unix.Close(fd)
 	if unix.Sendto(fd, diagRequest(there, here), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) != nil {
-		return false
+		return unknown
 	}
 	var b [1 << 10]byte
 	n, _, err := unix.Recvfrom(fd, b[:], 0) // the answer is there when Sendto returns
-	// A message header, and a struct inet_diag_msg whose last field is the inode.
-	if err != nil || n < unix.SizeofNlMsghdr+72 || binary.NativeEndian.Uint16(b[4:]) != unix.SOCK_DIAG_BY_FAMILY {
-		return false
+	// A message header, and a struct inet_diag_msg, with the state in its second byte
+	// and the inode, 0 where no file has the socket, at the end. A listener is found
+	// where there is no such connection on this machine.
+	const head = unix.SizeofNlMsghdr
+	if err != nil || n < head+72 || binary.NativeEndian.Uint16(b[4:]) != unix.SOCK_DIAG_BY_FAMILY || b[head+1] == unix.BPF_TCP_LISTEN {
+		return unknown
 	}
-	return binary.NativeEndian.Uint32(b[unix.SizeofNlMsghdr+68:]) == 0
+	if binary.NativeEndian.Uint32(b[head+68:]) == 0 {
+		return gone
+	}
+	return present
 }
 
 // diagRequest asks for one socket: a message header, and a struct inet_diag_req_v2.
