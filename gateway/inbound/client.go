@@ -6,6 +6,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -50,6 +52,10 @@ type client struct {
 	begun  bool
 	first  byte
 	failed error
+
+	// What a slow dial's watch has read.
+	peeked  [1]byte
+	npeeked int
 }
 
 // serve is the connection's life up to its relay.
@@ -101,6 +107,42 @@ func (c *client) read(p []byte, ours func(first byte) bool) (int, error) {
 		}
 	}
 	return n, err
+}
+
+// Only a dial that takes longer is watched: most are through before.
+const watchAfter = 250 * time.Millisecond
+
+// watch returns a context for a tunnel's dial that ends when the client goes away.
+// The returned function ends the watch; it must be called before anything else
+// reads.
+//
+// A client that has sent bytes ahead is not watched: it may have ended its side
+// after them and still wait for the answer.
+func (c *client) watch(ctx context.Context, ahead bool) (context.Context, func()) {
+	if ahead {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Add(1)
+	t := time.AfterFunc(watchAfter, func() {
+		defer wg.Done()
+		n, err := c.Conn.Read(c.peeked[:])
+		c.npeeked = n
+		if n == 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
+			cancel()
+		}
+	})
+	return ctx, func() {
+		if t.Stop() {
+			wg.Done()
+		} else {
+			c.Conn.SetReadDeadline(time.Unix(1, 0)) // wakes the reader
+			wg.Wait()
+			c.Conn.SetReadDeadline(time.Time{})
+		}
+		cancel()
+	}
 }
 
 // join hands both connections over to the relay, which runs when the front has

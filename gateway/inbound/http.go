@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/base64"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -88,7 +89,7 @@ func (h *httpConn) tunnel() {
 		h.Conn.Close()
 		return
 	}
-	h.join(h.upstream, h.early)
+	h.join(h.upstream, append(h.early, h.peeked[:h.npeeked]...))
 }
 
 type connKey struct{}
@@ -179,14 +180,15 @@ func basicAuth(field string) (user, password string, ok bool) {
 	return strings.Cut(string(b), ":")
 }
 
-// connect is goproxy's CONNECT handler (RFC 9110 section 9.3.6). It runs before
-// the connection is hijacked, while net/http still notices a client that goes.
+// connect is goproxy's CONNECT handler (RFC 9110 section 9.3.6).
 func (l *listener) connect(_ string, ctx *goproxy.ProxyCtx) (*goproxy.ConnectAction, string) {
 	h := connOf(ctx.Req)
 	conn, target, err := h.open(ctx.Req)
 	if err != nil {
 		h.refused(h.set, target, err)
-		ctx.Resp = pageOf(answer.Of(err)).response(nil)
+		if !errors.Is(err, errGone) { // nobody reads an answer
+			ctx.Resp = pageOf(answer.Of(err)).response(nil)
+		}
 		return l.web.reject, ""
 	}
 	h.upstream = conn
@@ -206,7 +208,14 @@ func (h *httpConn) open(r *http.Request) (net.Conn, routes.Target, error) {
 	if r.ContentLength != 0 {
 		return nil, target, answer.Errorf(answer.BadRequest, "a CONNECT request with content")
 	}
-	conn, err := h.l.dial(r.Context(), h.set, target)
+	// From here on the connection is ours: net/http would take a client that has
+	// sent bytes ahead and ended its side for one that has gone.
+	if _, _, err := h.w.Hijack(); err != nil {
+		return nil, target, answer.New(answer.Internal, err)
+	}
+	ctx, stop := h.watch(h.l.cut, len(h.early) > 0)
+	conn, err := h.l.dial(ctx, h.set, target)
+	stop()
 	return conn, target, err
 }
 
@@ -326,18 +335,20 @@ func (w *responseWriter) ReadFrom(r io.Reader) (int64, error) {
 	}
 }
 
-// Hijack takes the connection from net/http. goproxy gets only what it needs to
-// write an answer that refuses.
+// Hijack takes the connection from net/http, the first time. goproxy gets only what
+// it needs to write an answer that refuses.
 func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	_, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	if err != nil {
-		return nil, nil, err
+	if !w.h.hijacked {
+		_, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+		if err != nil {
+			return nil, nil, err
+		}
+		if n := rw.Reader.Buffered(); n > 0 {
+			b, _ := rw.Reader.Peek(n)
+			w.h.early = bytes.Clone(b)
+		}
+		w.h.hijacked = true
 	}
-	if n := rw.Reader.Buffered(); n > 0 {
-		b, _ := rw.Reader.Peek(n)
-		w.h.early = bytes.Clone(b)
-	}
-	w.h.hijacked = true
 	return &detached{Conn: w.h.Conn}, &bufio.ReadWriter{}, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"ptgate/gateway/answer"
 	"ptgate/routes"
@@ -470,23 +471,51 @@ func TestClientLeaves(t *testing.T) {
 	}
 }
 
-// A SOCKS client that has sent everything and ended its side still gets its answer.
+// A client that has sent everything and ended its side still gets its answer.
 func TestClientEndsItsSide(t *testing.T) {
 	up := echo(t)
-	started, proceed := make(chan struct{}), make(chan struct{})
-	g := start(t, SOCKS5, dialFunc(func(ctx context.Context, rt routes.Target) (net.Conn, error) {
-		close(started)
-		<-proceed
-		return to(up).Dial(ctx, rt)
+	for _, tt := range []struct {
+		front         Front
+		request, want string
+	}{
+		{SOCKS5, socksRequest("a.example", 80), noAuth + granted},
+		{HTTP, connectRequest("a.example:80"), established},
+	} {
+		t.Run(tt.front.String(), func(t *testing.T) {
+			t.Parallel()
+			g := start(t, tt.front, dialFunc(func(ctx context.Context, rt routes.Target) (net.Conn, error) {
+				select {
+				case <-ctx.Done():
+					t.Error("the dial was ended")
+				case <-time.After(2 * watchAfter): // a watch would have seen the end by now
+				}
+				return to(up).Dial(ctx, rt)
+			}), nil)
+			p := connect(t, g.addr)
+			p.send(tt.request + "all there is")
+			p.CloseWrite()
+			p.expect(tt.want)
+			if s := p.rest(); s != "all there is" {
+				t.Errorf("got %q", s)
+			}
+		})
+	}
+}
+
+// Where the end of a client's side is taken for its going, there is no answer, and
+// so no wrong one.
+func TestNoAnswerToNobody(t *testing.T) {
+	g := start(t, HTTP, dialFunc(func(ctx context.Context, _ routes.Target) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
 	}), nil)
-	p := connect(t, g.addr)
-	p.send(socksRequest("a.example", 80) + "all there is")
-	p.CloseWrite()
-	<-started
-	close(proceed)
-	p.expect(noAuth + granted)
-	if s := p.rest(); s != "all there is" {
-		t.Errorf("got %q", s)
+	for _, request := range []string{connectRequest("a.example:443")} {
+		p := connect(t, g.addr)
+		p.send(request)
+		p.CloseWrite()
+		if s := p.rest(); s != "" {
+			t.Errorf("%.7s: got %q", request, s)
+		}
 	}
 }
 

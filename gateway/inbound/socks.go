@@ -1,13 +1,9 @@
 package inbound
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"sync"
 	"time"
 
 	"ptgate/gateway/answer"
@@ -51,12 +47,10 @@ func (c *client) serveSOCKS() {
 	}
 }
 
-// A socksSession is one handshake, and what a slow dial's watch has read.
+// A socksSession is one handshake.
 type socksSession struct {
 	*client
 	socks.Session
-	peeked  [1]byte
-	npeeked int
 }
 
 func (s *socksSession) valid(user, password string) bool {
@@ -87,45 +81,10 @@ func (s *socksSession) open(host string, port int) (net.Conn, routes.Target, err
 		return nil, target, answer.Errorf(answer.Limit, "the gateway is about to stop")
 	}
 	s.Conn.SetDeadline(time.Time{}) // the handshake is complete
-	ctx, stop := s.watch(s.l.cut)
+	ctx, stop := s.watch(s.l.cut, s.Ahead() > 0)
 	conn, err := s.l.dial(ctx, s.set, target)
 	stop()
 	return conn, target, err
-}
-
-// Only a dial that takes longer is watched: most are through before.
-const watchAfter = 250 * time.Millisecond
-
-// watch returns a context that ends when the client goes away. The returned
-// function ends the watch; it must be called before anything else reads.
-//
-// A client that has sent bytes ahead is not watched: it may have ended its side
-// after them and still wait for the answer.
-func (s *socksSession) watch(ctx context.Context) (context.Context, func()) {
-	if s.Ahead() > 0 {
-		return ctx, func() {}
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	wg.Add(1)
-	t := time.AfterFunc(watchAfter, func() {
-		defer wg.Done()
-		n, err := s.Conn.Read(s.peeked[:])
-		s.npeeked = n
-		if n == 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
-			cancel()
-		}
-	})
-	return ctx, func() {
-		if t.Stop() {
-			wg.Done()
-		} else {
-			s.Conn.SetReadDeadline(time.Unix(1, 0)) // wakes the reader
-			wg.Wait()
-			s.Conn.SetReadDeadline(time.Time{})
-		}
-		cancel()
-	}
 }
 
 // finish says what go-socks5 left unsaid.
