@@ -71,7 +71,11 @@ type httpConn struct {
 	reading sync.Mutex // held while net/http reads
 	settled bool       // net/http's reads are over: under reading
 
+	deadline  sync.Mutex
+	abandoned bool // nothing more is read from the client: under deadline
+
 	w        responseWriter
+	upload   *upload // the request's content; nil: none
 	set      *Settings
 	user     string
 	broken   bool // the response can't be completed: the client must see that
@@ -137,9 +141,14 @@ func (h *httpConn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.set = h.l.server.cfg.Settings()
 	h.user = ""
 	h.w = responseWriter{ResponseWriter: w, h: h}
-	if r.ContentLength != 0 {
+	h.upload = nil
+	if r.ContentLength != 0 && r.Method != http.MethodConnect {
 		// The origin may answer before it has all of the content.
 		http.NewResponseController(w).EnableFullDuplex()
+		h.upload = &upload{ReadCloser: r.Body, h: h, client: r.Context()}
+		defer h.upload.end()
+		r = r.WithContext(r.Context()) // net/http keeps its own Body
+		r.Body = h.upload
 	}
 	h.l.web.proxy.ServeHTTP(&h.w, r)
 }
@@ -262,6 +271,25 @@ func (h *httpConn) settle() {
 	h.reading.Unlock()
 }
 
+// abandon ends what net/http reads now and all that it will: a client may take any
+// time for the rest of a request, and nobody wants that any more.
+func (h *httpConn) abandon() {
+	h.deadline.Lock()
+	defer h.deadline.Unlock()
+	h.abandoned = true
+	h.Conn.SetReadDeadline(time.Unix(1, 0))
+}
+
+// SetReadDeadline is net/http's.
+func (h *httpConn) SetReadDeadline(t time.Time) error {
+	h.deadline.Lock()
+	defer h.deadline.Unlock()
+	if h.abandoned {
+		return nil
+	}
+	return h.Conn.SetReadDeadline(t)
+}
+
 // Close does nothing: the owner closes, after a moment for the last answer.
 func (h *httpConn) Close() error { return nil }
 
@@ -296,7 +324,7 @@ type responseWriter struct {
 }
 
 func (w *responseWriter) WriteHeader(status int) {
-	if (w.h.over || w.h.l.stop.Err() != nil) && status != http.StatusSwitchingProtocols {
+	if (w.h.over || w.h.l.stop.Err() != nil || w.h.upload.unread()) && status != http.StatusSwitchingProtocols {
 		w.Header().Set("Connection", "close")
 	}
 	w.ResponseWriter.WriteHeader(status)

@@ -366,6 +366,65 @@ func TestPlainBroken(t *testing.T) {
 	}
 }
 
+// An upload that pauses holds nothing up: when the origin has gone or has answered,
+// or nobody wants the content, the client gets its answer and the end.
+func TestPlainUploadPauses(t *testing.T) {
+	const length, chunked = "Content-Length: 100000\r\n\r\nfirst", "Transfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"
+	const early = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno"
+	for _, tt := range []struct {
+		name   string
+		origin func(*net.TCPConn) // nil: the dial fails
+		want   int
+		broken bool
+	}{
+		{"close", func(c *net.TCPConn) {}, 502, false},
+		{"reset", func(c *net.TCPConn) { c.SetLinger(0) }, 502, false},
+		{"answer and close", func(c *net.TCPConn) { io.WriteString(c, early) }, 413, false},
+		{"answer and stay", func(c *net.TCPConn) { io.WriteString(c, early); io.Copy(io.Discard, c) }, 413, false},
+		{"half an answer", func(c *net.TCPConn) { io.WriteString(c, early[:len(early)-1]) }, 413, true},
+		{"refusal", nil, 403, false},
+	} {
+		for _, content := range []string{length, chunked} {
+			t.Run(tt.name+" "+content[:7], func(t *testing.T) {
+				t.Parallel()
+				d := failing(answer.Blocked)
+				if tt.origin != nil {
+					d = to(serve(t, func(c *net.TCPConn) {
+						r := bufio.NewReader(c)
+						if _, err := http.ReadRequest(r); err != nil {
+							return
+						}
+						if b, err := r.Peek(5); err != nil { // the upload pauses when some of it has arrived
+							t.Errorf("%q, %v", b, err)
+						}
+						tt.origin(c)
+					}))
+				}
+				g := start(t, HTTP, d, nil)
+				p := connect(t, g.addr)
+				p.send("POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\n" + content)
+				resp, err := http.ReadResponse(p.r, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if resp.StatusCode != tt.want || !resp.Close {
+					t.Errorf("got %s, close %v", resp.Status, resp.Close)
+				}
+				if b, err := io.ReadAll(resp.Body); (err != nil) != tt.broken {
+					t.Errorf("%q, %v", b, err)
+				}
+				p.ended()
+				p.Close() // it is not lingered for
+				g.stop()
+				g.wait(t) // without a cut: nothing is held
+				if s := g.log.String(); strings.Contains(s, "client left") {
+					t.Errorf("log:\n%s", s)
+				}
+			})
+		}
+	}
+}
+
 const upgradeRequest = "GET http://a.example/ws HTTP/1.1\r\nHost: a.example\r\nConnection: keep-alive, Upgrade\r\n" +
 	"Upgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"
 

@@ -81,9 +81,12 @@ func (h *httpConn) roundTrip(r *http.Request, _ *goproxy.ProxyCtx) (*http.Respon
 	ctx := context.WithValue(r.Context(), requestKey{}, r.Context())
 	var conn net.Conn
 	upgrade := isWebSocket(r.Header)
-	if upgrade {
+	if upgrade || h.upload != nil {
 		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-			GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
+			GotConn: func(info httptrace.GotConnInfo) {
+				conn = info.Conn
+				h.upload.goesTo(info.Conn.(*originConn))
+			},
 		})
 	}
 	resp, err := h.l.web.plain.transport(h.set, h.user).RoundTrip(r.WithContext(ctx))
@@ -128,6 +131,61 @@ func (noContent) Read([]byte) (int, error)    { return 0, io.EOF }
 func (noContent) Write(p []byte) (int, error) { return len(p), nil }
 func (noContent) Close() error                { return nil }
 
+// An upload is a request's content, which a transport reads. The transport waits
+// for a read under way even when the origin has gone, so that must not wait for the
+// client: the connection to the origin ends it.
+type upload struct {
+	io.ReadCloser
+	h      *httpConn
+	client context.Context // ends when a read from the client fails
+	conn   *originConn     // nil: none yet
+	over   atomic.Bool     // a read has failed, or was the last
+	whole  atomic.Bool     // everything has been read
+	lost   atomic.Bool     // the origin went before it had everything
+}
+
+func (u *upload) Read(p []byte) (int, error) {
+	n, err := u.ReadCloser.Read(p)
+	if err != nil {
+		u.whole.Store(err == io.EOF)
+		u.over.Store(true)
+	}
+	return n, err
+}
+
+// Close leaves the rest to net/http: its Close may wait for the client.
+func (u *upload) Close() error { return nil }
+
+// unread tells whether there is content that has not been read, or not been sent.
+func (u *upload) unread() bool { return u != nil && !u.whole.Load() }
+
+// goesTo is called when there is a connection to the origin.
+func (u *upload) goesTo(c *originConn) {
+	if u != nil {
+		u.conn = c
+		c.upload.Store(u)
+	}
+}
+
+// originGone is called when that connection is closed.
+func (u *upload) originGone() {
+	if !u.over.Load() && u.client.Err() == nil {
+		u.lost.Store(true)
+		u.h.abandon()
+	}
+}
+
+// end is called when the request has been answered. What is left of its content is
+// not waited for, so there is no further request (RFC 9112 section 9.3).
+func (u *upload) end() {
+	if u.conn != nil {
+		u.conn.upload.CompareAndSwap(u, nil)
+	}
+	if u.unread() && !u.h.hijacked {
+		u.h.abandon()
+	}
+}
+
 // content is a response's. It remembers that it broke off: goproxy would end the
 // client's response as if it were complete.
 type content struct {
@@ -152,6 +210,8 @@ func (l *listener) response(resp *http.Response, ctx *goproxy.ProxyCtx) *http.Re
 	h := connOf(ctx.Req)
 	err := ctx.Error
 	switch _, known := errors.AsType[*answer.Error](err); {
+	case h.upload != nil && h.upload.lost.Load():
+		err = answer.Errorf(answer.BadResponse, "the origin closed the connection before it had the request's content")
 	case ctx.Req.Context().Err() != nil:
 		err = answer.New(answer.Unreachable, errGone)
 	case !known:
@@ -327,8 +387,9 @@ func (p *plain) close() {
 // An originConn is a connection that a transport uses.
 type originConn struct {
 	net.Conn
-	p     *plain
-	taken atomic.Bool
+	p      *plain
+	taken  atomic.Bool
+	upload atomic.Pointer[upload] // what is sent through it
 }
 
 // detach takes the connection from its transport: that reads and closes it no more.
@@ -355,5 +416,9 @@ func (c *originConn) Close() error {
 		return nil
 	}
 	c.forget()
-	return c.Conn.Close()
+	err := c.Conn.Close()
+	if u := c.upload.Load(); u != nil {
+		u.originGone()
+	}
+	return err
 }
