@@ -198,7 +198,7 @@ func (c *client) debugs() bool {
 // refused logs a request that got no connection; t may be zero.
 func (c *client) refused(set *Settings, t routes.Target, err error) {
 	if errors.Is(err, errGone) {
-		c.debug("client left while its destination was dialled")
+		c.debug("client left before it had its answer")
 		return
 	}
 	attrs := append(c.attrs(set), "reason", answer.Of(err).String())

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/elazarl/goproxy"
@@ -26,6 +27,9 @@ const (
 	maxHeader = 64 << 10
 	// keepAlive is how long a client's connection may wait for its next request.
 	keepAlive = 2 * time.Minute
+	// lastWait is how long an origin may be silent when the client has ended its
+	// side, and so may be gone.
+	lastWait = 2 * time.Minute
 )
 
 // serveHTTP reads requests with net/http, lets goproxy serve them and, where one
@@ -73,6 +77,9 @@ type httpConn struct {
 
 	deadline  sync.Mutex
 	abandoned bool // nothing more is read from the client: under deadline
+
+	ended atomic.Bool  // the client has ended its side
+	moved atomic.Int64 // pieces of responses' content
 
 	w        responseWriter
 	upload   *upload // the request's content; nil: none
@@ -142,15 +149,63 @@ func (h *httpConn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.user = ""
 	h.w = responseWriter{ResponseWriter: w, h: h}
 	h.upload = nil
-	if r.ContentLength != 0 && r.Method != http.MethodConnect {
-		// The origin may answer before it has all of the content.
-		http.NewResponseController(w).EnableFullDuplex()
-		h.upload = &upload{ReadCloser: r.Body, h: h, client: r.Context()}
-		defer h.upload.end()
-		r = r.WithContext(r.Context()) // net/http keeps its own Body
-		r.Body = h.upload
+	if r.Method != http.MethodConnect {
+		ctx, stop := h.live(r)
+		defer stop()
+		own := r
+		r = r.WithContext(ctx)
+		if r.ContentLength != 0 {
+			// The origin may answer before it has all of the content.
+			http.NewResponseController(w).EnableFullDuplex()
+			h.upload = &upload{ReadCloser: r.Body, h: h, client: own.Context()}
+			defer h.upload.end()
+			r.Body = h.upload
+		}
 	}
 	h.l.web.proxy.ServeHTTP(&h.w, r)
+}
+
+// live returns a context for a plain request that ends when the client goes away,
+// and what ends it when the request has been served.
+//
+// net/http takes the end of the client's side for that. A client for which this
+// was the last request (RFC 9112 section 9.6) may well wait for the response: it is
+// served as long as something comes.
+func (h *httpConn) live(r *http.Request) (context.Context, func()) {
+	if !r.Close {
+		return r.Context(), func() {}
+	}
+	ctx, cancel := context.WithCancel(h.context(nil))
+	var wg sync.WaitGroup
+	wg.Add(1)
+	unwatch := context.AfterFunc(r.Context(), func() {
+		defer wg.Done()
+		if !h.ended.Load() || silent(ctx, lastWait, &h.moved) {
+			cancel()
+		}
+	})
+	return ctx, func() {
+		if unwatch() {
+			wg.Done()
+		}
+		cancel()
+		wg.Wait()
+	}
+}
+
+// silent waits until nothing has moved for a time of d; false: ctx ended before.
+func silent(ctx context.Context, d time.Duration, moved *atomic.Int64) bool {
+	for {
+		seen := moved.Load()
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(d):
+		}
+		if moved.Load() == seen {
+			return true
+		}
+	}
 }
 
 // admit tells whether a request is served at all.
@@ -256,7 +311,11 @@ func (h *httpConn) Read(p []byte) (int, error) {
 	if h.settled {
 		return 0, io.EOF
 	}
-	return h.client.read(p, isHTTP)
+	n, err := h.client.read(p, isHTTP)
+	if err == io.EOF {
+		h.ended.Store(true)
+	}
+	return n, err
 }
 
 // settle ends net/http's reads. It may leave one in the background when it closes

@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"ptgate/gateway/answer"
@@ -532,15 +534,26 @@ func TestClientLeaves(t *testing.T) {
 
 // A client that has sent everything and ended its side still gets its answer.
 func TestClientEndsItsSide(t *testing.T) {
-	up := echo(t)
+	tunnel := echo(t)
+	web := origin(t, func(w http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		fmt.Fprint(w, string(b), err)
+	})
 	for _, tt := range []struct {
-		front         Front
-		request, want string
+		name             string
+		front            Front
+		send, want, tail string
+		up               string
 	}{
-		{SOCKS5, socksRequest("a.example", 80), noAuth + granted},
-		{HTTP, connectRequest("a.example:80"), established},
+		{"socks5", SOCKS5, socksRequest("a.example", 80) + "all there is", noAuth + granted, "all there is", tunnel},
+		{"connect", HTTP, connectRequest("a.example:80") + "all there is", established, "all there is", tunnel},
+		{"HTTP/1.0", HTTP, "GET http://a.example/ HTTP/1.0\r\n\r\n", "HTTP/1.0 200 OK\r\n", "\r\n\r\n<nil>", web},
+		{"last", HTTP, "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n",
+			"HTTP/1.1 200 OK\r\n", "\r\n\r\n<nil>", web},
+		{"content", HTTP, "POST http://a.example/ HTTP/1.0\r\nContent-Length: 12\r\n\r\nall there is",
+			"HTTP/1.0 200 OK\r\n", "\r\n\r\nall there is<nil>", web},
 	} {
-		t.Run(tt.front.String(), func(t *testing.T) {
+		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			g := start(t, tt.front, dialFunc(func(ctx context.Context, rt routes.Target) (net.Conn, error) {
 				select {
@@ -548,13 +561,13 @@ func TestClientEndsItsSide(t *testing.T) {
 					t.Error("the dial was ended")
 				case <-time.After(2 * watchAfter): // a watch would have seen the end by now
 				}
-				return to(up).Dial(ctx, rt)
+				return to(tt.up).Dial(ctx, rt)
 			}), nil)
 			p := connect(t, g.addr)
-			p.send(tt.request + "all there is")
+			p.send(tt.send)
 			p.CloseWrite()
 			p.expect(tt.want)
-			if s := p.rest(); s != "all there is" {
+			if s := p.rest(); !strings.HasSuffix(s, tt.tail) {
 				t.Errorf("got %q", s)
 			}
 		})
@@ -568,14 +581,44 @@ func TestNoAnswerToNobody(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}), nil)
-	for _, request := range []string{connectRequest("a.example:443")} {
-		p := connect(t, g.addr)
-		p.send(request)
+	hangs := serve(t, func(c *net.TCPConn) { io.Copy(io.Discard, c) })
+	uploads := start(t, HTTP, to(hangs), nil)
+	for _, tt := range []struct {
+		g       *gate
+		request string
+	}{
+		{g, connectRequest("a.example:443")},
+		{g, plainRequest},
+		{uploads, "POST http://a.example/ HTTP/1.0\r\nContent-Length: 12\r\n\r\nall"},
+		{uploads, "PUT http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: 12\r\n\r\nall"},
+	} {
+		p := connect(t, tt.g.addr)
+		p.send(tt.request)
 		p.CloseWrite()
 		if s := p.rest(); s != "" {
-			t.Errorf("%.7s: got %q", request, s)
+			t.Errorf("%.7s: got %q", tt.request, s)
+		}
+		if s := tt.g.log.String(); strings.Contains(s, "level=INFO") || strings.Contains(s, "level=WARN") {
+			t.Errorf("%.7s: log:\n%s", tt.request, s)
 		}
 	}
+}
+
+// A client that has ended its side is given up when nothing comes for it.
+func TestSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		var moved atomic.Int64
+		time.AfterFunc(time.Minute, func() { moved.Add(1) })
+		if !silent(t.Context(), lastWait, &moved) || time.Since(begin) != 2*lastWait {
+			t.Errorf("given up after %v", time.Since(begin))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), lastWait/2)
+		defer cancel()
+		if silent(ctx, lastWait, &moved) {
+			t.Error("given up when the request was over")
+		}
+	})
 }
 
 // A byte that comes during the dial is not lost.

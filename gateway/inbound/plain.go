@@ -159,6 +159,11 @@ func (u *upload) Close() error { return nil }
 // unread tells whether there is content that has not been read, or not been sent.
 func (u *upload) unread() bool { return u != nil && !u.whole.Load() }
 
+// cutOff tells whether the client went before it had sent everything.
+func (u *upload) cutOff() bool {
+	return u.unread() && u.over.Load() && u.client.Err() != nil
+}
+
 // goesTo is called when there is a connection to the origin.
 func (u *upload) goesTo(c *originConn) {
 	if u != nil {
@@ -195,6 +200,9 @@ type content struct {
 
 func (c *content) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
+	if n > 0 {
+		c.h.moved.Add(1)
+	}
 	if err != nil && err != io.EOF {
 		c.h.broken = true
 	}
@@ -209,15 +217,16 @@ func (l *listener) response(resp *http.Response, ctx *goproxy.ProxyCtx) *http.Re
 	}
 	h := connOf(ctx.Req)
 	err := ctx.Error
+	target, _ := targetOf(ctx.Req.URL)
 	switch _, known := errors.AsType[*answer.Error](err); {
 	case h.upload != nil && h.upload.lost.Load():
 		err = answer.Errorf(answer.BadResponse, "the origin closed the connection before it had the request's content")
-	case ctx.Req.Context().Err() != nil:
-		err = answer.New(answer.Unreachable, errGone)
+	case ctx.Req.Context().Err() != nil || h.upload.cutOff():
+		h.refused(h.set, target, errGone)
+		panic(http.ErrAbortHandler) // nobody reads an answer
 	case !known:
 		err = exchangeError(err)
 	}
-	target, _ := targetOf(ctx.Req.URL)
 	h.refused(h.set, target, err)
 	return pageOf(answer.Of(err)).response(ctx.Req)
 }
