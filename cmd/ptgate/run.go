@@ -123,6 +123,8 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 
 	ready := g.Ready()
 	stopping := false
+	release := func() {} // what a ptgate that is started while this one drains needs
+	defer func() { release() }()
 	for {
 		select {
 		case err := <-done:
@@ -134,7 +136,7 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 			if err != nil {
 				log.Warn("`ptgate status` and `ptgate reload` will not find this process", "error", err)
 			} else {
-				defer c.Close()
+				release = sync.OnceFunc(c.Close)
 			}
 			notify(log, daemon.SdNotifyReady)
 		case <-signals:
@@ -144,6 +146,7 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 			stopping = true
 			notify(log, daemon.SdNotifyStopping)
 			endStop()
+			release()
 		}
 	}
 }

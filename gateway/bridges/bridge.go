@@ -13,6 +13,7 @@ import (
 	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
+	"ptgate/gateway/dest"
 	"ptgate/gateway/relay"
 	"ptgate/routes"
 )
@@ -204,7 +205,7 @@ func (b *Bridge) openOptimistic(ctx context.Context, t routes.Target, settled fu
 		Limit:      s.limits.Dial,
 		Settled: func(err error) {
 			if err != nil {
-				b.log.Debug("optimistic answer was wrong", "reason", answer.Of(err))
+				b.early(t, err)
 			} else {
 				b.health.ok(time.Since(begin))
 			}
@@ -217,6 +218,20 @@ func (b *Bridge) openOptimistic(ctx context.Context, t routes.Target, settled fu
 	}
 	b.carriers.used()
 	return b.track(stream)
+}
+
+// early logs that an application was told of success too soon. That it left before
+// the answer came is no news.
+func (b *Bridge) early(t routes.Target, err error) {
+	level := slog.LevelDebug
+	if _, ok := errors.AsType[*carrier.Refusal](err); ok {
+		level = slog.LevelInfo
+	}
+	attrs := []any{"reason", answer.Of(err).String()}
+	if !b.m.private.Load() {
+		attrs = append(attrs, "destination", dest.Format(t), "error", err)
+	}
+	b.log.Log(context.Background(), level, "request failed after an early answer", attrs...)
 }
 
 // openStream opens t through a carrier. A carrier that is lost, or falls silent,

@@ -76,6 +76,7 @@ type Server struct {
 
 	released chan struct{} // closed when the port is free
 	warned   seldom.Gate
+	kept     seldom.Gate // of clients kept out
 
 	mu        sync.Mutex
 	announced Announced
@@ -239,6 +240,16 @@ func (s *Server) open(ctx context.Context) (source, error) {
 
 // admit looks at [[serve]] deny and allow.
 func (s *Server) admit(a netip.AddrPort) bool {
+	if s.lets(a) {
+		return true
+	}
+	if missed, ok := s.kept.Open(); ok {
+		s.log.Info("client kept out by allow or deny of this [[serve]]", "more", missed)
+	}
+	return false
+}
+
+func (s *Server) lets(a netip.AddrPort) bool {
 	addr := a.Addr().Unmap().WithZone("")
 	for _, p := range s.cfg.Deny {
 		if p.Contains(addr) {
