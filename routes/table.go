@@ -88,7 +88,7 @@ func (b *Builder) Add(rule int, p Pattern) (int, error) {
 		return 0, fmt.Errorf("rule %d: %w", rule, errOrder)
 	case p.kind == kindNone:
 		return 0, errZero
-	case len(t.entries) >= math.MaxInt32 || len(t.names) >= math.MaxUint32-maxName:
+	case len(t.entries) >= math.MaxInt32 || uint64(len(t.names)) >= math.MaxUint32-maxName:
 		return 0, errFull
 	case rule > latest:
 		t.rules = append(t.rules, ruleStart{rule, uint32(len(t.entries))})
@@ -332,7 +332,7 @@ func (t *Table) index(m Match) (uint32, bool) {
 
 // match is the Match of an entry; ok is false for an index beyond the last one.
 func (t *Table) match(index uint32) (m Match, ok bool) {
-	if int(index) >= len(t.entries) {
+	if uint64(index) >= uint64(len(t.entries)) { // none is -1 as an int of 32 bits
 		return Match{}, false
 	}
 	i := sort.Search(len(t.rules), func(i int) bool { return t.rules[i].first > index }) - 1
