@@ -24,7 +24,7 @@ func checkFileLimit(log *slog.Logger, limits *config.Limits) {
 	}
 	need := needFiles(limits.Connections)
 	var l syscall.Rlimit
-	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) == nil && l.Cur < uint64(need) {
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) == nil && uint64(l.Cur) < uint64(need) { // FreeBSD's has a sign
 		log.Log(context.Background(), level, "this process may have fewer open files than limits.connections may need: "+
 			"raise LimitNOFILE (systemd) or ulimit -n, or lower limits.connections",
 			"connections", limits.Connections, "needed", need, "files", l.Cur)
@@ -33,10 +33,17 @@ func checkFileLimit(log *slog.Logger, limits *config.Limits) {
 
 // growFileTable makes the kernel's table of descriptors large at once. Linux
 // doubles it when it is full, and holds up everything that opens a file for 10 ms
-// and more each time. It costs 8 bytes of kernel memory a descriptor.
-func growFileTable(connections int) {
-	const most = 8192
-	if fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, min(needFiles(connections), most)-1); err == nil {
-		unix.Close(fd)
+// and more each time. It costs 8 bytes of kernel memory a descriptor. Without it,
+// which is what an error tells, things are only slower.
+func growFileTable(connections int) error {
+	size := min(uint64(needFiles(connections)), 8192)
+	var l syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) == nil {
+		size = min(size, uint64(l.Cur)) // no descriptor may be larger
 	}
+	fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, int(size)-1)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
 }

@@ -6,13 +6,14 @@ import (
 	"bytes"
 	"log/slog"
 	"strings"
+	"syscall"
 	"testing"
 
 	"ptgate/gateway/config"
 )
 
 func TestCheckFileLimit(t *testing.T) {
-	const much = 1 << 40
+	const much = 1<<30 - 64
 	for _, c := range []struct {
 		limits config.Limits
 		want   string // in the log; "": nothing
@@ -21,12 +22,31 @@ func TestCheckFileLimit(t *testing.T) {
 		{config.Limits{Connections: much}, "level=WARN"},
 		{config.Limits{Connections: much, DefaultConnections: true}, "level=INFO"},
 		{config.Limits{Connections: much}, "or lower limits.connections"},
-		{config.Limits{Connections: much}, "needed=2199023255616 "},
+		{config.Limits{Connections: much}, "needed=2147483584 "},
 	} {
 		var b bytes.Buffer
 		checkFileLimit(slog.New(slog.NewTextHandler(&b, nil)), &c.limits)
 		if got := b.String(); !strings.Contains(got, c.want) || c.want == "" && got != "" {
 			t.Errorf("%+v: %q, want %q in it", c.limits, got, c.want)
+		}
+	}
+}
+
+// The table grows as far as the limit of open files allows.
+func TestGrowFileTable(t *testing.T) {
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	low := before
+	low.Cur = min(low.Cur, 1000)
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &low); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before)
+	for _, connections := range []int{1, 1 << 20} {
+		if err := growFileTable(connections); err != nil {
+			t.Errorf("for %d connections: %v", connections, err)
 		}
 	}
 }
