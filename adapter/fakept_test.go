@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -47,7 +48,9 @@ func say(lines ...string) { fmt.Print(strings.Join(lines, "\n") + "\n") }
 // untilStdinCloses is what a well-behaved program does once it is ready.
 func untilStdinCloses() { io.Copy(io.Discard, os.Stdin) }
 
-func untilKilled() { select {} }
+// untilKilled waits for ever. An empty select would be a deadlock to a program
+// without cgo.
+func untilKilled() { <-time.After(math.MaxInt64) }
 
 // notify holds a connection to the test, which sees by its end that this
 // process is gone.

@@ -134,7 +134,11 @@ func TestCloseWhileStarting(t *testing.T) {
 
 // fakePT is a client PT that dials what it is told to, without a transport.
 func fakePT(role string) {
-	die := func() { syscall.Kill(os.Getpid(), syscall.SIGKILL) }
+	die := func() {
+		if p, err := os.FindProcess(os.Getpid()); err == nil {
+			p.Kill()
+		}
+	}
 	state := os.Getenv("TOR_PT_STATE_LOCATION")
 	starts, _ := os.ReadFile(filepath.Join(state, "starts"))
 	os.WriteFile(filepath.Join(state, "starts"), append(starts, 'x'), 0o600)
@@ -228,8 +232,10 @@ func TestChild(t *testing.T) {
 			if _, err := c.Read(make([]byte, 1)); err == nil {
 				t.Error("a connection outlived the manager")
 			}
-			if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
-				t.Errorf("the PT is still there: %v", err)
+			if p, err := os.FindProcess(pid); err == nil {
+				if err := p.Signal(syscall.Signal(0)); !errors.Is(err, os.ErrProcessDone) {
+					t.Errorf("the PT is still there: %v", err)
+				}
 			}
 		})
 	}

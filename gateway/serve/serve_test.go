@@ -16,7 +16,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -484,7 +483,11 @@ func TestRestart(t *testing.T) {
 	if len(pids) != 1 {
 		t.Fatalf("children: %v", pids)
 	}
-	syscall.Kill(pids[0], syscall.SIGKILL)
+	p, err := os.FindProcess(pids[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Kill()
 	if _, err := s.Read(make([]byte, 1)); err == nil {
 		t.Error("a stream has outlived the transport")
 	}
