@@ -98,6 +98,7 @@ const (
 	clientBox  = "11.200.0.1"
 	serverBox  = "11.200.0.2"
 	serverBack = "11.201.0.2"
+	serverMore = "11.201.0.3" // a second one in the same network
 	originAddr = "11.201.0.1"
 )
 
@@ -116,6 +117,7 @@ func newBoxes(t testing.TB) (client, server, behind string) {
 	}
 	cable("cable", client, clientBox, server, serverBox)
 	cable("back", server, serverBack, behind, originAddr)
+	must(t, "ip", "-n", server, "address", "add", serverMore+"/24", "dev", "back")
 	return client, server, behind
 }
 
@@ -226,7 +228,7 @@ func TestNamespaces(t *testing.T) {
 		}
 	}
 	// What leads into the server box itself is denied there.
-	for _, own := range []string{"trap.ptgate.test", serverBox, serverBack} {
+	for _, own := range []string{"trap.ptgate.test", serverBox, serverBack, serverMore} {
 		out, _, _ := command(t, nil, inNear("-x", "http://"+web, "http://"+own+":443/")...)
 		if !strings.HasPrefix(out, "HTTP/1.1 403 ") {
 			t.Errorf("%s, which is the server box itself: %q, want 403", own, out)

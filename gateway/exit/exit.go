@@ -9,6 +9,7 @@ package exit
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -49,7 +50,7 @@ type Exit struct {
 	resolver *resolver
 	log      *slog.Logger
 	warned   seldom.Gate
-	own      func(netip.Addr) bool // this box's
+	own      func(netip.Addr) (bool, error) // this box's
 	// connect opens a TCP connection to a literal address.
 	connect func(context.Context, netip.AddrPort) (net.Conn, error)
 }
@@ -61,7 +62,7 @@ func New(settings func() *Settings, log *slog.Logger) *Exit {
 		settings: settings,
 		resolver: newResolver(),
 		log:      log,
-		own:      own,
+		own:      newOwn().has,
 		connect: func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
 			return d.DialContext(ctx, "tcp", a.String())
 		},
@@ -105,12 +106,22 @@ func (e *Exit) Dial(ctx context.Context, t routes.Target) (net.Conn, error) {
 		}
 	}
 	allowed := make([]netip.AddrPort, 0, len(addrs))
+	var unknown error
 	for _, a := range addrs {
-		if a = a.Unmap(); e.may(p, a, t.Port) {
+		a = a.Unmap()
+		switch ok, err := e.may(p, a, t.Port); {
+		case err != nil:
+			unknown = err
+		case ok:
 			allowed = append(allowed, netip.AddrPortFrom(a, t.Port))
 		}
 	}
-	if len(allowed) == 0 {
+	switch {
+	case len(allowed) > 0:
+	case unknown != nil:
+		// It may be allowed in a moment: a client takes Blocked as final.
+		return nil, failed(fmt.Errorf("exit: %w", unknown))
+	default:
 		return nil, answer.Errorf(answer.Blocked, "exit: address denied by [exit] deny")
 	}
 	c, err := race(ctx, interleave(allowed), e.connect)
@@ -131,19 +142,21 @@ func failed(err error) error {
 	return answer.New(reason, err)
 }
 
-// may tells whether p lets a be dialled. An IPv6 address that a translator turns
-// into an IPv4 one has to be allowed as both.
-func (e *Exit) may(p *Policy, a netip.Addr, port uint16) bool {
-	if p.DenyPrivate && (!public(a) || e.own(a)) {
-		return false
+// may tells whether p lets a be dialled; with an error nobody can tell. An IPv6
+// address that a translator turns into an IPv4 one has to be allowed as both.
+func (e *Exit) may(p *Policy, a netip.Addr, port uint16) (bool, error) {
+	if p.DenyPrivate && !public(a) || matches(p.DenyNets, routes.Target{Addr: a.WithZone(""), Port: port}) {
+		return false, nil
 	}
-	if matches(p.DenyNets, routes.Target{Addr: a.WithZone(""), Port: port}) {
-		return false
+	if p.DenyPrivate {
+		if own, err := e.own(a); own || err != nil {
+			return false, err
+		}
 	}
 	if v4 := embedded(a); v4.IsValid() {
 		return e.may(p, v4, port)
 	}
-	return true
+	return true, nil
 }
 
 // What is not global unicast, beyond what netip knows by itself: the IANA

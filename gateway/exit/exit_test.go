@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -248,7 +249,7 @@ func TestOwnAddresses(t *testing.T) {
 		got = append(got, a)
 		return nil, errRefused
 	})
-	e.own = func(a netip.Addr) bool { return a == mine }
+	e.own = func(a netip.Addr) (bool, error) { return a == mine, nil }
 	for _, to := range []routes.Target{{Addr: mine, Port: 22}, {Name: "self.test", Port: 22}, {Addr: netip.MustParseAddr("64:ff9b::808:808"), Port: 22}} {
 		if _, err := e.Dial(t.Context(), to); answer.Of(err) != answer.Blocked {
 			t.Errorf("%v: %v", to, err)
@@ -268,12 +269,124 @@ func TestOwnAddresses(t *testing.T) {
 	}
 	for _, x := range list {
 		a, _ := netip.AddrFromSlice(x.(*net.IPNet).IP)
-		if a = a.Unmap(); !a.IsLinkLocalUnicast() && !own(a) { // one of those needs its zone
-			t.Errorf("%v is not taken for our own", a)
+		if yes, err := newOwn().has(a); !yes || err != nil {
+			t.Errorf("%v is not taken for our own: %v", a, err)
 		}
 	}
-	if other := netip.MustParseAddr("198.51.100.1"); own(other) {
-		t.Errorf("%v is taken for our own", other)
+	other := netip.MustParseAddr("198.51.100.1")
+	if yes, err := newOwn().has(other); yes || err != nil {
+		t.Errorf("%v is taken for our own: %v", other, err)
+	}
+}
+
+// What can't be told is not dialled, and the answer is not that it is forbidden,
+// which a client takes as final.
+func TestOwnUnknown(t *testing.T) {
+	var got []string
+	e := newExit(&Settings{Policy: Policy{DenyPrivate: true, DenyNets: table(t, "8.8.4.4")}},
+		map[string]string{"some.test": "8.8.8.8 9.9.9.9", "none.test": "8.8.8.8 8.8.4.4"},
+		func(_ context.Context, a netip.AddrPort) (net.Conn, error) {
+			got = append(got, a.String())
+			return nil, errRefused
+		})
+	for _, c := range []struct {
+		err  error
+		to   string
+		want answer.Reason
+	}{
+		{syscall.EMFILE, "8.8.8.8:1", answer.Limit},
+		{syscall.ENOBUFS, "8.8.8.8:2", answer.Unreachable},
+		{syscall.EMFILE, "8.8.4.4:3", answer.Blocked},
+		{syscall.EMFILE, "none.test:4", answer.Limit},
+		{syscall.EMFILE, "[64:ff9b::808:808]:5", answer.Limit},
+		{syscall.EMFILE, "some.test:6", answer.Refused},
+	} {
+		e.own = func(a netip.Addr) (bool, error) {
+			if a == netip.MustParseAddr("8.8.8.8") {
+				return false, c.err
+			}
+			return false, nil
+		}
+		to, err := dest.Parse(c.to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.Dial(t.Context(), to); answer.Of(err) != c.want {
+			t.Errorf("%s: %v, want %v", c.to, err, c.want)
+		}
+	}
+	if want := []string{"9.9.9.9:6"}; !slices.Equal(got, want) {
+		t.Errorf("dialled %v, want %v", got, want)
+	}
+}
+
+// The list of addresses and the routing each know what the other does not.
+func TestOwn(t *testing.T) {
+	asked := netip.MustParseAddr("8.8.8.2")
+	const mine, other = "8.8.8.2", "8.8.8.1"
+	for name, c := range map[string]struct {
+		listed  string
+		listErr error
+		source  string
+		wayErr  error
+		want    bool
+		wantErr error
+	}{
+		"neither":                      {listed: other, source: other},
+		"another address of a network": {listed: other + " " + mine, source: other, want: true},
+		"local by the routing table":   {listed: other, source: mine, want: true},
+		"by way of the loopback":       {listed: other, source: "127.0.0.1", want: true},
+		"listed, no way":               {listed: mine, wayErr: syscall.ENETUNREACH, want: true},
+		"no way":                       {listed: other, wayErr: syscall.ENETUNREACH},
+		"list denied":                  {listErr: syscall.EPERM, source: mine, want: true},
+		"no netlink":                   {listErr: syscall.EAFNOSUPPORT, source: other},
+		"no file for the list":         {listErr: syscall.EMFILE, source: other, wantErr: syscall.EMFILE},
+		"no memory for the list":       {listErr: syscall.ENOBUFS, source: other, wantErr: syscall.ENOBUFS},
+		"no file for the way":          {listed: other, wayErr: syscall.EMFILE, wantErr: syscall.EMFILE},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				lists := 0
+				o := &own{
+					list: func() (out []net.Addr, err error) {
+						lists++
+						for _, a := range addrs(c.listed) {
+							out = append(out, &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(24, 32)})
+						}
+						return out, c.listErr
+					},
+					source: func(a netip.Addr) (netip.Addr, error) {
+						if a != asked {
+							t.Errorf("asked for the way to %v", a)
+						}
+						if c.wayErr != nil {
+							return netip.Addr{}, c.wayErr
+						}
+						return netip.MustParseAddr(c.source), nil
+					},
+				}
+				for range 2 {
+					if got, err := o.has(asked); got != c.want || !errors.Is(err, c.wantErr) {
+						t.Errorf("%v, %v; want %v, %v", got, err, c.want, c.wantErr)
+					}
+				}
+				if failed := c.wantErr != nil && c.listErr != nil; !failed && lists != 1 || failed && lists != 2 {
+					t.Errorf("listed %d times", lists)
+				}
+				// What comes and goes is noticed.
+				before := lists
+				c.listed, c.listErr, c.source, c.wayErr = "", nil, other, nil
+				time.Sleep(ownFor + 1)
+				if got, err := o.has(asked); got || err != nil || lists != before+1 {
+					t.Errorf("once it is gone: %v, %v", got, err)
+				}
+				c.listed = mine
+				time.Sleep(ownFor + 1)
+				if got, err := o.has(asked); !got || err != nil {
+					t.Errorf("once it has come: %v, %v", got, err)
+				}
+			})
+		})
 	}
 }
 

@@ -1,22 +1,88 @@
 package exit
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
+	"sync"
+	"syscall"
+	"time"
 
 	"ptgate/gateway/answer"
 )
 
-// own tells whether a is one of this box's addresses, by the source address that
-// the system would use towards it: nothing is sent. Unlike a list of interfaces it
-// needs no netlink socket, which a sandbox may deny.
-func own(a netip.Addr) bool {
+// ownFor is how long the list of this box's addresses is good.
+const ownFor = 10 * time.Second
+
+// own knows this box's own addresses.
+type own struct {
+	list   func() ([]net.Addr, error)                    // of the interfaces
+	source func(netip.Addr) (source netip.Addr, _ error) // towards an address
+
+	mu    sync.Mutex
+	addrs map[netip.Addr]struct{}
+	until time.Time
+}
+
+func newOwn() *own { return &own{list: net.InterfaceAddrs, source: source} }
+
+// has tells whether a is one of this box's addresses: one of its interfaces has it,
+// or the way there leads back here. Neither is enough. A list of interfaces lacks
+// what only the routing table calls local, and a sandbox may deny it; the way to
+// the second address of a network begins at the first one, as if it led elsewhere.
+// With an error nobody can tell.
+func (o *own) has(a netip.Addr) (bool, error) {
+	a = a.Unmap().WithZone("")
+	if listed, err := o.listed(a); listed || err != nil {
+		return listed, err
+	}
+	source, err := o.source(a)
+	switch {
+	case err == nil:
+		return source == a || source.IsLoopback(), nil
+	case answer.Of(err) == answer.Unreachable:
+		return false, nil // no way there, as a connection will find, too
+	}
+	return false, fmt.Errorf("whether an address is this box's own: %w", err)
+}
+
+func (o *own) listed(a netip.Addr) (bool, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if now := time.Now(); now.After(o.until) {
+		list, err := o.list()
+		if err != nil && !denied(err) {
+			return false, fmt.Errorf("this box's own addresses: %w", err)
+		}
+		o.addrs = make(map[netip.Addr]struct{}, len(list))
+		for _, x := range list {
+			if n, ok := x.(*net.IPNet); ok {
+				if ip, ok := netip.AddrFromSlice(n.IP); ok {
+					o.addrs[ip.Unmap()] = struct{}{}
+				}
+			}
+		}
+		o.until = now.Add(ownFor)
+	}
+	_, ok := o.addrs[a]
+	return ok, nil
+}
+
+// denied tells whether the system does not give the list to this process, now or
+// later: on Linux it needs a netlink socket. Routing has to do then.
+func denied(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported) ||
+		errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EPROTONOSUPPORT)
+}
+
+// source is the address that the system would use towards a. Nothing is sent.
+func source(a netip.Addr) (netip.Addr, error) {
 	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 9)))
 	if err != nil {
-		// No way there, as a connection will find, too; or nobody can tell.
-		return answer.Of(err) != answer.Unreachable
+		return netip.Addr{}, err
 	}
 	defer c.Close()
-	source := c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
-	return source == a.WithZone("") || source.IsLoopback()
+	return c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap().WithZone(""), nil
 }
