@@ -55,15 +55,19 @@ if [ "$#" -eq 0 ]; then
 	step "go vet"
 	go vet ./...
 	go vet -tags integration ./integration/...
-	for os in darwin windows; do
-		echo "for $os"
-		GOOS=$os CGO_ENABLED=0 go vet ./adapter
+	for target in linux/386 darwin/arm64 freebsd/amd64 windows/amd64; do
+		echo "for $target"
+		GOOS=${target%/*} GOARCH=${target#*/} CGO_ENABLED=0 go vet ./...
 	done
 	step "staticcheck"
 	go run "$staticcheck" ./...
 	go run "$staticcheck" -tags integration ./integration/...
 	step "unit tests, with the race detector"
 	go test -race -p 2 -timeout 8m ./...
+	if [ "$(go env GOARCH)" = amd64 ]; then
+		step "routes with 32 bits, which the same machine runs"
+		GOARCH=386 CGO_ENABLED=0 go test ./routes
+	fi
 fi
 step "integration tests"
 go test -tags integration -count=1 -p 1 -timeout 12m -v "$@" ./integration/... |
