@@ -1,6 +1,7 @@
 package carrier
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -65,7 +66,13 @@ func (s *Stream) Read(p []byte) (int, error) {
 	if err := s.settle(); err != nil {
 		return 0, err
 	}
-	return s.s.Read(p)
+	n, err := s.s.Read(p)
+	if n > 0 {
+		// What could not be sent is news for the peer, who may have ended the
+		// carrier since: there may be more to read.
+		err = nil
+	}
+	return n, err
 }
 
 // WaitRead returns when Read won't block, so that an idle stream needs no buffer.
@@ -74,7 +81,11 @@ func (s *Stream) WaitRead() error {
 		return err
 	}
 	_, err := s.s.Read(nil)
-	return err
+	switch {
+	case err == nil, err == io.EOF, errors.Is(err, yamux.ErrStreamReset), errors.Is(err, yamux.ErrTimeout):
+		return err
+	}
+	return nil // as in Read: there is something to read, or Read has the error
 }
 
 // Write is that of net.Conn. It returns when p is queued, with at most
