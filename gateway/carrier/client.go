@@ -2,6 +2,7 @@ package carrier
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -140,6 +141,12 @@ func (c *Client) Open(ctx context.Context, t routes.Target, o Options) (*Stream,
 	c.link.queued.Add(int64(n))
 	if err != nil {
 		cancelled()
+		if errors.Is(err, yamux.ErrStreamReset) {
+			// An exit that can take no more says so without having read.
+			if answer := readAnswers(ys, s.auth); refused(answer) {
+				return undo(answer)
+			}
+		}
 		return undo(lost("request", err))
 	}
 	c.link.await()
@@ -159,6 +166,11 @@ func (c *Client) Open(ctx context.Context, t routes.Target, o Options) (*Stream,
 		return undo(err)
 	}
 	return s, nil
+}
+
+func refused(err error) bool {
+	_, ok := errors.AsType[*Refusal](err)
+	return ok
 }
 
 // openStream is the session's, which for its part keeps a stream whose context
