@@ -129,15 +129,11 @@ func (d *direction) wasReset() bool {
 	return errors.Is(d.failure, syscall.ECONNRESET)
 }
 
-// put writes to dst.
-func (d *direction) put(write func() (int, error)) (int, error) {
-	d.writing.Lock()
-	defer d.writing.Unlock()
-	n, err := write()
+// wrote notes how a write to dst ended; the caller holds writing.
+func (d *direction) wrote(err error) {
 	if err != nil {
 		d.failure = err
 	}
-	return n, err
 }
 
 // A flow estimates when what was given to a connection has arrived at the far end of
@@ -385,7 +381,10 @@ type mover struct {
 }
 
 func (m *mover) write(b []byte) (int, error) {
-	n, err := m.put(func() (int, error) { return m.dst.Write(b) })
+	m.writing.Lock()
+	n, err := m.dst.Write(b)
+	m.wrote(err)
+	m.writing.Unlock()
 	m.add(n)
 	return n, err
 }

@@ -167,16 +167,17 @@ func (m *mover) spliceRound(in, out syscall.RawConn) (bulk, eof bool, readErr, w
 		}
 		p.held = n
 		for p.held > 0 {
-			w, err := m.put(func() (w int, err error) {
-				err = out.Write(func(fd uintptr) bool {
-					w, opErr = splice2(p.r, int(fd), p.held)
-					return opErr != syscall.EAGAIN
-				})
-				if err == nil && opErr != nil {
-					err = os.NewSyscallError("splice", opErr)
-				}
-				return w, err
+			var w int
+			m.writing.Lock()
+			err := out.Write(func(fd uintptr) bool {
+				w, opErr = splice2(p.r, int(fd), p.held)
+				return opErr != syscall.EAGAIN
 			})
+			if err == nil && opErr != nil {
+				err = os.NewSyscallError("splice", opErr)
+			}
+			m.wrote(err)
+			m.writing.Unlock()
 			if err != nil {
 				return false, false, nil, err
 			}
