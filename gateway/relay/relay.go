@@ -221,14 +221,15 @@ func (p *pair) settle() {
 	case open.discards:
 		p.leave(ended, open)
 	default:
-		limit := HalfOpen
+		limit, pause := HalfOpen, longTrip
 		if _, ok := p.upstream.(interface{ CloseWrite() error }); !ok {
-			limit = HalfOpenRaw + ended.given.left()
+			// Nothing else would end the pair of a program that has left.
+			limit, pause = HalfOpenRaw+ended.given.left(), 0
 		}
 		p.watch(limit)
 		if open == &p.down {
 			if t := tcp(p.client); t != nil {
-				p.look(t, longTrip)
+				p.look(t, pause)
 			}
 		}
 	}
@@ -237,7 +238,11 @@ func (p *pair) settle() {
 // leave ends the last direction, whose bytes nobody wants, when what its source was
 // given has had time to arrive. The caller holds mu.
 func (p *pair) leave(ended, open *direction) {
-	p.later(ended.given.left(), func() {
+	wait := ended.given.left()
+	if ended == &p.up && p.up.given.answered(&p.down.given) {
+		wait = 0
+	}
+	p.later(wait, func() {
 		p.over = true
 		if open.src.SetReadDeadline(time.Unix(1, 0)) != nil {
 			p.abort(ErrIdle)
@@ -245,8 +250,17 @@ func (p *pair) leave(ended, open *direction) {
 	})
 }
 
-// lastLook is the longest pause between two looks at a program.
-const lastLook = 30 * time.Second
+// answered tells that the peer has sent something since, by which the little that was
+// given last has most likely arrived.
+func (f *flow) answered(by *flow) bool {
+	return f.pending.Load() <= slowLink && by.last.Load() > f.last.Load()
+}
+
+// The pauses between two looks at a program.
+const (
+	firstLook = 10 * time.Millisecond
+	lastLook  = 30 * time.Second
+)
 
 // look sees after the pause whether the client's program is still there, and leaves
 // when it is not: to end its direction says only that it has no more to send. The
@@ -260,7 +274,7 @@ func (p *pair) look(t *net.TCPConn, pause time.Duration) {
 		case present:
 			p.watch(HalfOpen)
 		}
-		p.look(t, min(2*pause, lastLook))
+		p.look(t, min(max(2*pause, firstLook), lastLook))
 	})
 }
 
