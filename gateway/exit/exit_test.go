@@ -376,12 +376,12 @@ func TestOwn(t *testing.T) {
 				// What comes and goes is noticed.
 				before := lists
 				c.listed, c.listErr, c.source, c.wayErr = "", nil, other, nil
-				time.Sleep(ownFor + 1)
+				<-time.After(ownFor + 1)
 				if got, err := o.has(asked); got || err != nil || lists != before+1 {
 					t.Errorf("once it is gone: %v, %v", got, err)
 				}
 				c.listed = mine
-				time.Sleep(ownFor + 1)
+				<-time.After(ownFor + 1)
 				if got, err := o.has(asked); !got || err != nil {
 					t.Errorf("once it has come: %v, %v", got, err)
 				}
