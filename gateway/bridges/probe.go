@@ -36,8 +36,7 @@ type Probe struct {
 
 // Probe dials the bridge with a connection of its own, and asks what stands behind
 // it for a sign of life and whether it takes the bridge's user and password. No
-// destination is named. The outcome has no part in the
-// choice of bridges.
+// destination is named. The outcome has no part in the choice of bridges.
 func (b *Bridge) Probe(ctx context.Context) (p Probe) {
 	step := func(s Stage, f func() error) bool {
 		begin := time.Now()

@@ -128,12 +128,8 @@ func (c *Client) Open(ctx context.Context, t routes.Target, o Options) (*Stream,
 	c.open.Add(1)
 	s := &Stream{s: ys, l: c.link, open: &c.open, auth: o.Auth.User != ""}
 	undo := func(err error) (*Stream, error) {
-		// On a connection that stands still, the reset waits behind all else; the
-		// caller is not to.
 		s.forget()
-		if !c.spawn(func() { ys.Reset() }) {
-			ys.Reset()
-		}
+		c.drop(ys)
 		return nil, err
 	}
 	cancelled := context.AfterFunc(ctx, func() { ys.SetDeadline(time.Unix(1, 0)) })
@@ -166,6 +162,14 @@ func (c *Client) Open(ctx context.Context, t routes.Target, o Options) (*Stream,
 		return undo(err)
 	}
 	return s, nil
+}
+
+// drop resets a stream. On a connection that stands still, that waits behind all
+// else; the caller does not.
+func (c *Client) drop(s *yamux.Stream) {
+	if !c.spawn(func() { s.Reset() }) {
+		s.Reset()
+	}
 }
 
 func refused(err error) bool {
@@ -203,33 +207,22 @@ func (c *Client) openStream(ctx context.Context) (*yamux.Stream, error) {
 
 // Check returns nil when the exit answers and takes a.
 func (c *Client) Check(ctx context.Context, a Auth) error {
-	if err := c.ping(ctx); err != nil {
-		return err
+	err := c.greet(ctx, a)
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("no answer from the far end: %w", context.Cause(ctx))
 	}
+	return err
+}
+
+func (c *Client) greet(ctx context.Context, a Auth) error {
 	s, err := c.openStream(ctx)
 	if err != nil {
 		return lost("stream", err)
 	}
-	defer s.Reset()
+	defer c.drop(s)
 	defer context.AfterFunc(ctx, func() { s.SetDeadline(time.Unix(1, 0)) })()
-	return Greet(s, a)
-}
-
-func (c *Client) ping(ctx context.Context) error {
-	answered := make(chan error, 1)
 	c.link.await()
-	if !c.spawn(func() {
-		_, err := c.session.Ping()
-		answered <- err
-	}) {
-		return errClosed
-	}
-	select {
-	case err := <-answered:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("no answer to a ping: %w", context.Cause(ctx))
-	}
+	return Greet(s, a)
 }
 
 // Streams is how many streams are open.

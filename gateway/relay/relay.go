@@ -88,9 +88,10 @@ type pair struct {
 	err   error
 	cut   bool
 	timer *time.Timer
-	seen  int64       // moved, when the timer was last set
-	last  *time.Timer // for the last direction's end, or a look at the program
-	over  bool        // the last direction's bytes are of use to nobody
+	limit time.Duration // of it
+	seen  int64         // moved, when the timer was last set
+	last  *time.Timer   // for the last direction's end, or a look at the program
+	over  bool          // the last direction's bytes are of use to nobody
 }
 
 // A direction moves bytes from src to dst.
@@ -110,18 +111,7 @@ type direction struct {
 // wasReset tells whether a write to dst has met its reset, which the system tells but
 // once: reading from dst seems to come to a clean end then.
 func (d *direction) wasReset() bool {
-	c := d.dst
-	for {
-		switch v := c.(type) {
-		case interface{ NetConn() net.Conn }:
-			c = v.NetConn()
-			continue
-		case interface{ Beneath() *net.TCPConn }: // a transport's
-			c = v.Beneath()
-		}
-		break
-	}
-	if t, ok := c.(*net.TCPConn); !ok || !closed(t) {
+	if t := socket(d.dst); t == nil || !closed(t) {
 		return false
 	}
 	d.writing.Lock() // one under way ends at once
@@ -296,11 +286,15 @@ func (p *pair) later(d time.Duration, f func()) {
 }
 
 // watch ends the pair after a silence of limit, or of Options.Idle where that is
-// shorter. The caller holds mu.
+// shorter. Watching for as long as before, it goes on. The caller holds mu.
 func (p *pair) watch(limit time.Duration) {
 	if p.idle > 0 {
 		limit = min(limit, p.idle)
 	}
+	if limit == p.limit {
+		return
+	}
+	p.limit = limit
 	if p.timer != nil {
 		p.timer.Stop()
 	}
@@ -384,6 +378,20 @@ func tcp(c net.Conn) *net.TCPConn {
 			c = v.NetConn()
 		default:
 			return nil
+		}
+	}
+}
+
+// socket is tcp, or the TCP connection that carries a transport's.
+func socket(c net.Conn) *net.TCPConn {
+	for {
+		switch v := c.(type) {
+		case interface{ Beneath() *net.TCPConn }:
+			return v.Beneath()
+		case interface{ NetConn() net.Conn }:
+			c = v.NetConn()
+		default:
+			return tcp(c)
 		}
 	}
 }

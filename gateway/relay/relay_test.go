@@ -343,6 +343,32 @@ func TestIdle(t *testing.T) {
 	})
 }
 
+// A look at the program, which is there, does not begin the silence anew.
+func TestSilenceGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, app := net.Pipe()
+		upstream, far := net.Pipe()
+		defer app.Close()
+		defer far.Close()
+		p := &pair{client: client, upstream: upstream}
+		begin := time.Now()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for !p.cut {
+			if time.Since(begin) > 2*HalfOpen {
+				t.Fatal("silence has no end")
+			}
+			p.watch(HalfOpen)
+			p.mu.Unlock()
+			<-time.After(lastLook)
+			p.mu.Lock()
+		}
+		if took := time.Since(begin); took > HalfOpen+lastLook || !errors.Is(p.err, ErrIdle) {
+			t.Errorf("ended after %v with %v", took, p.err)
+		}
+	})
+}
+
 func TestAbandonedHalf(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app, client := net.Pipe()
