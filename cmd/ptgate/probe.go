@@ -151,6 +151,9 @@ func probeHint(b *config.Bridge, p bridges.Probe) string {
 		}
 		return "the bridge was not reached, or is not what the bridge line says: copy the line anew; a refused port, a wrong cert and a blocked address can look alike"
 	}
+	if text := bridges.AuthAdvice(p.Err); text != "" {
+		return text
+	}
 	if b.Far == config.FarSOCKS5 {
 		return "the transport works, but no SOCKS5 server answers behind it: look at the server, and at far and user of the bridge"
 	}

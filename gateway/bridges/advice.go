@@ -29,6 +29,15 @@ func StartAdvice(err error, pt *config.PT) string {
 	return "this may be no transport program, or one that wants other options: run it by hand, and look at " + pt.Setting("exec")
 }
 
+// AuthAdvice tells the operator what to do about a far end that does not take the
+// bridge's user and password; "" where err is about something else.
+func AuthAdvice(err error) string {
+	if _, ok := errors.AsType[*carrier.AuthError](err); !ok {
+		return ""
+	}
+	return "user and password of the bridge must be one of [exit] users on the server, where that has any"
+}
+
 // NoProgram tells whether a PT did not start because there is no such program.
 func NoProgram(err error) bool {
 	_, ok := errors.AsType[*adapter.StartError](err)
@@ -52,8 +61,8 @@ func advice(err error, pt *config.PT) string {
 	if text := StartAdvice(err, pt); text != "" {
 		return text
 	}
-	if _, ok := errors.AsType[*carrier.AuthError](err); ok {
-		return "user and password of the bridge must be one of [exit] users on the server, where that has any"
+	if text := AuthAdvice(err); text != "" {
+		return text
 	}
 	switch {
 	case Refused(err):
