@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"ptgate/adapter"
 	"ptgate/gateway/config"
 	"ptgate/gateway/serve"
 )
@@ -58,7 +59,7 @@ func TestServeStates(t *testing.T) {
 	}
 
 	// Keys of the options never get into a directory with others.
-	keys := []config.Arg{{Key: "private-key", Value: "x"}}
+	keys := adapter.Args{{Key: "private-key", Value: "x"}}
 	cfg := &config.Config{Path: mine, StateDir: dir}
 	for _, s := range []*config.Serve{{Options: keys}, {}, {Options: keys}} {
 		s.Transport, s.PT = "obfs4", &config.PT{}

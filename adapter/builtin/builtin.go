@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -15,6 +16,8 @@ import (
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/meeklite"
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/obfs4"
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/webtunnel"
+
+	"ptgate/adapter"
 )
 
 // The transports' names, as bridge lines and pt-spec spell them.
@@ -26,10 +29,6 @@ const (
 
 // ErrUnknownTransport says that a transport is not one of ours in that role.
 var ErrUnknownTransport = errors.New("no such built-in transport")
-
-// An Arg is one key and value of a bridge line or of a server's options. Keys
-// may repeat.
-type Arg struct{ Key, Value string }
 
 // ClientTransports names the transports that NewClient knows.
 func ClientTransports() []string { return []string{nameObfs4, nameWebtunnel, nameMeekLite} }
@@ -58,7 +57,7 @@ func clientFactory(name, stateDir string) (base.ClientFactory, error) {
 }
 
 // toPT converts args to goptlib's form, which keeps the order within a key only.
-func toPT(args []Arg) pt.Args {
+func toPT(args adapter.Args) pt.Args {
 	m := make(pt.Args, len(args))
 	for _, a := range args {
 		m.Add(a.Key, a.Value)
@@ -67,22 +66,14 @@ func toPT(args []Arg) pt.Args {
 }
 
 // fromPT converts back; keys come out sorted, as SMETHOD lines have them.
-func fromPT(m pt.Args) []Arg {
-	args := make([]Arg, 0, len(m))
+func fromPT(m pt.Args) adapter.Args {
+	args := make(adapter.Args, 0, len(m))
 	for key, values := range m {
 		for _, v := range values {
-			args = append(args, Arg{key, v})
+			args = append(args, adapter.Arg{Key: key, Value: v})
 		}
 	}
-	slices.SortStableFunc(args, func(a, b Arg) int {
-		switch {
-		case a.Key < b.Key:
-			return -1
-		case a.Key > b.Key:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(args, func(a, b adapter.Arg) int { return strings.Compare(a.Key, b.Key) })
 	return args
 }
 

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
+
+	"ptgate/adapter"
 )
 
 // handshakeTimeout bounds what a proxy and a webtunnel bridge take, each, where
@@ -102,7 +104,7 @@ func (e *DialError) Unwrap() error { return e.Err }
 // A connection of a transport that can half-close has CloseWrite; all but
 // meek_lite can. meek_lite connects only when it has something to send: an error
 // shows at the first Read.
-func (c *Client) Dial(ctx context.Context, addr string, args []Arg) (net.Conn, error) {
+func (c *Client) Dial(ctx context.Context, addr string, args adapter.Args) (net.Conn, error) {
 	d := &attempt{client: c, ctx: ctx, stage: StageArgs}
 	conn, err := d.dial(addr, args)
 	if err != nil {
@@ -127,7 +129,7 @@ type attempt struct {
 	failed  error       // of connecting: transports lose its type
 }
 
-func (d *attempt) dial(addr string, args []Arg) (net.Conn, error) {
+func (d *attempt) dial(addr string, args adapter.Args) (net.Conn, error) {
 	if err := d.ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -165,7 +167,7 @@ func (d *attempt) dial(addr string, args []Arg) (net.Conn, error) {
 	return newConn(name, inner, d.link), nil
 }
 
-func (d *attempt) parseArgs(args []Arg) (parsed any, err error) {
+func (d *attempt) parseArgs(args adapter.Args) (parsed any, err error) {
 	defer rescue(d.client.cfg.Transport, &err)
 	m := toPT(args)
 	if d.client.cfg.Transport == nameWebtunnel {

@@ -29,6 +29,8 @@ import (
 
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/common/socks5"
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
+
+	"ptgate/adapter"
 )
 
 func TestNewClientErrors(t *testing.T) {
@@ -62,25 +64,25 @@ func TestDialErrors(t *testing.T) {
 	cancel()
 	for name, tt := range map[string]struct {
 		transport, addr string
-		args            []Arg
+		args            adapter.Args
 		ctx             context.Context
 		stage           Stage
 		is              error
 	}{
 		"no args":             {nameObfs4, "127.0.0.1:1", nil, t.Context(), StageArgs, nil},
-		"bad cert":            {nameObfs4, "127.0.0.1:1", []Arg{{"cert", "AAAA"}, {"iat-mode", "0"}}, t.Context(), StageArgs, nil},
+		"bad cert":            {nameObfs4, "127.0.0.1:1", argsOf("cert", "AAAA", "iat-mode", "0"), t.Context(), StageArgs, nil},
 		"refused":             {nameObfs4, freeAddr(t), l.Args(), t.Context(), StageConnect, syscall.ECONNREFUSED},
 		"no port":             {nameObfs4, "127.0.0.1", l.Args(), t.Context(), StageConnect, nil},
 		"garbage":             {nameObfs4, garbage, l.Args(), t.Context(), StageHandshake, nil},
 		"ended":               {nameObfs4, l.Addr().String(), l.Args(), done, StageArgs, context.Canceled},
 		"webtunnel no url":    {nameWebtunnel, "192.0.2.1:1", nil, t.Context(), StageArgs, nil},
-		"webtunnel bad url":   {nameWebtunnel, "192.0.2.1:1", []Arg{{"url", "http://%"}}, t.Context(), StageArgs, nil},
-		"webtunnel refused":   {nameWebtunnel, "192.0.2.1:1", []Arg{{"url", "http://" + freeAddr(t)}}, t.Context(), StageConnect, syscall.ECONNREFUSED},
-		"webtunnel v6":        {nameWebtunnel, "192.0.2.1:1", []Arg{{"url", "http://[::1]:1/"}}, t.Context(), StageConnect, nil},
-		"webtunnel garbage":   {nameWebtunnel, "192.0.2.1:1", []Arg{{"url", "http://" + garbage}}, t.Context(), StageHandshake, nil},
-		"webtunnel tls":       {nameWebtunnel, "192.0.2.1:1", []Arg{{"url", "https://" + garbage}}, t.Context(), StageHandshake, nil},
-		"webtunnel bad name":  {nameWebtunnel, "192.0.2.1:1", []Arg{{"url", "https://" + garbage}, {"servername", ","}}, t.Context(), StageHandshake, nil},
-		"webtunnel bad print": {nameWebtunnel, "192.0.2.1:1", []Arg{{"url", "https://" + garbage}, {"utls", "x"}}, t.Context(), StageHandshake, nil},
+		"webtunnel bad url":   {nameWebtunnel, "192.0.2.1:1", argsOf("url", "http://%"), t.Context(), StageArgs, nil},
+		"webtunnel refused":   {nameWebtunnel, "192.0.2.1:1", argsOf("url", "http://"+freeAddr(t)), t.Context(), StageConnect, syscall.ECONNREFUSED},
+		"webtunnel v6":        {nameWebtunnel, "192.0.2.1:1", argsOf("url", "http://[::1]:1/"), t.Context(), StageConnect, nil},
+		"webtunnel garbage":   {nameWebtunnel, "192.0.2.1:1", argsOf("url", "http://"+garbage), t.Context(), StageHandshake, nil},
+		"webtunnel tls":       {nameWebtunnel, "192.0.2.1:1", argsOf("url", "https://"+garbage), t.Context(), StageHandshake, nil},
+		"webtunnel bad name":  {nameWebtunnel, "192.0.2.1:1", argsOf("url", "https://"+garbage, "servername", ","), t.Context(), StageHandshake, nil},
+		"webtunnel bad print": {nameWebtunnel, "192.0.2.1:1", argsOf("url", "https://"+garbage, "utls", "x"), t.Context(), StageHandshake, nil},
 		"meek_lite no url":    {nameMeekLite, "192.0.2.1:1", nil, t.Context(), StageArgs, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -117,18 +119,18 @@ func TestCancelAtEveryStage(t *testing.T) {
 	obfs4Args := serverFor(t, nameObfs4, nil).Args()
 	for name, tt := range map[string]struct {
 		transport string
-		args      []Arg
+		args      adapter.Args
 		proxy     string
 		stage     Stage
 	}{
 		"obfs4":           {nameObfs4, obfs4Args, "", StageHandshake},
-		"webtunnel":       {nameWebtunnel, []Arg{{"url", "http://" + addr}}, "", StageHandshake},
-		"webtunnel tls":   {nameWebtunnel, []Arg{{"url", "https://" + addr}, {"utls", "none"}}, "", StageHandshake},
-		"webtunnel utls":  {nameWebtunnel, []Arg{{"url", "https://" + addr}}, "", StageHandshake},
+		"webtunnel":       {nameWebtunnel, argsOf("url", "http://"+addr), "", StageHandshake},
+		"webtunnel tls":   {nameWebtunnel, argsOf("url", "https://"+addr, "utls", "none"), "", StageHandshake},
+		"webtunnel utls":  {nameWebtunnel, argsOf("url", "https://"+addr), "", StageHandshake},
 		"http proxy":      {nameObfs4, obfs4Args, "http://" + addr, StageProxy},
 		"socks4a proxy":   {nameObfs4, obfs4Args, "socks4a://" + addr, StageProxy},
 		"socks5 proxy":    {nameObfs4, obfs4Args, "socks5://" + addr, StageProxy},
-		"webtunnel proxy": {nameWebtunnel, []Arg{{"url", "http://192.0.2.1"}}, "socks5://" + addr, StageProxy},
+		"webtunnel proxy": {nameWebtunnel, argsOf("url", "http://192.0.2.1"), "socks5://" + addr, StageProxy},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := clientFor(t, tt.transport, func(c *ClientConfig) {
@@ -220,7 +222,7 @@ func TestBindAddresses(t *testing.T) {
 		c.SendBuffer = 64 << 10
 	})
 	for _, host := range []string{"127.0.0.1", "localhost"} {
-		conn, err := c.Dial(t.Context(), "192.0.2.1:1", []Arg{{"url", "http://" + net.JoinHostPort(host, port)}})
+		conn, err := c.Dial(t.Context(), "192.0.2.1:1", argsOf("url", "http://"+net.JoinHostPort(host, port)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -276,7 +278,7 @@ func TestWebtunnelOverTLS(t *testing.T) {
 	addr, hash := tlsFront(t, l)
 	data := randomBytes(t, 1<<20)
 	for _, utls := range []string{"none", "hellorandomizednoalpn", ""} {
-		args := []Arg{{"url", "https://front.example/secret"}, {"addr", addr}, {"cert", hash}, {"utls", utls}}
+		args := argsOf("url", "https://front.example/secret", "addr", addr, "cert", hash, "utls", utls)
 		conn, err := clientFor(t, nameWebtunnel, nil).Dial(t.Context(), "192.0.2.1:1", args)
 		if err != nil {
 			t.Fatalf("utls %q: %v", utls, err)
@@ -308,7 +310,7 @@ func TestWebtunnelOverTLS(t *testing.T) {
 	}
 	wrong := base64.StdEncoding.EncodeToString(make([]byte, 32))
 	for _, utls := range []string{"none", ""} {
-		args := []Arg{{"url", "https://front.example/secret"}, {"addr", addr}, {"cert", wrong}, {"utls", utls}}
+		args := argsOf("url", "https://front.example/secret", "addr", addr, "cert", wrong, "utls", utls)
 		if c, err := clientFor(t, nameWebtunnel, nil).Dial(t.Context(), "192.0.2.1:1", args); err == nil {
 			_ = c.Close()
 			t.Errorf("utls %q: a wrong certificate is taken", utls)
@@ -407,7 +409,7 @@ func TestProxies(t *testing.T) {
 				u.Host = orPort(t, func(c *net.TCPConn) { p.serve(c, u.Scheme, l.Addr().String()) })
 				args := l.Args()
 				if transport == nameWebtunnel {
-					args = []Arg{{"url", "http://" + tt.host + ":443/secret"}}
+					args = argsOf("url", "http://"+tt.host+":443/secret")
 				}
 				c := clientFor(t, transport, func(c *ClientConfig) { c.Proxy = u })
 				conn, err := c.Dial(t.Context(), tt.host+":443", args)
@@ -523,7 +525,7 @@ func meekServer(t *testing.T) *httptest.Server {
 func TestMeekLite(t *testing.T) {
 	s := meekServer(t)
 	c := clientFor(t, nameMeekLite, nil)
-	conn, err := c.Dial(t.Context(), "192.0.2.1:1", []Arg{{"url", s.URL}, {"utls", "none"}})
+	conn, err := c.Dial(t.Context(), "192.0.2.1:1", argsOf("url", s.URL, "utls", "none"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -567,7 +569,7 @@ func TestMeekLiteUnread(t *testing.T) {
 		_, _ = w.Write(make([]byte, 1000))
 	}))
 	defer s.Close()
-	conn, err := clientFor(t, nameMeekLite, nil).Dial(t.Context(), "192.0.2.1:1", []Arg{{"url", s.URL}, {"utls", "none"}})
+	conn, err := clientFor(t, nameMeekLite, nil).Dial(t.Context(), "192.0.2.1:1", argsOf("url", s.URL, "utls", "none"))
 	if err != nil {
 		t.Fatal(err)
 	}

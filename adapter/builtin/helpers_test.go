@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"ptgate/adapter"
 )
 
 func TestMain(m *testing.M) {
@@ -28,7 +30,7 @@ func serverFor(t testing.TB, transport string, change func(*ServerConfig)) *List
 		change(&cfg)
 	}
 	if transport == nameWebtunnel && cfg.Options == nil {
-		cfg.Options = []Arg{{"url", "http://127.0.0.1/secret"}}
+		cfg.Options = argsOf("url", "http://127.0.0.1/secret")
 	}
 	l, err := Listen(cfg)
 	if err != nil {
@@ -43,10 +45,10 @@ func serverFor(t testing.TB, transport string, change func(*ServerConfig)) *List
 }
 
 // bridge is what a client needs to reach l.
-func bridge(l *Listener) (addr string, args []Arg) {
+func bridge(l *Listener) (addr string, args adapter.Args) {
 	args = l.Args()
 	if l.cfg.Transport == nameWebtunnel {
-		args = []Arg{{"url", fmt.Sprintf("http://%s/secret", l.Addr())}, {"utls", "none"}}
+		args = argsOf("url", fmt.Sprintf("http://%s/secret", l.Addr()), "utls", "none")
 	}
 	return l.Addr().String(), args
 }
@@ -111,4 +113,12 @@ func sum(r io.Reader) (string, int64, error) {
 	h := sha256.New()
 	n, err := io.Copy(h, r)
 	return fmt.Sprintf("%x", h.Sum(nil)), n, err
+}
+
+// argsOf makes args of keys and values in turn.
+func argsOf(pairs ...string) (args adapter.Args) {
+	for i := 0; i < len(pairs); i += 2 {
+		args.Add(pairs[i], pairs[i+1])
+	}
+	return args
 }

@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"ptgate/adapter"
 )
 
 // limit bounds every wait in these tests; it is reached only by a fault.
@@ -131,7 +133,7 @@ func cmethod(t *testing.T, lines []string, transport string) string {
 
 // socks asks the child at socksAddr for target with args and gives the connection
 // and the reply.
-func socks(t *testing.T, socksAddr, target string, args []Arg) (*net.TCPConn, byte) {
+func socks(t *testing.T, socksAddr, target string, args adapter.Args) (*net.TCPConn, byte) {
 	t.Helper()
 	c, err := net.Dial("tcp", socksAddr)
 	if err != nil {
@@ -210,7 +212,7 @@ func echoAtEnd(c *net.TCPConn) {
 }
 
 // startServerPT runs a server child and returns where clients dial, and with what.
-func startServerPT(t *testing.T, transport string, env ...string) (p *ptProcess, addr string, args []Arg) {
+func startServerPT(t *testing.T, transport string, env ...string) (p *ptProcess, addr string, args adapter.Args) {
 	t.Helper()
 	bind := freeAddr(t)
 	env = append(env, "TOR_PT_SERVER_TRANSPORTS="+transport, "TOR_PT_SERVER_BINDADDR="+transport+"-"+bind)
@@ -226,7 +228,7 @@ func startServerPT(t *testing.T, transport string, env ...string) (p *ptProcess,
 		}
 		for pair := range strings.SplitSeq(strings.TrimPrefix(fields[3], "ARGS:"), ",") {
 			key, value, _ := strings.Cut(pair, "=")
-			args = append(args, Arg{key, strings.ReplaceAll(value, `\`, "")})
+			args = append(args, adapter.Arg{Key: key, Value: strings.ReplaceAll(value, `\`, "")})
 		}
 		if transport == nameObfs4 && fields[2] != bind {
 			t.Errorf("announced %s, bound %s", fields[2], bind)
@@ -423,13 +425,13 @@ func TestMainReplies(t *testing.T) {
 		}
 	})
 	t.Run("webtunnel refused", func(t *testing.T) {
-		args := []Arg{{"url", "http://" + freeAddr(t) + "/x"}}
+		args := argsOf("url", "http://"+freeAddr(t)+"/x")
 		if _, reply := socks(t, cmethod(t, lines, nameWebtunnel), "192.0.2.1:1", args); reply != 5 {
 			t.Errorf("reply %d", reply)
 		}
 	})
 	t.Run("bad arguments", func(t *testing.T) {
-		if _, reply := socks(t, cmethod(t, lines, nameObfs4), freeAddr(t), []Arg{{"cert", "no"}}); reply != 1 {
+		if _, reply := socks(t, cmethod(t, lines, nameObfs4), freeAddr(t), argsOf("cert", "no")); reply != 1 {
 			t.Errorf("reply %d", reply)
 		}
 	})

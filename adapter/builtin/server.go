@@ -16,6 +16,8 @@ import (
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/obfs4"
 	webtunnelproject "gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/webtunnel"
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/webtunnel/transport/httpupgrade"
+
+	"ptgate/adapter"
 )
 
 const (
@@ -44,7 +46,7 @@ type ServerConfig struct {
 	Bind string
 	// Options are the transport's: iat-mode for obfs4; url for webtunnel, which
 	// needs it.
-	Options []Arg
+	Options adapter.Args
 	// Admit says whether a client may come in; others are reset before they
 	// learn anything (webtunnel: after the request that names the client). It is
 	// called from many goroutines. nil: everybody.
@@ -76,7 +78,7 @@ type Listener struct {
 	log    *slog.Logger
 	tcp    *net.TCPListener
 	accept func(*link) (net.Conn, netip.AddrPort, error)
-	args   []Arg
+	args   adapter.Args
 
 	ready   chan net.Conn
 	slots   chan struct{} // handshakes
@@ -196,7 +198,7 @@ func addrPort(a net.Addr) netip.AddrPort {
 func (l *Listener) Addr() net.Addr { return l.tcp.Addr() }
 
 // Args are the arguments that clients need, for the bridge line.
-func (l *Listener) Args() []Arg { return l.args }
+func (l *Listener) Args() adapter.Args { return l.args }
 
 // Accept waits for the next client whose handshake is done. The connection's
 // RemoteAddr is the client's; it has CloseWrite. After Close the error is

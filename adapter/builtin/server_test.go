@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"ptgate/adapter"
 )
 
 func TestListenErrors(t *testing.T) {
@@ -31,10 +33,10 @@ func TestListenErrors(t *testing.T) {
 		"no state":    {ServerConfig{Transport: nameObfs4, Bind: "127.0.0.1:0"}, "state directory"},
 		"state":       {ServerConfig{Transport: nameObfs4, Bind: "127.0.0.1:0", StateDir: file + "/x"}, "state directory"},
 		"half a key": {ServerConfig{Transport: nameObfs4, Bind: "127.0.0.1:0", StateDir: t.TempDir(),
-			Options: []Arg{{"node-id", strings.Repeat("00", 20)}}}, "private-key"},
+			Options: argsOf("node-id", strings.Repeat("00", 20))}, "private-key"},
 		"no url": {ServerConfig{Transport: nameWebtunnel, Bind: "127.0.0.1:0"}, "url"},
 		"in use": {ServerConfig{Transport: nameWebtunnel, Bind: serverFor(t, nameWebtunnel, nil).Addr().String(),
-			Options: []Arg{{"url", "http://x/"}}}, "in use"},
+			Options: argsOf("url", "http://x/")}, "in use"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, err := Listen(tt.cfg)
@@ -52,7 +54,7 @@ func TestListenErrors(t *testing.T) {
 func TestObfs4State(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a", "b")
 	cfg := ServerConfig{Transport: nameObfs4, StateDir: dir, Bind: "127.0.0.1:0"}
-	var before []Arg
+	var before adapter.Args
 	for range 2 {
 		l, err := Listen(cfg)
 		if err != nil {
@@ -64,7 +66,7 @@ func TestObfs4State(t *testing.T) {
 		}
 		before = l.Args()
 	}
-	if len(before) != 2 || before[0].Key != "cert" || before[1] != (Arg{"iat-mode", "0"}) {
+	if len(before) != 2 || before[0].Key != "cert" || before[1] != (adapter.Arg{Key: "iat-mode", Value: "0"}) {
 		t.Errorf("args %v", before)
 	}
 	for name, want := range map[string]os.FileMode{
@@ -79,8 +81,8 @@ func TestObfs4State(t *testing.T) {
 
 func TestIATModes(t *testing.T) {
 	for _, mode := range []string{"1", "2"} {
-		l := serverFor(t, nameObfs4, func(c *ServerConfig) { c.Options = []Arg{{"iat-mode", mode}} })
-		if !slices.Contains(l.Args(), Arg{"iat-mode", mode}) {
+		l := serverFor(t, nameObfs4, func(c *ServerConfig) { c.Options = argsOf("iat-mode", mode) })
+		if !slices.Contains(l.Args(), adapter.Arg{Key: "iat-mode", Value: mode}) {
 			t.Errorf("args %v", l.Args())
 		}
 		client, server := connect(t, l, clientFor(t, nameObfs4, nil))

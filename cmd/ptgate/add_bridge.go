@@ -205,7 +205,7 @@ func addBridge(path, name string, line adapter.BridgeLine, far config.Far) (_ st
 // same tells whether b is what line describes.
 func same(b *config.Bridge, line adapter.BridgeLine) bool {
 	return b.Transport == line.Transport && b.Address == line.Addr &&
-		slices.EqualFunc(b.Args, line.Args, func(x config.Arg, y adapter.Arg) bool { return adapter.Arg(x) == y })
+		slices.Equal(b.Args, line.Args)
 }
 
 // replaceFile puts what edit makes of a file in its place, at once and whole, if

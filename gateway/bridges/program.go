@@ -140,22 +140,14 @@ func (p *program) dial(ctx context.Context, b *config.Bridge) (net.Conn, error) 
 		return nil, p.err
 	}
 	if p.inside != nil {
-		args := make([]builtin.Arg, len(b.Args))
-		for i, a := range b.Args {
-			args[i] = builtin.Arg(a)
-		}
-		return p.inside.Dial(ctx, b.Address, args)
-	}
-	args := make(adapter.Args, len(b.Args))
-	for i, a := range b.Args {
-		args[i] = adapter.Arg(a)
+		return p.inside.Dial(ctx, b.Address, b.Args)
 	}
 	for try := 0; ; try++ {
 		pt, err := p.ready(ctx)
 		if err != nil {
 			return nil, err
 		}
-		c, err := pt.DialTransport(ctx, b.Transport, b.Address, args)
+		c, err := pt.DialTransport(ctx, b.Transport, b.Address, b.Args)
 		if err == nil || ctx.Err() != nil {
 			return c, err
 		}

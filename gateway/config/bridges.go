@@ -74,9 +74,7 @@ func (l *loading) bridgeLine(t *table, b *Bridge) {
 		return
 	}
 	b.Transport = parsed.Transport
-	for _, arg := range parsed.Args {
-		b.Args = append(b.Args, Arg(arg))
-	}
+	b.Args = parsed.Args
 	if b.Address, err = hostPort(parsed.Addr); err != nil {
 		t.fail(line, "line: %v", err)
 	}
@@ -142,10 +140,7 @@ func (l *loading) checkArgs(t *table, b *Bridge, key string, line int) {
 	if len(b.Args) > 0 {
 		l.secret(line)
 	}
-	args := make(adapter.Args, len(b.Args))
-	for i, a := range b.Args {
-		args[i] = adapter.Arg(a)
-	}
+	args := b.Args
 	if err := args.CheckClient(); err != nil {
 		t.fail(line, "%s: %v", key, err)
 	}
@@ -192,7 +187,7 @@ func certDamage(s string) string {
 	return ""
 }
 
-func checkIATMode(t *table, line int, what string, args []Arg) {
+func checkIATMode(t *table, line int, what string, args adapter.Args) {
 	for _, a := range args {
 		if a.Key == "iat-mode" && a.Value != "0" && a.Value != "1" && a.Value != "2" {
 			t.fail(line, "%s: iat-mode can be 0, 1 or 2", what)
@@ -201,13 +196,13 @@ func checkIATMode(t *table, line int, what string, args []Arg) {
 }
 
 // checkURL wants the url that webtunnel can't do without.
-func checkURL(t *table, line int, what string, args []Arg) {
-	i := slices.IndexFunc(args, func(a Arg) bool { return a.Key == "url" })
-	if i < 0 {
+func checkURL(t *table, line int, what string, args adapter.Args) {
+	raw, ok := args.Get("url")
+	if !ok {
 		t.fail(line, "%s: webtunnel needs url, as in url = \"https://example.com/secret-path\"", what)
 		return
 	}
-	u, err := url.Parse(args[i].Value)
+	u, err := url.Parse(raw)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
 		t.fail(line, "%s: url must be as in \"https://example.com/secret-path\"", what)
 	}

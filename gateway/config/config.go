@@ -9,9 +9,9 @@ package config
 import (
 	"log/slog"
 	"net/netip"
-	"slices"
 	"time"
 
+	"ptgate/adapter"
 	"ptgate/routes"
 )
 
@@ -84,7 +84,7 @@ type Bridge struct {
 	Transport string
 	Address   string // host:port with a literal address
 	// Args go to the PT with each connection. A key may repeat; the order is kept.
-	Args       []Arg
+	Args       adapter.Args
 	Far        Far
 	User       string // to the exit or SOCKS5 server, where it asks
 	Password   string
@@ -93,9 +93,6 @@ type Bridge struct {
 	PT         *PT // the program that speaks Transport; never nil
 	Line       int
 }
-
-// An Arg is one key and value for a PT.
-type Arg struct{ Key, Value string }
 
 // Pick says how a route chooses among its bridges.
 type Pick string
@@ -145,7 +142,7 @@ type Serve struct {
 	Transport string
 	Bind      netip.AddrPort // port 0 is any free one
 	Public    string         // host:port that clients dial; "" where only the operator can tell
-	Options   []Arg
+	Options   adapter.Args
 	Allow     []netip.Prefix // client networks let in; empty: all
 	Deny      []netip.Prefix // looked at first
 	Forward   string         // host:port of a fixed service; "": the exit
@@ -156,7 +153,8 @@ type Serve struct {
 // HasKeys tells whether the options have the transport's keys, as those that
 // `ptgate pair` writes; else it makes them, and keeps them in its state directory.
 func (s *Serve) HasKeys() bool {
-	return slices.ContainsFunc(s.Options, func(a Arg) bool { return a.Key == "private-key" })
+	_, ok := s.Options.Get("private-key")
+	return ok
 }
 
 // Exit is the [exit] table: what this box's exit may open.

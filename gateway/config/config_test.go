@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"ptgate/adapter"
 	"ptgate/gateway/dest"
 	"ptgate/routes"
 )
@@ -134,16 +135,16 @@ func TestEverything(t *testing.T) {
 	inside := &PT{Name: "inside", Transports: []string{"webtunnel"}, Isolate: true, Line: 100}
 	obfs4 := &PT{Name: "obfs4", Transports: []string{"obfs4"}}
 	tokyo := &Bridge{Name: "tokyo", Transport: "obfs4", Address: "192.0.2.10:443", Far: FarExit, User: "me", Password: "pass",
-		Args:       []Arg{{"cert", "XHQQLQGlwhGz44t+DM2ekE1+VWVcS8Dg1G3p3PKLtwBiNw2zDPjp/NEOPDaVCm0RKMootA"}, {"iat-mode", "0"}},
+		Args:       argsOf("cert", "XHQQLQGlwhGz44t+DM2ekE1+VWVcS8Dg1G3p3PKLtwBiNw2zDPjp/NEOPDaVCm0RKMootA", "iat-mode", "0"),
 		Optimistic: OptimisticAlways, Carriers: 3, PT: obfs4, Line: 15}
 	paris := &Bridge{Name: "paris", Transport: "obfs4", Address: "192.0.2.20:443", Far: FarSOCKS5, Optimistic: OptimisticLearned,
-		Args: []Arg{{"cert", "kf2tXsNjfWjGvEhf35ttmrHUDhXtLEUtZEWzVC19h+5qc07OnPZ7560QZ+dXkF8Hv+KRgA"}, {"iat-mode", "0"}}, PT: obfs4, Line: 25}
+		Args: argsOf("cert", "kf2tXsNjfWjGvEhf35ttmrHUDhXtLEUtZEWzVC19h+5qc07OnPZ7560QZ+dXkF8Hv+KRgA", "iat-mode", "0"), PT: obfs4, Line: 25}
 	oslo := &Bridge{Name: "oslo", Transport: "webtunnel", Address: "[2001:db8::1]:443", Far: FarExit, Optimistic: OptimisticLearned,
-		Args: []Arg{{"url", "https://example.com/path"}, {"ver", "0.0.1"}}, PT: inside, Line: 29}
+		Args: argsOf("url", "https://example.com/path", "ver", "0.0.1"), PT: inside, Line: 29}
 	rome := &Bridge{Name: "rome", Transport: "dust", Address: "192.0.2.30:443", Far: FarForward, Optimistic: OptimisticLearned,
-		Args: []Arg{{"zeta", "1"}, {"alpha", "2"}, {"alpha", "3"}}, PT: proxy, Line: 34}
+		Args: argsOf("zeta", "1", "alpha", "2", "alpha", "3"), PT: proxy, Line: 34}
 	inline := &Bridge{Name: "route 2", Transport: "obfs4", Address: "198.51.100.7:443", Far: FarExit, Optimistic: OptimisticNever,
-		Args: []Arg{{"cert", "AoHJ2A2/xY+8BeRUlarB0p4vKsq7w6AUFjSHiP76EWjB45+o1hMhNwRSHb4YkHTK4pIF1Q"}, {"iat-mode", "1"}}, PT: obfs4, Line: 47}
+		Args: argsOf("cert", "AoHJ2A2/xY+8BeRUlarB0p4vKsq7w6AUFjSHiP76EWjB45+o1hMhNwRSHb4YkHTK4pIF1Q", "iat-mode", "1"), PT: obfs4, Line: 47}
 	file, list := "testdata/good/everything.toml", "testdata/lists/domains.txt"
 	want := &Config{
 		Path: filepath.Join(dir, "everything.toml"), StateDir: filepath.Join(dir, "state"),
@@ -160,11 +161,11 @@ func TestEverything(t *testing.T) {
 			{Via: []*Bridge{rome}, Pick: PickFirst, Line: 63, Sources: []Source{{File: file, Runs: []Run{{0, 64}}}}},
 		},
 		Serve: []*Serve{
-			{Transport: "obfs4", Bind: netip.MustParseAddrPort("[::]:8443"), Public: "198.51.100.1:443", Options: []Arg{{"iat-mode", "1"}},
+			{Transport: "obfs4", Bind: netip.MustParseAddrPort("[::]:8443"), Public: "198.51.100.1:443", Options: argsOf("iat-mode", "1"),
 				Allow: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, Deny: []netip.Prefix{netip.MustParsePrefix("198.51.100.7/32")}, PT: obfs4, Line: 67},
 			{Transport: "obfs3", Bind: netip.MustParseAddrPort("192.0.2.1:444"), Public: "192.0.2.1:444", Forward: "localhost:22", PT: proxy, Line: 75},
 			{Transport: "webtunnel", Bind: netip.MustParseAddrPort("127.0.0.1:8000"), Public: "www.example.com:443",
-				Options: []Arg{{"url", "https://www.example.com/path"}}, PT: inside, Line: 81},
+				Options: argsOf("url", "https://www.example.com/path"), PT: inside, Line: 81},
 		},
 		Exit: Exit{DenyPrivate: true, Users: map[string]string{"me": "pass"}},
 		PTs:  []*PT{proxy, inside, obfs4},
@@ -516,4 +517,12 @@ func TestExit(t *testing.T) {
 			t.Errorf("%q: allowed %q, private denied %v, %d and %d patterns denied", c.doc, allowed, e.DenyPrivate, e.Deny.Len(), e.DenyNets.Len())
 		}
 	}
+}
+
+// argsOf makes args of keys and values in turn.
+func argsOf(pairs ...string) (args adapter.Args) {
+	for i := 0; i < len(pairs); i += 2 {
+		args.Add(pairs[i], pairs[i+1])
+	}
+	return args
 }

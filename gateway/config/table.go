@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"ptgate/adapter"
 )
 
 // A table is one TOML table under inspection. Each getter notes that its key is
@@ -316,13 +318,13 @@ func (t *table) array(key string) []*table {
 
 // args reads a table of args: each value a string, a whole number, or a list of
 // them where the key repeats. The order is the file's.
-func (t *table) args(key string) []Arg {
+func (t *table) args(key string) adapter.Args {
 	s := t.sub(key)
 	names := slices.Collect(maps.Keys(s.m))
 	slices.SortFunc(names, func(a, b string) int {
 		return t.l.lines.order(join(s.path, a)) - t.l.lines.order(join(s.path, b))
 	})
-	var args []Arg
+	var args adapter.Args
 	for _, name := range names {
 		values, ok := s.m[name].([]any)
 		if !ok {
@@ -331,9 +333,9 @@ func (t *table) args(key string) []Arg {
 		for _, v := range values {
 			switch v := v.(type) {
 			case string:
-				args = append(args, Arg{name, v})
+				args.Add(name, v)
 			case int64:
-				args = append(args, Arg{name, strconv.FormatInt(v, 10)})
+				args.Add(name, strconv.FormatInt(v, 10))
 			default:
 				s.fail(s.lineOf(name), "%s must be a string, as in %s = \"…\"", name, name)
 			}

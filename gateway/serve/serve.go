@@ -54,7 +54,7 @@ type Announced struct {
 	Transport string       `json:"transport"`
 	Bind      string       `json:"bind"` // as configured
 	Address   string       `json:"address"`
-	Args      []config.Arg `json:"args"`
+	Args      adapter.Args `json:"args"`
 }
 
 // A Server is one [[serve]].
@@ -84,7 +84,7 @@ type Server struct {
 
 // A source is a running PT.
 type source interface {
-	announced() (addr string, args []config.Arg)
+	announced() (addr string, args adapter.Args)
 	// run accepts until the PT ends by itself (an error), or stop ends.
 	run(stop context.Context) error
 	// release returns when the port is free; run has returned.
@@ -272,15 +272,11 @@ type inside struct {
 }
 
 func (s *Server) openInside() (source, error) {
-	opts := make([]builtin.Arg, len(s.cfg.Options))
-	for i, o := range s.cfg.Options {
-		opts[i] = builtin.Arg(o)
-	}
 	ln, err := builtin.Listen(builtin.ServerConfig{
 		Transport: s.cfg.Transport,
 		StateDir:  s.state,
 		Bind:      s.bind(),
-		Options:   opts,
+		Options:   s.cfg.Options,
 		Admit:     s.admit,
 		Logger:    s.log,
 	})
@@ -290,12 +286,8 @@ func (s *Server) openInside() (source, error) {
 	return &inside{s: s, ln: ln}, nil
 }
 
-func (i *inside) announced() (string, []config.Arg) {
-	var args []config.Arg
-	for _, a := range i.ln.Args() {
-		args = append(args, config.Arg(a))
-	}
-	return i.ln.Addr().String(), args
+func (i *inside) announced() (string, adapter.Args) {
+	return i.ln.Addr().String(), i.ln.Args()
 }
 
 func (i *inside) run(stop context.Context) error {
@@ -350,11 +342,7 @@ func (s *Server) openChild(ctx context.Context) (source, error) {
 			PreConnect: func(i adapter.ClientInfo) bool { return s.admit(i.Addr) }})
 		c.pt = c.ext
 	}
-	opts := make(adapter.Args, len(s.cfg.Options))
-	for i, o := range s.cfg.Options {
-		opts[i] = adapter.Arg(o)
-	}
-	if err := c.pt.AddTransport(s.cfg.Transport, s.bind(), opts); err != nil {
+	if err := c.pt.AddTransport(s.cfg.Transport, s.bind(), s.cfg.Options); err != nil {
 		return nil, err
 	}
 	if err := c.pt.Start(ctx); err != nil {
@@ -380,16 +368,12 @@ func (s *Server) event(e adapter.Event) {
 	adapter.LogEvent(s.log, e)
 }
 
-func (c *child) announced() (string, []config.Arg) {
+func (c *child) announced() (string, adapter.Args) {
 	m, err := c.pt.Method(c.s.cfg.Transport)
 	if err != nil {
 		return "", nil
 	}
-	var args []config.Arg
-	for _, a := range m.Args {
-		args = append(args, config.Arg(a))
-	}
-	return m.Addr, args
+	return m.Addr, m.Args
 }
 
 func (c *child) run(stop context.Context) error {

@@ -154,11 +154,7 @@ func (f *far) try() (net.Conn, error) {
 		f.t.Fatal(err)
 	}
 	a := f.Announced()
-	args := make([]builtin.Arg, len(a.Args))
-	for i, x := range a.Args {
-		args[i] = builtin.Arg(x)
-	}
-	return client.Dial(f.t.Context(), a.Address, args)
+	return client.Dial(f.t.Context(), a.Address, a.Args)
 }
 
 func (f *far) carrier() *carrier.Client {
@@ -636,7 +632,7 @@ func TestKey(t *testing.T) {
 		{"the line of its PT", func(c *config.Serve) { c.PT.Line = 7 }, true},
 		{"transport", func(c *config.Serve) { c.Transport = "webtunnel" }, false},
 		{"bind", func(c *config.Serve) { c.Bind = netip.MustParseAddrPort("127.0.0.2:0") }, false},
-		{"options", func(c *config.Serve) { c.Options = []config.Arg{{Key: "iat-mode", Value: "1"}} }, false},
+		{"options", func(c *config.Serve) { c.Options = adapter.Args{{Key: "iat-mode", Value: "1"}} }, false},
 		{"allow", func(c *config.Serve) { c.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} }, false},
 		{"deny", func(c *config.Serve) { c.Deny = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} }, false},
 		{"forward", func(c *config.Serve) { c.Forward = "127.0.0.1:22" }, false},

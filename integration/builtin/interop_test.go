@@ -150,11 +150,7 @@ func startServer(t *testing.T, transport string, p program, state string) far {
 func startInProcess(t *testing.T, transport, state string) far {
 	t.Helper()
 	bind := freeAddr(t)
-	cfg := builtin.ServerConfig{Transport: transport, StateDir: state, Bind: bind}
-	for _, a := range options(transport, bind) {
-		cfg.Options = append(cfg.Options, builtin.Arg(a))
-	}
-	l, err := builtin.Listen(cfg)
+	l, err := builtin.Listen(builtin.ServerConfig{Transport: transport, StateDir: state, Bind: bind, Options: options(transport, bind)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,11 +168,7 @@ func startInProcess(t *testing.T, transport, state string) far {
 		_ = l.Close()
 		wg.Wait()
 	})
-	f := far{addr: bind}
-	for _, a := range l.Args() {
-		f.args = append(f.args, adapter.Arg(a))
-	}
-	return f
+	return far{bind, l.Args()}
 }
 
 func TestEveryPair(t *testing.T) {
@@ -191,11 +183,7 @@ func TestEveryPair(t *testing.T) {
 		}
 		clients := map[string]func(far) (net.Conn, error){
 			"in process": func(f far) (net.Conn, error) {
-				var args []builtin.Arg
-				for _, a := range f.args {
-					args = append(args, builtin.Arg(a))
-				}
-				return inProcess.Dial(t.Context(), f.addr, args)
+				return inProcess.Dial(t.Context(), f.addr, f.args)
 			},
 		}
 		for name, p := range programs(t, transport, false) {
