@@ -12,49 +12,12 @@ import (
 	"sync/atomic"
 
 	pt "gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/goptlib"
-	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
-	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/meeklite"
-	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/obfs4"
-	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/webtunnel"
 
 	"ptgate/adapter"
 )
 
-// The transports' names, as bridge lines and pt-spec spell them.
-const (
-	nameObfs4     = "obfs4"
-	nameWebtunnel = "webtunnel"
-	nameMeekLite  = "meek_lite"
-)
-
 // ErrUnknownTransport says that a transport is not one of ours in that role.
 var ErrUnknownTransport = errors.New("no such built-in transport")
-
-// ClientTransports names the transports that NewClient knows.
-func ClientTransports() []string { return []string{nameObfs4, nameWebtunnel, nameMeekLite} }
-
-// ServerTransports names the transports that Listen knows.
-func ServerTransports() []string { return []string{nameObfs4, nameWebtunnel} }
-
-// InProcess reports whether transport may run inside the process that carries
-// everything else. That is so where its code starts no goroutine of its own: a
-// panic in one could not be turned into an error. meek_lite has a worker
-// goroutine for each connection and belongs in a child process.
-func InProcess(transport string) bool {
-	return transport == nameObfs4 || transport == nameWebtunnel
-}
-
-func clientFactory(name, stateDir string) (base.ClientFactory, error) {
-	switch name {
-	case nameObfs4:
-		return new(obfs4.Transport).ClientFactory(stateDir)
-	case nameWebtunnel:
-		return webtunnel.Transport.ClientFactory(stateDir)
-	case nameMeekLite:
-		return new(meeklite.Transport).ClientFactory(stateDir)
-	}
-	return nil, fmt.Errorf("client transport %q: %w", name, ErrUnknownTransport)
-}
 
 // toPT converts args to goptlib's form, which keeps the order within a key only.
 func toPT(args adapter.Args) pt.Args {

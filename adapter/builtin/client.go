@@ -22,7 +22,7 @@ const handshakeTimeout = 60 * time.Second
 
 // A ClientConfig says how a Client connects.
 type ClientConfig struct {
-	// Transport is one of ClientTransports.
+	// Transport is one of ours that has the role of a client.
 	Transport string
 	// StateDir is for what a transport keeps between runs; the present client
 	// transports keep nothing.
@@ -45,6 +45,7 @@ type ClientConfig struct {
 // used by any number of goroutines.
 type Client struct {
 	cfg     ClientConfig
+	row     *Transport
 	factory base.ClientFactory
 	log     *slog.Logger
 }
@@ -63,11 +64,15 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if cfg.BindV6.IsValid() && !cfg.BindV6.Is6() {
 		return nil, fmt.Errorf("bind address %s is not IPv6", cfg.BindV6)
 	}
-	f, err := clientFactory(cfg.Transport, cfg.StateDir)
+	row, _ := Lookup(cfg.Transport)
+	if row.client == nil {
+		return nil, fmt.Errorf("client transport %q: %w", cfg.Transport, ErrUnknownTransport)
+	}
+	f, err := row.client(cfg.StateDir)
 	if err != nil {
 		return nil, err
 	}
-	return &Client{cfg: cfg, factory: f, log: orDiscard(cfg.Logger)}, nil
+	return &Client{cfg: cfg, row: row, factory: f, log: orDiscard(cfg.Logger)}, nil
 }
 
 // A Stage is how far a dial has come.
@@ -101,9 +106,8 @@ func (e *DialError) Unwrap() error { return e.Err }
 // step; once Dial has returned, it has no effect on the connection. Errors are
 // *DialError.
 //
-// A connection of a transport that can half-close has CloseWrite; all but
-// meek_lite can. meek_lite connects only when it has something to send: an error
-// shows at the first Read.
+// A connection has CloseWrite, unless its transport is Polled. Such a one connects
+// only when it has something to send: an error shows at the first Read.
 func (c *Client) Dial(ctx context.Context, addr string, args adapter.Args) (net.Conn, error) {
 	d := &attempt{client: c, ctx: ctx, stage: StageArgs}
 	conn, err := d.dial(addr, args)
@@ -133,12 +137,12 @@ func (d *attempt) dial(addr string, args adapter.Args) (net.Conn, error) {
 	if err := d.ctx.Err(); err != nil {
 		return nil, err
 	}
-	name := d.client.cfg.Transport
+	row := d.client.row
 	parsed, err := d.parseArgs(args)
 	if err != nil {
 		return nil, err
 	}
-	if name == nameMeekLite {
+	if row.Polled {
 		return d.client.dialPolled(addr, parsed)
 	}
 	inner, err := d.handshake(addr, parsed)
@@ -163,14 +167,14 @@ func (d *attempt) dial(addr string, args adapter.Args) (net.Conn, error) {
 		return nil, err
 	}
 	d.link.settle()
-	d.link.prime = name == nameObfs4
-	return newConn(name, inner, d.link), nil
+	d.link.prime = row.prime
+	return newConn(row, inner, d.link), nil
 }
 
 func (d *attempt) parseArgs(args adapter.Args) (parsed any, err error) {
 	defer rescue(d.client.cfg.Transport, &err)
 	m := toPT(args)
-	if d.client.cfg.Transport == nameWebtunnel {
+	if d.client.row.upgrade {
 		raw, ok := m.Get("url")
 		if !ok {
 			return nil, errors.New("missing argument 'url'")
@@ -200,8 +204,8 @@ func (d *attempt) connect(_, addr string) (net.Conn, error) {
 	d.stage = StageHandshake
 	d.link = l
 	d.release = closeOnDone(d.ctx, l.tcp)
-	if d.client.cfg.Transport == nameWebtunnel {
-		// obfs4 bounds its handshake itself. Over TLS the head can't be seen from
+	if d.client.row.upgrade {
+		// Others bound their handshake themselves. Over TLS the head can't be seen from
 		// below; there only the bound holds.
 		if d.plain {
 			l.expect(maxHead, true)
@@ -326,12 +330,12 @@ func dialFrom(ctx context.Context, source netip.Addr, addr string) (*net.TCPConn
 	return c.(*net.TCPConn), nil
 }
 
-// dialPolled starts a meek_lite connection. Its worker dials whenever it needs
+// dialPolled starts a connection of a polled transport. Its worker dials whenever it needs
 // to, so those dials end with the connection and not with the caller's context.
 func (c *Client) dialPolled(addr string, parsed any) (_ net.Conn, err error) {
-	defer rescue(nameMeekLite, &err)
+	defer rescue(c.row.Name, &err)
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &polled{cancel: cancel, links: make(map[*polledLink]struct{})}
+	p := &polled{transport: c.row.Name, cancel: cancel, links: make(map[*polledLink]struct{})}
 	p.inner, err = c.factory.Dial("tcp", addr, func(_, addr string) (net.Conn, error) {
 		var stage Stage
 		l, err := c.connect(ctx, addr, &stage)

@@ -23,6 +23,7 @@ var errWriteClosed = errors.New("write side is closed")
 // Abort and the deadlines may come from any.
 type conn struct {
 	transport string
+	drains    bool     // as in Transport
 	inner     net.Conn // the transport's
 	link      *link
 	remote    net.Addr
@@ -32,8 +33,8 @@ type conn struct {
 	broken      atomic.Pointer[error]
 }
 
-func newConn(transport string, inner net.Conn, l *link) *conn {
-	return &conn{transport: transport, inner: inner, link: l, remote: l.RemoteAddr()}
+func newConn(row *Transport, inner net.Conn, l *link) *conn {
+	return &conn{transport: row.Name, drains: row.drains, inner: inner, link: l, remote: l.RemoteAddr()}
 }
 
 // fail remembers why the connection is over and ends it with a reset. Once a
@@ -142,8 +143,9 @@ func (c *conn) SetWriteDeadline(t time.Time) error { return c.link.SetWriteDeadl
 // A polled is a meek_lite connection: HTTP requests over TCP connections that
 // come and go. It can neither half-close nor keep deadlines.
 type polled struct {
-	inner  net.Conn
-	cancel context.CancelFunc // of the dials
+	transport string
+	inner     net.Conn
+	cancel    context.CancelFunc // of the dials
 
 	once  sync.Once
 	rmu   sync.Mutex // meek_lite's Read is not safe beside the drain in Close
@@ -165,14 +167,14 @@ func (l *polledLink) Close() error {
 }
 
 func (c *polled) Read(p []byte) (n int, err error) {
-	defer rescue(nameMeekLite, &err)
+	defer rescue(c.transport, &err)
 	c.rmu.Lock()
 	defer c.rmu.Unlock()
 	return c.inner.Read(p)
 }
 
 func (c *polled) Write(p []byte) (n int, err error) {
-	defer rescue(nameMeekLite, &err)
+	defer rescue(c.transport, &err)
 	return c.inner.Write(p)
 }
 

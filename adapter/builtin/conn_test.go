@@ -242,7 +242,7 @@ func (explosive) Close() error              { panic("close") }
 
 func TestPanicIsAnError(t *testing.T) {
 	a, b := tcpPair(t)
-	c := newConn("test", explosive{}, newLink(a, 0))
+	c := newConn(&Transport{Name: "test"}, explosive{}, newLink(a, 0))
 	for what, call := range map[string]func() error{
 		"close": c.Close,
 		"read":  func() error { _, err := c.Read(make([]byte, 1)); return err },

@@ -48,12 +48,14 @@ func Example() {
 	// Output: through obfs4, <nil>
 }
 
-func ExampleInProcess() {
-	for _, name := range builtin.ClientTransports() {
-		fmt.Println(name, builtin.InProcess(name))
+func ExampleTransports() {
+	for _, row := range builtin.Transports() {
+		if row.Inside() {
+			fmt.Printf("%s: client %t, server %t, in the same process %t\n", row.Name, row.Client, row.Server, row.InProcess)
+		}
 	}
 	// Output:
-	// obfs4 true
-	// webtunnel true
-	// meek_lite false
+	// obfs4: client true, server true, in the same process true
+	// webtunnel: client true, server true, in the same process true
+	// meek_lite: client true, server false, in the same process false
 }

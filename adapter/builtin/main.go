@@ -396,7 +396,7 @@ func (c *child) listen(info *pt.ServerInfo, b pt.Bindaddr, stateDir string) erro
 	if err != nil {
 		return err
 	}
-	announced, err := announce(b.MethodName, ln)
+	announced, err := announce(ln)
 	if err != nil {
 		_ = ln.Close()
 		return err
@@ -409,16 +409,15 @@ func (c *child) listen(info *pt.ServerInfo, b pt.Bindaddr, stateDir string) erro
 	return nil
 }
 
-// announce is the address for the SMETHOD line. webtunnel's real one is its web
-// server's business; like the reference server, we announce a documentation
-// address made from the url.
-func announce(name string, ln *Listener) (net.Addr, error) {
+// announce is the address for the SMETHOD line. Where nobody dials it, we announce
+// a documentation address made from the url, like webtunnel's reference server.
+func announce(ln *Listener) (net.Addr, error) {
 	for _, a := range ln.Args() {
 		if printable(a.Key+a.Value) != a.Key+a.Value {
 			return nil, fmt.Errorf("argument %q can't be announced", a.Key)
 		}
 	}
-	if name != nameWebtunnel {
+	if !ln.row.Placeholder {
 		return ln.Addr(), nil
 	}
 	_, documentation, err := net.ParseCIDR("2001:db8::/32")

@@ -25,9 +25,8 @@ func newReadiness(c net.Conn) *readiness {
 	case *link:
 		r.link = c
 	case *conn:
-		// obfs4 gives all that it has decoded to a read of relayBuffer bytes and
-		// keeps less than one frame. TLS reads ahead.
-		if c.transport != nameObfs4 && c.inner != net.Conn(c.link) {
+		// TLS reads ahead.
+		if !c.drains && c.inner != net.Conn(c.link) {
 			return r
 		}
 		r.link = c.link

@@ -35,7 +35,7 @@ const (
 
 // A ServerConfig says what a Listener offers.
 type ServerConfig struct {
-	// Transport is one of ServerTransports.
+	// Transport is one of ours that has the role of a server.
 	Transport string
 	// StateDir keeps obfs4's keys (obfs4_state.json) and is made, for us alone,
 	// where it does not exist. Whoever loses it must give out new bridge lines.
@@ -75,6 +75,7 @@ var (
 // Accept gives a connection once its handshake is done.
 type Listener struct {
 	cfg    ServerConfig
+	row    *Transport
 	log    *slog.Logger
 	tcp    *net.TCPListener
 	accept func(*link) (net.Conn, netip.AddrPort, error)
@@ -103,15 +104,11 @@ func Listen(cfg ServerConfig) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: bind address: %w", cfg.Transport, err)
 	}
-	switch cfg.Transport {
-	case nameObfs4:
-		err = l.setUpObfs4()
-	case nameWebtunnel:
-		err = l.setUpWebtunnel()
-	default:
+	l.row, _ = Lookup(cfg.Transport)
+	if l.row.listen == nil {
 		return nil, fmt.Errorf("server transport %q: %w", cfg.Transport, ErrUnknownTransport)
 	}
-	if err != nil {
+	if err := l.row.listen(l); err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.Transport, err)
 	}
 	if l.tcp, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(bind)); err != nil {
@@ -290,13 +287,13 @@ func (l *Listener) handshake(tcp *net.TCPConn, free func()) (*conn, error) {
 	}
 	leave := sync.OnceFunc(func() { l.crowd.leave(peer.Addr()) })
 	defer leave()
-	// webtunnel's clients are known only after their request.
-	if l.cfg.Transport != nameWebtunnel && !l.admitted(peer) {
+	// Behind a web server, clients are known only after their request.
+	if !l.row.Front && !l.admitted(peer) {
 		c.Abort()
 		return nil, errDenied
 	}
 	held := false
-	if l.cfg.Transport == nameObfs4 {
+	if l.row.delays {
 		c.delayed = func() error {
 			select {
 			case l.delayed <- struct{}{}:
@@ -317,7 +314,7 @@ func (l *Listener) handshake(tcp *net.TCPConn, free func()) (*conn, error) {
 	if !release() && err == nil {
 		err = net.ErrClosed
 	}
-	if err == nil && l.cfg.Transport == nameWebtunnel && !l.admitted(from) {
+	if err == nil && l.row.Front && !l.admitted(from) {
 		err = errDenied
 	}
 	if err != nil {
@@ -325,7 +322,7 @@ func (l *Listener) handshake(tcp *net.TCPConn, free func()) (*conn, error) {
 		return nil, err
 	}
 	c.settle()
-	conn := newConn(l.cfg.Transport, inner, c)
+	conn := newConn(l.row, inner, c)
 	conn.remote = net.TCPAddrFromAddrPort(from)
 	return conn, nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ptgate/adapter"
+	"ptgate/adapter/builtin"
 	"ptgate/gateway"
 	"ptgate/gateway/config"
 	"ptgate/gateway/serve"
@@ -74,11 +75,12 @@ The lines hold the transport's secrets: whoever has one can use the server.`,
 	return cmd
 }
 
-// keysInState tells whether a transport makes its keys in its state directory: all
-// do but webtunnel, which has none, and what `ptgate pair` wrote.
+// keysInState tells whether a transport has its keys in its state directory, and not
+// in its options as `ptgate pair` writes them.
 func keysInState(cfg *config.Config) bool {
 	return slices.ContainsFunc(cfg.Serve, func(s *config.Serve) bool {
-		return s.Transport != "webtunnel" && !s.HasKeys()
+		row, _ := builtin.Lookup(s.Transport)
+		return !row.NoKeys && !s.HasKeys()
 	})
 }
 
@@ -86,9 +88,10 @@ func keysInState(cfg *config.Config) bool {
 // operator what is still missing.
 func bridgeLine(s *config.Serve, a serve.Announced) (line, remark string, err error) {
 	addr := s.Public
+	row, _ := builtin.Lookup(s.Transport)
 	switch {
-	case s.Transport == "webtunnel" && (addr == "" || addr == s.Bind.String()):
-		addr = "192.0.2.1:443" // a placeholder: clients go where the url says
+	case row.Placeholder && (addr == "" || addr == s.Bind.String()):
+		addr = builtin.Placeholder
 	case addr == "":
 		addr = a.Address
 		switch host, port, err := net.SplitHostPort(a.Address); {

@@ -1,22 +1,21 @@
 package main
 
 import (
-	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"ptgate/adapter"
 	"ptgate/adapter/builtin"
 	"ptgate/gateway/dest"
+	"ptgate/routes"
 )
 
 func newPairCommand() *cobra.Command {
@@ -31,7 +30,7 @@ Both files hold secrets: move them over a channel that you trust.`,
 		Args: noArgs,
 	}
 	address := cmd.Flags().String("address", "", "`HOST:PORT` at which clients reach the server")
-	transport := cmd.Flags().String("transport", "obfs4", "obfs4 or webtunnel")
+	transport := cmd.Flags().String("transport", "obfs4", strings.ReplaceAll(pairable(), " and ", " or "))
 	out := cmd.Flags().String("out", ".", "`DIR` for the two files")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *address == "" {
@@ -57,7 +56,7 @@ Both files hold secrets: move them over a channel that you trust.`,
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "wrote", path)
 		}
-		if *transport == "webtunnel" {
+		if row, _ := builtin.Lookup(*transport); row.Front {
 			fmt.Fprintln(cmd.OutOrStdout(), "first, on the server: the comments in server.toml have what nginx needs")
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "on the server:        ptgate run -c %s\n"+
@@ -88,21 +87,31 @@ func pair(address, transport string) (server, client string, err error) {
 	if t.Addr.IsUnspecified() {
 		return "", "", usagef("--address %q: clients can't go there: give the server's public address", address)
 	}
-	switch transport {
-	case "obfs4":
-		if !t.Addr.IsValid() {
-			return "", "", usagef("--address %q: obfs4 needs the server's IP address, not a name: looking it up would tell the network where you go", address)
-		}
-		return pairObfs4(netip.AddrPortFrom(t.Addr, t.Port))
-	case "webtunnel":
-		host := t.Name
-		if t.Addr.IsValid() {
-			host = t.Addr.String()
-		}
-		server, client = pairWebtunnel(host, t.Port)
-		return server, client, nil
+	row, _ := builtin.Lookup(transport)
+	switch {
+	case row.Pair == nil:
+		return "", "", usagef("--transport %q: pair knows %s", transport, pairable())
+	case !row.Placeholder && !t.Addr.IsValid():
+		return "", "", usagef("--address %q: %s needs the server's IP address, not a name: looking it up would tell the network where you go", address, transport)
 	}
-	return "", "", usagef("--transport %q: pair knows obfs4 and webtunnel", transport)
+	public := dest.Format(t)
+	options, args, err := row.Pair(public)
+	if err != nil {
+		return "", "", err
+	}
+	server, err = serverFile(row, t, options)
+	return server, clientFile(row, public, args), err
+}
+
+// pairable names the transports that can be paired.
+func pairable() string {
+	var names []string
+	for _, row := range builtin.Transports() {
+		if row.Pair != nil {
+			names = append(names, row.Name)
+		}
+	}
+	return strings.Join(names, " and ")
 }
 
 const serverExit = `
@@ -127,75 +136,49 @@ to  = "*"
 via = "far"
 `
 
-// obfs4Keys are an obfs4 server's, as its state file has them.
-type obfs4Keys struct {
-	NodeID     string `json:"node-id"`
-	PrivateKey string `json:"private-key"`
-	DRBGSeed   string `json:"drbg-seed"`
-}
+// frontPort is where a server listens for the web server in front of it.
+const frontPort = 15000
 
-func pairObfs4(addr netip.AddrPort) (server, client string, err error) {
-	dir, err := os.MkdirTemp("", "ptgate-pair-")
-	if err != nil {
-		return "", "", err
+// serverFile is the text of server.toml; clients reach the server at public.
+func serverFile(row *builtin.Transport, public routes.Target, options adapter.Args) (string, error) {
+	var b strings.Builder
+	b.WriteString("# ptgate, the far end")
+	bind := netip.AddrPortFrom(netip.IPv4Unspecified(), public.Port)
+	switch {
+	case row.Front:
+		raw, _ := options.Get("url")
+		u, err := url.Parse(raw)
+		if err != nil {
+			return "", err
+		}
+		bind = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), frontPort)
+		fmt.Fprintf(&b, frontText, u.Host, u.Path, bind)
+	case public.Addr.IsLoopback():
+		bind = netip.AddrPortFrom(public.Addr, public.Port) // a trial on one machine
+	case public.Addr.Is6():
+		bind = netip.AddrPortFrom(netip.IPv6Unspecified(), public.Port)
 	}
-	defer os.RemoveAll(dir)
-	// The transport makes the keys itself when it first listens.
-	ln, err := builtin.Listen(builtin.ServerConfig{Transport: "obfs4", StateDir: dir, Bind: "127.0.0.1:0"})
-	if err != nil {
-		return "", "", err
+	if !row.Front {
+		b.WriteString(". ")
 	}
-	ln.Close()
-	b, err := os.ReadFile(filepath.Join(dir, "obfs4_state.json"))
-	if err != nil {
-		return "", "", err
-	}
-	var keys obfs4Keys
-	if err := json.Unmarshal(b, &keys); err != nil {
-		return "", "", err
-	}
-	args := make([]string, 0, 2)
-	for _, a := range ln.Args() {
-		args = append(args, fmt.Sprintf("%s = %q", a.Key, a.Value))
-	}
-	bind := netip.AddrPortFrom(netip.IPv4Unspecified(), addr.Port())
-	if addr.Addr().Is6() {
-		bind = netip.AddrPortFrom(netip.IPv6Unspecified(), addr.Port())
-	}
-	if addr.Addr().IsLoopback() {
-		bind = addr // a trial on one machine
-	}
-	server = fmt.Sprintf(`# ptgate, the far end. Run it on the server: ptgate run -c server.toml
-# The keys below are secret, and fit the cert in client.toml.
+	fmt.Fprintf(&b, `Run it on the server: ptgate run -c server.toml
+# The options are secret, and fit the args in client.toml.
 [[serve]]
-transport = "obfs4"
+transport = %q
 bind      = %q
-public    = %q
-options   = { iat-mode = "0", node-id = %q, private-key = %q, drbg-seed = %q }
-%s`, bind, addr, keys.NodeID, keys.PrivateKey, keys.DRBGSeed, serverExit)
-	client = fmt.Sprintf(`# ptgate, beside your programs. Run it there: ptgate run -c client.toml
-# The cert is a secret: whoever has it can use the server.
-[bridge.far]
-transport = "obfs4"
-address   = %q
-args      = { %s }
-%s`, addr, strings.Join(args, ", "), clientRoutes)
-	return server, client, nil
+`, row.Name, bind)
+	if !row.Placeholder {
+		fmt.Fprintf(&b, "public    = %q\n", dest.Format(public))
+	}
+	fmt.Fprintf(&b, "options   = { %s }\n%s", inlineTable(options), serverExit)
+	return b.String(), nil
 }
 
-// webtunnelPort is where the server's part listens for the web server.
-const webtunnelPort = 15000
-
-func pairWebtunnel(host string, port uint16) (server, client string) {
-	path := rand.Text()
-	url := "https://" + net.JoinHostPort(host, strconv.Itoa(int(port))) + "/" + path
-	if port == 443 && !strings.Contains(host, ":") {
-		url = "https://" + host + "/" + path
-	}
-	server = fmt.Sprintf(`# ptgate, the far end, behind a web server that ends TLS for %s:
+// frontText tells what the web server in front has to do.
+const frontText = `, behind a web server that ends TLS for %s:
 #
-#   location = /%s {                      # nginx, inside the server block
-#       proxy_pass         http://127.0.0.1:%d;
+#   location = %s {    # nginx, inside the server block
+#       proxy_pass         http://%s;
 #       proxy_http_version 1.1;
 #       proxy_set_header   Upgrade $http_upgrade;
 #       proxy_set_header   Connection "upgrade";
@@ -205,18 +188,29 @@ func pairWebtunnel(host string, port uint16) (server, client string) {
 #       access_log         off;
 #   }
 #
-# Run it on the server: ptgate run -c server.toml. The path is a secret.
-[[serve]]
-transport = "webtunnel"
-bind      = "127.0.0.1:%d"
-options   = { url = %q }
-%s`, host, path, webtunnelPort, webtunnelPort, url, serverExit)
-	client = fmt.Sprintf(`# ptgate, beside your programs. Run it there: ptgate run -c client.toml
-# The path in the URL is a secret: whoever has it can use the server.
+# `
+
+// clientFile is the text of client.toml.
+func clientFile(row *builtin.Transport, public string, args adapter.Args) string {
+	address := fmt.Sprintf("%q", public)
+	if row.Placeholder {
+		address = fmt.Sprintf("%q    # a placeholder: the args say where to go", builtin.Placeholder)
+	}
+	return fmt.Sprintf(`# ptgate, beside your programs. Run it there: ptgate run -c client.toml
+# The args are secret: whoever has them can use the server.
 [bridge.far]
-transport = "webtunnel"
-address   = "192.0.2.1:443"    # a placeholder: webtunnel goes where its url says
-args      = { url = %q }
-%s`, url, clientRoutes)
-	return server, client
+transport = %q
+address   = %s
+args      = { %s }
+%s`, row.Name, address, inlineTable(args), clientRoutes)
+}
+
+// inlineTable is args as the inside of a TOML table. Neither keys nor values have
+// what the two languages quote in different ways.
+func inlineTable(args adapter.Args) string {
+	parts := make([]string, len(args))
+	for i, a := range args {
+		parts[i] = fmt.Sprintf("%s = %q", a.Key, a.Value)
+	}
+	return strings.Join(parts, ", ")
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -16,16 +17,22 @@ func (e exitError) Error() string { return "exit code " + strconv.Itoa(int(e)) }
 
 // newPTCommand makes `ptgate pt`, the built-in transports for any pt-spec parent.
 func newPTCommand() *cobra.Command {
+	var names []string
+	for _, row := range builtin.Transports() {
+		if row.Inside() {
+			names = append(names, row.Name)
+		}
+	}
 	return &cobra.Command{
 		Use:   "pt",
 		Short: "Run the built-in pluggable transports for a pt-spec parent",
-		Long: `Run the built-in pluggable transports (obfs4, webtunnel, meek_lite) as a child
+		Long: `Run the built-in pluggable transports (` + strings.Join(names, ", ") + `) as a child
 of ptgate, tor or any other program that speaks pt-spec version 1. Everything is
 set in the environment by that program; by hand this command is of no use.
 
 In a torrc:
 
-  ClientTransportPlugin obfs4,webtunnel,meek_lite exec /usr/local/bin/ptgate pt`,
+  ClientTransportPlugin ` + strings.Join(names, ",") + ` exec /usr/local/bin/ptgate pt`,
 		Args:          noArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,

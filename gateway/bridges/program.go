@@ -105,12 +105,9 @@ func (m *Manager) program(p *config.PT, transport string, cfg *config.Config) *p
 		})
 		return pr
 	}
-	exec, transports := p.Exec, p.Transports
+	exec := p.Exec
 	if p.Builtin() {
 		exec = []string{m.exe, "pt"}
-		if len(transports) == 0 {
-			transports = builtin.ClientTransports()
-		}
 	}
 	settings := adapter.ClientConfig{
 		Config: adapter.Config{
@@ -121,7 +118,7 @@ func (m *Manager) program(p *config.PT, transport string, cfg *config.Config) *p
 			Logger:   pr.log,
 			OnEvent:  func(e adapter.Event) { logEvent(pr.log, m.private.Load(), e) },
 		},
-		Transports: transports,
+		Transports: p.Transports,
 		Proxy:      proxy,
 	}
 	pr.begin = func(ctx context.Context) (child, error) {

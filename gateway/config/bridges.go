@@ -1,7 +1,6 @@
 package config
 
 import (
-	"encoding/base64"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -10,6 +9,7 @@ import (
 	"strings"
 
 	"ptgate/adapter"
+	"ptgate/adapter/builtin"
 )
 
 // namedBridges reads the [bridge.NAME] tables.
@@ -140,71 +140,12 @@ func (l *loading) checkArgs(t *table, b *Bridge, key string, line int) {
 	if len(b.Args) > 0 {
 		l.secret(line)
 	}
-	args := b.Args
-	if err := args.CheckClient(); err != nil {
+	if err := b.Args.CheckClient(); err != nil {
 		t.fail(line, "%s: %v", key, err)
 	}
-	switch b.Transport {
-	case "obfs4":
-		cert, hasCert := args.Get("cert")
-		_, hasID := args.Get("node-id")
-		_, hasKey := args.Get("public-key")
-		_, hasMode := args.Get("iat-mode")
-		damage := ""
-		if hasCert {
-			damage = certDamage(cert)
-		}
-		switch {
-		case !hasCert && !(hasID && hasKey):
-			t.fail(line, "%s: obfs4 needs cert: copy the bridge line anew", key)
-		case damage != "":
-			t.fail(line, "%s: cert is damaged: %s; copy the bridge line anew", key, damage)
-		case !hasMode && key == "line":
-			t.fail(line, "line: obfs4 needs iat-mode: the line may be cut off, then copy it anew; else add iat-mode=0 to it, inside the quotes")
-		}
-		if !hasMode && key != "line" {
-			t.fail(line, "%s: obfs4 needs iat-mode: write iat-mode = \"0\" if the bridge line has none", key)
-		}
-		checkIATMode(t, line, key, b.Args)
-	case "webtunnel":
-		checkURL(t, line, key, b.Args)
-	}
-}
-
-// certLength is that of an obfs4 cert: node ID and public key, 20 and 32 bytes, in
-// base64 without its padding (obfs4-spec, section 4).
-const certLength = 70
-
-// certDamage tells why s can't be an obfs4 cert; "" if it can.
-func certDamage(s string) string {
-	raw, err := base64.RawStdEncoding.DecodeString(s)
-	switch {
-	case len(s) != certLength:
-		return fmt.Sprintf("a whole one has %d characters, this one has %d", certLength, len(s))
-	case err != nil || len(raw) != 20+32:
-		return "it has other characters than letters, digits, \"+\" and \"/\""
-	}
-	return ""
-}
-
-func checkIATMode(t *table, line int, what string, args adapter.Args) {
-	for _, a := range args {
-		if a.Key == "iat-mode" && a.Value != "0" && a.Value != "1" && a.Value != "2" {
-			t.fail(line, "%s: iat-mode can be 0, 1 or 2", what)
-		}
-	}
-}
-
-// checkURL wants the url that webtunnel can't do without.
-func checkURL(t *table, line int, what string, args adapter.Args) {
-	raw, ok := args.Get("url")
-	if !ok {
-		t.fail(line, "%s: webtunnel needs url, as in url = \"https://example.com/secret-path\"", what)
-		return
-	}
-	u, err := url.Parse(raw)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
-		t.fail(line, "%s: url must be as in \"https://example.com/secret-path\"", what)
+	row, _ := builtin.Lookup(b.Transport)
+	for _, err := range row.Args.Check(b.Args, key == "line") {
+		t.fail(line, "%s: %v", key, err)
 	}
 }
 
@@ -212,34 +153,7 @@ func checkURL(t *table, line int, what string, args adapter.Args) {
 type ptTable struct {
 	l        *loading
 	declared map[string]*PT // by transport
-	builtin  []*PT          // rows of the built-in table in use
-}
-
-// A ptRow is a row of the built-in table. Programs are tried in their order;
-// none means that the transport is inside ptgate.
-type ptRow struct {
-	transport      string
-	programs       []string
-	client, server bool
-}
-
-// ptRows is the built-in table.
-var ptRows = []ptRow{
-	{transport: "obfs4", client: true, server: true},
-	{transport: "webtunnel", client: true, server: true},
-	{transport: "meek_lite", client: true},
-	{transport: "obfs3", programs: []string{"lyrebird", "obfs4proxy"}, client: true, server: true},
-	{transport: "obfs2", programs: []string{"lyrebird", "obfs4proxy"}, client: true, server: true},
-	{transport: "scramblesuit", programs: []string{"lyrebird", "obfs4proxy"}, client: true, server: true},
-	{transport: "snowflake", programs: []string{"snowflake-client", "lyrebird"}, client: true},
-}
-
-func rowOf(transport string) (ptRow, bool) {
-	i := slices.IndexFunc(ptRows, func(r ptRow) bool { return r.transport == transport })
-	if i < 0 {
-		return ptRow{}, false
-	}
-	return ptRows[i], true
+	builtin  []*PT          // of transports that none declares
 }
 
 // declaredPTs reads the [pt.NAME] tables.
@@ -261,7 +175,7 @@ func (l *loading) declaredPTs(top *table) []*PT {
 				l.pts.declared[it.text] = pt
 			}
 		}
-		if _, ok := rowOf(pt.Name); ok && !slices.Contains(pt.Transports, pt.Name) {
+		if _, ok := builtin.Lookup(pt.Name); ok && !slices.Contains(pt.Transports, pt.Name) {
 			nt.t.fail(pt.Line, "a PT that is called like the transport %q must offer it: give it another name", pt.Name)
 		}
 		if pt.State != "" {
@@ -291,11 +205,11 @@ func (l *loading) ptTable(nt namedTable) *PT {
 		t.fail(t.lineOf("transports"), "transports names none: write transports = [\"obfs4\"]")
 	}
 	for _, it := range transports {
-		row, known := rowOf(it.text)
+		row, _ := builtin.Lookup(it.text)
 		switch {
 		case !validTransport(it.text):
 			t.fail(it.line, "transports: %q is not a transport's name: letters, digits and \"_\" only, and no digit in front", it.text)
-		case pt.Builtin() && (!known || len(row.programs) > 0):
+		case pt.Builtin() && !row.Inside():
 			t.fail(it.line, "transports: ptgate has no %q inside: write exec = [\"/path/to/program\"]", it.text)
 		default:
 			pt.Transports = append(pt.Transports, it.text)
@@ -392,24 +306,23 @@ func (p *ptTable) find(t *table, transport string, server bool) *PT {
 	if !t.has("transport") {
 		line = t.lineOf("line")
 	}
-	row, known := rowOf(transport)
+	row, known := builtin.Lookup(transport)
 	pt := p.declared[transport]
-	inside := known && len(row.programs) == 0
 	switch {
 	case pt != nil && !pt.Builtin():
 		return pt
-	case server && known && !row.server && inside:
+	case server && known && !row.Server && row.Inside():
 		t.fail(line, "ptgate can't serve %q, only connect to it: name a program that can in [pt.NAME]", transport)
 		return nil
-	case server && known && !row.server:
+	case server && known && !row.Server:
 		t.fail(line, "no known program serves %q: name one in [pt.NAME], with transports = [%[1]q]", transport)
 		return nil
 	case pt != nil:
 		return pt
 	case !known:
 		var names []string
-		for _, r := range ptRows {
-			names = append(names, r.transport)
+		for _, r := range builtin.Transports() {
+			names = append(names, r.Name)
 		}
 		names = append(names, slices.Sorted(maps.Keys(p.declared))...)
 		hint := didYouMean(transport, names)
@@ -423,7 +336,7 @@ func (p *ptTable) find(t *table, transport string, server bool) *PT {
 		return p.builtin[i]
 	}
 	pt = &PT{Name: transport, Transports: []string{transport}}
-	if !inside {
+	if !row.Inside() {
 		pt.Exec = []string{p.l.programOf(t, line, row)}
 	}
 	p.builtin = append(p.builtin, pt)
@@ -431,22 +344,22 @@ func (p *ptTable) find(t *table, transport string, server bool) *PT {
 }
 
 // programOf finds the first program of a row that is installed.
-func (l *loading) programOf(t *table, line int, row ptRow) string {
-	for _, name := range row.programs {
+func (l *loading) programOf(t *table, line int, row *builtin.Transport) string {
+	for _, name := range row.Programs {
 		if found, err := l.LookPath(name); err == nil {
 			return found
 		}
 	}
 	t.warn(line, "transport %q needs the program %s, and PATH has none: install one, or it will not work",
-		row.transport, strings.Join(row.programs, " or "))
-	return row.programs[0]
+		row.Name, strings.Join(row.Programs, " or "))
+	return row.Programs[0]
 }
 
 // Install tells what to do where p's program is missing.
 func (p *PT) Install() string {
-	if row, ok := rowOf(p.Name); ok && p.Line == 0 {
+	if row, ok := builtin.Lookup(p.Name); ok && p.Line == 0 {
 		return fmt.Sprintf("transport %q needs the program %s: install one, and have it in PATH when ptgate starts",
-			p.Name, strings.Join(row.programs, " or "))
+			p.Name, strings.Join(row.Programs, " or "))
 	}
 	return "install the program, or correct " + p.Setting("exec")
 }

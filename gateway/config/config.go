@@ -9,9 +9,11 @@ package config
 import (
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"ptgate/adapter"
+	"ptgate/adapter/builtin"
 	"ptgate/routes"
 )
 
@@ -153,8 +155,8 @@ type Serve struct {
 // HasKeys tells whether the options have the transport's keys, as those that
 // `ptgate pair` writes; else it makes them, and keeps them in its state directory.
 func (s *Serve) HasKeys() bool {
-	_, ok := s.Options.Get("private-key")
-	return ok
+	row, _ := builtin.Lookup(s.Transport)
+	return slices.ContainsFunc(s.Options, func(a adapter.Arg) bool { return slices.Contains(row.KeyOptions, a.Key) })
 }
 
 // Exit is the [exit] table: what this box's exit may open.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"ptgate/adapter/builtin"
 	"ptgate/gateway/dest"
 	"ptgate/routes"
 )
@@ -414,43 +415,31 @@ func (l *loading) public(t *table, s *Serve) {
 		return
 	}
 	target, err := dest.Parse(text)
+	row, _ := builtin.Lookup(s.Transport)
 	switch {
 	case err != nil:
 		t.fail(t.lineOf("public"), "public: %q: %s", text, reason(err))
-	case target.Name != "" && s.Transport != "webtunnel":
+	case target.Name != "" && !row.Placeholder:
 		t.fail(t.lineOf("public"), "public: %q has a name: write the IP address, as clients look up no bridge's name", text)
 	default:
 		s.Public = dest.Format(target)
 	}
 }
 
-// checkOptions knows what the servers of the built-in transports need.
+// checkOptions looks at what can be known of a server's options.
 func (l *loading) checkOptions(t *table, s *Serve) {
 	line := t.lineOf("options")
-	has := map[string]bool{}
 	for _, o := range s.Options {
 		if o.Key == "" || strings.ContainsAny(o.Key+o.Value, "\x00\r\n") {
 			t.fail(line, "options: %q is empty or has a control character in it", o.Key)
 		}
-		has[o.Key] = true
 	}
 	if len(s.Options) > 0 {
 		l.secret(line)
 	}
-	switch s.Transport {
-	case "obfs4":
-		n := 0
-		for _, key := range []string{"node-id", "private-key", "drbg-seed"} {
-			if has[key] {
-				n++
-			}
-		}
-		if n != 0 && n != 3 {
-			t.fail(line, "options: obfs4 takes node-id, private-key and drbg-seed together or, better, none: it makes its keys itself")
-		}
-		checkIATMode(t, line, "options", s.Options)
-	case "webtunnel":
-		checkURL(t, line, "options", s.Options)
+	row, _ := builtin.Lookup(s.Transport)
+	for _, err := range row.Options.Check(s.Options, false) {
+		t.fail(line, "options: %v", err)
 	}
 }
 
