@@ -155,7 +155,7 @@ func TestParsePatternCanon(t *testing.T) {
 func TestZeroPattern(t *testing.T) {
 	var zero Pattern
 	all := parse(t, "*")
-	if zero.Matches(Target{}) || zero.Covers(zero) || zero.Covers(all) || all.Covers(zero) || zero.String() != "" || zero.IsNet() {
+	if zero.matches(Target{}) || zero.covers(zero) || zero.covers(all) || all.covers(zero) || zero.String() != "" || zero.IsNet() {
 		t.Error("the zero pattern takes something")
 	}
 	if !parse(t, "192.0.2.0/24").IsNet() || parse(t, "example.com").IsNet() || all.IsNet() {
@@ -191,8 +191,8 @@ func FuzzParsePattern(f *testing.F) {
 		for _, tg := range []Target{
 			{Name: p.name, Port: p.from}, {Name: "x." + p.name, Port: p.to}, {Addr: p.net.Addr(), Port: max(p.from, 1)},
 		} {
-			if _, ok := table.Lookup(tg); ok != p.Matches(tg) {
-				t.Fatalf("%q takes %v: %v by the table, %v by itself", p, tg, ok, p.Matches(tg))
+			if _, ok := table.Lookup(tg); ok != p.matches(tg) {
+				t.Fatalf("%q takes %v: %v by the table, %v by itself", p, tg, ok, p.matches(tg))
 			}
 		}
 	})

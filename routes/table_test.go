@@ -89,7 +89,7 @@ func TestLookup(t *testing.T) {
 		if got != c.want {
 			t.Errorf("%s %d: rule %q, want %q", c.host, c.port, got, c.want)
 		}
-		if ok && !table.Pattern(m).Matches(target(strings.TrimSuffix(strings.TrimPrefix(c.host, "::ffff:"), "%eth0"), c.port)) {
+		if ok && !table.Pattern(m).matches(target(strings.TrimSuffix(strings.TrimPrefix(c.host, "::ffff:"), "%eth0"), c.port)) {
 			t.Errorf("%s %d: pattern %v does not match it", c.host, c.port, table.Pattern(m))
 		}
 	}
@@ -226,7 +226,7 @@ func randomTarget(r *rand.Rand) Target {
 }
 
 // The table agrees with the plainest possible matcher, which asks each pattern in
-// turn; and Covers agrees with what patterns take.
+// turn; and covers agrees with what patterns take.
 func TestAgainstNaive(t *testing.T) {
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -254,7 +254,7 @@ func TestAgainstNaive(t *testing.T) {
 			}
 			want, covered := Match{}, false
 			for j, q := range all[:i] {
-				if q.Covers(p) {
+				if q.covers(p) {
 					want, covered = at[j], true
 					break
 				}
@@ -267,7 +267,7 @@ func TestAgainstNaive(t *testing.T) {
 			tg := randomTarget(r)
 			want, found := Match{}, false
 			for i, p := range all {
-				if !p.Matches(tg) {
+				if !p.matches(tg) {
 					continue
 				}
 				if !found {
@@ -283,7 +283,7 @@ func TestAgainstNaive(t *testing.T) {
 			// What covers the pattern takes it, too.
 			q := all[slices.Index(at, want)]
 			for _, p := range all {
-				if p.Covers(q) && !p.Matches(tg) {
+				if p.covers(q) && !p.matches(tg) {
 					t.Fatalf("%v covers %v, but does not take %v", p, q, tg)
 				}
 			}

@@ -36,7 +36,6 @@ type Config struct {
 	Serve  []*Serve
 	Exit   Exit
 	PTs    []*PT
-	Admin  Admin
 	Limits Limits
 }
 
@@ -198,11 +197,6 @@ type PT struct {
 
 // Builtin tells whether p is the PT inside ptgate.
 func (p *PT) Builtin() bool { return len(p.Exec) == 0 }
-
-// Admin is the [admin] table.
-type Admin struct {
-	Listen string
-}
 
 // Limits is the [limits] table.
 type Limits struct {

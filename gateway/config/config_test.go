@@ -241,8 +241,8 @@ func TestDefaults(t *testing.T) {
 	if diff := cmp.Diff(Log{Level: slog.LevelInfo, Format: "text", Private: true}, cfg.Log); diff != "" {
 		t.Errorf("log (-want +got):\n%s", diff)
 	}
-	if cfg.StateDir != "/home/user/.local/state/ptgate" || cfg.Admin.Listen != "" || len(cfg.PTs) != 0 {
-		t.Errorf("state %s, admin %q, %d PTs", cfg.StateDir, cfg.Admin.Listen, len(cfg.PTs))
+	if cfg.StateDir != "/home/user/.local/state/ptgate" || len(cfg.PTs) != 0 {
+		t.Errorf("state %s, %d PTs", cfg.StateDir, len(cfg.PTs))
 	}
 
 	cfg = mustLoad(t, "testdata/good/server.toml")
