@@ -41,7 +41,7 @@ func BenchmarkThroughput(b *testing.B) {
 						b.Fatal(err)
 					}
 				}
-				if err := client.(halfCloser).CloseWrite(); err != nil {
+				if err := client.CloseWrite(); err != nil {
 					b.Fatal(err)
 				}
 				wg.Wait()

@@ -108,7 +108,7 @@ func (e *DialError) Unwrap() error { return e.Err }
 //
 // A connection has CloseWrite, unless its transport is Polled. Such a one connects
 // only when it has something to send: an error shows at the first Read.
-func (c *Client) Dial(ctx context.Context, addr string, args adapter.Args) (net.Conn, error) {
+func (c *Client) Dial(ctx context.Context, addr string, args adapter.Args) (Conn, error) {
 	d := &attempt{client: c, ctx: ctx, stage: StageArgs}
 	conn, err := d.dial(addr, args)
 	if err != nil {
@@ -133,7 +133,7 @@ type attempt struct {
 	failed  error       // of connecting: transports lose its type
 }
 
-func (d *attempt) dial(addr string, args adapter.Args) (net.Conn, error) {
+func (d *attempt) dial(addr string, args adapter.Args) (Conn, error) {
 	if err := d.ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -332,7 +332,7 @@ func dialFrom(ctx context.Context, source netip.Addr, addr string) (*net.TCPConn
 
 // dialPolled starts a connection of a polled transport. Its worker dials whenever it needs
 // to, so those dials end with the connection and not with the caller's context.
-func (c *Client) dialPolled(addr string, parsed any) (_ net.Conn, err error) {
+func (c *Client) dialPolled(addr string, parsed any) (_ Conn, err error) {
 	defer rescue(c.row.Name, &err)
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &polled{transport: c.row.Name, cancel: cancel, links: make(map[*polledLink]struct{})}

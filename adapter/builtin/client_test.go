@@ -289,7 +289,7 @@ func TestWebtunnelOverTLS(t *testing.T) {
 		wg.Go(func() {
 			_, _ = conn.Write(data)
 			// TLS says the end with close_notify and still receives.
-			_ = conn.(halfCloser).CloseWrite()
+			_ = conn.CloseWrite()
 		})
 		wg.Go(func() {
 			got, err := io.ReadAll(s)
@@ -297,7 +297,7 @@ func TestWebtunnelOverTLS(t *testing.T) {
 				t.Errorf("utls %q: up %d bytes, %v", utls, len(got), err)
 			}
 			_, _ = s.Write(got)
-			_ = s.(halfCloser).CloseWrite()
+			_ = s.CloseWrite()
 		})
 		if got, err := io.ReadAll(conn); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("utls %q: down %d bytes, %v", utls, len(got), err)
@@ -419,7 +419,7 @@ func TestProxies(t *testing.T) {
 					t.Fatal(err)
 				}
 				_, _ = io.WriteString(conn, "through")
-				_ = conn.(halfCloser).CloseWrite()
+				_ = conn.CloseWrite()
 				if got, err := io.ReadAll(s); err != nil || string(got) != "through" {
 					t.Errorf("got %q, %v", got, err)
 				}
@@ -527,8 +527,11 @@ func TestMeekLite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := conn.(halfCloser); ok {
-		t.Error("meek_lite can't half-close")
+	if err := conn.CloseWrite(); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("meek_lite can't half-close: %v", err)
+	}
+	if err := conn.WaitRead(); err != nil || conn.Beneath() != nil {
+		t.Errorf("wait: %v, beneath: %v", err, conn.Beneath())
 	}
 	_, _ = io.WriteString(conn, "hello")
 	got := make([]byte, 5)
@@ -572,7 +575,7 @@ func TestMeekLiteUnread(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-full
-	_ = conn.Close()
+	conn.Abort()
 }
 
 func TestReplyFor(t *testing.T) {

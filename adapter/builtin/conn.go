@@ -18,15 +18,43 @@ const writeChunk = 64 << 10
 
 var errWriteClosed = errors.New("write side is closed")
 
-// A conn is an established connection through a transport over one TCP
-// connection. One goroutine may read while another writes; Close, CloseWrite,
-// Abort and the deadlines may come from any.
+// A Conn is an established connection through a transport. One goroutine may
+// read, or wait for input, while another writes; all other methods may be called
+// from any goroutine. Whoever has got the Conn closes it.
+type Conn interface {
+	// Close ends both directions at once and unblocks Read, WaitRead and Write.
+	net.Conn
+
+	// CloseWrite tells the peer that no more is coming, after everything written
+	// so far. Reading goes on. A transport that can't do this gives an error that
+	// wraps errors.ErrUnsupported, and nothing has changed.
+	CloseWrite() error
+
+	// Abort ends the connection with a reset: the peer gets an error, not io.EOF.
+	// Where a transport has no reset, it closes.
+	Abort()
+
+	// Beneath is the TCP connection that carries the transport, for its socket
+	// options. Its bytes are the transport's. nil: there is not exactly one.
+	Beneath() *net.TCPConn
+
+	// WaitRead waits without a buffer until there is something to read: bytes,
+	// the end, an error or a read deadline that has passed. It may return too
+	// early; Read then waits. An error is the connection's, and final.
+	WaitRead() error
+}
+
+// A conn is a Conn over one TCP connection.
 type conn struct {
 	transport string
 	drains    bool     // as in Transport
 	inner     net.Conn // the transport's
 	link      *link
 	remote    net.Addr
+
+	// full says that the last Read filled its buffer, so that the transport may
+	// have more that it has decoded. It is the reader's.
+	full bool
 
 	wmu         sync.Mutex // held while the transport writes
 	writeClosed bool       // guarded by wmu
@@ -49,6 +77,7 @@ func (c *conn) fail(err error) error {
 // side; a read deadline that passes leaves the connection usable.
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.read(p)
+	c.full = n == len(p)
 	if err == nil || err == io.EOF {
 		return n, err
 	}
@@ -64,6 +93,15 @@ func (c *conn) Read(p []byte) (int, error) {
 func (c *conn) read(p []byte) (n int, err error) {
 	defer rescue(c.transport, &err)
 	return c.inner.Read(p)
+}
+
+// WaitRead returns at once where the transport may hold input that the socket
+// does not show: TLS reads ahead.
+func (c *conn) WaitRead() error {
+	if c.full || !c.drains && c.inner != net.Conn(c.link) {
+		return nil
+	}
+	return c.link.WaitRead()
 }
 
 // Write writes p. Any error, a write deadline included, ends the connection.
@@ -93,8 +131,6 @@ func (c *conn) write(p []byte) (n int, err error) {
 	return c.inner.Write(p)
 }
 
-// CloseWrite tells the peer that no more is coming, after everything written so
-// far. Reading goes on.
 func (c *conn) CloseWrite() error {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
@@ -115,7 +151,6 @@ func (c *conn) closeWrite() (err error) {
 	return c.link.CloseWrite()
 }
 
-// Close ends both directions at once and unblocks Read and Write.
 func (c *conn) Close() (err error) {
 	defer rescue(c.transport, &err)
 	if c.broken.Load() != nil {
@@ -124,11 +159,7 @@ func (c *conn) Close() (err error) {
 	return c.inner.Close()
 }
 
-// Abort ends the connection with a reset: the peer gets an error, not io.EOF.
-func (c *conn) Abort() { c.link.Abort() }
-
-// Beneath is the TCP connection that carries the transport, for its socket
-// options. Its bytes are the transport's.
+func (c *conn) Abort()                { c.link.Abort() }
 func (c *conn) Beneath() *net.TCPConn { return c.link.tcp }
 
 func (c *conn) LocalAddr() net.Addr  { return c.link.LocalAddr() }
@@ -212,6 +243,14 @@ func (c *polled) add(l *link) *polledLink {
 	c.links[pl] = struct{}{}
 	return pl
 }
+
+func (c *polled) CloseWrite() error {
+	return fmt.Errorf("%s: half-close: %w", c.transport, errors.ErrUnsupported)
+}
+
+func (c *polled) Abort()                { _ = c.Close() }
+func (c *polled) Beneath() *net.TCPConn { return nil }
+func (c *polled) WaitRead() error       { return nil }
 
 func (c *polled) LocalAddr() net.Addr  { return c.inner.LocalAddr() }
 func (c *polled) RemoteAddr() net.Addr { return c.inner.RemoteAddr() }

@@ -26,14 +26,14 @@ func TestBulkBothWaysWithHalfClose(t *testing.T) {
 			const times = 8
 			want, _, _ := sum(io.MultiReader(repeat(data, times)...))
 			var wg sync.WaitGroup
-			for _, end := range []net.Conn{client, server} {
+			for _, end := range []Conn{client, server} {
 				wg.Go(func() {
 					for range times {
 						if _, err := end.Write(data); err != nil {
 							t.Errorf("write: %v", err)
 						}
 					}
-					if err := end.(halfCloser).CloseWrite(); err != nil {
+					if err := end.CloseWrite(); err != nil {
 						t.Errorf("close write: %v", err)
 					}
 				})
@@ -66,10 +66,10 @@ func TestHalfCloseThenAnswer(t *testing.T) {
 			if _, err := io.WriteString(client, "ask"); err != nil {
 				t.Fatal(err)
 			}
-			if err := client.(halfCloser).CloseWrite(); err != nil {
+			if err := client.CloseWrite(); err != nil {
 				t.Fatal(err)
 			}
-			if err := client.(halfCloser).CloseWrite(); err != nil {
+			if err := client.CloseWrite(); err != nil {
 				t.Errorf("close write again: %v", err)
 			}
 			if _, err := client.Write([]byte("x")); !errors.Is(err, errWriteClosed) {
@@ -149,9 +149,52 @@ func TestAbortIsNoCleanEnd(t *testing.T) {
 			if _, err := io.ReadFull(client, got); err != nil {
 				t.Fatal(err)
 			}
-			reset(server)
+			server.Abort()
 			if _, err := client.Read(got); !isReset(err) {
 				t.Errorf("after a reset: %v", err)
+			}
+		})
+	}
+}
+
+// WaitRead returns where Read has something, and never sleeps on input that a Read
+// with a small buffer has left in the transport.
+func TestWaitRead(t *testing.T) {
+	for _, transport := range halfClosing {
+		t.Run(transport, func(t *testing.T) {
+			client, server := pair(t, transport)
+			_ = client.SetReadDeadline(time.Now().Add(limit))
+			data := randomBytes(t, 3000)
+			if _, err := server.Write(data); err != nil {
+				t.Fatal(err)
+			}
+			var got []byte
+			for buf := make([]byte, 7); len(got) < len(data); {
+				if err := client.WaitRead(); err != nil {
+					t.Fatal(err)
+				}
+				n, err := client.Read(buf)
+				if err != nil {
+					t.Fatalf("after %d bytes: %v", len(got), err)
+				}
+				got = append(got, buf[:n]...)
+			}
+			if !bytes.Equal(got, data) {
+				t.Error("other bytes")
+			}
+			// A deadline that has passed is Read's to tell.
+			_ = client.SetReadDeadline(time.Unix(1, 0))
+			if err := client.WaitRead(); err != nil {
+				t.Errorf("deadline: %v", err)
+			}
+			_ = client.SetReadDeadline(time.Now().Add(limit))
+			server.Abort()
+			if err := client.WaitRead(); err != nil && !isReset(err) {
+				t.Errorf("reset: %v", err)
+			}
+			// Whoever has been told of the reset, it is no clean end.
+			if _, err := client.Read(make([]byte, 1)); !isReset(err) {
+				t.Errorf("read after the reset: %v", err)
 			}
 		})
 	}

@@ -4,10 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -67,15 +68,15 @@ func clientFor(t testing.TB, transport string, change func(*ClientConfig)) *Clie
 }
 
 // pair gives both ends of a connection.
-func pair(t testing.TB, transport string) (client, server net.Conn) {
+func pair(t testing.TB, transport string) (client, server Conn) {
 	t.Helper()
 	l := serverFor(t, transport, nil)
 	return connect(t, l, clientFor(t, transport, nil))
 }
 
-func connect(t testing.TB, l *Listener, c *Client) (client, server net.Conn) {
+func connect(t testing.TB, l *Listener, c *Client) (client, server Conn) {
 	t.Helper()
-	accepted := make(chan net.Conn, 1)
+	accepted := make(chan Conn, 1)
 	go func() {
 		s, err := l.Accept()
 		if err != nil {
@@ -121,4 +122,9 @@ func argsOf(pairs ...string) (args adapter.Args) {
 		args.Add(pairs[i], pairs[i+1])
 	}
 	return args
+}
+
+// isReset reports whether err is a peer's way to end a connection abruptly.
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

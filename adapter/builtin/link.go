@@ -50,10 +50,13 @@ type link struct {
 	// to read and discard so as not to give itself away.
 	delayed func() error
 
-	// failed holds the first write error, ended is on from CloseWrite. A write can
-	// take the one error that a reset leaves in the socket: see end.
+	// failed holds the first error of Write or WaitRead, ended is on from
+	// CloseWrite. The kernel tells of a reset once only, and the read after that
+	// would see a clean end: see end.
 	failed atomic.Pointer[error]
 	ended  atomic.Bool
+
+	readiness *readiness // made by the first WaitRead; the reader's
 }
 
 func (l *link) Read(p []byte) (int, error) {
@@ -85,8 +88,25 @@ func (l *link) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// end tells the peer's end, io.EOF, from a reset that looks like one because a
-// write has taken the error.
+// WaitRead returns when Read would not block.
+func (l *link) WaitRead() error {
+	if l.prime || len(l.rest) > 0 {
+		return nil
+	}
+	if l.readiness == nil {
+		l.readiness = newReadiness(l.tcp)
+	}
+	err := l.readiness.wait()
+	if err != nil {
+		l.fail(err)
+	}
+	return err
+}
+
+func (l *link) fail(err error) { l.failed.CompareAndSwap(nil, &err) }
+
+// end tells the peer's end, io.EOF, from a reset that looks like one because
+// somebody else has taken the error.
 func (l *link) end() error {
 	if err := l.failed.Load(); err != nil {
 		return *err
@@ -125,8 +145,7 @@ func (l *link) settle() {
 func (l *link) Write(p []byte) (int, error) {
 	n, err := l.tcp.Write(p)
 	if err != nil {
-		first := err
-		l.failed.CompareAndSwap(nil, &first)
+		l.fail(err)
 	}
 	return n, err
 }
@@ -145,6 +164,8 @@ func (l *link) Abort() {
 	_ = l.tcp.SetLinger(0)
 	_ = l.tcp.Close()
 }
+
+func (l *link) Beneath() *net.TCPConn { return l.tcp }
 
 func (l *link) LocalAddr() net.Addr  { return l.tcp.LocalAddr() }
 func (l *link) RemoteAddr() net.Addr { return l.tcp.RemoteAddr() }
@@ -170,9 +191,4 @@ func newLink(tcp *net.TCPConn, sendBuffer int) *link {
 		_ = tcp.SetWriteBuffer(sendBuffer)
 	}
 	return &link{tcp: tcp}
-}
-
-// isReset reports whether err is the peer's way to end a connection abruptly.
-func isReset(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

@@ -289,7 +289,7 @@ func (c *child) carryClient(client *Client, local *net.TCPConn) {
 	remote, err := client.Dial(ctx, request.Target, fromPT(request.Args))
 	if left() || !stop() {
 		if err == nil {
-			reset(remote)
+			remote.Abort()
 		}
 		return
 	}
@@ -307,7 +307,7 @@ func (c *child) carryClient(client *Client, local *net.TCPConn) {
 		return
 	}
 	if err := request.Reply(socks5.ReplySucceeded); err != nil {
-		reset(remote)
+		remote.Abort()
 		return
 	}
 	if err := relay(c.live, newLink(local, 0), remote); err != nil {
@@ -403,7 +403,7 @@ func (c *child) listen(info *pt.ServerInfo, b pt.Bindaddr, stateDir string) erro
 	}
 	c.listeners = append(c.listeners, ln)
 	c.wg.Go(func() {
-		acceptEach(c, ln.Accept, func(remote net.Conn) { c.carryServer(info, b.MethodName, remote) })
+		acceptEach(c, ln.Accept, func(remote Conn) { c.carryServer(info, b.MethodName, remote) })
 	})
 	pt.SmethodArgs(b.MethodName, announced, toPT(ln.Args()))
 	return nil
@@ -434,12 +434,12 @@ func announce(ln *Listener) (net.Addr, error) {
 
 // carryServer leads one client to the parent's ORPort, or Extended ORPort
 // (ext-orport-spec), and carries its stream.
-func (c *child) carryServer(info *pt.ServerInfo, name string, remote net.Conn) {
-	stop := context.AfterFunc(c.live, func() { reset(remote) })
+func (c *child) carryServer(info *pt.ServerInfo, name string, remote Conn) {
+	stop := context.AfterFunc(c.live, func() { remote.Abort() })
 	or, err := pt.DialOrWithDialer(&net.Dialer{Timeout: orTimeout}, info, remote.RemoteAddr().String(), name)
 	if err != nil {
 		stop()
-		reset(remote)
+		remote.Abort()
 		c.log.Warn("parent did not take the connection", "transport", name, "error", err)
 		return
 	}

@@ -577,7 +577,7 @@ func TestMainExtendedORPort(t *testing.T) {
 		if let {
 			_, _ = io.WriteString(c, "hello")
 		}
-		_ = c.(halfCloser).CloseWrite()
+		_ = c.CloseWrite()
 		back, err := io.ReadAll(c)
 		if let != (err == nil && string(back) == "hello") {
 			t.Errorf("let in %v, got %q, %v", let, back, err)

@@ -10,30 +10,15 @@ import (
 // A readiness waits until a connection has something to read, so that an idle
 // one needs no buffer.
 type readiness struct {
-	link *link
-	raw  syscall.RawConn
+	raw  syscall.RawConn // nil: wait returns at once
 	peek func(fd uintptr) bool
 	one  [1]byte
 	err  error
 }
 
-// newReadiness makes c's readiness; where c might hold input of its own that the
-// socket does not show, wait returns at once.
-func newReadiness(c net.Conn) *readiness {
+func newReadiness(tcp *net.TCPConn) *readiness {
 	r := new(readiness)
-	switch c := c.(type) {
-	case *link:
-		r.link = c
-	case *conn:
-		// TLS reads ahead.
-		if !c.drains && c.inner != net.Conn(c.link) {
-			return r
-		}
-		r.link = c.link
-	default:
-		return r
-	}
-	raw, err := r.link.tcp.SyscallConn()
+	raw, err := tcp.SyscallConn()
 	if err != nil {
 		return r
 	}
@@ -54,7 +39,7 @@ func newReadiness(c net.Conn) *readiness {
 // wait returns when a read would not block. An error is the connection's: the
 // kernel tells of a reset once only, and the read after it would see a clean end.
 func (r *readiness) wait() error {
-	if r.raw == nil || r.link.prime || len(r.link.rest) > 0 {
+	if r.raw == nil {
 		return nil
 	}
 	// What Read itself can say, a closed connection, the caller's read says, too.

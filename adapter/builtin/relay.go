@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// relayBuffer is the size of one direction's buffer in bytes. It must be more
-	// than obfs4 decodes at a time, 24 KiB: readiness depends on that.
+	// relayBuffer is the size of one direction's buffer in bytes. It is more than
+	// obfs4 decodes at a time, 24 KiB: one read takes all of that.
 	relayBuffer = 32 << 10
 
 	// lingerTime and lingerBytes bound what is read and thrown away from a
@@ -28,24 +28,15 @@ const (
 
 var relayBuffers = sync.Pool{New: func() any { return new([relayBuffer]byte) }}
 
-// A halfCloser is a connection whose write side can be closed alone.
-type halfCloser interface {
-	net.Conn
-	CloseWrite() error
-}
-
 // relay copies both ways between local, the TCP connection to the parent or its
 // program, and remote, the transport's, until both directions have ended, and
 // closes both. A clean end is passed on as one and an error as a reset, so that
 // neither side takes a part for the whole. When ctx ends, both are reset.
-func relay(ctx context.Context, local *link, remote net.Conn) error {
-	far, ok := remote.(halfCloser)
-	if !ok {
-		far = &lingering{Conn: remote}
-	}
+func relay(ctx context.Context, local *link, remote Conn) error {
+	far := &lingering{Conn: remote}
 	cut := sync.OnceFunc(func() {
 		local.Abort()
-		reset(remote)
+		remote.Abort()
 	})
 	stop := context.AfterFunc(ctx, cut)
 	defer stop()
@@ -63,7 +54,7 @@ func relay(ctx context.Context, local *link, remote net.Conn) error {
 		case writeErr != nil:
 			// What the far end sent before it went may still be on its way to
 			// the program; the other direction finds out by itself.
-			reset(remote)
+			remote.Abort()
 		default:
 			writeErr = far.CloseWrite()
 		}
@@ -87,10 +78,9 @@ func relay(ctx context.Context, local *link, remote net.Conn) error {
 
 // pump copies from src to dst until src ends. It holds a buffer only while there
 // is something to copy.
-func pump(dst io.Writer, src net.Conn) (readErr, writeErr error) {
-	ready := newReadiness(src)
+func pump(dst io.Writer, src Conn) (readErr, writeErr error) {
 	for {
-		if err := ready.wait(); err != nil {
+		if err := src.WaitRead(); err != nil {
 			return err, nil
 		}
 		buf := relayBuffers.Get().(*[relayBuffer]byte)
@@ -118,19 +108,10 @@ func discard(c net.Conn) {
 	}
 }
 
-// reset closes c so that its peer sees an error.
-func reset(c net.Conn) {
-	if c, ok := c.(interface{ Abort() }); ok {
-		c.Abort()
-		return
-	}
-	_ = c.Close()
-}
-
-// A lingering gives a transport that can't half-close the next best thing: after
-// CloseWrite the connection goes on until nothing has come for pollIdle.
+// A lingering gives a connection that can't half-close the next best thing: after
+// CloseWrite it goes on until nothing has come for pollIdle.
 type lingering struct {
-	net.Conn
+	Conn
 
 	mu      sync.Mutex
 	timer   *time.Timer
@@ -138,6 +119,9 @@ type lingering struct {
 }
 
 func (l *lingering) CloseWrite() error {
+	if err := l.Conn.CloseWrite(); !errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.timer == nil {

@@ -147,7 +147,7 @@ func TestEndAfterOurOwnIsClean(t *testing.T) {
 
 // piped is a transport that can't half-close: io.ErrClosedPipe is its only end.
 type piped struct {
-	net.Conn
+	Conn
 	in     chan []byte
 	closed chan struct{}
 	once   sync.Once
@@ -161,6 +161,8 @@ func (p *piped) Read(b []byte) (int, error) {
 		return 0, io.ErrClosedPipe
 	}
 }
+
+func (p *piped) CloseWrite() error { return errors.ErrUnsupported }
 
 func (p *piped) Close() error {
 	p.once.Do(func() { close(p.closed) })

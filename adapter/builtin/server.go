@@ -81,7 +81,7 @@ type Listener struct {
 	accept func(*link) (net.Conn, netip.AddrPort, error)
 	args   adapter.Args
 
-	ready   chan net.Conn
+	ready   chan Conn
 	slots   chan struct{} // handshakes
 	delayed chan struct{}
 	crowd   crowd
@@ -94,7 +94,7 @@ type Listener struct {
 // Listen makes the transport's keys where there are none and opens the port.
 func Listen(cfg ServerConfig) (*Listener, error) {
 	takeStdout()
-	l := &Listener{cfg: cfg, log: orDiscard(cfg.Logger), ready: make(chan net.Conn)}
+	l := &Listener{cfg: cfg, log: orDiscard(cfg.Logger), ready: make(chan Conn)}
 	handshakes := cmp.Or(max(cfg.Handshakes, 0), defaultHandshakes)
 	l.slots = make(chan struct{}, handshakes)
 	l.delayed = make(chan struct{}, cmp.Or(max(cfg.Delayed, 0), defaultDelayed))
@@ -198,9 +198,8 @@ func (l *Listener) Addr() net.Addr { return l.tcp.Addr() }
 func (l *Listener) Args() adapter.Args { return l.args }
 
 // Accept waits for the next client whose handshake is done. The connection's
-// RemoteAddr is the client's; it has CloseWrite. After Close the error is
-// net.ErrClosed.
-func (l *Listener) Accept() (net.Conn, error) {
+// RemoteAddr is the client's. After Close the error is net.ErrClosed.
+func (l *Listener) Accept() (Conn, error) {
 	// A connection and the end may be ready together: the end wins.
 	if l.ctx.Err() == nil {
 		select {

@@ -90,7 +90,7 @@ func TestIATModes(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			_, _ = client.Write(data)
-			_ = client.(halfCloser).CloseWrite()
+			_ = client.CloseWrite()
 		})
 		if got, err := io.ReadAll(server); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("mode %s: got %d bytes, %v", mode, len(got), err)
