@@ -1,0 +1,195 @@
+package outcome
+
+import (
+	"log/slog"
+	"slices"
+)
+
+// An Outcome is something that happens and is counted, or something that is there
+// and whose number is kept: one row of the table.
+type Outcome uint8
+
+// The rows of the table.
+const (
+	// The near end: what applications ask for.
+	Accepted Outcome = iota
+	KeptOut
+	OverLimit
+	AcceptFailed
+	Foreign
+	HandshakeFailed
+	BadCredentials
+	Opened
+	Refused
+	Abandoned
+	Panicked
+	Connections
+	Up
+	Down
+
+	// Bridges, and the programs that speak their transports.
+	BridgeFailed
+	BridgeRecovered
+	EarlyFailed
+	CarrierLost
+	BridgeSessions
+	BridgeCarriers
+	BridgeStreams
+	BridgeIn
+	BridgeOut
+	PTEnded
+	PTStartFailed
+
+	// The far end: what clients of a [[serve]] ask for.
+	ServeAccepted
+	ServeKeptOut
+	ServeOverLimit
+	ServeAcceptFailed
+	ServeForeign
+	ServeHandshakeFailed
+	ServeClients
+	ServeSessions
+	ServeStreams
+	ServeIn
+	ServeOut
+	ForwardFailed
+	ExitBadCredentials
+	ExitRefused
+
+	outcomes
+)
+
+// The names of labels.
+const (
+	front    = "front"    // socks5, http
+	reason   = "reason"   // of package answer
+	protocol = "protocol" // what a client spoke
+	bridge   = "bridge"   // its name
+	pt       = "pt"       // the name of the program
+	serve    = "serve"    // the transport of a [[serve]]
+	port     = "port"     // its port
+)
+
+// A Row says all that is known of an outcome.
+type Row struct {
+	Name   string   // in the status and in metrics
+	Help   string   // one sentence for the reader of metrics
+	Labels []string // the names of the label's values, in their order; at most two
+	Gauge  bool     // the number goes down, too
+
+	Message string     // of the log line; "": there is none
+	Level   slog.Level // of the log line
+	// AtWill: people outside can cause it as often as they like, so its log lines
+	// are summed up.
+	AtWill bool
+}
+
+var table = [outcomes]Row{
+	Accepted: {Name: "accepted", Labels: []string{front},
+		Help: "Connections of applications that were let in."},
+	KeptOut: {Name: "kept_out", Labels: []string{front},
+		Help:    "Connections from networks that listen.allow does not name.",
+		Message: "client refused: its network is not in listen.allow", Level: slog.LevelWarn, AtWill: true},
+	OverLimit: {Name: "over_limit", Labels: []string{front},
+		Help:    "Connections of applications beyond limits.connections.",
+		Message: "connection refused: limits.connections is reached", Level: slog.LevelWarn, AtWill: true},
+	AcceptFailed: {Name: "accept_failed", Labels: []string{front},
+		Help:    "Failed attempts to accept a connection of an application.",
+		Message: "accept failed: raise the limit of open files, or lower limits.connections", Level: slog.LevelWarn, AtWill: true},
+	Foreign: {Name: "foreign", Labels: []string{front, protocol},
+		Help:    "Connections whose first byte is of another protocol than the port's.",
+		Message: "the client speaks another protocol than this port", Level: slog.LevelWarn, AtWill: true},
+	HandshakeFailed: {Name: "handshake_failed", Labels: []string{front},
+		Help:    "Connections of applications that ended before a complete request.",
+		Message: "no complete request", Level: slog.LevelDebug, AtWill: true},
+	BadCredentials: {Name: "bad_credentials", Labels: []string{front},
+		Help:    "Attempts with a wrong user name or password.",
+		Message: "wrong user name or password", Level: slog.LevelWarn, AtWill: true},
+	Opened: {Name: "opened", Labels: []string{front},
+		Help: "Requests whose destination was opened."},
+	Refused: {Name: "refused", Labels: []string{front, reason},
+		Help:    "Requests that got an error for an answer.",
+		Message: "request refused", Level: slog.LevelInfo, AtWill: true},
+	Abandoned: {Name: "abandoned", Labels: []string{front},
+		Help:    "Requests whose client left before it had its answer.",
+		Message: "client left before it had its answer", Level: slog.LevelDebug, AtWill: true},
+	Panicked: {Name: "panicked", Labels: []string{front},
+		Help:    "Panics that were recovered. Each is a fault of ptgate.",
+		Message: "panic recovered: please report it", Level: slog.LevelError, AtWill: true},
+	Connections: {Name: "connections", Labels: []string{front}, Gauge: true,
+		Help: "Connections of applications that are open."},
+	Up: {Name: "up_bytes",
+		Help: "Bytes from applications."},
+	Down: {Name: "down_bytes",
+		Help: "Bytes to applications."},
+
+	BridgeFailed: {Name: "bridge_failed", Labels: []string{bridge},
+		Help:    "Failures after which a bridge was left alone for a while.",
+		Message: "bridge failed", Level: slog.LevelWarn},
+	BridgeRecovered: {Name: "bridge_recovered", Labels: []string{bridge},
+		Help:    "Bridges that worked again after a failure.",
+		Message: "bridge works again", Level: slog.LevelInfo},
+	EarlyFailed: {Name: "early_failed", Labels: []string{bridge, reason},
+		Help:    "Requests that failed after the application had been told of success.",
+		Message: "request failed after an early answer", Level: slog.LevelInfo, AtWill: true},
+	CarrierLost: {Name: "carrier_lost", Labels: []string{bridge},
+		Help:    "Carriers given up because the far end was silent.",
+		Message: "carrier is dead: no answer", Level: slog.LevelInfo},
+	BridgeSessions: {Name: "bridge_sessions", Labels: []string{bridge}, Gauge: true,
+		Help: "Sessions with far ends."},
+	BridgeCarriers: {Name: "bridge_carriers", Labels: []string{bridge}, Gauge: true,
+		Help: "Carriers to far ends that are open."},
+	BridgeStreams: {Name: "bridge_streams", Labels: []string{bridge}, Gauge: true,
+		Help: "Connections of applications that a bridge carries, and requests for them."},
+	BridgeIn: {Name: "bridge_in_bytes", Labels: []string{bridge},
+		Help: "Bytes that came over a bridge's carriers."},
+	BridgeOut: {Name: "bridge_out_bytes", Labels: []string{bridge},
+		Help: "Bytes that went over a bridge's carriers."},
+	PTEnded: {Name: "pt_ended", Labels: []string{pt},
+		Help:    "Programs of pluggable transports that ended by themselves.",
+		Message: "pluggable transport ended", Level: slog.LevelWarn},
+	PTStartFailed: {Name: "pt_start_failed", Labels: []string{pt},
+		Help:    "Programs of pluggable transports that did not start.",
+		Message: "pluggable transport did not start", Level: slog.LevelError},
+
+	ServeAccepted: {Name: "serve_accepted", Labels: []string{serve, port},
+		Help: "Connections that came through a served transport."},
+	ServeKeptOut: {Name: "serve_kept_out", Labels: []string{serve, port},
+		Help:    "Clients that allow or deny of a [[serve]] kept out.",
+		Message: "client kept out by allow or deny of this [[serve]]", Level: slog.LevelInfo, AtWill: true},
+	ServeOverLimit: {Name: "serve_over_limit", Labels: []string{serve, port},
+		Help:    "Clients and streams of a served transport beyond limits.connections.",
+		Message: "client or connection refused: limits.connections is reached", Level: slog.LevelWarn, AtWill: true},
+	ServeAcceptFailed: {Name: "serve_accept_failed", Labels: []string{serve, port},
+		Help:    "Failed attempts to accept a client of a served transport.",
+		Message: "accept failed: raise the limit of open files, or lower limits.connections", Level: slog.LevelWarn, AtWill: true},
+	ServeForeign: {Name: "serve_foreign", Labels: []string{serve, port},
+		Help: "Clients that came through a served transport with another protocol than those of an exit.",
+		Message: "client speaks neither a carrier of this version nor SOCKS5: set far = \"exit\" or \"socks5\" in its bridge, " +
+			"and the same version of ptgate on both sides", Level: slog.LevelWarn, AtWill: true},
+	ServeHandshakeFailed: {Name: "serve_handshake_failed", Labels: []string{serve, port},
+		Help:    "Clients that did not complete the handshake of a served transport, or said nothing after it.",
+		Message: "client said nothing that was understood", Level: slog.LevelDebug, AtWill: true},
+	ServeClients: {Name: "serve_clients", Labels: []string{serve, port}, Gauge: true,
+		Help: "Connections through a served transport that are open."},
+	ServeSessions: {Name: "serve_sessions", Labels: []string{serve, port}, Gauge: true,
+		Help: "Sessions with clients of a served transport."},
+	ServeStreams: {Name: "serve_streams", Labels: []string{serve, port}, Gauge: true,
+		Help: "Streams and forwarded connections of a served transport that are open."},
+	ServeIn: {Name: "serve_in_bytes", Labels: []string{serve, port},
+		Help: "Bytes that came over the carriers of a served transport."},
+	ServeOut: {Name: "serve_out_bytes", Labels: []string{serve, port},
+		Help: "Bytes that went over the carriers of a served transport."},
+	ForwardFailed: {Name: "forward_failed", Labels: []string{serve, port},
+		Help:    "Clients for which the fixed service of a [[serve]] could not be reached.",
+		Message: "the fixed service can't be reached: see forward of this [[serve]]", Level: slog.LevelWarn, AtWill: true},
+	ExitBadCredentials: {Name: "exit_bad_credentials",
+		Help:    "Attempts at the exit with a wrong user or password.",
+		Message: "exit: wrong user or password: set user and password of the client's bridge as in [exit] users here", Level: slog.LevelWarn, AtWill: true},
+	ExitRefused: {Name: "exit_refused", Labels: []string{reason},
+		Help:    "Requests that the exit refused, or whose destination could not be opened.",
+		Message: "exit: refused", Level: slog.LevelDebug, AtWill: true},
+}
+
+// Rows lists the table. Its index is the Outcome.
+func Rows() []Row { return slices.Clone(table[:]) }
