@@ -56,6 +56,9 @@ func (c *client) serveHTTP() {
 		h.tunnel()
 	case h.failed == errForeign:
 		h.foreign()
+	case h.hijacked:
+		io.WriteString(h.Conn, h.head)
+		c.linger()
 	default:
 		if h.upstream != nil {
 			h.upstream.Close()
@@ -88,7 +91,7 @@ type httpConn struct {
 	broken   bool // the response can't be completed: the client must see that
 	hijacked bool
 
-	head     string   // what the client gets before the tunnel
+	head     string   // what the client gets before the tunnel, or in its place
 	upstream net.Conn // the tunnel's
 	early    []byte
 }
@@ -251,9 +254,9 @@ func (l *listener) connect(_ string, ctx *goproxy.ProxyCtx) (*goproxy.ConnectAct
 	if err != nil {
 		h.refused(h.set, target, err)
 		if !errors.Is(err, errGone) { // nobody reads an answer
-			ctx.Resp = pageOf(answer.Of(err)).response(nil)
+			h.head = pageOf(answer.Of(err)).message()
 		}
-		return l.web.reject, ""
+		return l.web.hijack, ""
 	}
 	h.upstream = conn
 	h.head = "HTTP/1.1 200 Connection established\r\n\r\n"
@@ -447,19 +450,19 @@ func (d *detached) Close() error             { return nil }
 
 // web is what the connections of an HTTP listener share.
 type web struct {
-	proxy          *goproxy.ProxyHttpServer
-	reject, hijack *goproxy.ConnectAction
-	noHTTP2        map[string]func(*http.Server, *tls.Conn, http.Handler)
-	buffers        sync.Pool
-	plain          *plain
+	proxy   *goproxy.ProxyHttpServer
+	hijack  *goproxy.ConnectAction
+	noHTTP2 map[string]func(*http.Server, *tls.Conn, http.Handler)
+	buffers sync.Pool
+	plain   *plain
 }
 
 const copyBuffer = 32 << 10
 
 func newWeb(l *listener) *web {
 	w := &web{
-		reject: &goproxy.ConnectAction{Action: goproxy.ConnectReject},
-		// The connection's owner goes on with it when goproxy has returned.
+		// The connection's owner goes on with it when goproxy has returned. That is
+		// so for a refusal, too: goproxy would send it in many small writes.
 		hijack: &goproxy.ConnectAction{
 			Action: goproxy.ConnectHijack,
 			Hijack: func(*http.Request, net.Conn, *goproxy.ProxyCtx) {},

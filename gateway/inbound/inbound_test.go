@@ -153,6 +153,12 @@ func (l *logBuffer) String() string {
 // start runs a front; change may alter the configuration. It ends with the test.
 func start(t testing.TB, f Front, d Dialer, change func(*Settings, *Config)) *gate {
 	t.Helper()
+	return startOn(t, listen(t), f, d, change)
+}
+
+// startOn runs a front on a listener.
+func startOn(t testing.TB, ln net.Listener, f Front, d Dialer, change func(*Settings, *Config)) *gate {
+	t.Helper()
 	g := &gate{log: new(logBuffer), err: make(chan error, 1)}
 	g.set = &Settings{
 		Dialer:    d,
@@ -169,7 +175,6 @@ func start(t testing.TB, f Front, d Dialer, change func(*Settings, *Config)) *ga
 	}
 	g.now.Store(g.set)
 	g.Server = New(cfg)
-	ln := listen(t)
 	g.addr = ln.Addr().String()
 	stop, endStop := context.WithCancel(context.Background())
 	cut, endCut := context.WithCancel(context.Background())

@@ -68,6 +68,13 @@ func (p page) response(r *http.Request) *http.Response {
 	}
 }
 
+// message is the page as it stands on the wire, for a connection that ends after it.
+func (p page) message() string {
+	var b strings.Builder
+	p.response(nil).Write(&b)
+	return b.String()
+}
+
 // write sends the page as a handler does.
 func (p page) write(w http.ResponseWriter) {
 	h, body := p.render()
