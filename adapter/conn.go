@@ -26,6 +26,9 @@ var (
 // rules of Conn hold for it, so do not half-close it.
 func (c *Conn) NetConn() net.Conn { return c.tcp }
 
+// TCP is the same as NetConn.
+func (c *Conn) TCP() *net.TCPConn { return c.tcp }
+
 // ClientInfo tells what a server's transport program said of the client. It
 // is zero on a connection that DialTransport made.
 func (c *Conn) ClientInfo() ClientInfo { return c.info }

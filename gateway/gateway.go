@@ -37,7 +37,7 @@ type Gateway struct {
 	view    atomic.Pointer[view]
 	manager *bridges.Manager
 	front   *inbound.Server
-	joiner  joiner
+	traffic traffic
 	limit   *inbound.Limiter
 	exit    *exit.Exit
 	windows carrier.Windows
@@ -78,10 +78,10 @@ func New(cfg *config.Config, exe string, log *slog.Logger) *Gateway {
 		listeners: map[listenKey]*listening{},
 		failed:    make(chan error, 1),
 	}
-	g.joiner.view, g.joiner.log = &g.view, log
+	g.traffic.view, g.traffic.log = &g.view, log
 	g.front = inbound.New(inbound.Config{
 		Settings: func() *inbound.Settings { return g.view.Load().settings },
-		Joiner:   &g.joiner,
+		Relay:    g.traffic.relay,
 		Limit:    g.limit,
 		Logger:   log,
 	})

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
 	"ptgate/adapter/builtin"
 	"ptgate/gateway"
 	"ptgate/gateway/carrier"

@@ -14,6 +14,7 @@ import (
 	"ptgate/gateway/config"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/relay"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -31,7 +32,7 @@ type view struct {
 type router struct{ view *atomic.Pointer[view] }
 
 // Dial implements inbound.Dialer.
-func (r *router) Dial(ctx context.Context, t routes.Target) (net.Conn, error) {
+func (r *router) Dial(ctx context.Context, t routes.Target) (stream.Conn, error) {
 	for {
 		v := r.view.Load()
 		c, err := v.open(ctx, t)
@@ -42,7 +43,7 @@ func (r *router) Dial(ctx context.Context, t routes.Target) (net.Conn, error) {
 	}
 }
 
-func (v *view) open(ctx context.Context, t routes.Target) (net.Conn, error) {
+func (v *view) open(ctx context.Context, t routes.Target) (stream.Conn, error) {
 	m, ok := v.cfg.Table.Lookup(t)
 	if !ok {
 		return nil, answer.Errorf(answer.Blocked, "no route takes it")
@@ -57,28 +58,30 @@ func (v *view) open(ctx context.Context, t routes.Target) (net.Conn, error) {
 		if err != nil {
 			return nil, answer.New(answer.Of(err), fmt.Errorf("direct: %w", err))
 		}
-		return c, nil
+		return stream.From(c), nil
 	}
 	return v.set.Open(ctx, v.set.Route(m.Rule), t)
 }
 
-// A joiner relays with the idle limit of the newest configuration, and counts.
-type joiner struct {
+// traffic relays with the idle limit of the newest configuration, and counts.
+type traffic struct {
 	view     *atomic.Pointer[view]
 	log      *slog.Logger
 	up, down atomic.Int64
 	active   atomic.Int64 // pairs
 }
 
-// Join implements inbound.Joiner.
-func (j *joiner) Join(ctx context.Context, client, upstream net.Conn, early []byte) {
+// relay is an inbound.Relay.
+func (j *traffic) relay(ctx context.Context, client, upstream stream.Conn, early []byte) {
 	j.active.Add(1)
 	defer j.active.Add(-1)
-	err := relay.Join(ctx, client, upstream, relay.Options{
-		Early: early,
-		Idle:  j.view.Load().cfg.Limits.Idle,
-		Up:    &j.up,
-		Down:  &j.down,
+	limits := &j.view.Load().cfg.Limits
+	err := relay.Run(ctx, client, upstream, relay.Options{
+		Early:    early,
+		Idle:     limits.Idle,
+		HalfOpen: limits.HalfOpen,
+		Up:       &j.up,
+		Down:     &j.down,
 	})
 	if err != nil && j.log.Enabled(ctx, slog.LevelDebug) {
 		j.log.Debug("connection reset", "reason", answer.Of(err))

@@ -44,7 +44,7 @@ type ServeStatus struct {
 func (g *Gateway) Status() Status {
 	v := g.view.Load()
 	s := Status{Config: v.cfg.Path, PID: os.Getpid(), Since: g.since, Loaded: v.loaded,
-		Active: g.joiner.active.Load(), Up: g.joiner.up.Load(), Down: g.joiner.down.Load()}
+		Active: g.traffic.active.Load(), Up: g.traffic.up.Load(), Down: g.traffic.down.Load()}
 	for _, b := range v.set.Bridges() {
 		s.Bridges = append(s.Bridges, b.Status())
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,7 +13,7 @@ import (
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
 	"ptgate/gateway/dest"
-	"ptgate/gateway/relay"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -152,12 +151,12 @@ func (b *Bridge) stuck() bool {
 
 // open connects to t. Its error is a *carrier.Refusal where the far end has
 // answered; anything else is the bridge's own failure.
-func (b *Bridge) open(ctx context.Context, t routes.Target) (net.Conn, error) {
+func (b *Bridge) open(ctx context.Context, t routes.Target) (stream.Conn, error) {
 	if err := b.enter(); err != nil {
 		return nil, fmt.Errorf("bridge %q: %w", b.Name(), err)
 	}
 	begin := time.Now()
-	var c net.Conn
+	var c stream.Conn
 	var err error
 	if b.config().Far == config.FarExit {
 		c, err = b.openStream(ctx, t)
@@ -188,7 +187,7 @@ func (b *Bridge) open(ctx context.Context, t routes.Target) (net.Conn, error) {
 
 // openOptimistic starts a stream whose success is assumed, if that can be done
 // at once.
-func (b *Bridge) openOptimistic(ctx context.Context, t routes.Target, settled func(error)) net.Conn {
+func (b *Bridge) openOptimistic(ctx context.Context, t routes.Target, settled func(error)) stream.Conn {
 	if b.enter() != nil {
 		return nil
 	}
@@ -199,7 +198,7 @@ func (b *Bridge) openOptimistic(ctx context.Context, t routes.Target, settled fu
 	}
 	begin := time.Now()
 	s := b.settings.Load()
-	stream, err := c.Open(ctx, t, carrier.Options{
+	opened, err := c.Open(ctx, t, carrier.Options{
 		Auth:       authOf(s.cfg),
 		Optimistic: true,
 		Limit:      s.limits.Dial,
@@ -217,7 +216,7 @@ func (b *Bridge) openOptimistic(ctx context.Context, t routes.Target, settled fu
 		return nil
 	}
 	b.carriers.used()
-	return b.track(stream)
+	return b.track(opened)
 }
 
 // early logs that an application was told of success too soon. That it left before
@@ -237,7 +236,7 @@ func (b *Bridge) early(t routes.Target, err error) {
 // openStream opens t through a carrier. A carrier that is lost, or falls silent,
 // before the exit has answered is replaced: nothing of the application's has
 // been sent yet.
-func (b *Bridge) openStream(ctx context.Context, t routes.Target) (net.Conn, error) {
+func (b *Bridge) openStream(ctx context.Context, t routes.Target) (stream.Conn, error) {
 	s := b.settings.Load()
 	auth := authOf(s.cfg)
 	var last error
@@ -246,10 +245,10 @@ func (b *Bridge) openStream(ctx context.Context, t routes.Target) (net.Conn, err
 		if err != nil {
 			return nil, err
 		}
-		stream, err := openWatched(ctx, c, t, auth)
+		opened, err := openWatched(ctx, c, t, auth)
 		if err == nil {
 			b.carriers.used()
-			return stream, nil
+			return opened, nil
 		}
 		if _, lost := errors.AsType[*carrier.Lost](err); !lost || ctx.Err() != nil {
 			return nil, err
@@ -262,7 +261,7 @@ func (b *Bridge) openStream(ctx context.Context, t routes.Target) (net.Conn, err
 var errSuspect = errors.New("the carrier does not answer")
 
 // openWatched is Open, given up when the carrier falls silent.
-func openWatched(ctx context.Context, c *carrier.Client, t routes.Target, auth carrier.Auth) (net.Conn, error) {
+func openWatched(ctx context.Context, c *carrier.Client, t routes.Target, auth carrier.Auth) (stream.Conn, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	const look = 500 * time.Millisecond
 	var wg sync.WaitGroup
@@ -284,7 +283,7 @@ func openWatched(ctx context.Context, c *carrier.Client, t routes.Target, auth c
 }
 
 // openRaw opens a PT connection of its own for one application.
-func (b *Bridge) openRaw(ctx context.Context, t routes.Target) (net.Conn, error) {
+func (b *Bridge) openRaw(ctx context.Context, t routes.Target) (stream.Conn, error) {
 	s := b.settings.Load()
 	c, err := b.pt.dial(ctx, s.cfg)
 	if err != nil {
@@ -325,7 +324,7 @@ func (b *Bridge) tryAgain() {
 		if b.config().Far == config.FarExit {
 			err = b.carriers.try(ctx)
 		} else {
-			var c net.Conn
+			var c stream.Conn
 			if c, err = b.pt.dial(ctx, b.config()); err == nil {
 				c.Close()
 			}
@@ -345,18 +344,13 @@ func (b *Bridge) tryAgain() {
 
 // track leaves c, which entered, among the active until it is closed, and resets
 // it with the bridge.
-func (b *Bridge) track(c net.Conn) net.Conn {
-	uncut := context.AfterFunc(b.ctx, func() { relay.Reset(c) })
-	if s, ok := c.(*carrier.Stream); ok {
-		return &trackedStream{tracked{Conn: c, b: b, uncut: uncut}, s}
-	}
-	return &tracked{Conn: c, b: b, uncut: uncut}
+func (b *Bridge) track(c stream.Conn) stream.Conn {
+	return &tracked{Conn: c, b: b, uncut: context.AfterFunc(b.ctx, c.Reset)}
 }
 
-// A tracked connection into a PT. It has no CloseWrite: a PT that is told of the
-// end of one direction ends both (see relay.Join).
+// A tracked connection is an application's, through the bridge.
 type tracked struct {
-	net.Conn
+	stream.Conn
 	b     *Bridge
 	uncut func() bool
 	ended atomic.Bool
@@ -369,29 +363,15 @@ func (t *tracked) end() {
 	}
 }
 
-// NetConn is the connection itself, for a relay that moves bytes in the kernel.
-func (t *tracked) NetConn() net.Conn { return t.Conn }
-
 func (t *tracked) Close() error {
 	t.end()
 	return t.Conn.Close()
 }
 
-// Reset closes the connection so that the PT sees a reset.
-func (t *tracked) Reset() error {
+func (t *tracked) Reset() {
 	t.end()
-	relay.Reset(t.Conn)
-	return nil
+	t.Conn.Reset()
 }
-
-// A trackedStream is a carrier's, with half-close.
-type trackedStream struct {
-	tracked
-	s *carrier.Stream
-}
-
-func (t *trackedStream) CloseWrite() error { return t.s.CloseWrite() }
-func (t *trackedStream) WaitRead() error   { return t.s.WaitRead() }
 
 // retire says that no new connection is coming.
 func (b *Bridge) retire() {

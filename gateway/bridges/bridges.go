@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -19,6 +18,7 @@ import (
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/config"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -228,7 +228,7 @@ func (s *Set) Bridges() []*Bridge { return s.all }
 
 // Open opens a connection to t over one of the route's bridges. Errors carry an
 // answer.Reason, or are ErrRetired.
-func (s *Set) Open(ctx context.Context, r *Route, t routes.Target) (net.Conn, error) {
+func (s *Set) Open(ctx context.Context, r *Route, t routes.Target) (stream.Conn, error) {
 	if len(r.via) == 0 {
 		return nil, answer.Errorf(answer.NoBridge, "route has no bridges")
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"slices"
 	"sync"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -170,14 +170,14 @@ func unmeasured(order []*Bridge) int {
 // once; each further one when one has failed, or beside the others after stagger. A
 // far end's own answer, good or bad, ends the race; but one that it can't serve
 // at the moment does not.
-func race(ctx context.Context, order []*Bridge, together int, stagger time.Duration, t routes.Target) (net.Conn, error) {
+func race(ctx context.Context, order []*Bridge, together int, stagger time.Duration, t routes.Target) (stream.Conn, error) {
 	if len(order) == 1 {
 		return order[0].open(ctx, t)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	type result struct {
 		b    *Bridge
-		conn net.Conn
+		conn stream.Conn
 		err  error
 	}
 	results := make(chan result)

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"time"
 
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
+	"ptgate/gateway/stream"
 )
 
 // A Stage is a step of a Probe.
@@ -59,7 +59,7 @@ func (b *Bridge) Probe(ctx context.Context) (p Probe) {
 		}
 	}
 	c := b.config()
-	var conn net.Conn
+	var conn stream.Conn
 	if !step(StageTransport, func() (err error) {
 		conn, err = b.pt.dial(ctx, c)
 		return err

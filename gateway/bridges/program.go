@@ -18,6 +18,7 @@ import (
 	"ptgate/gateway/answer"
 	"ptgate/gateway/config"
 	"ptgate/gateway/private"
+	"ptgate/gateway/stream"
 )
 
 // A program is one PT client for all bridges with the same settings: a
@@ -132,12 +133,16 @@ func (m *Manager) program(p *config.PT, transport string, cfg *config.Config) *p
 }
 
 // dial opens a connection to a bridge.
-func (p *program) dial(ctx context.Context, b *config.Bridge) (net.Conn, error) {
+func (p *program) dial(ctx context.Context, b *config.Bridge) (stream.Conn, error) {
 	if p.err != nil {
 		return nil, p.err
 	}
 	if p.inside != nil {
-		return p.inside.Dial(ctx, b.Address, b.Args)
+		c, err := p.inside.Dial(ctx, b.Address, b.Args)
+		if err != nil {
+			return nil, err
+		}
+		return stream.Inside(c), nil
 	}
 	for try := 0; ; try++ {
 		pt, err := p.ready(ctx)
@@ -145,10 +150,10 @@ func (p *program) dial(ctx context.Context, b *config.Bridge) (net.Conn, error) 
 			return nil, err
 		}
 		c, err := pt.DialTransport(ctx, b.Transport, b.Address, b.Args)
-		if err == nil || ctx.Err() != nil {
-			return c, err
+		if err == nil {
+			return stream.ToProgram(c), nil
 		}
-		if try == 3 || !ended(ctx, pt, err) {
+		if ctx.Err() != nil || try == 3 || !ended(ctx, pt, err) {
 			return nil, err
 		}
 	}

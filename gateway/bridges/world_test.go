@@ -18,6 +18,7 @@ import (
 	"ptgate/adapter"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -256,11 +257,11 @@ func (f *far) reset() {
 
 // serve plays a ptgate server whose exit answers with code and echoes.
 func (f *far) serve(c net.Conn) {
-	kind, c, err := carrier.Sniff(c, time.Minute)
+	kind, sniffed, err := carrier.Sniff(stream.From(c), time.Minute)
 	if err != nil || kind != carrier.Carrier {
 		return
 	}
-	carrier.Serve(context.Background(), c, 1000, new(carrier.Windows), new(carrier.Traffic), quiet, func(s *carrier.Stream) func() {
+	carrier.Serve(context.Background(), sniffed, 1000, new(carrier.Windows), new(carrier.Traffic), quiet, func(s *carrier.Stream) func() {
 		defer s.Close()
 		greeting, request := make([]byte, 3), make([]byte, 4+1+len(example.Name)+2)
 		if _, err := io.ReadFull(s, greeting); err != nil {

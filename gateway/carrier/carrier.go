@@ -16,11 +16,12 @@ import (
 	"bytes"
 	"io"
 	"log/slog"
-	"net"
 	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-yamux/v5"
+
+	"ptgate/gateway/stream"
 )
 
 // Preamble is how a carrier begins. Its last byte is the version.
@@ -72,37 +73,6 @@ func (w *logWriter) Write(p []byte) (int, error) {
 // transport's payload.
 type Traffic struct{ In, Out atomic.Int64 }
 
-// A bufferedConn gives back what was read ahead.
-type bufferedConn struct {
-	net.Conn
-	ahead []byte
-}
-
-func (c *bufferedConn) Read(p []byte) (int, error) {
-	if len(c.ahead) > 0 {
-		n := copy(p, c.ahead)
-		c.ahead = c.ahead[n:]
-		return n, nil
-	}
-	return c.Conn.Read(p)
-}
-
-// NetConn is the connection itself, once nothing that was read ahead is left.
-func (c *bufferedConn) NetConn() net.Conn {
-	if len(c.ahead) > 0 {
-		return nil
-	}
-	return c.Conn
-}
-
-// CloseWrite ends this side's direction, and both where that can't be done.
-func (c *bufferedConn) CloseWrite() error {
-	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return w.CloseWrite()
-	}
-	return c.Conn.Close()
-}
-
 // A Kind is what a connection that came in through a PT turns out to be.
 type Kind int
 
@@ -116,7 +86,7 @@ const (
 // Sniff reads a connection's first byte, and for a carrier its preamble, within
 // limit. The connection it returns still gives all bytes that belong to what
 // follows: for a carrier those after the preamble, else all.
-func Sniff(c net.Conn, limit time.Duration) (Kind, net.Conn, error) {
+func Sniff(c stream.Conn, limit time.Duration) (Kind, stream.Conn, error) {
 	if err := c.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		return Unknown, nil, err
 	}
@@ -128,7 +98,7 @@ func Sniff(c net.Conn, limit time.Duration) (Kind, net.Conn, error) {
 	switch b[0] {
 	case 5:
 		kind = BareSOCKS5
-		c = &bufferedConn{c, b[:1]}
+		c = stream.Ahead(c, b[:1])
 	case Preamble[0]:
 		if _, err := io.ReadFull(c, b[1:]); err != nil {
 			return Unknown, nil, err

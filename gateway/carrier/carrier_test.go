@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -76,7 +77,7 @@ func pair(t testing.TB, near, far net.Conn, handle func(*Stream)) *Client {
 	t.Helper()
 	served := make(chan error, 1)
 	go func() {
-		kind, c, err := Sniff(far, time.Minute)
+		kind, c, err := Sniff(stream.From(far), time.Minute)
 		if err == nil && kind == Carrier {
 			err = Serve(context.Background(), c, 1000, new(Windows), new(Traffic), quiet, in(handle))
 		} else {
@@ -84,7 +85,7 @@ func pair(t testing.TB, near, far net.Conn, handle func(*Stream)) *Client {
 		}
 		served <- err
 	}()
-	c, err := NewClient(near, new(Traffic), quiet)
+	c, err := NewClient(stream.From(near), new(Traffic), quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -325,7 +326,7 @@ func TestSniff(t *testing.T) {
 		near, far := tcpPair(t)
 		near.Write([]byte(first))
 		near.(*net.TCPConn).CloseWrite()
-		kind, c, err := Sniff(far, time.Minute)
+		kind, c, err := Sniff(stream.From(far), time.Minute)
 		if kind != want || err != nil {
 			t.Errorf("%q: %v, %v", first, kind, err)
 		}
@@ -338,7 +339,7 @@ func TestSniff(t *testing.T) {
 	near, far := tcpPair(t)
 	defer near.Close()
 	defer far.Close()
-	if _, _, err := Sniff(far, time.Millisecond); err == nil {
+	if _, _, err := Sniff(stream.From(far), time.Millisecond); err == nil {
 		t.Error("a silent peer is waited for")
 	}
 }
@@ -481,11 +482,11 @@ func Example() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if kind, c, err := Sniff(far, time.Minute); err == nil && kind == Carrier {
+		if kind, c, err := Sniff(stream.From(far), time.Minute); err == nil && kind == Carrier {
 			Serve(context.Background(), c, 100, new(Windows), new(Traffic), quiet, in(answers(0, echo)))
 		}
 	}()
-	client, _ := NewClient(near, new(Traffic), quiet)
+	client, _ := NewClient(stream.From(near), new(Traffic), quiet)
 	s, err := client.Open(context.Background(), routes.Target{Name: "example.com", Port: 80}, Options{})
 	if err != nil {
 		fmt.Println(err)

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-yamux/v5"
 
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -47,7 +47,7 @@ func (c *Client) spawn(f func()) bool {
 
 // NewClient starts a carrier on conn and owns it from then on. traffic may be
 // shared by several carriers.
-func NewClient(conn net.Conn, traffic *Traffic, log *slog.Logger) (*Client, error) {
+func NewClient(conn stream.Conn, traffic *Traffic, log *slog.Logger) (*Client, error) {
 	l := newLink(conn, Preamble, traffic)
 	s, err := yamux.Client(l, settings(0, log), nil)
 	if err != nil {

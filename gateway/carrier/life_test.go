@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"ptgate/gateway/stream"
 )
 
 // A stuck connection takes nothing and gives nothing until it is closed, as one
@@ -38,7 +40,7 @@ func (c *stuck) Close() error {
 func TestOpenOnStuckCarrier(t *testing.T) {
 	for before := range 3 { // so that each of a request's three frames is once the first without room
 		synctest.Test(t, func(t *testing.T) {
-			c, err := NewClient(newStuck(), new(Traffic), quiet)
+			c, err := NewClient(stream.From(newStuck()), new(Traffic), quiet)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -77,7 +79,7 @@ func TestOpenOnStuckCarrier(t *testing.T) {
 // A carrier whose peer does not answer is given up by itself.
 func TestDeadCarrier(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, err := NewClient(newStuck(), new(Traffic), quiet)
+		c, err := NewClient(stream.From(newStuck()), new(Traffic), quiet)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -106,7 +108,7 @@ func TestCheck(t *testing.T) {
 		t.Error("a closed carrier answers")
 	}
 	synctest.Test(t, func(t *testing.T) {
-		c, err := NewClient(newStuck(), new(Traffic), quiet)
+		c, err := NewClient(stream.From(newStuck()), new(Traffic), quiet)
 		if err != nil {
 			t.Fatal(err)
 		}

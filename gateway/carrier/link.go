@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"ptgate/gateway/stream"
 )
 
 // A link is the connection below yamux. It gathers the frames that are there
@@ -14,7 +16,7 @@ import (
 // and a system call; it bounds what waits in front of the connection; and it
 // knows when the peer was last heard.
 type link struct {
-	net.Conn
+	stream.Conn
 	traffic *Traffic
 	unsent  *unsent // flush's
 
@@ -44,7 +46,7 @@ func now() int64 { return int64(time.Since(start)) + 1 }
 var errClosed = errors.New("carrier: closed")
 
 // newLink writes prefix first, and owns a goroutine until Close.
-func newLink(c net.Conn, prefix string, t *Traffic) *link {
+func newLink(c stream.Conn, prefix string, t *Traffic) *link {
 	l := &link{Conn: c, traffic: t, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	l.room.L = &l.mu
 	l.unsent = newUnsent(c)

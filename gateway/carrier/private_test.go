@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"ptgate/gateway/stream"
 )
 
 // A brokenConn fails as a TCP connection does, with its addresses in the error.
@@ -26,7 +28,7 @@ func (brokenConn) SetWriteDeadline(time.Time) error { return nil }
 // Neither the log nor the error that ends a carrier tells who its client is.
 func TestErrorsWithoutAddresses(t *testing.T) {
 	var log bytes.Buffer
-	err := Serve(t.Context(), brokenConn{}, 10, new(Windows), new(Traffic),
+	err := Serve(t.Context(), stream.From(brokenConn{}), 10, new(Windows), new(Traffic),
 		slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		func(*Stream) func() { return nil })
 	if err == nil || !strings.Contains(log.String(), io.ErrNoProgress.Error()) {
@@ -35,7 +37,7 @@ func TestErrorsWithoutAddresses(t *testing.T) {
 	if text := err.Error() + log.String(); strings.Contains(text, "192.0.2.1") || strings.Contains(text, "203.0.113.7") {
 		t.Error(text)
 	}
-	l := newLink(brokenConn{}, Preamble, new(Traffic))
+	l := newLink(stream.From(brokenConn{}), Preamble, new(Traffic))
 	<-l.done
 	if _, err := l.Write([]byte("x")); err == nil || strings.Contains(err.Error(), "203.0.113.7") {
 		t.Errorf("write: %v", err)

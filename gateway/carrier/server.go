@@ -3,11 +3,12 @@ package carrier
 import (
 	"context"
 	"log/slog"
-	"net"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-yamux/v5"
+
+	"ptgate/gateway/stream"
 )
 
 // Serve is the server's end of a carrier on conn, which comes from Sniff and is
@@ -15,7 +16,7 @@ import (
 // own and owns the stream; what it returns, if anything, is called in a fresh one,
 // so that a long relay need not keep the large stack of a handshake. Serve returns when the carrier and all handlers have
 // ended; the end of ctx ends the carrier, once the peer has got what was written.
-func Serve(ctx context.Context, conn net.Conn, maxStreams int, windows *Windows, traffic *Traffic, log *slog.Logger, handle func(*Stream) (then func())) error {
+func Serve(ctx context.Context, conn stream.Conn, maxStreams int, windows *Windows, traffic *Traffic, log *slog.Logger, handle func(*Stream) (then func())) error {
 	l := newLink(conn, "", traffic)
 	c := settings(maxStreams, log)
 	s, err := yamux.Server(l, c, windows.managed(c))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/stream"
 )
 
 // A slow connection takes rate bytes a second, gives without bound, and does neither
@@ -239,7 +240,7 @@ func (*hole) Write(p []byte) (int, error) { return len(p), nil }
 func TestSignsOfPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const rate, streams = 5000, 6
-		c, err := NewClient(newSlow(&hole{newStuck()}, rate), new(Traffic), quiet)
+		c, err := NewClient(stream.From(newSlow(&hole{newStuck()}, rate)), new(Traffic), quiet)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -258,7 +259,7 @@ func TestSignsOfPeer(t *testing.T) {
 		wg.Wait()
 	})
 	synctest.Test(t, func(t *testing.T) {
-		c, err := NewClient(&hole{newStuck()}, new(Traffic), quiet)
+		c, err := NewClient(stream.From(&hole{newStuck()}), new(Traffic), quiet)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-yamux/v5"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -34,14 +35,7 @@ type Stream struct {
 	settled func(error)
 }
 
-var (
-	_ net.Conn = (*Stream)(nil)
-	_ interface {
-		CloseWrite() error
-		Reset() error
-		WaitRead() error
-	} = (*Stream)(nil)
-)
+var _ stream.Conn = (*Stream)(nil)
 
 // settle reads the reply that an optimistic stream still owes.
 func (s *Stream) settle() error {
@@ -109,10 +103,16 @@ func (s *Stream) Write(p []byte) (int, error) {
 func (s *Stream) CloseWrite() error { return s.s.CloseWrite() }
 
 // Reset ends both directions at once; the peer sees a reset.
-func (s *Stream) Reset() error {
+func (s *Stream) Reset() {
 	s.forget()
-	return s.s.Reset()
+	_ = s.s.Reset()
 }
+
+// WaitReset can't tell.
+func (s *Stream) WaitReset() error { return errors.ErrUnsupported }
+
+// Socket is none: the carrier's belongs to all of its streams.
+func (s *Stream) Socket() stream.Socket { return stream.Socket{} }
 
 // forget takes the stream out of the client's count.
 func (s *Stream) forget() {
@@ -124,8 +124,9 @@ func (s *Stream) forget() {
 // Close ends this side's direction in order and the other by a reset: a peer
 // that still writes has to be told, or it would wait for window for ever.
 func (s *Stream) Close() error {
-	s.s.CloseWrite()
-	return s.Reset()
+	err := s.s.CloseWrite()
+	s.Reset()
+	return err
 }
 
 // LocalAddr is the carrier's.

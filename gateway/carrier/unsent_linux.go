@@ -1,11 +1,12 @@
 package carrier
 
 import (
-	"net"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ptgate/gateway/stream"
 )
 
 // unsent bounds what the kernel takes ahead of the network (TCP_NOTSENT_LOWAT,
@@ -26,24 +27,17 @@ const (
 	unsentLook  = 200 * time.Millisecond
 )
 
-func newUnsent(c net.Conn) *unsent {
+func newUnsent(c stream.Conn) *unsent {
 	u := &unsent{since: time.Now()}
-	for u.raw == nil {
-		switch v := c.(type) {
-		case *net.TCPConn:
-			raw, err := v.SyscallConn()
-			if err != nil {
-				return u
-			}
-			u.raw = raw
-		case interface{ Beneath() *net.TCPConn }:
-			c = v.Beneath()
-		case interface{ NetConn() net.Conn }:
-			c = v.NetConn()
-		default:
-			return u
-		}
+	t := c.Socket().TCP
+	if t == nil {
+		return u
 	}
+	raw, err := t.SyscallConn()
+	if err != nil {
+		return u
+	}
+	u.raw = raw
 	u.set(leastUnsent)
 	return u
 }

@@ -3,13 +3,14 @@
 package carrier
 
 import (
-	"net"
 	"time"
+
+	"ptgate/gateway/stream"
 )
 
 // unsent is for systems that let it be set.
 type unsent struct{}
 
-func newUnsent(net.Conn) *unsent { return nil }
+func newUnsent(stream.Conn) *unsent { return nil }
 
 func (*unsent) wrote(int, time.Time) {}

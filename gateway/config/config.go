@@ -206,5 +206,6 @@ type Limits struct {
 	Dial               time.Duration
 	Stagger            time.Duration // before the next bridge is tried beside a slow one
 	Idle               time.Duration // 0: never
+	HalfOpen           time.Duration // silence allowed once one direction has ended
 	Drain              time.Duration // on stop and reload
 }

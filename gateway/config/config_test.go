@@ -170,7 +170,7 @@ func TestEverything(t *testing.T) {
 		Exit: Exit{DenyPrivate: true, Users: map[string]string{"me": "pass"}},
 		PTs:  []*PT{proxy, inside, obfs4},
 		Limits: Limits{Connections: 100, Handshake: 5 * time.Second, Dial: time.Minute, Stagger: 500 * time.Millisecond,
-			Idle: time.Hour, Drain: 0},
+			Idle: time.Hour, HalfOpen: 90 * time.Second, Drain: 0},
 	}
 	if diff := cmp.Diff(want, cfg, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{}), cmpopts.IgnoreTypes(&routes.Table{})); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
@@ -235,7 +235,7 @@ func TestDefaults(t *testing.T) {
 		cfg.Listen, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("listen (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(Limits{Connections: 16384, DefaultConnections: true, Handshake: 10 * time.Second, Dial: 75 * time.Second, Stagger: 3 * time.Second, Drain: 30 * time.Second}, cfg.Limits); diff != "" {
+	if diff := cmp.Diff(Limits{Connections: 16384, DefaultConnections: true, Handshake: 10 * time.Second, Dial: 75 * time.Second, Stagger: 3 * time.Second, HalfOpen: 2 * time.Minute, Drain: 30 * time.Second}, cfg.Limits); diff != "" {
 		t.Errorf("limits (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(Log{Level: slog.LevelInfo, Format: "text", Private: true}, cfg.Log); diff != "" {

@@ -530,6 +530,7 @@ func limitsTable(t *table) Limits {
 		Dial:               t.duration("dial", 75*time.Second, false),
 		Stagger:            t.duration("stagger", 3*time.Second, false),
 		Idle:               t.duration("idle", 0, true),
+		HalfOpen:           t.duration("half_open", 2*time.Minute, false),
 		Drain:              t.duration("drain", 30*time.Second, true),
 	}
 	if t.duration("resume", 0, true) > 0 {

@@ -17,6 +17,7 @@ import (
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/seldom"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -79,7 +80,7 @@ func matches(t *routes.Table, tg routes.Target) bool {
 
 // Dial opens a connection to t, if the policy allows it. Every error has an
 // answer.Reason.
-func (e *Exit) Dial(ctx context.Context, t routes.Target) (net.Conn, error) {
+func (e *Exit) Dial(ctx context.Context, t routes.Target) (stream.Conn, error) {
 	s := e.settings()
 	limit := s.Dial
 	if limit == 0 {
@@ -128,7 +129,7 @@ func (e *Exit) Dial(ctx context.Context, t routes.Target) (net.Conn, error) {
 	if err != nil {
 		return nil, failed(err)
 	}
-	return c, nil
+	return stream.From(c), nil
 }
 
 // failed gives a reason to an error of the network. One without a name of its own

@@ -4,22 +4,20 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"io"
-	"net"
-	"sync"
 	"time"
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/dest"
 	"ptgate/gateway/relay"
 	"ptgate/gateway/socks"
+	"ptgate/gateway/stream"
 )
 
 // ServeConn serves one SOCKS5 session on c, a carrier's stream or a bare
 // connection from a PT. It owns c. The relay that follows a success is returned,
 // to be called, on a smaller stack; nil where there is none. The end of ctx resets
 // both connections.
-func (e *Exit) ServeConn(ctx context.Context, c net.Conn, o relay.Options) (then func()) {
+func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, o relay.Options) (then func()) {
 	set := e.settings()
 	s := &session{exit: e, conn: c, set: set, ctx: ctx}
 	if set.Handshake > 0 {
@@ -38,13 +36,13 @@ func (e *Exit) ServeConn(ctx context.Context, c net.Conn, o relay.Options) (then
 		return nil
 	}
 	if !s.hs.Granted || !live {
-		relay.Reset(upstream)
-		relay.Reset(c)
+		upstream.Reset()
+		c.Reset()
 		return nil
 	}
 	o.Early = s.hs.Early
 	return func() {
-		if err := relay.Join(ctx, c, upstream, o); err != nil {
+		if err := relay.Run(ctx, c, upstream, o); err != nil {
 			// The error's text has addresses in it, which no log is to have.
 			e.log.Debug("exit: connection ended", "reason", answer.Of(err))
 		}
@@ -62,10 +60,14 @@ func (e *Exit) Busy() []byte {
 	return append([]byte{5, 0}, failure...)
 }
 
+// Only a dial that takes longer is watched for a client that leaves: most are through
+// before.
+const watchAfter = time.Second
+
 // A session is one handshake.
 type session struct {
 	exit *Exit
-	conn net.Conn
+	conn stream.Conn
 	set  *Settings
 	ctx  context.Context
 	hs   socks.Session
@@ -85,14 +87,16 @@ func (s *session) valid(user, password string) bool {
 }
 
 // dial resolves, too, after the policy was asked.
-func (s *session) dial(host string, port int) (net.Conn, error) {
+func (s *session) dial(host string, port int) (stream.Conn, error) {
 	s.conn.SetReadDeadline(time.Time{})
-	var c net.Conn
+	var c stream.Conn
 	t, err := dest.FromHostPort(host, port)
 	if err != nil {
 		err = answer.New(answer.BadRequest, err)
 	} else {
-		ctx, done := s.watch()
+		// The end of the client's direction is no departure: it may have sent all that
+		// it has to say.
+		ctx, done := stream.Watch(s.ctx, s.conn, watchAfter, false)
 		c, err = s.exit.Dial(ctx, t)
 		done()
 	}
@@ -101,33 +105,4 @@ func (s *session) dial(host string, port int) (net.Conn, error) {
 		return nil, err
 	}
 	return c, nil
-}
-
-// watch gives a context for the dial that ends when the client goes away. Only a
-// slow dial pays for it. The end of the client's direction alone is no departure:
-// it may have sent all that it has to say.
-func (s *session) watch() (context.Context, func()) {
-	ctx, cancel := context.WithCancel(s.ctx)
-	w, ok := s.conn.(interface{ WaitRead() error })
-	if !ok {
-		return ctx, cancel
-	}
-	var wg sync.WaitGroup
-	wg.Add(1)
-	t := time.AfterFunc(time.Second, func() {
-		defer wg.Done()
-		if err := w.WaitRead(); err != nil && err != io.EOF {
-			cancel()
-		}
-	})
-	return ctx, func() {
-		if t.Stop() {
-			wg.Done()
-		} else {
-			s.conn.SetReadDeadline(time.Unix(1, 0))
-			wg.Wait()
-			s.conn.SetReadDeadline(time.Time{})
-		}
-		cancel()
-	}
 }

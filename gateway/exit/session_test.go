@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +20,7 @@ import (
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/dest"
 	"ptgate/gateway/relay"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -72,7 +72,7 @@ func fails(err error) connect {
 
 // serveConn runs a whole session.
 func serveConn(ctx context.Context, e *Exit, c net.Conn) {
-	if then := e.ServeConn(ctx, c, relay.Options{}); then != nil {
+	if then := e.ServeConn(ctx, stream.From(c), relay.Options{}); then != nil {
 		then()
 	}
 }
@@ -341,66 +341,7 @@ func TestHalfClose(t *testing.T) {
 	}
 }
 
-// A waiter is a client's connection of which only WaitRead is looked at.
-type waiter struct {
-	net.Conn
-	result chan error
-	woken  chan struct{}
-}
-
-func (w *waiter) WaitRead() error {
-	select {
-	case err := <-w.result:
-		return err
-	case <-w.woken:
-		return os.ErrDeadlineExceeded
-	}
-}
-
-func (w *waiter) SetReadDeadline(t time.Time) error {
-	if t.Unix() == 1 {
-		close(w.woken)
-	}
-	return nil
-}
-
-func TestWatch(t *testing.T) {
-	gone := errors.New("stream reset")
-	for _, c := range []struct {
-		name      string
-		result    error // what the wait for the client gives
-		silent    bool  // it gives nothing
-		dial      time.Duration
-		cancelled bool
-	}{
-		{"quick", gone, false, 900 * time.Millisecond, false},
-		{"silent client", nil, true, 5 * time.Second, false},
-		{"early data", nil, false, 5 * time.Second, false},
-		{"client has left", gone, false, 5 * time.Second, true},
-		{"client has said all", io.EOF, false, 5 * time.Second, false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := &waiter{result: make(chan error, 1), woken: make(chan struct{})}
-				if !c.silent {
-					w.result <- c.result
-				}
-				s := &session{conn: w, ctx: t.Context()}
-				ctx, done := s.watch()
-				select {
-				case <-time.After(c.dial):
-				case <-ctx.Done():
-				}
-				if cancelled := ctx.Err() != nil; cancelled != c.cancelled {
-					t.Errorf("cancelled: %v", cancelled)
-				}
-				done()
-			})
-		})
-	}
-}
-
-// The same over a carrier: the dial ends soon after its client has left.
+// Over a carrier the dial ends soon after its client has left.
 func TestClientLeavesDuringDial(t *testing.T) {
 	dialling, ended := make(chan struct{}), make(chan struct{})
 	e := newExit(&Settings{}, nil, func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
@@ -412,7 +353,7 @@ func TestClientLeavesDuringDial(t *testing.T) {
 	near, far := tcpPair(t)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		_, c, err := carrier.Sniff(far, time.Minute)
+		_, c, err := carrier.Sniff(stream.From(far), time.Minute)
 		if err != nil {
 			t.Error(err)
 			return
@@ -421,7 +362,7 @@ func TestClientLeavesDuringDial(t *testing.T) {
 			return e.ServeConn(t.Context(), s, relay.Options{})
 		})
 	})
-	client, err := carrier.NewClient(near, new(carrier.Traffic), quiet)
+	client, err := carrier.NewClient(stream.From(near), new(carrier.Traffic), quiet)
 	if err != nil {
 		t.Fatal(err)
 	}

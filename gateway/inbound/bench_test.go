@@ -7,6 +7,7 @@ import (
 	"net"
 	"testing"
 
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -16,7 +17,7 @@ type sink struct{ net.Conn }
 func (sink) Close() error { return nil }
 
 // BenchmarkConnection is one connection from dial to close, with the front alone:
-// the Dialer costs nothing and the Joiner closes at once. "bare" is the same
+// the Dialer costs nothing and the Relay closes at once. "bare" is the same
 // without a front.
 func BenchmarkConnection(b *testing.B) {
 	accept := serve(b, func(c *net.TCPConn) {
@@ -31,7 +32,7 @@ func BenchmarkConnection(b *testing.B) {
 		return start(b, f, dialFunc(func(context.Context, routes.Target) (net.Conn, error) { return sink{}, nil }),
 			func(_ *Settings, c *Config) {
 				c.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
-				c.Joiner = joinFunc(func(_ context.Context, client, _ net.Conn, _ []byte) { client.Close() })
+				c.Relay = func(_ context.Context, client, _ stream.Conn, _ []byte) { client.Close() }
 			}).addr
 	}
 	b.Run("socks5", func(b *testing.B) {

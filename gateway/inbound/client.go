@@ -5,13 +5,11 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
-	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -40,7 +38,7 @@ const overHandshake = 5 * time.Second
 
 // A client is a connection as accepted, and what is known of it.
 type client struct {
-	net.Conn
+	stream.Conn
 	l     *listener
 	set   *Settings
 	over  bool // beyond the limit: answered with nothing else
@@ -52,10 +50,6 @@ type client struct {
 	begun  bool
 	first  byte
 	failed error
-
-	// What a slow dial's watch has read.
-	peeked  [1]byte
-	npeeked int
 }
 
 // serve is the connection's life up to its relay.
@@ -122,35 +116,15 @@ func (c *client) watch(ctx context.Context, ahead bool) (context.Context, func()
 	if ahead {
 		return ctx, func() {}
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	wg.Add(1)
-	t := time.AfterFunc(watchAfter, func() {
-		defer wg.Done()
-		n, err := c.Conn.Read(c.peeked[:])
-		c.npeeked = n
-		if n == 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
-			cancel()
-		}
-	})
-	return ctx, func() {
-		if t.Stop() {
-			wg.Done()
-		} else {
-			c.Conn.SetReadDeadline(time.Unix(1, 0)) // wakes the reader
-			wg.Wait()
-			c.Conn.SetReadDeadline(time.Time{})
-		}
-		cancel()
-	}
+	return stream.Watch(ctx, c.Conn, watchAfter, true)
 }
 
 // join hands both connections over to the relay, which runs when the front has
 // returned.
-func (c *client) join(upstream net.Conn, early []byte) {
+func (c *client) join(upstream stream.Conn, early []byte) {
 	c.l.remove(c) // from here on the context ends it
 	conn, l := c.Conn, c.l
-	c.relay = func() { l.server.cfg.Joiner.Join(l.cut, conn, upstream, early) }
+	c.relay = func() { l.server.cfg.Relay(l.cut, conn, upstream, early) }
 }
 
 // How long, and for how much, a connection is read on after the last answer.
@@ -164,8 +138,7 @@ const (
 // section 9.6).
 func (c *client) linger() {
 	defer c.Conn.Close()
-	w, ok := c.Conn.(interface{ CloseWrite() error })
-	if !ok || w.CloseWrite() != nil {
+	if c.Conn.CloseWrite() != nil {
 		return
 	}
 	if c.Conn.SetReadDeadline(time.Now().Add(lingerTime)) == nil {

@@ -14,23 +14,26 @@ import (
 	"ptgate/gateway/answer"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/relay"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
 // everything leads each request to one server, but for one name.
 type everything struct{ addr string }
 
-func (e everything) Dial(ctx context.Context, t routes.Target) (net.Conn, error) {
+func (e everything) Dial(ctx context.Context, t routes.Target) (stream.Conn, error) {
 	if t.Name == "blocked.example" {
 		return nil, answer.Errorf(answer.Blocked, "no route")
 	}
-	return new(net.Dialer).DialContext(ctx, "tcp", e.addr)
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", e.addr)
+	if err != nil {
+		return nil, err
+	}
+	return stream.From(c), nil
 }
 
-type joiner struct{}
-
-func (joiner) Join(ctx context.Context, client, upstream net.Conn, early []byte) {
-	relay.Join(ctx, client, upstream, relay.Options{Early: early})
+func move(ctx context.Context, client, upstream stream.Conn, early []byte) {
+	relay.Run(ctx, client, upstream, relay.Options{Early: early})
 }
 
 // One Server serves both fronts; an unmodified HTTP client uses either as its proxy.
@@ -47,7 +50,7 @@ func Example() {
 	}
 	srv := inbound.New(inbound.Config{
 		Settings: func() *inbound.Settings { return settings },
-		Joiner:   joiner{},
+		Relay:    move,
 		Limit:    inbound.NewLimiter(100),
 		Logger:   slog.New(slog.DiscardHandler),
 	})

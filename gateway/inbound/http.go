@@ -19,6 +19,7 @@ import (
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/dest"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -91,8 +92,8 @@ type httpConn struct {
 	broken   bool // the response can't be completed: the client must see that
 	hijacked bool
 
-	head     string   // what the client gets before the tunnel, or in its place
-	upstream net.Conn // the tunnel's
+	head     string      // what the client gets before the tunnel, or in its place
+	upstream stream.Conn // the tunnel's
 	early    []byte
 }
 
@@ -103,7 +104,7 @@ func (h *httpConn) tunnel() {
 		h.Conn.Close()
 		return
 	}
-	h.join(h.upstream, append(h.early, h.peeked[:h.npeeked]...))
+	h.join(h.upstream, h.early)
 }
 
 type connKey struct{}
@@ -263,7 +264,7 @@ func (l *listener) connect(_ string, ctx *goproxy.ProxyCtx) (*goproxy.ConnectAct
 	return l.web.hijack, ""
 }
 
-func (h *httpConn) open(r *http.Request) (net.Conn, routes.Target, error) {
+func (h *httpConn) open(r *http.Request) (stream.Conn, routes.Target, error) {
 	if err := h.admit(r); err != nil {
 		return nil, routes.Target{}, err
 	}
@@ -357,10 +358,7 @@ func (h *httpConn) Close() error { return nil }
 
 // CloseWrite makes net/http's own answers to bad requests arrive.
 func (h *httpConn) CloseWrite() error {
-	if w, ok := h.Conn.(interface{ CloseWrite() error }); ok {
-		return w.CloseWrite()
-	}
-	return nil
+	return h.Conn.CloseWrite()
 }
 
 // onlyConn is the listener of the one connection: its second Accept ends Serve.

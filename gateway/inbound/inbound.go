@@ -5,7 +5,7 @@
 // ever resolving a name, asks a Dialer to open it, and answers from the one table
 // of package answer. The libraries (go-socks5, goproxy) speak the protocols; when
 // an answer of success has been written they have ended, their buffers are free,
-// and the two bare connections go to a Joiner together with what the client had
+// and the two bare connections go to a Relay together with what the client had
 // sent ahead. So the fronts hold no tunnel: what relays bytes, and how, is not
 // this package's business, nor are routes and bridges.
 //
@@ -33,6 +33,7 @@ import (
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/dest"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -40,16 +41,14 @@ import (
 // answer.Of). ctx bounds the dial only, not the connection; it ends when the
 // client goes away. Dial is called by many goroutines.
 type Dialer interface {
-	Dial(ctx context.Context, t routes.Target) (net.Conn, error)
+	Dial(ctx context.Context, t routes.Target) (stream.Conn, error)
 }
 
-// A Joiner relays. Join owns both connections: it moves bytes both ways, early
-// first (what the client had sent before the answer; nil if nothing), closes both
-// connections and returns when it is done, or soon after ctx has ended. client is
-// what the listener accepted, with no wrapper around it.
-type Joiner interface {
-	Join(ctx context.Context, client, upstream net.Conn, early []byte)
-}
+// A Relay moves bytes between a client and what was opened for it. It owns both
+// connections: it moves bytes both ways, early first (what the client had sent before the
+// answer; nil if nothing), closes both connections and returns when it is done, or soon
+// after ctx has ended. client is what the listener accepted, with no wrapper around it.
+type Relay func(ctx context.Context, client, upstream stream.Conn, early []byte)
 
 // Settings are what a reload may change. A connection loads them once when it is
 // accepted; a further request on a kept-alive HTTP connection loads them anew.
@@ -100,7 +99,7 @@ type Config struct {
 	// Settings returns the current settings. It is called once or twice for each
 	// connection, so it should be one atomic load.
 	Settings func() *Settings
-	Joiner   Joiner
+	Relay    Relay
 	// Limit counts the connections of all fronts that share it. Nil: no limit.
 	Limit  *Limiter
 	Logger *slog.Logger
@@ -268,7 +267,7 @@ func passing(err error) bool {
 func (l *listener) admit(conn net.Conn) {
 	set := l.server.cfg.Settings()
 	n := &l.server.count[l.front]
-	c := &client{Conn: conn, l: l, set: set}
+	c := &client{Conn: stream.From(conn), l: l, set: set}
 	if !set.allows(conn.RemoteAddr()) {
 		n.refused.Add(1)
 		c.warn("client refused: its network is not in listen.allow")
@@ -354,7 +353,7 @@ func (l *listener) end(all bool) {
 var errGone = errors.New("the client went away")
 
 // dial opens t for a client. Every error carries an answer.Reason.
-func (l *listener) dial(ctx context.Context, set *Settings, t routes.Target) (conn net.Conn, err error) {
+func (l *listener) dial(ctx context.Context, set *Settings, t routes.Target) (conn stream.Conn, err error) {
 	var dctx context.Context
 	var cancel context.CancelFunc
 	if set.Dial > 0 {

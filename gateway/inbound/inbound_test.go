@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -29,17 +30,16 @@ const patience = 20 * time.Second
 // A dialFunc is a Dialer.
 type dialFunc func(ctx context.Context, t routes.Target) (net.Conn, error)
 
-func (f dialFunc) Dial(ctx context.Context, t routes.Target) (net.Conn, error) { return f(ctx, t) }
-
-// A joinFunc is a Joiner.
-type joinFunc func(ctx context.Context, client, upstream net.Conn, early []byte)
-
-func (f joinFunc) Join(ctx context.Context, client, upstream net.Conn, early []byte) {
-	f(ctx, client, upstream, early)
+func (f dialFunc) Dial(ctx context.Context, t routes.Target) (stream.Conn, error) {
+	c, err := f(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	return stream.From(c), nil
 }
 
 // simpleJoin relays with half-close, and nothing else.
-func simpleJoin(ctx context.Context, client, upstream net.Conn, early []byte) {
+func simpleJoin(ctx context.Context, client, upstream stream.Conn, early []byte) {
 	defer client.Close()
 	defer upstream.Close()
 	defer context.AfterFunc(ctx, func() { client.Close(); upstream.Close() })()
@@ -167,7 +167,7 @@ func startOn(t testing.TB, ln net.Listener, f Front, d Dialer, change func(*Sett
 	}
 	cfg := Config{
 		Settings: g.now.Load,
-		Joiner:   joinFunc(simpleJoin),
+		Relay:    simpleJoin,
 		Logger:   slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if change != nil {

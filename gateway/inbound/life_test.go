@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -402,7 +403,7 @@ func TestPanic(t *testing.T) {
 	}
 
 	g := start(t, SOCKS5, to(up), func(_ *Settings, c *Config) {
-		c.Joiner = joinFunc(func(context.Context, net.Conn, net.Conn, []byte) { panic("a fault") })
+		c.Relay = func(context.Context, stream.Conn, stream.Conn, []byte) { panic("a fault") }
 	})
 	p := connect(t, g.addr)
 	p.send(socksRequest("a.example", 80))
@@ -419,13 +420,11 @@ func TestJoinGetsBareConnections(t *testing.T) {
 	}{{SOCKS5, socksRequest("a.example", 80)}, {HTTP, connectRequest("a.example:80")}} {
 		bare := make(chan bool, 1)
 		g := start(t, tt.front, to(up), func(_ *Settings, c *Config) {
-			c.Joiner = joinFunc(func(_ context.Context, client, upstream net.Conn, early []byte) {
-				_, c := client.(*net.TCPConn)
-				_, u := upstream.(*net.TCPConn)
-				bare <- c && u && len(early) == 0
+			c.Relay = func(_ context.Context, client, upstream stream.Conn, early []byte) {
+				bare <- client.Socket().Plain && upstream.Socket().Plain && len(early) == 0
 				client.Close()
 				upstream.Close()
-			})
+			}
 		})
 		p := connect(t, g.addr)
 		p.send(tt.request)
@@ -452,7 +451,7 @@ func (b *badListener) Accept() (net.Conn, error) {
 // its connections with it.
 func TestAcceptErrors(t *testing.T) {
 	set := &Settings{Dialer: to(echo(t))}
-	s := New(Config{Settings: func() *Settings { return set }, Joiner: joinFunc(simpleJoin), Logger: slog.New(slog.DiscardHandler)})
+	s := New(Config{Settings: func() *Settings { return set }, Relay: simpleJoin, Logger: slog.New(slog.DiscardHandler)})
 	ln := &badListener{listen(t), make(chan error, 2)}
 	ln.errs <- &net.OpError{Op: "accept", Err: syscall.EMFILE}
 	close(ln.errs)

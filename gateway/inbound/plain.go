@@ -19,6 +19,7 @@ import (
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/dest"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -395,7 +396,7 @@ func (p *plain) close() {
 
 // An originConn is a connection that a transport uses.
 type originConn struct {
-	net.Conn
+	stream.Conn
 	p      *plain
 	taken  atomic.Bool
 	upload atomic.Pointer[upload] // what is sent through it

@@ -3,12 +3,12 @@ package inbound
 import (
 	"fmt"
 	"io"
-	"net"
 	"time"
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/dest"
 	"ptgate/gateway/socks"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -32,7 +32,7 @@ func (c *client) serveSOCKS() {
 	err := s.Serve(socksConn{c})
 	switch {
 	case s.Upstream != nil && s.Granted:
-		c.join(s.Upstream, append(s.Early, s.peeked[:s.npeeked]...))
+		c.join(s.Upstream, s.Early)
 	case s.Upstream != nil:
 		s.Upstream.Close()
 		c.Conn.Close()
@@ -61,7 +61,7 @@ func (s *socksSession) valid(user, password string) bool {
 	return ok
 }
 
-func (s *socksSession) dial(host string, port int) (net.Conn, error) {
+func (s *socksSession) dial(host string, port int) (stream.Conn, error) {
 	conn, target, err := s.open(host, port)
 	if err != nil {
 		s.client.refused(s.set, target, err)
@@ -69,7 +69,7 @@ func (s *socksSession) dial(host string, port int) (net.Conn, error) {
 	return conn, err
 }
 
-func (s *socksSession) open(host string, port int) (net.Conn, routes.Target, error) {
+func (s *socksSession) open(host string, port int) (stream.Conn, routes.Target, error) {
 	if s.over {
 		return nil, routes.Target{}, answer.Errorf(answer.Limit, "limits.connections is reached")
 	}

@@ -1,15 +1,33 @@
 // Package relay moves the bytes of one connection pair, both ways, until both
 // directions have ended.
 //
-// It holds the rules of a relay that loses nothing: the end of one direction is
-// passed on (CloseWrite) and does not end the other; an error is passed on as a
-// reset, never as a clean end; what a peer sent before its own reset is still
-// delivered where the system has kept it; and who leaves early does not take with it
-// what it sent: its peer is read on, and not reset, until that has had time to arrive.
-// Between two TCP connections bulk data stays in the kernel (splice, Linux); an idle
-// pair holds no buffer.
+// It loses nothing. The end of one direction is passed on (CloseWrite) and does not end
+// the other one. An error is passed on as a reset, never as a clean end. What a peer sent
+// before its reset is still delivered where the system has kept it. When one side leaves
+// early, what it sent still gets the time to arrive.
 //
-// It knows nothing of SOCKS, HTTP or bridges.
+// A pair whose two directions are both open goes on for as long as it likes, or until
+// Options.Idle. Once one direction has ended, the pair is half-closed, and ends by the
+// first of these rules:
+//
+//	what happens                                     when the pair ends
+//	both directions have ended                       at once, in order
+//	reading from a side fails                        at once, by a reset of both sides
+//	a side left while it was written to, and may     as soon as what it sent had time to arrive,
+//	not have ended in order (see metReset)           by a reset of both sides
+//	a side is reset after its direction has ended    as soon as what it sent had time to arrive
+//	a side takes no more bytes                       as soon as what it sent had time to arrive
+//	the client's program has closed its socket       as soon as what it sent had time to arrive
+//	nothing has moved for Options.HalfOpen           then, by a reset of both sides
+//
+// "Had time to arrive" is an estimate: nobody tells when bytes have passed a transport
+// (see flow). The kernel is asked whether the client's program has closed its socket
+// (see owner): the end of its direction alone does not say that.
+//
+// Between two TCP connections bulk data stays in the kernel (splice, Linux). An idle pair
+// holds no buffer.
+//
+// The package knows nothing of SOCKS, HTTP or bridges.
 package relay
 
 import (
@@ -17,54 +35,49 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"ptgate/gateway/stream"
 )
 
-// HalfOpen is how long a direction may stay silent once the other has ended,
-// before the pair is taken for abandoned. It is long: a half-closed connection
-// is legitimate, and TCP's own keep-alives find dead peers much sooner.
-const HalfOpen = time.Hour
+// DefaultHalfOpen is Options.HalfOpen where that is 0.
+const DefaultHalfOpen = 2 * time.Minute
 
-// HalfOpenRaw is the same towards a connection that can't be half-closed: there
-// the far end can't be told that its peer has left, so that silence most likely
-// means a program that is gone. Where the kernel knows of the program, its word counts.
-const HalfOpenRaw = 2 * time.Minute
-
-// ErrIdle ends a pair on which nothing moved for Options.Idle, or for HalfOpen
-// or HalfOpenRaw after one direction had ended.
+// ErrIdle ends a pair on which nothing moved for Options.Idle, or for Options.HalfOpen
+// after one direction had ended.
 var ErrIdle = errors.New("relay: idle for too long")
 
-// Options of Join. The zero value is ready to use.
+// Options of Run. The zero value is ready to use.
 type Options struct {
 	Early    []byte        // bytes that the client has sent already; they go upstream first
 	Idle     time.Duration // silence that ends the pair; 0: none
+	HalfOpen time.Duration // silence that ends the pair once one direction has ended; 0: DefaultHalfOpen
 	Up, Down *atomic.Int64 // counted live, if not nil: bytes from the client, to the client
 }
 
-// A connection with a Reset method ends at once without losing its error; see
-// Reset.
-type resetter interface{ Reset() error }
-
-// Join relays between client and upstream, closes both and returns. A nil error
-// means that both sides have ended their direction, or one of them is gone, and all
-// that was sent was passed on. When ctx ends, both connections are reset.
+// Run relays between client and upstream, closes both and returns. A nil error means that
+// both sides have ended their direction, or one of them is gone, and all that was sent
+// was passed on. When ctx ends, both connections are reset.
 //
-// A side without a CloseWrite method is never told of the other's end: such a
-// connection leads into a pluggable transport that would drop the reply, too. It is
-// closed when nobody is left to read that.
-func Join(ctx context.Context, client, upstream net.Conn, o Options) error {
+// A side that can't end one direction alone (stream.ErrNoCloseWrite) is not told of the
+// other side's end. It is closed when nobody is left to read what it sends.
+func Run(ctx context.Context, client, upstream stream.Conn, o Options) error {
+	if o.HalfOpen <= 0 {
+		o.HalfOpen = DefaultHalfOpen
+	}
 	begin := time.Now()
-	p := &pair{client: client, upstream: upstream, idle: o.Idle, ctx: ctx,
+	p := &pair{client: client, upstream: upstream, idle: o.Idle, halfOpen: o.HalfOpen, ctx: ctx,
 		up:   direction{dst: upstream, src: client, count: o.Up, given: flow{begin: begin}},
 		down: direction{dst: client, src: upstream, count: o.Down, given: flow{begin: begin}},
 	}
 	stop := context.AfterFunc(ctx, p.cancelled)
 	if p.idle > 0 {
 		p.mu.Lock()
-		p.watch(p.idle)
+		p.limitSilence(p.idle)
 		p.mu.Unlock()
 	}
 
@@ -73,30 +86,32 @@ func Join(ctx context.Context, client, upstream net.Conn, o Options) error {
 	p.run(&p.down, &p.up, nil)
 	wg.Wait()
 	stop()
-	return p.end()
+	return p.err
 }
 
 type pair struct {
-	client, upstream net.Conn
-	idle             time.Duration
+	client, upstream stream.Conn
+	idle, halfOpen   time.Duration
 	ctx              context.Context
 	up, down         direction
 
 	moved atomic.Int64 // bytes, both ways
 
-	mu    sync.Mutex
-	err   error
-	cut   bool
-	timer *time.Timer
-	limit time.Duration // of it
-	seen  int64         // moved, when the timer was last set
-	last  *time.Timer   // for the last direction's end, or a look at the program
-	over  bool          // the last direction's bytes are of use to nobody
+	mu      sync.Mutex
+	err     error
+	closed  bool        // both connections are closed, or reset
+	silence *time.Timer // ends the pair when nothing moves
+	limit   time.Duration
+	seen    int64       // moved, when silence was last set
+	last    *time.Timer // ends the last direction, or looks at the program
+	over    bool        // nobody wants the last direction's bytes
+	broken  bool        // resetLater ends the pair
+	untold  bool        // a side could not be told of the other's end
 }
 
 // A direction moves bytes from src to dst.
 type direction struct {
-	dst, src net.Conn
+	dst, src stream.Conn
 	count    *atomic.Int64
 	given    flow // to dst
 
@@ -108,15 +123,24 @@ type direction struct {
 	discards bool // dst takes no more; src is read to its end
 }
 
-// wasReset tells whether a write to dst has met its reset, which the system tells but
-// once: reading from dst seems to come to a clean end then.
-func (d *direction) wasReset() bool {
-	if t := socket(d.dst); t == nil || !closed(t) {
-		return false
+// metReset tells what a write to dst has met of a reset by dst. The system tells of a reset
+// only once: after that, reading from dst seems to come to a clean end.
+//
+// ECONNRESET: dst broke off. EPIPE: it may have ended its direction in order and then left,
+// or it broke off and a splice swallowed the first error. Nil: no reset.
+func (d *direction) metReset() error {
+	t := d.dst.Socket().TCP
+	if t == nil || !stream.Closed(t) {
+		return nil
 	}
-	d.writing.Lock() // one under way ends at once
+	d.writing.Lock() // a write under way ends at once
 	defer d.writing.Unlock()
-	return errors.Is(d.failure, syscall.ECONNRESET)
+	for _, e := range []error{syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(d.failure, e) {
+			return e
+		}
+	}
+	return nil
 }
 
 // wrote notes how a write to dst ended; the caller holds writing.
@@ -159,74 +183,104 @@ func (f *flow) left() time.Duration {
 	return max(at-time.Since(f.begin), 0)
 }
 
-// run moves one direction, and settles what its end means for the other.
+// run moves one direction, and then does what its end means for the pair.
 func (p *pair) run(d, back *direction, early []byte) {
 	m := mover{direction: d, moved: &p.moved}
 	readErr, writeErr := m.move(early)
 	if readErr == nil && writeErr != nil {
-		// What dst sent before it went is still on its way to src, which a reset
-		// would keep from it: src is read on.
+		// What dst sent before it went is still on its way to src, and a reset of src
+		// would destroy it. So src is read on.
 		p.mu.Lock()
-		if p.err == nil {
-			p.err = writeErr
-		}
+		p.note(writeErr)
 		d.discards = true
-		p.settle()
+		p.halfClosed()
 		p.mu.Unlock()
 		readErr = discard(d.src)
 	}
-	if readErr == nil && back.wasReset() {
-		readErr = syscall.ECONNRESET
+	if readErr == nil {
+		switch err := back.metReset(); err {
+		case syscall.ECONNRESET:
+			readErr = err
+		case syscall.EPIPE:
+			p.resetLater(d, err)
+			return
+		}
 	}
+	if p.directionEnded(d, back, readErr, writeErr) {
+		p.watchReset(d, back)
+	}
+}
 
+// resetLater ends the pair where src of d has left, and nobody can tell whether all of
+// what it sent has been read. dst gets what there is, and then sees an error.
+func (p *pair) resetLater(d *direction, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d.ended, p.broken = true, true
+	p.note(err)
+	p.later(d.given.left(), func() { p.reset(err) })
+}
+
+// directionEnded notes the end of d, and tells whether back goes on.
+func (p *pair) directionEnded(d, back *direction, readErr, writeErr error) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d.ended = true
 	switch {
-	case readErr != nil && p.over:
-		return
-	case readErr != nil:
-		p.abort(readErr)
-		return
-	case writeErr != nil || back.ended: // nobody is left to be told, or closing says it
+	case p.broken: // resetLater ends the pair
+		return false
+	case readErr != nil && !p.over:
+		p.reset(readErr)
+	case readErr != nil || back.ended:
+		p.close()
+	case writeErr != nil: // dst is gone
 	default:
-		if w, ok := d.dst.(interface{ CloseWrite() error }); ok {
-			if err := w.CloseWrite(); err != nil {
-				p.abort(err)
-				return
-			}
+		switch err := d.dst.CloseWrite(); {
+		case errors.Is(err, stream.ErrNoCloseWrite):
+			p.untold = true
+		case err != nil:
+			p.reset(err)
 		}
 	}
-	p.settle()
+	p.halfClosed()
+	return !p.closed
 }
 
-// settle bounds the life of the last direction. The caller holds mu.
-func (p *pair) settle() {
+// watchReset sees, while back goes on, whether the source of d is reset. Its direction
+// has ended, so that nobody would read of it.
+func (p *pair) watchReset(d, back *direction) {
+	err := d.src.WaitReset()
+	if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, errors.ErrUnsupported) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed && !back.ended {
+		p.note(err)
+		p.leave(d, back)
+	}
+}
+
+// halfClosed begins what ends a pair of which one direction has ended. The caller holds mu.
+func (p *pair) halfClosed() {
 	ended, open := &p.up, &p.down
 	if !ended.ended {
 		ended, open = open, ended
 	}
 	switch {
-	case !ended.ended || open.ended || p.cut:
+	case !ended.ended || p.closed || p.broken:
 	case open.discards:
 		p.leave(ended, open)
 	default:
-		limit, pause := HalfOpen, longTrip
-		if _, ok := p.upstream.(interface{ CloseWrite() error }); !ok {
-			// Nothing else would end the pair of a program that has left.
-			limit, pause = HalfOpenRaw+ended.given.left(), 0
-		}
-		p.watch(limit)
-		if open == &p.down {
-			if t := tcp(p.client); t != nil {
-				p.look(t, pause)
-			}
+		p.limitSilence(p.halfOpen + ended.given.left())
+		if s := p.client.Socket(); open == &p.down && s.Plain {
+			p.look(s.TCP, p.firstLook())
 		}
 	}
 }
 
-// leave ends the last direction, whose bytes nobody wants, when what its source was
-// given has had time to arrive. The caller holds mu.
+// leave ends the last direction, whose bytes nobody wants, as soon as what its source was
+// given had time to arrive. The caller holds mu.
 func (p *pair) leave(ended, open *direction) {
 	wait := ended.given.left()
 	if ended == &p.up && p.up.given.answered(&p.down.given) {
@@ -235,41 +289,46 @@ func (p *pair) leave(ended, open *direction) {
 	p.later(wait, func() {
 		p.over = true
 		if open.src.SetReadDeadline(time.Unix(1, 0)) != nil {
-			p.abort(ErrIdle)
+			p.reset(ErrIdle)
 		}
 	})
 }
 
-// answered tells that the peer has sent something since, by which the little that was
-// given last has most likely arrived.
+// answered tells that the peer has sent something after the last bytes were given to it,
+// and that these were few: then they have most likely arrived.
 func (f *flow) answered(by *flow) bool {
 	return f.pending.Load() <= slowLink && by.last.Load() > f.last.Load()
 }
 
-// The pauses between two looks at a program.
+// The pauses between two looks at the client's program.
 const (
-	firstLook = 10 * time.Millisecond
-	lastLook  = 30 * time.Second
+	shortPause = 10 * time.Millisecond
+	longPause  = 30 * time.Second
 )
 
-// look sees after the pause whether the client's program is still there, and leaves
-// when it is not: to end its direction says only that it has no more to send. The
-// caller holds mu.
+// firstLook is the pause before the first look. A far end that was told of the client's
+// end mostly answers and ends, too; one that can't be told does not.
+func (p *pair) firstLook() time.Duration {
+	if p.untold {
+		return 0
+	}
+	return longTrip
+}
+
+// look sees after the pause whether the client's program still has its socket. If not,
+// nobody is there to read, and the pair ends. The caller holds mu.
 func (p *pair) look(t *net.TCPConn, pause time.Duration) {
 	p.later(pause, func() {
-		switch owner(t) {
-		case gone:
+		if owner(t) == gone {
 			p.leave(&p.up, &p.down)
 			return
-		case present:
-			p.watch(HalfOpen)
 		}
-		p.look(t, min(max(2*pause, firstLook), lastLook))
+		p.look(t, min(max(2*pause, shortPause), longPause))
 	})
 }
 
-// later calls f, with mu, after d, if the pair still has one open direction, and no
-// later call has been asked for. The caller holds mu.
+// later calls f, with mu, after d, if the pair still has one open direction. It takes the
+// place of a call that was asked for before. The caller holds mu.
 func (p *pair) later(d time.Duration, f func()) {
 	if p.last != nil {
 		p.last.Stop()
@@ -278,32 +337,32 @@ func (p *pair) later(d time.Duration, f func()) {
 	t = time.AfterFunc(d, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if p.last == t && !p.cut && !(p.up.ended && p.down.ended) {
+		if p.last == t && !p.closed {
 			f()
 		}
 	})
 	p.last = t
 }
 
-// watch ends the pair after a silence of limit, or of Options.Idle where that is
-// shorter. Watching for as long as before, it goes on. The caller holds mu.
-func (p *pair) watch(limit time.Duration) {
+// limitSilence ends the pair after a silence of limit, or of Options.Idle where that is
+// shorter. The caller holds mu.
+func (p *pair) limitSilence(limit time.Duration) {
 	if p.idle > 0 {
 		limit = min(limit, p.idle)
 	}
 	if limit == p.limit {
-		return
+		return // it goes on: the silence that was before counts
 	}
 	p.limit = limit
-	if p.timer != nil {
-		p.timer.Stop()
+	if p.silence != nil {
+		p.silence.Stop()
 	}
 	p.seen = p.moved.Load()
 	var t *time.Timer
 	t = time.AfterFunc(limit, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if p.timer != t || p.cut {
+		if p.silence != t || p.closed {
 			return
 		}
 		if now := p.moved.Load(); now != p.seen {
@@ -311,87 +370,50 @@ func (p *pair) watch(limit time.Duration) {
 			t.Reset(limit)
 			return
 		}
-		p.abort(ErrIdle)
+		p.reset(ErrIdle)
 	})
-	p.timer = t
+	p.silence = t
 }
 
 func (p *pair) cancelled() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.abort(context.Cause(p.ctx))
+	p.reset(context.Cause(p.ctx))
 }
 
-// abort resets both connections, which ends both directions. The caller holds mu.
-func (p *pair) abort(err error) {
+// note keeps the first error. The caller holds mu.
+func (p *pair) note(err error) {
 	if p.err == nil {
 		p.err = err
 	}
-	if !p.cut {
-		p.cut = true
-		Reset(p.client)
-		Reset(p.upstream)
-	}
 }
 
-func (p *pair) end() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, t := range []*time.Timer{p.timer, p.last} {
+// reset ends both directions, and both sides see an error. The caller holds mu.
+func (p *pair) reset(err error) {
+	if p.closed {
+		return
+	}
+	p.note(err)
+	p.end()
+	p.client.Reset()
+	p.upstream.Reset()
+}
+
+// close ends the pair in order. The caller holds mu.
+func (p *pair) close() {
+	if p.closed {
+		return
+	}
+	p.end()
+	p.client.Close()
+	p.upstream.Close()
+}
+
+func (p *pair) end() {
+	p.closed = true
+	for _, t := range []*time.Timer{p.silence, p.last} {
 		if t != nil {
 			t.Stop()
-		}
-	}
-	if !p.cut {
-		p.cut = true
-		p.client.Close()
-		p.upstream.Close()
-	}
-	return p.err
-}
-
-// Reset closes c so that its peer sees a reset, where c can do that: with its
-// own Reset or Abort method, or as a TCP connection whose linger time is 0.
-func Reset(c net.Conn) {
-	switch r := c.(type) {
-	case resetter:
-		r.Reset()
-		return
-	case interface{ Abort() }:
-		r.Abort()
-		return
-	}
-	if t := tcp(c); t != nil {
-		t.SetLinger(0)
-	}
-	c.Close()
-}
-
-// tcp is the TCP connection that c is or, as a wrapper that adds nothing to its
-// bytes, stands for.
-func tcp(c net.Conn) *net.TCPConn {
-	for {
-		switch v := c.(type) {
-		case *net.TCPConn:
-			return v
-		case interface{ NetConn() net.Conn }:
-			c = v.NetConn()
-		default:
-			return nil
-		}
-	}
-}
-
-// socket is tcp, or the TCP connection that carries a transport's.
-func socket(c net.Conn) *net.TCPConn {
-	for {
-		switch v := c.(type) {
-		case interface{ Beneath() *net.TCPConn }:
-			return v.Beneath()
-		case interface{ NetConn() net.Conn }:
-			c = v.NetConn()
-		default:
-			return tcp(c)
 		}
 	}
 }
@@ -432,24 +454,11 @@ func (m *mover) move(early []byte) (readErr, writeErr error) {
 			return nil, err
 		}
 	}
-	if t := tcp(m.src); t != nil && canWait {
-		return m.moveTCP(t)
+	if s := m.src.Socket(); s.Plain && canWait {
+		return m.moveTCP(s.TCP)
 	}
-	if w, ok := m.src.(waiter); ok {
-		return m.moveWaiting(w)
-	}
-	return m.movePlain()
-}
-
-// A waiter can wait for readability without a buffer.
-type waiter interface {
-	// WaitRead returns when Read won't block.
-	WaitRead() error
-}
-
-func (m *mover) moveWaiting(w waiter) (readErr, writeErr error) {
 	for {
-		if err := w.WaitRead(); err != nil {
+		if err := m.src.WaitRead(); err != nil {
 			return noEOF(err), nil
 		}
 		buf := buffers.Get().(*[bufferSize]byte)
@@ -468,24 +477,8 @@ func (m *mover) moveWaiting(w waiter) (readErr, writeErr error) {
 	}
 }
 
-func (m *mover) movePlain() (readErr, writeErr error) {
-	buf := buffers.Get().(*[bufferSize]byte)
-	defer buffers.Put(buf)
-	for {
-		n, rerr := m.src.Read(buf[:])
-		if n > 0 {
-			if _, err := m.write(buf[:n]); err != nil {
-				return nil, err
-			}
-		}
-		if rerr != nil {
-			return noEOF(rerr), nil
-		}
-	}
-}
-
 // discard reads src to its end.
-func discard(src net.Conn) error {
+func discard(src stream.Conn) error {
 	buf := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buf)
 	for {

@@ -32,8 +32,8 @@ func (m *mover) moveTCP(src *net.TCPConn) (readErr, writeErr error) {
 		return err, nil
 	}
 	var out syscall.RawConn
-	if t := tcp(m.dst); t != nil {
-		if out, err = t.SyscallConn(); err != nil {
+	if s := m.dst.Socket(); s.Plain {
+		if out, err = s.TCP.SyscallConn(); err != nil {
 			return nil, err
 		}
 	}
@@ -186,19 +186,6 @@ func (m *mover) spliceRound(in, out syscall.RawConn) (bulk, eof bool, readErr, w
 		}
 		moved += n
 	}
-}
-
-// closed tells whether c is closed by now, as after a reset.
-func closed(c *net.TCPConn) (is bool) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return true
-	}
-	err = raw.Control(func(fd uintptr) {
-		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		is = err == nil && info.State == unix.BPF_TCP_CLOSE
-	})
-	return is || err != nil
 }
 
 func isPipeTrouble(err error) bool {

@@ -13,7 +13,7 @@ import (
 func TestProgramGone(t *testing.T) {
 	for _, halfFirst := range []bool{false, true} {
 		t.Run(fmt.Sprintf("half first %t", halfFirst), func(t *testing.T) {
-			j := join(t, func(c net.Conn) net.Conn { return raw{c} }, Options{})
+			j := join(t, asRaw, Options{})
 			j.app.Write([]byte("last words"))
 			if halfFirst {
 				j.app.CloseWrite()

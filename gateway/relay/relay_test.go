@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"ptgate/gateway/stream"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -42,39 +44,49 @@ func tcpPair(t testing.TB) (a, b *net.TCPConn) {
 	return c.(*net.TCPConn), s.(*net.TCPConn)
 }
 
-// plain hides everything of a connection but reading, writing and half-close.
-type plain struct{ net.Conn }
+// A kind of connection, made of a TCP connection.
+type kind func(*net.TCPConn) stream.Conn
 
-func (p plain) CloseWrite() error { return p.Conn.(*net.TCPConn).CloseWrite() }
-func (p plain) Reset() error {
-	p.Conn.(*net.TCPConn).SetLinger(0)
-	return p.Conn.Close()
-}
+// plain hides that the bytes are a TCP connection's.
+type plain struct{ stream.Conn }
+
+func (plain) Socket() stream.Socket { return stream.Socket{} }
 
 // raw can't be half-closed, as a connection into a PT.
-type raw struct{ net.Conn }
+type raw struct{ stream.Conn }
 
-func (r raw) NetConn() net.Conn { return r.Conn }
+func (raw) CloseWrite() error { return stream.ErrNoCloseWrite }
+
+var (
+	asTCP   kind = stream.TCP
+	asPlain kind = func(c *net.TCPConn) stream.Conn { return plain{stream.TCP(c)} }
+	asRaw   kind = func(c *net.TCPConn) stream.Conn { return raw{stream.TCP(c)} }
+)
+
+var wraps = map[string]kind{"tcp": asTCP, "plain": asPlain}
 
 type joined struct {
 	app, far *net.TCPConn // the outer ends
 	done     chan error
 }
 
-func join(t testing.TB, wrap func(net.Conn) net.Conn, o Options) *joined {
+func join(t testing.TB, upstreamIs kind, o Options) *joined { return joinBoth(t, asTCP, upstreamIs, o) }
+
+func joinBoth(t testing.TB, clientIs, upstreamIs kind, o Options) *joined {
 	app, client := tcpPair(t)
 	upstream, far := tcpPair(t)
 	j := &joined{app: app, far: far, done: make(chan error, 1)}
-	go func() { j.done <- Join(context.Background(), client, wrap(upstream), o) }()
+	go func() { j.done <- Run(context.Background(), clientIs(client), upstreamIs(upstream), o) }()
 	return j
 }
 
-var wraps = map[string]func(net.Conn) net.Conn{
-	"tcp":   func(c net.Conn) net.Conn { return c },
-	"plain": func(c net.Conn) net.Conn { return plain{c} },
+// bubblePipe is two ends of a connection that a bubble of synctest may wait on.
+func bubblePipe() (app net.Conn, inner stream.Conn) {
+	a, b := net.Pipe()
+	return a, stream.From(b)
 }
 
-func TestJoinMovesEverything(t *testing.T) {
+func TestMovesEverything(t *testing.T) {
 	for name, wrap := range wraps {
 		for _, size := range []int{0, 1, bufferSize - 1, bufferSize, 5<<20 + 17} {
 			t.Run(fmt.Sprintf("%s/%d", name, size), func(t *testing.T) {
@@ -156,7 +168,7 @@ func TestResetPassesOn(t *testing.T) {
 					t.Fatalf("the other side saw %v, want a reset", err)
 				}
 				if err := <-j.done; err == nil {
-					t.Fatal("Join says that all is well")
+					t.Fatal("Run says that all is well")
 				}
 			})
 		}
@@ -180,7 +192,7 @@ func TestDataBeforeReset(t *testing.T) {
 		far.SetLinger(0)
 		far.Close()
 	}()
-	go func() { done <- Join(context.Background(), client, upstream, Options{}) }()
+	go func() { done <- Run(context.Background(), stream.TCP(client), stream.TCP(upstream), Options{}) }()
 	if b := <-read; !bytes.Equal(b, answer) {
 		t.Fatalf("%d bytes of %d arrived", len(b), len(answer))
 	}
@@ -191,7 +203,7 @@ func TestDataBeforeReset(t *testing.T) {
 
 // Towards a PT the client's end stays here until the PT has ended, too.
 func TestRawIsNotHalfClosed(t *testing.T) {
-	j := join(t, func(c net.Conn) net.Conn { return raw{c} }, Options{})
+	j := join(t, asRaw, Options{})
 	j.app.Write([]byte("request"))
 	j.app.CloseWrite()
 	if _, err := io.ReadFull(j.far, make([]byte, 7)); err != nil {
@@ -215,7 +227,7 @@ func TestRawIsNotHalfClosed(t *testing.T) {
 // A program that closes at once after its last bytes takes none of them with it,
 // although the far end talks all the time to nobody.
 func TestLastWords(t *testing.T) {
-	kinds := map[string]func(net.Conn) net.Conn{"raw": func(c net.Conn) net.Conn { return raw{c} }}
+	kinds := map[string]kind{"raw": asRaw}
 	for name, wrap := range wraps {
 		kinds[name] = wrap
 	}
@@ -260,12 +272,12 @@ func TestResetMetByWrite(t *testing.T) {
 			app.SetLinger(0)
 			app.Close()
 			done := make(chan error, 1)
-			go func() { done <- Join(context.Background(), client, wrap(upstream), Options{}) }()
+			go func() { done <- Run(context.Background(), stream.TCP(client), wrap(upstream), Options{}) }()
 			if b, err := io.ReadAll(far); !errors.Is(err, syscall.ECONNRESET) {
 				t.Errorf("the far end read %q, then %v, want a reset", b, err)
 			}
 			if err := <-done; err == nil {
-				t.Error("Join says that all is well")
+				t.Error("Run says that all is well")
 			}
 		})
 	}
@@ -273,7 +285,7 @@ func TestResetMetByWrite(t *testing.T) {
 
 // What the far end sent before it closed reaches a program that still sends.
 func TestAnsweredEarly(t *testing.T) {
-	for name, wrap := range map[string]func(net.Conn) net.Conn{"tcp": wraps["tcp"], "raw": func(c net.Conn) net.Conn { return raw{c} }} {
+	for name, wrap := range map[string]kind{"tcp": wraps["tcp"], "raw": asRaw} {
 		t.Run(name, func(t *testing.T) {
 			j := join(t, wrap, Options{})
 			stop := make(chan struct{})
@@ -293,13 +305,9 @@ func TestAnsweredEarly(t *testing.T) {
 			}()
 			io.ReadFull(j.far, make([]byte, 1<<20))
 			answer := make([]byte, 1<<20)
-			go func() {
-				j.far.Write(answer)
-				j.far.CloseWrite()
-				j.far.CloseRead()
-			}()
-			if b, err := io.ReadAll(j.app); len(b) != len(answer) || err != nil {
-				t.Errorf("%d of %d bytes of the answer, then %v", len(b), len(answer), err)
+			go j.far.Write(answer)
+			if n, err := io.ReadFull(j.app, make([]byte, len(answer))); err != nil {
+				t.Errorf("%d of %d bytes of the answer, then %v", n, len(answer), err)
 			}
 			close(stop)
 			j.far.Close()
@@ -310,14 +318,64 @@ func TestAnsweredEarly(t *testing.T) {
 	}
 }
 
+// A side that ends its direction, and is reset after that, ends the pair: nobody may hold
+// a connection for a program that is gone. The other side stays open and silent.
+func TestResetAfterEnd(t *testing.T) {
+	kinds := map[string]kind{"tcp": asTCP, "plain": asPlain, "raw": asRaw}
+	for clientName, clientIs := range kinds {
+		for upstreamName, upstreamIs := range kinds {
+			for _, side := range []string{"client", "upstream"} {
+				t.Run(clientName+"/"+upstreamName+"/"+side, func(t *testing.T) {
+					t.Parallel()
+					j := joinBoth(t, clientIs, upstreamIs, Options{HalfOpen: time.Hour})
+					gone, other := j.app, j.far
+					if side == "upstream" {
+						gone, other = other, gone
+					}
+					gone.Write([]byte("last words"))
+					gone.CloseWrite()
+					if b, err := io.ReadAll(io.LimitReader(other, 10)); string(b) != "last words" || err != nil {
+						t.Fatalf("the other side read %q, %v", b, err)
+					}
+					gone.SetLinger(0)
+					gone.Close()
+					if err := <-j.done; !errors.Is(err, syscall.ECONNRESET) && !(clientName == "tcp" && err == nil) {
+						t.Errorf("Run: %v, want a reset", err)
+					}
+					if _, err := io.ReadAll(other); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+						t.Errorf("the other side saw %v", err)
+					}
+				})
+			}
+		}
+	}
+}
+
+// Silence after half a close ends the pair at both kinds of far end, also where the
+// kernel says that the program is there.
+func TestHalfOpen(t *testing.T) {
+	for name, is := range map[string]kind{"tcp": asTCP, "plain": asPlain, "raw": asRaw} {
+		t.Run(name, func(t *testing.T) {
+			j := join(t, is, Options{HalfOpen: 50 * time.Millisecond})
+			j.app.CloseWrite()
+			if err := <-j.done; !errors.Is(err, ErrIdle) {
+				t.Errorf("Run: %v, want ErrIdle", err)
+			}
+			if _, err := io.ReadAll(j.app); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the program saw %v, want a reset", err)
+			}
+		})
+	}
+}
+
 func TestContextEnds(t *testing.T) {
 	app, client := tcpPair(t)
 	upstream, far := tcpPair(t)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	why := errors.New("drained")
 	cancel(why)
-	if err := Join(ctx, client, upstream, Options{}); !errors.Is(err, why) {
-		t.Fatalf("Join: %v", err)
+	if err := Run(ctx, stream.TCP(client), stream.TCP(upstream), Options{}); !errors.Is(err, why) {
+		t.Fatalf("Run: %v", err)
 	}
 	for _, c := range []*net.TCPConn{app, far} {
 		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
@@ -328,15 +386,15 @@ func TestContextEnds(t *testing.T) {
 
 func TestIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		app, client := net.Pipe()
-		upstream, far := net.Pipe()
+		app, client := bubblePipe()
+		far, upstream := bubblePipe()
 		start := time.Now()
 		go func() { // a byte each way within the limit keeps the pair
 			<-time.After(50 * time.Second)
 			app.Write([]byte("x"))
 		}()
 		go io.Copy(io.Discard, far)
-		err := Join(t.Context(), client, upstream, Options{Idle: time.Minute})
+		err := Run(t.Context(), client, upstream, Options{Idle: time.Minute})
 		if took := time.Since(start); !errors.Is(err, ErrIdle) || took < 110*time.Second || took > 3*time.Minute {
 			t.Fatalf("ended after %v with %v", took, err)
 		}
@@ -346,24 +404,24 @@ func TestIdle(t *testing.T) {
 // A look at the program, which is there, does not begin the silence anew.
 func TestSilenceGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, app := net.Pipe()
-		upstream, far := net.Pipe()
+		app, client := bubblePipe()
+		far, upstream := bubblePipe()
 		defer app.Close()
 		defer far.Close()
-		p := &pair{client: client, upstream: upstream}
+		p := &pair{client: client, upstream: upstream, halfOpen: DefaultHalfOpen}
 		begin := time.Now()
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		for !p.cut {
-			if time.Since(begin) > 2*HalfOpen {
+		for !p.closed {
+			if time.Since(begin) > 2*DefaultHalfOpen {
 				t.Fatal("silence has no end")
 			}
-			p.watch(HalfOpen)
+			p.limitSilence(p.halfOpen)
 			p.mu.Unlock()
-			<-time.After(lastLook)
+			<-time.After(longPause)
 			p.mu.Lock()
 		}
-		if took := time.Since(begin); took > HalfOpen+lastLook || !errors.Is(p.err, ErrIdle) {
+		if took := time.Since(begin); took > DefaultHalfOpen+longPause || !errors.Is(p.err, ErrIdle) {
 			t.Errorf("ended after %v with %v", took, p.err)
 		}
 	})
@@ -371,19 +429,19 @@ func TestSilenceGoesOn(t *testing.T) {
 
 func TestAbandonedHalf(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		app, client := net.Pipe()
-		upstream, far := net.Pipe()
+		app, client := bubblePipe()
+		far, upstream := bubblePipe()
 		defer far.Close()
 		start := time.Now()
 		app.Close() // the program is gone; the PT is not told, and stays silent
-		err := Join(t.Context(), client, upstream, Options{})
-		if took := time.Since(start); !errors.Is(err, ErrIdle) || took < HalfOpenRaw || took > 3*HalfOpenRaw {
+		err := Run(t.Context(), client, upstream, Options{})
+		if took := time.Since(start); !errors.Is(err, ErrIdle) || took < DefaultHalfOpen || took > 3*DefaultHalfOpen {
 			t.Fatalf("ended after %v with %v", took, err)
 		}
 	})
 }
 
-func BenchmarkJoin(b *testing.B) {
+func BenchmarkRun(b *testing.B) {
 	for name, wrap := range wraps {
 		b.Run(name, func(b *testing.B) {
 			j := join(b, wrap, Options{})
@@ -402,7 +460,7 @@ func BenchmarkJoin(b *testing.B) {
 	}
 }
 
-func ExampleJoin() {
+func ExampleRun() {
 	ln, _ := net.Listen("tcp", "127.0.0.1:0")
 	defer ln.Close()
 	go func() { // an echo server
@@ -413,7 +471,7 @@ func ExampleJoin() {
 	app, client := net.Pipe()
 	go func() {
 		upstream, _ := net.Dial("tcp", ln.Addr().String())
-		Join(context.Background(), client, upstream, Options{})
+		Run(context.Background(), stream.From(client), stream.From(upstream), Options{})
 	}()
 	app.Write([]byte("there and back"))
 	b := make([]byte, 14)

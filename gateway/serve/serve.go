@@ -27,6 +27,7 @@ import (
 	"ptgate/gateway/private"
 	"ptgate/gateway/relay"
 	"ptgate/gateway/seldom"
+	"ptgate/gateway/stream"
 )
 
 // A Limiter bounds what is there at the same time.
@@ -297,7 +298,7 @@ func (i *inside) run(stop context.Context) error {
 		if err != nil {
 			return err
 		}
-		i.wg.Go(func() { i.s.handle(c) })
+		i.wg.Go(func() { i.s.handle(stream.Inside(c)) })
 	}
 }
 
@@ -401,7 +402,7 @@ func (c *child) accept() {
 		if err != nil {
 			return
 		}
-		c.wg.Go(func() { c.s.handle(eofConn{conn}) })
+		c.wg.Go(func() { c.s.handle(stream.FromProgram(conn)) })
 	}
 }
 
@@ -430,25 +431,10 @@ func (c *child) close() {
 	c.wg.Wait()
 }
 
-// eofConn may be told of the end of what goes to the client: the PT has read all
-// of it by then, and a client that waits for the end has to learn of it.
-type eofConn struct{ net.Conn }
-
-func (c eofConn) NetConn() net.Conn { return c.Conn }
-
-func (c eofConn) CloseWrite() error {
-	if t, ok := c.Conn.(interface{ NetConn() net.Conn }); ok {
-		if w, ok := t.NetConn().(interface{ CloseWrite() error }); ok {
-			return w.CloseWrite()
-		}
-	}
-	return c.Conn.Close()
-}
-
 // handle owns one PT connection.
-func (s *Server) handle(c net.Conn) {
+func (s *Server) handle(c stream.Conn) {
 	if s.deps.Exit == nil {
-		relay.Reset(c)
+		c.Reset()
 		return
 	}
 	limits := s.deps.Limits()
@@ -456,7 +442,7 @@ func (s *Server) handle(c net.Conn) {
 	defer s.Clients.Add(-1)
 	if n > int64(limits.Connections) {
 		s.warn("client refused: limits.connections is reached")
-		relay.Reset(c)
+		c.Reset()
 		return
 	}
 	if s.cfg.Forward != "" {
@@ -471,7 +457,7 @@ func (s *Server) handle(c net.Conn) {
 	if err != nil {
 		// The error's text may have the client's address in it.
 		s.log.Debug("client said nothing that was understood", "reason", answer.Of(err))
-		relay.Reset(c)
+		c.Reset()
 		return
 	}
 	switch kind {
@@ -484,19 +470,19 @@ func (s *Server) handle(c net.Conn) {
 		}
 	default:
 		s.warn("client speaks neither a carrier of this version nor SOCKS5: set far = \"exit\" or \"socks5\" in its bridge, and the same version of ptgate on both sides")
-		relay.Reset(c)
+		c.Reset()
 	}
 }
 
 // session leads one SOCKS5 session to the exit, and returns the relay.
-func (s *Server) session(c net.Conn) (then func()) {
+func (s *Server) session(c stream.Conn) (then func()) {
 	if s.stop.Err() != nil || !s.enter() {
 		c.SetWriteDeadline(time.Now().Add(time.Second))
 		c.Write(s.deps.Exit.Busy())
 		c.Close()
 		return nil
 	}
-	relay := s.deps.Exit.ServeConn(s.cut, c, relay.Options{Idle: s.deps.Limits().Idle})
+	relay := s.deps.Exit.ServeConn(s.cut, c, s.relayOptions())
 	if relay == nil {
 		s.leave()
 		return nil
@@ -505,6 +491,11 @@ func (s *Server) session(c net.Conn) (then func()) {
 		defer s.leave()
 		relay()
 	}
+}
+
+func (s *Server) relayOptions() relay.Options {
+	l := s.deps.Limits()
+	return relay.Options{Idle: l.Idle, HalfOpen: l.HalfOpen}
 }
 
 func (s *Server) enter() bool {
@@ -542,9 +533,9 @@ func bare(err error) error {
 }
 
 // forward leads a connection to the fixed service.
-func (s *Server) forward(c net.Conn) {
+func (s *Server) forward(c stream.Conn) {
 	if s.stop.Err() != nil || !s.enter() {
-		relay.Reset(c)
+		c.Reset()
 		return
 	}
 	defer s.leave()
@@ -555,8 +546,8 @@ func (s *Server) forward(c net.Conn) {
 	cancel()
 	if err != nil {
 		s.warn("the fixed service can't be reached: see forward of this [[serve]]", "error", bare(err))
-		relay.Reset(c)
+		c.Reset()
 		return
 	}
-	relay.Join(s.cut, c, service, relay.Options{Idle: limits.Idle})
+	relay.Run(s.cut, c, stream.From(service), s.relayOptions())
 }

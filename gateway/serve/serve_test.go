@@ -29,6 +29,7 @@ import (
 	"ptgate/gateway/dest"
 	"ptgate/gateway/exit"
 	"ptgate/gateway/inbound"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -159,7 +160,7 @@ func (f *far) try() (net.Conn, error) {
 
 func (f *far) carrier() *carrier.Client {
 	f.t.Helper()
-	c, err := carrier.NewClient(f.dial(), new(carrier.Traffic), slog.New(slog.DiscardHandler))
+	c, err := carrier.NewClient(stream.From(f.dial()), new(carrier.Traffic), slog.New(slog.DiscardHandler))
 	if err != nil {
 		f.t.Fatal(err)
 	}

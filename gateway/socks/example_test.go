@@ -7,6 +7,7 @@ import (
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/socks"
+	"ptgate/gateway/stream"
 )
 
 func Example() {
@@ -17,7 +18,7 @@ func Example() {
 		io.WriteString(app, "\x05\x01\x00\x03\x0bexample.com\x00\x50")
 		io.Copy(io.Discard, app)
 	}()
-	s := socks.Session{Dial: func(host string, port int) (net.Conn, error) {
+	s := socks.Session{Dial: func(host string, port int) (stream.Conn, error) {
 		fmt.Println("asked for", host, port)
 		return nil, answer.Errorf(answer.Blocked, "not today")
 	}}

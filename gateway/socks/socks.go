@@ -14,6 +14,7 @@ import (
 	"github.com/armon/go-socks5"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/stream"
 )
 
 // Bytes of RFC 1928 section 3.
@@ -26,14 +27,14 @@ const (
 type Session struct {
 	// Dial opens what the client asks for: a name, or an address in text. Its
 	// error's answer.Reason is what the client gets.
-	Dial func(host string, port int) (net.Conn, error)
+	Dial func(host string, port int) (stream.Conn, error)
 	// Valid checks a user and password (RFC 1929), which then is the only method.
 	// Nil: no authentication is.
 	Valid func(user, password string) bool
 
-	Upstream net.Conn // what Dial gave; the caller's
-	Early    []byte   // what the client sent beyond its request
-	Granted  bool     // the client has been told of success
+	Upstream stream.Conn // what Dial gave; the caller's
+	Early    []byte      // what the client sent beyond its request
+	Granted  bool        // the client has been told of success
 
 	Greeted  bool // a method has been chosen
 	Asked    bool // and it is user and password

@@ -12,13 +12,14 @@ import (
 	"go.uber.org/goleak"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/stream"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // refusing is a Dial that fails for a reason.
-func refusing(r answer.Reason) func(string, int) (net.Conn, error) {
-	return func(string, int) (net.Conn, error) { return nil, answer.New(r, errors.New("no")) }
+func refusing(r answer.Reason) func(string, int) (stream.Conn, error) {
+	return func(string, int) (stream.Conn, error) { return nil, answer.New(r, errors.New("no")) }
 }
 
 // input is a connection whose peer has sent everything and ended its direction.
@@ -41,8 +42,8 @@ func TestSession(t *testing.T) {
 	for _, tt := range []struct {
 		name, in, out string
 		users         bool
-		dial          func(host string, port int) (net.Conn, error) // nil: succeeds
-		host          string                                        // as dialled, with the port
+		dial          func(host string, port int) (stream.Conn, error) // nil: succeeds
+		host          string                                           // as dialled, with the port
 		early         string
 		ahead         int
 	}{
@@ -63,7 +64,7 @@ func TestSession(t *testing.T) {
 			defer upstream.Close()
 			var host string
 			s := Session{}
-			s.Dial = func(h string, port int) (net.Conn, error) {
+			s.Dial = func(h string, port int) (stream.Conn, error) {
 				host = net.JoinHostPort(h, map[int]string{443: "443", 53: "53"}[port])
 				if n := s.Ahead(); n != tt.ahead {
 					t.Errorf("%d bytes ahead, want %d", n, tt.ahead)
@@ -71,7 +72,7 @@ func TestSession(t *testing.T) {
 				if tt.dial != nil {
 					return tt.dial(h, port)
 				}
-				return upstream, nil
+				return stream.From(upstream), nil
 			}
 			if tt.users {
 				s.Valid = func(user, password string) bool { return user == "ann" && password == "secret" }

@@ -1,0 +1,169 @@
+package stream
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+
+	"ptgate/adapter"
+)
+
+// gone tells from WaitRead's error whether the peer has gone away.
+func gone(err error, endIsGone bool) bool {
+	switch {
+	case err == nil, errors.Is(err, os.ErrDeadlineExceeded):
+		return false
+	case err == io.EOF:
+		return endIsGone
+	}
+	return true
+}
+
+// From adapts a connection that a listener has accepted, or a dialer has made. It is the
+// one place that asks a foreign connection for what it can do.
+func From(c net.Conn) Conn {
+	switch c := c.(type) {
+	case Conn:
+		return c
+	case *net.TCPConn:
+		return TCP(c)
+	}
+	return &foreign{Conn: c}
+}
+
+// foreign is any other connection: a Unix socket, or the pipe of a test.
+type foreign struct {
+	net.Conn
+	wait   sync.Mutex // held while WaitRead reads
+	mu     sync.Mutex
+	peeked []byte // what WaitRead has read
+	err    error  // and the error that came with it
+}
+
+func (f *foreign) Read(p []byte) (int, error) {
+	f.mu.Lock()
+	n, err := copy(p, f.peeked), f.err
+	f.peeked, f.err = f.peeked[n:], nil
+	f.mu.Unlock()
+	if n > 0 || err != nil {
+		return n, err
+	}
+	return f.Conn.Read(p)
+}
+
+// WaitRead reads a byte and keeps it.
+func (f *foreign) WaitRead() error {
+	f.wait.Lock()
+	defer f.wait.Unlock()
+	f.mu.Lock()
+	ready := len(f.peeked) > 0
+	f.mu.Unlock()
+	if ready {
+		return nil
+	}
+	var one [1]byte
+	n, err := f.Conn.Read(one[:])
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.peeked = append(f.peeked, one[:n]...); n > 0 {
+		if err != nil {
+			f.err = err
+		}
+		return nil
+	}
+	return err
+}
+
+func (f *foreign) WaitReset() error { return errors.ErrUnsupported }
+
+func (f *foreign) CloseWrite() error {
+	if w, ok := f.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return ErrNoCloseWrite
+}
+
+func (f *foreign) Reset() { _ = f.Conn.Close() }
+
+func (f *foreign) Socket() Socket { return Socket{} }
+
+// tcp is a TCP connection whose bytes are the stream's.
+type tcp struct{ *net.TCPConn }
+
+// TCP adapts a TCP connection.
+func TCP(c *net.TCPConn) Conn { return tcp{c} }
+
+func (c tcp) Reset() {
+	_ = c.SetLinger(0)
+	_ = c.Close()
+}
+
+func (c tcp) WaitRead() error  { return waitRead(c.TCPConn) }
+func (c tcp) WaitReset() error { return waitReset(c.TCPConn) }
+func (c tcp) Socket() Socket   { return Socket{TCP: c.TCPConn, Plain: true} }
+
+// toProgram is a connection into the client side of a transport program.
+type toProgram struct{ Conn }
+
+// ToProgram adapts a connection that a client's transport program carries
+// (adapter.ClientAdapter.DialTransport). It has no CloseWrite: such a program takes the
+// end of one direction for the end of both, and loses what is under way.
+func ToProgram(c net.Conn) Conn { return toProgram{beneath(c)} }
+
+func (toProgram) CloseWrite() error { return ErrNoCloseWrite }
+
+// fromProgram is a connection out of the server side of a transport program.
+type fromProgram struct {
+	Conn
+	remote net.Addr
+}
+
+// FromProgram adapts a connection that a server's transport program has brought
+// (adapter.ExtServerAdapter.Accept). Its RemoteAddr is the client's. The program may be
+// told of the end of what goes to the client: it has read all of that by then, and a
+// client that waits for the end has to learn of it.
+func FromProgram(c net.Conn) Conn { return fromProgram{beneath(c), c.RemoteAddr()} }
+
+func (c fromProgram) RemoteAddr() net.Addr { return c.remote }
+
+func beneath(c net.Conn) Conn {
+	if a, ok := c.(*adapter.Conn); ok {
+		return TCP(a.TCP())
+	}
+	return From(c)
+}
+
+// A Transport is a connection of a transport inside this process (builtin.Conn).
+type Transport interface {
+	net.Conn
+	CloseWrite() error     // an error that wraps errors.ErrUnsupported: it can't
+	Abort()                // as Reset
+	Beneath() *net.TCPConn // nil: there is not one TCP connection
+	WaitRead() error       // as Conn's, but nil at the end, too
+}
+
+type transport struct{ Transport }
+
+// Inside adapts a connection of a transport inside this process.
+func Inside(c Transport) Conn { return transport{c} }
+
+func (c transport) CloseWrite() error {
+	err := c.Transport.CloseWrite()
+	if errors.Is(err, errors.ErrUnsupported) {
+		return ErrNoCloseWrite
+	}
+	return err
+}
+
+func (c transport) Reset() { c.Abort() }
+
+func (c transport) WaitReset() error {
+	if t := c.Beneath(); t != nil {
+		return waitReset(t)
+	}
+	return errors.ErrUnsupported
+}
+
+func (c transport) Socket() Socket { return Socket{TCP: c.Beneath()} }

@@ -1,0 +1,27 @@
+package stream
+
+import (
+	"net"
+
+	"golang.org/x/sys/unix"
+)
+
+// wasReset tells whether the kernel has nothing more to do for a socket.
+func wasReset(fd int) bool {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err == nil && info.State == unix.BPF_TCP_CLOSE || pendingError(fd)
+}
+
+// Closed tells whether the kernel has nothing more to do for c, as after a reset: both
+// ends have been exchanged, or an error ended it. False where that can't be known.
+func Closed(c *net.TCPConn) (is bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return true
+	}
+	err = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		is = err == nil && info.State == unix.BPF_TCP_CLOSE
+	})
+	return is || err != nil
+}

@@ -1,0 +1,60 @@
+//go:build unix
+
+package stream
+
+import (
+	"io"
+	"net"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// waitRead peeks, and so takes nothing.
+func waitRead(c *net.TCPConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var one [1]byte
+	var n int
+	var peekErr error
+	err = raw.Read(func(fd uintptr) bool {
+		for {
+			n, _, peekErr = syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK)
+			if peekErr != syscall.EINTR {
+				return peekErr != syscall.EAGAIN
+			}
+		}
+	})
+	switch {
+	case err != nil:
+		return err
+	case peekErr != nil:
+		return os.NewSyscallError("recvfrom", peekErr)
+	case n == 0:
+		return io.EOF
+	}
+	return nil
+}
+
+// waitReset relies on the poller: a reset makes a socket ready for reading, also one
+// whose peer has ended its direction.
+func waitReset(c *net.TCPConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if err := raw.Read(func(fd uintptr) bool { return wasReset(int(fd)) }); err != nil {
+		return err
+	}
+	return syscall.ECONNRESET
+}
+
+// pendingError tells whether the kernel holds an error for the socket. A write may take
+// it away before.
+func pendingError(fd int) bool {
+	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	return err != nil || code != 0
+}
