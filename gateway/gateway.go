@@ -25,6 +25,7 @@ import (
 	"ptgate/gateway/dest"
 	"ptgate/gateway/exit"
 	"ptgate/gateway/inbound"
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/serve"
 	"ptgate/routes"
 )
@@ -34,6 +35,7 @@ type Gateway struct {
 	exe string
 	log *slog.Logger
 
+	book    *outcome.Book
 	view    atomic.Pointer[view]
 	manager *bridges.Manager
 	front   *inbound.Server
@@ -71,6 +73,7 @@ func New(cfg *config.Config, exe string, log *slog.Logger) *Gateway {
 	g := &Gateway{
 		exe:       exe,
 		log:       log,
+		book:      outcome.New(log),
 		manager:   bridges.NewManager(exe, log),
 		limit:     inbound.NewLimiter(cfg.Limits.Connections),
 		ready:     make(chan struct{}),
@@ -83,7 +86,7 @@ func New(cfg *config.Config, exe string, log *slog.Logger) *Gateway {
 		Settings: func() *inbound.Settings { return g.view.Load().settings },
 		Relay:    g.traffic.relay,
 		Limit:    g.limit,
-		Logger:   log,
+		Book:     g.book,
 	})
 	g.exit = exit.New(g.policy.Load, log)
 	g.view.Store(g.newView(cfg))
@@ -197,6 +200,7 @@ func (g *Gateway) end(endStop, endCut context.CancelFunc) {
 	// with the bridge.
 	g.manager.Close()
 	wg.Wait()
+	g.book.Close()
 	g.log.Info("stopped")
 }
 

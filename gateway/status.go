@@ -6,6 +6,7 @@ import (
 
 	"ptgate/gateway/bridges"
 	"ptgate/gateway/inbound"
+	"ptgate/gateway/outcome"
 )
 
 // A Status is what a running gateway says of itself. It names no destination and
@@ -22,6 +23,7 @@ type Status struct {
 	Down      int64            `json:"down"`   // bytes to them
 	Bridges   []bridges.Status `json:"bridges"`
 	Serve     []ServeStatus    `json:"serve"`
+	Outcomes  []outcome.Value  `json:"outcomes"` // what was counted since the start
 }
 
 // A ListenerStatus is a listener's.
@@ -44,7 +46,7 @@ type ServeStatus struct {
 func (g *Gateway) Status() Status {
 	v := g.view.Load()
 	s := Status{Config: v.cfg.Path, PID: os.Getpid(), Since: g.since, Loaded: v.loaded,
-		Active: g.traffic.active.Load(), Up: g.traffic.up.Load(), Down: g.traffic.down.Load()}
+		Active: g.traffic.active.Load(), Up: g.traffic.up.Load(), Down: g.traffic.down.Load(), Outcomes: g.book.Snapshot()}
 	for _, b := range v.set.Bridges() {
 		s.Bridges = append(s.Bridges, b.Status())
 	}

@@ -232,9 +232,10 @@ func TestBadClients(t *testing.T) {
 			}
 		}
 		// The operator is told of a program that is set to the wrong port.
-		client.log.wait(t, `level=WARN msg="a SOCKS5 client on the HTTP port: set it to`)
-		client.log.wait(t, `level=WARN msg="a TLS client on the HTTP port`)
-		client.log.wait(t, `level=WARN msg="(an HTTP|a HTTP).* on the SOCKS5 port`)
+		const foreign = `level=WARN msg="the client speaks another protocol than this port" front=`
+		client.log.wait(t, foreign+`http protocol=socks5 .*advice="set the program to`)
+		client.log.wait(t, foreign+`http protocol=tls`)
+		client.log.wait(t, foreign+`socks5 protocol=http`)
 		works(t)
 	})
 }

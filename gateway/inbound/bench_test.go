@@ -7,6 +7,7 @@ import (
 	"net"
 	"testing"
 
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
@@ -31,7 +32,7 @@ func BenchmarkConnection(b *testing.B) {
 	front := func(f Front) string {
 		return start(b, f, dialFunc(func(context.Context, routes.Target) (net.Conn, error) { return sink{}, nil }),
 			func(_ *Settings, c *Config) {
-				c.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+				c.Book = outcome.New(slog.New(slog.NewTextHandler(io.Discard, nil)))
 				c.Relay = func(_ context.Context, client, _ stream.Conn, _ []byte) { client.Close() }
 			}).addr
 	}

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"sync/atomic"
 	"time"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
@@ -40,8 +40,8 @@ const overHandshake = 5 * time.Second
 type client struct {
 	stream.Conn
 	l     *listener
-	set   *Settings
-	over  bool // beyond the limit: answered with nothing else
+	set   *Settings // an HTTP front changes them with each request
+	over  bool      // beyond the limit: answered with nothing else
 	phase atomic.Int32
 	relay func() // what is left to do when the handshake is done; nil: nothing
 
@@ -147,36 +147,61 @@ func (c *client) linger() {
 }
 
 // attrs are the connection's attributes in the log.
-func (c *client) attrs(set *Settings) []any {
-	if set.Private {
+func (c *client) attrs() []any {
+	if c.set.Private {
 		return nil
 	}
 	return []any{"client", c.Conn.RemoteAddr().String()}
 }
 
-func (c *client) warn(msg string, attrs ...any) {
-	c.l.log.Warn(msg, append(c.attrs(c.set), attrs...)...)
+// cause is an error as an attribute in the log. Its text may hold addresses and what
+// the client has sent.
+func (c *client) cause(err error) []any {
+	switch {
+	case err == nil:
+		return nil
+	case c.set.Private:
+		return []any{"reason", answer.Of(err)}
+	}
+	return []any{"error", err}
 }
 
-func (c *client) debug(msg string, attrs ...any) {
-	if c.debugs() {
-		c.l.log.Debug(msg, append(c.attrs(c.set), attrs...)...)
+// count counts an outcome of the connection, and logs it with attrs.
+func (c *client) count(o outcome.Outcome, attrs ...any) {
+	c.l.book.Add(o, c.l.label, append(c.attrs(), attrs...)...)
+}
+
+// unfinished counts a connection that ended before its first request was complete.
+func (c *client) unfinished(err error) {
+	if c.phase.Load() == waiting { // not one that a stop has ended
+		c.count(outcome.HandshakeFailed, c.cause(err)...)
 	}
 }
 
-func (c *client) debugs() bool {
-	return c.l.log.Enabled(context.Background(), slog.LevelDebug)
+// refused counts a request that got no connection, and logs it with attrs; t may be
+// zero.
+func (c *client) refused(t routes.Target, err error, attrs ...any) {
+	switch {
+	case errors.Is(err, errGone):
+		c.count(outcome.Abandoned)
+	case errors.Is(err, errWrong):
+		c.count(outcome.BadCredentials)
+	case c.over: // it was counted when it was accepted
+	default:
+		all := append(c.attrs(), attrs...)
+		if !c.set.Private {
+			all = append(all, "destination", format(t), "error", err)
+		}
+		c.l.book.Add(outcome.Refused, outcome.By(c.l.front.String(), answer.Of(err).String()), all...)
+	}
 }
 
-// refused logs a request that got no connection; t may be zero.
-func (c *client) refused(set *Settings, t routes.Target, err error) {
-	if errors.Is(err, errGone) {
-		c.debug("client left before it had its answer")
-		return
-	}
-	attrs := append(c.attrs(set), "reason", answer.Of(err).String())
-	if !set.Private {
-		attrs = append(attrs, "destination", format(t), "error", err)
-	}
-	c.l.log.Info("request refused", attrs...)
+// A protocol is one that clients use where another is served.
+type protocol struct{ name, advice string }
+
+// foreign counts a client that speaks another protocol, and tells the operator what
+// to do about it.
+func (c *client) foreign(p protocol) {
+	attrs := append(c.attrs(), "first_byte", c.first, "advice", p.advice)
+	c.l.book.Add(outcome.Foreign, outcome.By(c.l.front.String(), p.name), attrs...)
 }

@@ -13,6 +13,7 @@ import (
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/inbound"
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/relay"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
@@ -52,7 +53,7 @@ func Example() {
 		Settings: func() *inbound.Settings { return settings },
 		Relay:    move,
 		Limit:    inbound.NewLimiter(100),
-		Logger:   slog.New(slog.DiscardHandler),
+		Book:     outcome.New(slog.New(slog.DiscardHandler)),
 	})
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()

@@ -18,6 +18,7 @@ import (
 	"github.com/elazarl/goproxy"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/credentials"
 	"ptgate/gateway/dest"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
@@ -36,7 +37,7 @@ const (
 // serveHTTP reads requests with net/http, lets goproxy serve them and, where one
 // has become a tunnel, hands the connection over.
 func (c *client) serveHTTP() {
-	h := &httpConn{client: c, set: c.set, done: make(chan struct{})}
+	h := &httpConn{client: c, done: make(chan struct{})}
 	// One server for each connection, as with SOCKS: it is small, takes the
 	// settings of its connection, and its buffers end with it.
 	srv := http.Server{
@@ -57,12 +58,16 @@ func (c *client) serveHTTP() {
 		h.tunnel()
 	case h.failed == errForeign:
 		h.foreign()
+		h.linger()
 	case h.hijacked:
 		io.WriteString(h.Conn, h.head)
 		c.linger()
 	default:
 		if h.upstream != nil {
 			h.upstream.Close()
+		}
+		if !h.asked {
+			h.unfinished(h.failed)
 		}
 		c.linger()
 	}
@@ -87,7 +92,7 @@ type httpConn struct {
 
 	w        responseWriter
 	upload   *upload // the request's content; nil: none
-	set      *Settings
+	asked    bool    // there has been a request
 	user     string
 	broken   bool // the response can't be completed: the client must see that
 	hijacked bool
@@ -146,6 +151,7 @@ func (h *httpConn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler) // net/http closes the connection, and is silent
 		}
 	}()
+	h.asked = true
 	if !h.engage() {
 		panic(http.ErrAbortHandler)
 	}
@@ -227,9 +233,8 @@ func (h *httpConn) admit(r *http.Request) error {
 	if !ok {
 		return answer.Errorf(answer.Credentials, "no user name and password")
 	}
-	if !h.set.valid(user, password) {
-		h.warn("wrong user name or password")
-		return answer.Errorf(answer.Credentials, "wrong user name or password")
+	if !credentials.Valid(h.set.Users, user, password) {
+		return answer.New(answer.Credentials, errWrong)
 	}
 	h.user = user
 	return nil
@@ -253,7 +258,7 @@ func (l *listener) connect(_ string, ctx *goproxy.ProxyCtx) (*goproxy.ConnectAct
 	h := connOf(ctx.Req)
 	conn, target, err := h.open(ctx.Req)
 	if err != nil {
-		h.refused(h.set, target, err)
+		h.refused(target, err)
 		if !errors.Is(err, errGone) { // nobody reads an answer
 			h.head = pageOf(answer.Of(err)).message()
 		}
@@ -287,21 +292,20 @@ func (h *httpConn) open(r *http.Request) (stream.Conn, routes.Target, error) {
 	return conn, target, err
 }
 
-// foreign answers a client that speaks something else and tells the operator.
+// foreign answers a client that speaks something else.
 func (h *httpConn) foreign() {
 	switch h.first {
 	case byteSOCKS5:
-		h.warn("a SOCKS5 client on the HTTP port: set it to the port of listen.socks5, or to HTTP")
+		h.client.foreign(protocol{"socks5", "set the program to the port of listen.socks5, or to HTTP"})
 		h.Conn.Write([]byte{byteSOCKS5, methodNone})
 	case byteSOCKS4:
-		h.warn("a SOCKS4 client on the HTTP port: set it to HTTP, or to SOCKS5 and the port of listen.socks5")
+		h.client.foreign(protocol{"socks4", "set the program to HTTP, or to SOCKS5 and the port of listen.socks5"})
 		io.WriteString(h.Conn, socks4Rejected)
 	case byteTLS:
-		h.warn("a TLS client on the HTTP port: the proxy's own address begins with http://, also for https:// pages")
+		h.client.foreign(protocol{"tls", "the proxy's own address begins with http://, also for https:// pages"})
 	default:
-		h.warn("no HTTP client on the HTTP port", "first_byte", h.first)
+		h.client.foreign(protocol{"unknown", "this is an HTTP proxy"})
 	}
-	h.linger()
 }
 
 func isHTTP(first byte) bool {
@@ -474,7 +478,8 @@ func newWeb(l *listener) *web {
 	p.ConnectDial = nil // the constructor's comes from the environment
 	p.Tr = w.plain.nowhere
 	p.KeepAcceptEncoding = true
-	p.NonproxyHandler = http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+	p.NonproxyHandler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		connOf(r).refused(routes.Target{}, answer.Errorf(answer.BadRequest, "no proxy request"))
 		helpPage().write(rw)
 	})
 	p.OnRequest().HandleConnectFunc(l.connect)

@@ -88,8 +88,8 @@ func TestHTTPBytes(t *testing.T) {
 		{name: "password, other case", users: true, target: a443, want: established,
 			send: "CONNECT a.example:443 HTTP/1.1\r\n" + strings.Replace(basic("alice:se:cret"), "Basic", "bASIC", 1) + "\r\n"},
 
-		{name: "SOCKS5", send: "\x05\x01\x00", want: "\x05\xff", log: "SOCKS5 client on the HTTP port"},
-		{name: "SOCKS4", send: "\x04\x01\x00\x50\xc0\x00\x02\x01\x00", want: socks4Rejected, log: "SOCKS4 client"},
+		{name: "SOCKS5", send: "\x05\x01\x00", want: "\x05\xff", log: "protocol=socks5"},
+		{name: "SOCKS4", send: "\x04\x01\x00\x50\xc0\x00\x02\x01\x00", want: socks4Rejected, log: "protocol=socks4"},
 		{name: "TLS", send: "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", log: "begins with http://"},
 		{name: "garbage", send: "\xff\x00" + strings.Repeat("garbage", 20000), log: "first_byte=255"},
 	} {

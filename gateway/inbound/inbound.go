@@ -16,13 +16,10 @@ package inbound
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
 	"log"
-	"log/slog"
 	"net"
 	"net/netip"
 	"runtime"
@@ -33,6 +30,7 @@ import (
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/dest"
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
@@ -69,14 +67,6 @@ type Settings struct {
 	Private bool
 }
 
-// valid compares in a time that does not depend on how much of the password is
-// right.
-func (s *Settings) valid(user, password string) bool {
-	want, known := s.Users[user]
-	a, b := sha256.Sum256([]byte(want)), sha256.Sum256([]byte(password))
-	return subtle.ConstantTimeCompare(a[:], b[:]) == 1 && known
-}
-
 func (s *Settings) allows(a net.Addr) bool {
 	if len(s.Allow) == 0 {
 		return true
@@ -101,8 +91,9 @@ type Config struct {
 	Settings func() *Settings
 	Relay    Relay
 	// Limit counts the connections of all fronts that share it. Nil: no limit.
-	Limit  *Limiter
-	Logger *slog.Logger
+	Limit *Limiter
+	// Book counts what becomes of connections and requests, and logs it.
+	Book *outcome.Book
 }
 
 // A Front is a protocol that applications speak to the gateway.
@@ -112,7 +103,6 @@ type Front uint8
 const (
 	SOCKS5 Front = iota // RFC 1928 and RFC 1929, CONNECT only
 	HTTP                // RFC 9112 proxy: CONNECT, and requests for http:// URIs
-	fronts
 )
 
 // String is the front's name in configuration, log and metrics.
@@ -126,21 +116,10 @@ func (f Front) String() string {
 	return fmt.Sprintf("front %d", uint8(f))
 }
 
-// Counts of one front.
-type Counts struct {
-	Accepted uint64 // connections let in, ever
-	Refused  uint64 // connections turned away: not allowed, or over the limit
-	Active   int64  // connections open now, with their relays
-}
-
 // A Server serves any number of listeners. Make one with New.
 type Server struct {
-	cfg   Config
-	over  *Limiter // handshakes whose only answer is that the limit is reached
-	count [fronts]struct {
-		accepted, refused atomic.Uint64
-		active            atomic.Int64
-	}
+	cfg  Config
+	over *Limiter // handshakes whose only answer is that the limit is reached
 }
 
 // maxOver bounds how many clients beyond the limit are answered at the same
@@ -150,15 +129,6 @@ const maxOver = 128
 // New returns a Server that has no listener yet.
 func New(cfg Config) *Server {
 	return &Server{cfg: cfg, over: NewLimiter(maxOver)}
-}
-
-// Counts returns the numbers of one front over all its listeners, now.
-func (s *Server) Counts(f Front) Counts {
-	if f >= fronts {
-		return Counts{}
-	}
-	c := &s.count[f]
-	return Counts{c.accepted.Load(), c.refused.Load(), c.active.Load()}
 }
 
 // Serve serves the front on ln, which it closes, and returns after everything
@@ -176,7 +146,9 @@ func (s *Server) Serve(stop, cut context.Context, ln net.Listener, f Front) erro
 
 	l := &listener{
 		server: s, front: f, stop: stop, cut: cut,
-		log:   s.cfg.Logger.With("front", f.String()),
+		book:  s.cfg.Book,
+		label: outcome.By(f.String()),
+		open:  s.cfg.Book.Counter(outcome.Connections, outcome.By(f.String())),
 		quiet: log.New(io.Discard, "", 0),
 		conns: map[*client]struct{}{},
 	}
@@ -214,8 +186,10 @@ type listener struct {
 	server    *Server
 	front     Front
 	stop, cut context.Context
-	log       *slog.Logger
-	quiet     *log.Logger // for the libraries: what they log holds names as sent
+	book      *outcome.Book
+	label     outcome.Label // of the front
+	open      *atomic.Int64 // connections
+	quiet     *log.Logger   // for the libraries: what they log holds names as sent
 	web       *web
 	owned     sync.WaitGroup // a goroutine for each connection
 
@@ -235,8 +209,7 @@ func (l *listener) accept(ln net.Listener) error {
 			}
 			// Out of descriptors, or the like: it passes when others close.
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			l.log.Warn("accept failed: raise the limit of open files, or lower limits.connections",
-				"error", err, "pause", pause)
+			l.book.Add(outcome.AcceptFailed, l.label, "error", err, "pause", pause)
 			t := time.NewTimer(pause)
 			select {
 			case <-t.C:
@@ -266,34 +239,31 @@ func passing(err error) bool {
 // admit decides on a new connection at once and gives it its goroutine.
 func (l *listener) admit(conn net.Conn) {
 	set := l.server.cfg.Settings()
-	n := &l.server.count[l.front]
 	c := &client{Conn: stream.From(conn), l: l, set: set}
 	if !set.allows(conn.RemoteAddr()) {
-		n.refused.Add(1)
-		c.warn("client refused: its network is not in listen.allow")
+		c.count(outcome.KeptOut)
 		conn.Close()
 		return
 	}
 	slot := l.server.cfg.Limit
-	if !slot.Acquire() {
-		n.refused.Add(1)
+	if slot.Acquire() {
+		l.book.Add(outcome.Accepted, l.label)
+	} else {
+		c.over = true
+		c.count(outcome.OverLimit)
 		if slot = l.server.over; !slot.Acquire() {
 			conn.Close()
 			return
 		}
-		c.over = true
-		c.warn("connection refused: limits.connections is reached")
-	} else {
-		n.accepted.Add(1)
 	}
 	if !l.add(c) {
 		slot.Release()
 		conn.Close()
 		return
 	}
-	n.active.Add(1)
+	l.open.Add(1)
 	end := func() {
-		n.active.Add(-1)
+		l.open.Add(-1)
 		slot.Release()
 	}
 	l.owned.Go(func() {
@@ -349,8 +319,12 @@ func (l *listener) end(all bool) {
 	}
 }
 
-// errGone means that nobody waits for the answer.
-var errGone = errors.New("the client went away")
+var (
+	// errGone means that nobody waits for the answer.
+	errGone = errors.New("the client went away")
+	// errWrong means that the client's user name or password is wrong.
+	errWrong = errors.New("wrong user name or password")
+)
 
 // dial opens t for a client. Every error carries an answer.Reason.
 func (l *listener) dial(ctx context.Context, set *Settings, t routes.Target) (conn stream.Conn, err error) {
@@ -371,6 +345,7 @@ func (l *listener) dial(ctx context.Context, set *Settings, t routes.Target) (co
 	}()
 	conn, err = set.Dialer.Dial(dctx, t)
 	if err == nil {
+		l.book.Add(outcome.Opened, l.label)
 		return conn, nil
 	}
 	reason := answer.Of(err)
@@ -394,7 +369,7 @@ func (l *listener) panicked(set *Settings, v any) {
 	if _, ok := v.(runtime.Error); set.Private && !ok {
 		v = fmt.Sprintf("%T", v) // its text may hold anything
 	}
-	l.log.Error("panic recovered: please report it", "panic", v, "stack", string(debug.Stack()))
+	l.book.Add(outcome.Panicked, l.label, "panic", v, "stack", string(debug.Stack()))
 }
 
 // format prints a target for the log.

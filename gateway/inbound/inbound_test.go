@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
@@ -123,6 +124,7 @@ type gate struct {
 	set       *Settings // to begin with
 	now       atomic.Pointer[Settings]
 	log       *logBuffer
+	book      *outcome.Book
 	stop, cut context.CancelFunc
 	err       chan error
 }
@@ -165,10 +167,11 @@ func startOn(t testing.TB, ln net.Listener, f Front, d Dialer, change func(*Sett
 		Allow:     []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		Handshake: patience, Dial: patience,
 	}
+	g.book = outcome.New(slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	cfg := Config{
 		Settings: g.now.Load,
 		Relay:    simpleJoin,
-		Logger:   slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Book:     g.book,
 	}
 	if change != nil {
 		change(g.set, &cfg)
@@ -190,7 +193,23 @@ func (g *gate) end(t testing.TB) {
 	g.stop()
 	g.cut()
 	g.wait(t)
+	g.book.Close()
 }
+
+// counted is what has been counted, by outcome and the label's values behind the
+// front's; open connections are left out.
+func (g *gate) counted() map[string]int64 {
+	m := map[string]int64{}
+	for _, v := range g.book.Snapshot() {
+		if v.Value != 0 && v.Outcome != outcome.Connections {
+			m[strings.TrimSpace(v.Name+" "+v.Labels["reason"]+v.Labels["protocol"])] = v.Value
+		}
+	}
+	return m
+}
+
+// active is how many connections are open.
+func (g *gate) active() int64 { return g.book.Total(outcome.Connections) }
 
 func (g *gate) wait(t testing.TB) {
 	t.Helper()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -19,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
@@ -64,8 +66,8 @@ func TestStopAndCut(t *testing.T) {
 			relay := connect(t, g.addr)
 			relay.send(tt.request)
 			relay.expect(tt.granted)
-			if n := g.Counts(tt.front); n != (Counts{Accepted: 4, Active: 4}) {
-				t.Errorf("%+v", n)
+			if n, a := g.book.Total(outcome.Accepted), g.active(); n != 4 || a != 4 {
+				t.Errorf("%d accepted, %d open", n, a)
 			}
 
 			g.stop()
@@ -88,8 +90,8 @@ func TestStopAndCut(t *testing.T) {
 			g.cut()
 			relay.ended()
 			g.wait(t)
-			if n := g.Counts(tt.front); n != (Counts{Accepted: 4}) {
-				t.Errorf("%+v", n)
+			if n, a := g.book.Total(outcome.Accepted), g.active(); n != 4 || a != 0 {
+				t.Errorf("%d accepted, %d open", n, a)
 			}
 			up.Close()
 			wg.Wait()
@@ -185,11 +187,8 @@ func TestLimit(t *testing.T) {
 		p.expect(tt.want)
 		p.ended()
 	}
-	if n := limit.InUse(); n != 1 {
-		t.Errorf("%d places in use", n)
-	}
-	if n := web.Counts(HTTP); n.Refused != 2 || n.Accepted != 0 {
-		t.Errorf("%+v", n)
+	if m := web.counted(); !maps.Equal(m, map[string]int64{"over_limit": 2}) {
+		t.Errorf("counted %v", m)
 	}
 	first.CloseWrite()
 	first.rest()
@@ -315,8 +314,8 @@ func TestAllow(t *testing.T) {
 			s.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 		})
 		connect(t, g.addr).ended()
-		if n := g.Counts(f); n != (Counts{Refused: 1}) {
-			t.Errorf("%v: %+v", f, n)
+		if m := g.counted(); !maps.Equal(m, map[string]int64{"kept_out": 1}) {
+			t.Errorf("%v: counted %v", f, m)
 		}
 		if s := g.log.String(); !strings.Contains(s, "listen.allow") || !strings.Contains(s, "client=127.0.0.1") {
 			t.Errorf("log: %s", s)
@@ -362,7 +361,11 @@ func TestPrivate(t *testing.T) {
 			exchange(t, g.addr, []byte(r))
 			exchange(t, panics.addr, []byte(r))
 		}
-		for _, g := range []*gate{g, panics} {
+		slow := start(t, f, nil, func(s *Settings, _ *Config) {
+			s.Private, s.Handshake = true, 10*time.Millisecond
+		})
+		connect(t, slow.addr).ended()
+		for _, g := range []*gate{g, panics, slow} {
 			s := g.log.String()
 			if strings.Contains(s, "hidden") || strings.Contains(s, "127.0.0.1") {
 				t.Errorf("%v: log:\n%s", f, s)
@@ -451,7 +454,7 @@ func (b *badListener) Accept() (net.Conn, error) {
 // its connections with it.
 func TestAcceptErrors(t *testing.T) {
 	set := &Settings{Dialer: to(echo(t))}
-	s := New(Config{Settings: func() *Settings { return set }, Relay: simpleJoin, Logger: slog.New(slog.DiscardHandler)})
+	s := New(Config{Settings: func() *Settings { return set }, Relay: simpleJoin, Book: outcome.New(slog.New(slog.DiscardHandler))})
 	ln := &badListener{listen(t), make(chan error, 2)}
 	ln.errs <- &net.OpError{Op: "accept", Err: syscall.EMFILE}
 	close(ln.errs)
@@ -471,11 +474,8 @@ func TestFrontString(t *testing.T) {
 	if s := SOCKS5.String() + " " + HTTP.String() + " " + Front(9).String(); s != "socks5 http front 9" {
 		t.Error(s)
 	}
-	if n := New(Config{}).Counts(9); n != (Counts{}) {
-		t.Error(n)
-	}
 	var none *Limiter
-	if !none.Acquire() || none.InUse() != 0 {
+	if !none.Acquire() {
 		t.Error("a nil Limiter has a limit")
 	}
 	none.Release()

@@ -35,11 +35,3 @@ func (l *Limiter) Release() {
 		l.n.Add(-1)
 	}
 }
-
-// InUse is the number of places taken.
-func (l *Limiter) InUse() int {
-	if l == nil {
-		return 0
-	}
-	return int(l.n.Load())
-}

@@ -39,17 +39,17 @@ const (
 func (l *listener) request(r *http.Request, ctx *goproxy.ProxyCtx) (*http.Request, *http.Response) {
 	h := connOf(r)
 	if err := h.admit(r); err != nil {
-		h.refused(h.set, routes.Target{}, err)
+		h.refused(routes.Target{}, err)
 		return r, pageOf(answer.Of(err)).response(r)
 	}
 	if r.URL.Scheme != "http" {
-		h.refused(h.set, routes.Target{}, answer.Errorf(answer.BadRequest, "a scheme other than http"))
+		h.refused(routes.Target{}, answer.Errorf(answer.BadRequest, "a scheme other than http"))
 		return r, schemePage().response(r)
 	}
 	target, err := targetOf(r.URL)
 	if err != nil {
 		err = answer.New(answer.BadRequest, err)
-		h.refused(h.set, target, err)
+		h.refused(target, err)
 		return r, pageOf(answer.BadRequest).response(r)
 	}
 	r.URL.Host = dest.Format(target) // r.Host stays what the client wrote
@@ -223,12 +223,12 @@ func (l *listener) response(resp *http.Response, ctx *goproxy.ProxyCtx) *http.Re
 	case h.upload != nil && h.upload.lost.Load():
 		err = answer.Errorf(answer.BadResponse, "the origin closed the connection before it had the request's content")
 	case ctx.Req.Context().Err() != nil || h.upload.cutOff():
-		h.refused(h.set, target, errGone)
+		h.refused(target, errGone)
 		panic(http.ErrAbortHandler) // nobody reads an answer
 	case !known:
 		err = exchangeError(err)
 	}
-	h.refused(h.set, target, err)
+	h.refused(target, err)
 	return pageOf(answer.Of(err)).response(ctx.Req)
 }
 

@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/credentials"
 	"ptgate/gateway/dest"
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/socks"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
@@ -38,8 +40,9 @@ func (c *client) serveSOCKS() {
 		c.Conn.Close()
 	case s.failed == errForeign:
 		s.foreign()
+		s.linger()
 	case s.failed != nil:
-		c.debug("no complete socks5 request", "error", s.failed)
+		c.unfinished(s.failed)
 		c.Conn.Close()
 	default:
 		s.finish(err)
@@ -54,9 +57,9 @@ type socksSession struct {
 }
 
 func (s *socksSession) valid(user, password string) bool {
-	ok := s.set.valid(user, password)
+	ok := credentials.Valid(s.set.Users, user, password)
 	if !ok {
-		s.warn("wrong user name or password")
+		s.count(outcome.BadCredentials)
 	}
 	return ok
 }
@@ -64,7 +67,7 @@ func (s *socksSession) valid(user, password string) bool {
 func (s *socksSession) dial(host string, port int) (stream.Conn, error) {
 	conn, target, err := s.open(host, port)
 	if err != nil {
-		s.client.refused(s.set, target, err)
+		s.client.refused(target, err)
 	}
 	return conn, err
 }
@@ -91,36 +94,35 @@ func (s *socksSession) open(host string, port int) (stream.Conn, routes.Target, 
 func (s *socksSession) finish(err error) {
 	switch {
 	case s.Answered && !s.Greeted:
-		s.warn("the socks5 client offers no method that fits: user name and password are "+
-			"required if and only if listen.users has entries", "required", len(s.set.Users) > 0)
+		s.client.refused(routes.Target{}, answer.New(answer.Credentials, nil), "required", len(s.set.Users) > 0,
+			"advice", "the client offers no method that fits: user name and password are required if and only if listen.users has entries")
 	case s.Answered:
 	case s.Greeted && s.Asked && !s.Authed: // RFC 1929: a status other than 0 is a failure
 		s.Conn.Write([]byte{authVersion, 1})
-		s.warn("no socks5 user name and password where they are required")
+		s.client.refused(routes.Target{}, answer.New(answer.Credentials, nil), "advice", "listen.users has entries: the client must send a user name and a password")
 	case s.Greeted:
 		s.Conn.Write([]byte{byteSOCKS5, answer.Internal.SOCKS(), 0, 1, 0, 0, 0, 0, 0, 0})
-		s.debug("malformed socks5 request", "error", err)
+		s.unfinished(err)
 	}
 }
 
-// foreign answers a client that speaks something else and tells the operator.
+// foreign answers a client that speaks something else.
 func (s *socksSession) foreign() {
 	switch first := s.first; {
 	case first == byteSOCKS4:
-		s.warn("a SOCKS4 client on the SOCKS5 port: set it to SOCKS5 with names resolved by the proxy (socks5h)")
+		s.client.foreign(protocol{"socks4", "set the program to SOCKS5 with names resolved by the proxy (socks5h)"})
 		io.WriteString(s.Conn, socks4Rejected)
 	case first == byteTLS:
-		s.warn("a TLS client on the SOCKS5 port: it takes plain SOCKS5")
+		s.client.foreign(protocol{"tls", "this port takes plain SOCKS5"})
 	case 'A' <= first && first <= 'Z':
-		s.warn("an HTTP client on the SOCKS5 port: set it to SOCKS5, or to the port of listen.http")
+		s.client.foreign(protocol{"http", "set the program to SOCKS5, or to the port of listen.http"})
 		const text = "This is the SOCKS5 port of ptgate, and this was an HTTP request.\n" +
 			"Set the program's proxy to socks5h:// with this address, or use ptgate's HTTP port.\n"
 		fmt.Fprintf(s.Conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"+
 			"Content-Length: %d\r\nConnection: close\r\n\r\n%s", len(text), text)
 	default:
-		s.warn("no SOCKS5 client on the SOCKS5 port", "first_byte", first)
+		s.client.foreign(protocol{"unknown", "this is a SOCKS5 port"})
 	}
-	s.linger()
 }
 
 // socksConn is the client, whose first byte tells other protocols.

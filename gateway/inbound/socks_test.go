@@ -83,14 +83,14 @@ func TestSOCKSBytes(t *testing.T) {
 		{name: "no password", users: true, send: socksRequest("a.example", 80), want: "\x05\xff", log: "required=true"},
 		{name: "authentication of version 5", users: true, send: "\x05\x01\x02\x05\x05alice\x06secret", want: "\x05\x02\x01\x01"},
 
-		{name: "SOCKS4", send: "\x04\x01\x00\x50\xc0\x00\x02\x01user\x00", want: socks4Rejected, log: "SOCKS4 client"},
-		{name: "TLS", send: "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", want: "", log: "TLS client"},
+		{name: "SOCKS4", send: "\x04\x01\x00\x50\xc0\x00\x02\x01user\x00", want: socks4Rejected, log: "protocol=socks4"},
+		{name: "TLS", send: "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", want: "", log: "protocol=tls"},
 		{name: "garbage", send: "\x00\xff\x80" + strings.Repeat("garbage", 1000), want: "", log: "first_byte=0"},
 		{name: "HTTP", send: "GET http://example.com/ HTTP/1.1\r\nHost: example.com\r\n\r\n",
 			want: "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 149\r\n" +
 				"Connection: close\r\n\r\nThis is the SOCKS5 port of ptgate, and this was an HTTP request.\n" +
 				"Set the program's proxy to socks5h:// with this address, or use ptgate's HTTP port.\n",
-			log: "HTTP client on the SOCKS5 port"},
+			log: "protocol=http"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -1,7 +1,9 @@
 package inbound
 
 import (
+	"io"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -74,10 +76,9 @@ func TestAnswersAreOneWrite(t *testing.T) {
 		{"CONNECT with a wrong password", HTTP, users, "CONNECT a.example:443 HTTP/1.1\r\n" + basic("alice:x") + "\r\n", "HTTP/1.1 407 ", 0},
 		{"CONNECT beyond the limit", HTTP, over, connectRequest("a.example:443"), "HTTP/1.1 503 ", 0},
 		{"plain, blocked", HTTP, nil, get("http://a.example/"), "HTTP/1.1 403 ", 0},
-		{"plain, kept alive", HTTP, nil, strings.Replace(get("http://a.example/"), closing, "", 1), "HTTP/1.1 403 ", 0},
 		{"plain, HEAD", HTTP, nil, "HEAD" + get("http://a.example/")[3:], "HTTP/1.1 403 ", 0},
 		{"plain, HTTP/1.0", HTTP, nil, "GET http://a.example/ HTTP/1.0\r\n\r\n", "HTTP/1.0 403 ", 0},
-		{"plain with content", HTTP, nil, "POST http://a.example/ HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", "HTTP/1.1 403 ", 0},
+		{"plain with content", HTTP, nil, "POST http://a.example/ HTTP/1.1\r\nHost: x\r\n" + closing + "Content-Length: 3\r\n\r\nabc", "HTTP/1.1 403 ", 0},
 		{"plain without a password", HTTP, users, get("http://a.example/"), "HTTP/1.1 407 ", 0},
 		{"plain beyond the limit", HTTP, over, get("http://a.example/"), "HTTP/1.1 503 ", 0},
 		{"the help page", HTTP, nil, get("/"), "HTTP/1.1 400 ", 0},
@@ -130,6 +131,25 @@ func TestSuccessIsOneWrite(t *testing.T) {
 			if w := ln.take(); len(w) != tt.before+1 || w[tt.before] != tt.want {
 				t.Errorf("%v, early %q: writes %q", tt.front, early, w)
 			}
+		}
+	}
+}
+
+// So are the answers on a connection that is kept.
+func TestKeptPagesAreOneWrite(t *testing.T) {
+	ln := &writeRecorder{Listener: listen(t)}
+	p := connect(t, startOn(t, ln, HTTP, failing(answer.Blocked), nil).addr)
+	for _, target := range []string{"/", "http://a.example/", "https://a.example/"} {
+		p.send("GET " + target + " HTTP/1.1\r\nHost: a.example\r\n\r\n")
+		resp, err := http.ReadResponse(p.r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(resp.Body); err != nil {
+			t.Fatal(err)
+		}
+		if w := ln.take(); len(w) != 1 {
+			t.Errorf("%s: writes %.60q", target, w)
 		}
 	}
 }

@@ -1,0 +1,203 @@
+package inbound
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"ptgate/gateway/answer"
+	"ptgate/gateway/outcome"
+	"ptgate/routes"
+)
+
+// What becomes of connections and requests is counted, each once.
+func TestCounted(t *testing.T) {
+	// Without "close" the end of what the client sends is its departure.
+	last := strings.Replace(plainRequest, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1)
+	users := func(s *Settings, _ *Config) { s.Users = map[string]string{"alice": "secret"} }
+	full := NewLimiter(1)
+	full.Acquire()
+	over := func(_ *Settings, c *Config) { c.Limit = full }
+	up := to(echo(t))
+	gone := dialFunc(func(ctx context.Context, _ routes.Target) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	panics := dialFunc(func(context.Context, routes.Target) (net.Conn, error) { panic("a fault") })
+	for _, tt := range []struct {
+		name    string
+		front   Front
+		d       Dialer
+		change  func(*Settings, *Config)
+		request string
+		want    string // beside "accepted"
+	}{
+		{"opened", SOCKS5, up, nil, socksRequest("a.example", 80), "opened"},
+		{"opened", HTTP, up, nil, connectRequest("a.example:80"), "opened"},
+		{"blocked", SOCKS5, failing(answer.Blocked), nil, socksRequest("a.example", 80), "refused blocked"},
+		{"blocked", HTTP, failing(answer.Blocked), nil, connectRequest("a.example:80"), "refused blocked"},
+		{"blocked", HTTP, failing(answer.Blocked), nil, last, "refused blocked"},
+		{"no destination", SOCKS5, up, nil, socksRequest("a.example", 0), "refused bad request"},
+		{"no destination", HTTP, up, nil, connectRequest("a.example:0"), "refused bad request"},
+		{"no proxy request", HTTP, up, nil, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "refused bad request"},
+		{"https", HTTP, up, nil, "GET https://a.example/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "refused bad request"},
+		{"no password", SOCKS5, up, users, socksRequest("a.example", 80), "refused credentials"},
+		{"an empty password", SOCKS5, up, users, "\x05\x01\x02\x01\x05alice\x00", "bad_credentials"},
+		{"no password", HTTP, up, users, connectRequest("a.example:80"), "refused credentials"},
+		{"wrong password", SOCKS5, up, users, "\x05\x01\x02\x01\x05alice\x01x", "bad_credentials"},
+		{"wrong password", HTTP, up, users, "CONNECT a.example:80 HTTP/1.1\r\n" + basic("alice:x") + "\r\n", "bad_credentials"},
+		{"wrong password", HTTP, up, users, "GET http://a.example/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + basic("alice:x") + "\r\n", "bad_credentials"},
+		{"silent", SOCKS5, up, nil, "", "handshake_failed"},
+		{"silent", HTTP, up, nil, "", "handshake_failed"},
+		{"half a request", SOCKS5, up, nil, socksRequest("a.example", 80)[:9], "handshake_failed"},
+		{"half a request", HTTP, up, nil, "CONNECT a.exam", "handshake_failed"},
+		{"malformed", SOCKS5, up, nil, "\x05\x01\x00" + "\x06\x01\x00\x09\x00\x00", "handshake_failed"},
+		{"malformed", HTTP, up, nil, "hello\r\n\r\n", "handshake_failed"},
+		{"HTTP", SOCKS5, up, nil, connectRequest("a.example:80"), "foreign http"},
+		{"SOCKS4", SOCKS5, up, nil, "\x04\x01\x00\x50\xc0\x00\x02\x01\x00", "foreign socks4"},
+		{"TLS", SOCKS5, up, nil, "\x16\x03\x01", "foreign tls"},
+		{"noise", SOCKS5, up, nil, "\xff", "foreign unknown"},
+		{"SOCKS5", HTTP, up, nil, socksRequest("a.example", 80), "foreign socks5"},
+		{"SOCKS4", HTTP, up, nil, "\x04\x01\x00\x50\xc0\x00\x02\x01\x00", "foreign socks4"},
+		{"TLS", HTTP, up, nil, "\x16\x03\x01", "foreign tls"},
+		{"noise", HTTP, up, nil, "\xff", "foreign unknown"},
+		{"over the limit", SOCKS5, up, over, socksRequest("a.example", 80), "over_limit"},
+		{"over the limit", HTTP, up, over, connectRequest("a.example:80"), "over_limit"},
+		{"over the limit", HTTP, up, over, last, "over_limit"},
+		{"gone", SOCKS5, gone, nil, socksRequest("a.example", 80), "abandoned"},
+		{"gone", HTTP, gone, nil, connectRequest("a.example:80"), "abandoned"},
+		{"gone", HTTP, gone, nil, plainRequest, "abandoned"},
+		{"panic", SOCKS5, panics, nil, socksRequest("a.example", 80), "panicked, refused internal"},
+		{"panic", HTTP, panics, nil, connectRequest("a.example:80"), "panicked, refused internal"},
+		{"panic", HTTP, panics, nil, last, "panicked, refused internal"},
+	} {
+		t.Run(tt.front.String()+" "+tt.name, func(t *testing.T) {
+			t.Parallel()
+			g := start(t, tt.front, tt.d, tt.change)
+			exchange(t, g.addr, []byte(tt.request))
+			g.end(t)
+			want := map[string]int64{"accepted": 1}
+			if strings.HasPrefix(tt.want, "over") {
+				clear(want)
+			}
+			for _, name := range strings.Split(tt.want, ", ") {
+				want[name] = 1
+			}
+			if m := g.counted(); !maps.Equal(m, want) {
+				t.Errorf("counted %v, want %v", m, want)
+			}
+		})
+	}
+}
+
+// What strangers can cause as often as they like fills no log, and what the log has
+// adds up to what was counted.
+func TestStrangersFillNoLog(t *testing.T) {
+	const times = 500
+	outside := func(s *Settings, _ *Config) { s.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} }
+	users := func(s *Settings, _ *Config) { s.Users = map[string]string{"alice": "secret"} }
+	full := NewLimiter(1)
+	full.Acquire()
+	over := func(_ *Settings, c *Config) { c.Limit = full }
+	panics := dialFunc(func(context.Context, routes.Target) (net.Conn, error) { panic("a fault") })
+	for _, tt := range []struct {
+		name    string
+		front   Front
+		d       Dialer
+		change  func(*Settings, *Config)
+		request string
+	}{
+		{"kept out", SOCKS5, nil, outside, ""},
+		{"kept out", HTTP, nil, outside, ""},
+		{"over the limit", SOCKS5, nil, over, ""},
+		{"over the limit", HTTP, nil, over, connectRequest("a.example:80")},
+		{"wrong password", SOCKS5, nil, users, "\x05\x01\x02\x01\x05alice\x01x"},
+		{"wrong password", HTTP, nil, users, "CONNECT a.example:80 HTTP/1.1\r\n" + basic("alice:x") + "\r\n"},
+		{"no password", SOCKS5, nil, users, "\x05\x01\x00"},
+		{"no password", HTTP, nil, users, connectRequest("a.example:80")},
+		{"refused", SOCKS5, failing(answer.Blocked), nil, socksRequest("a.example", 80)},
+		{"refused", HTTP, failing(answer.Blocked), nil, connectRequest("a.example:80")},
+		{"refused", HTTP, failing(answer.Blocked), nil, plainRequest},
+		{"no proxy request", HTTP, nil, nil, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"},
+		{"foreign", SOCKS5, nil, nil, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"},
+		{"foreign", HTTP, nil, nil, "\x16\x03\x01"},
+		{"noise", HTTP, nil, nil, "hello\r\n\r\n"},
+		{"panic", SOCKS5, panics, nil, socksRequest("a.example", 80)},
+	} {
+		t.Run(tt.front.String()+" "+tt.name, func(t *testing.T) {
+			t.Parallel()
+			g := start(t, tt.front, tt.d, tt.change)
+			var wg sync.WaitGroup
+			for range 10 {
+				wg.Go(func() {
+					for range times / 10 {
+						c, err := net.Dial("tcp", g.addr)
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						c.Write([]byte(tt.request))
+						c.(*net.TCPConn).CloseWrite()
+						for buf := make([]byte, 4096); err == nil; {
+							_, err = c.Read(buf)
+						}
+						c.Close()
+					}
+				})
+			}
+			wg.Wait()
+			g.end(t)
+			var lines, sum, counted int64
+			for line := range strings.Lines(g.log.String()) {
+				if strings.Contains(line, "level=DEBUG") {
+					continue
+				}
+				more := int64(1)
+				if _, after, ok := strings.Cut(line, " more="); ok {
+					fmt.Sscan(after, &more)
+				}
+				lines, sum = lines+1, sum+more
+			}
+			for _, v := range g.book.Snapshot() {
+				if row := outcome.Rows()[v.Outcome]; row.Message != "" && row.Level > slog.LevelDebug {
+					counted += v.Value
+				}
+			}
+			if lines > 20 || sum != counted { // a slow machine may need some more periods
+				t.Errorf("%d lines that stand for %d; %d were counted:\n%v", lines, sum, counted, g.counted())
+			}
+		})
+	}
+}
+
+// A listener that has no descriptors left says so once, and then how often.
+func TestAcceptFailedIsSummedUp(t *testing.T) {
+	ln := &badListener{listen(t), make(chan error, 4)}
+	for range 3 {
+		ln.errs <- &net.OpError{Op: "accept", Err: syscall.EMFILE}
+	}
+	ln.errs <- errors.New("broken")
+	log := new(logBuffer)
+	book := outcome.New(slog.New(slog.NewTextHandler(log, nil)))
+	set := new(Settings)
+	srv := New(Config{Settings: func() *Settings { return set }, Book: book})
+	if err := srv.Serve(t.Context(), t.Context(), ln, SOCKS5); err == nil {
+		t.Error("Serve returned no error")
+	}
+	book.Close()
+	if n := book.Total(outcome.AcceptFailed); n != 3 {
+		t.Errorf("%d were counted", n)
+	}
+	s := log.String()
+	if strings.Count(s, "level=WARN") != 2 || !strings.Contains(s, "too many open files") || !strings.Contains(s, "more=2") {
+		t.Errorf("log:\n%s", s)
+	}
+}
