@@ -1,38 +1,179 @@
-// Package private makes texts fit for a log that is to hold no destination, no
-// client address and no bridge args.
+// Package private makes the texts of errors fit for a log that is to hold no
+// destination, no client address and no bridge args.
+//
+// A text is built from what is known to be safe, and what is not known to be is
+// left out. Errors of known types give the fields that say what went wrong, without
+// those that say where. Of every other text the plain words stay, and small numbers:
+// no address, host name, URL or key looks like one. All else becomes "…".
+//
+// The one thing that gets through is a name without a dot, where an error of an
+// unknown type has it neither in quotes nor behind the word "lookup".
 package private
 
 import (
-	"errors"
+	"crypto/x509"
 	"fmt"
+	"io/fs"
 	"net"
+	"net/url"
+	"os/exec"
+	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"ptgate/adapter"
 )
 
-// Text is err's text; with private, without what it quotes of a transport program,
-// which may say anything, and without the addresses of connections. The error
+// Text is err's text, with private in the form that is safe; "" for nil. The error
 // itself is untouched.
 func Text(err error, private bool) string {
-	if err == nil {
+	switch {
+	case err == nil:
 		return ""
+	case private:
+		return safe(err)
 	}
-	text := err.Error()
-	if !private {
-		return text
+	return err.Error()
+}
+
+func safe(err error) string {
+	switch e := err.(type) {
+	case nil:
+		return ""
+	case *adapter.StartError:
+		return fmt.Sprintf("start %q: %s: %s", e.Program, e.Stage, safe(e.Err))
+	case *adapter.ExitError:
+		return fmt.Sprintf("transport program ended: %v", e.State)
+	case *adapter.MethodError:
+		return fmt.Sprintf("transport %q: %s", e.Transport, safe(e.Err))
+	case *net.OpError:
+		return e.Op + ": " + safe(e.Err)
+	case *net.DNSError:
+		switch {
+		case e.IsNotFound:
+			return "name look-up: no such host"
+		case e.IsTimeout:
+			return "name look-up: timeout"
+		}
+		return "name look-up failed"
+	case *net.AddrError:
+		return words(e.Err)
+	case *net.ParseError:
+		return "invalid " + e.Type
+	case *url.Error:
+		return e.Op + ": " + safe(e.Err)
+	case *fs.PathError: // files are the configuration's
+		return e.Op + " " + e.Path + ": " + safe(e.Err)
+	case *exec.Error: // so are programs
+		return fmt.Sprintf("exec: %q: %s", e.Name, safe(e.Err))
+	case syscall.Errno:
+		return e.Error()
+	case x509.HostnameError:
+		return "the certificate is for another name"
+	case x509.UnknownAuthorityError:
+		return "the certificate is of an unknown authority"
+	case x509.CertificateInvalidError:
+		if e.Reason == x509.Expired {
+			return "the certificate has expired or is not yet valid"
+		}
+		return "the certificate is not valid"
+	case interface{ Unwrap() error }:
+		return around(err.Error(), e.Unwrap())
+	case interface{ Unwrap() []error }:
+		return around(err.Error(), e.Unwrap()...)
 	}
-	if e, ok := errors.AsType[*adapter.StartError](err); ok {
-		brief := fmt.Sprintf("start %q: %s: %s", e.Program, e.Stage, Text(e.Err, true))
-		text = strings.ReplaceAll(text, e.Error(), brief)
-	} else if e, ok := errors.AsType[*adapter.ExitError](err); ok {
-		text = strings.ReplaceAll(text, e.Error(), fmt.Sprintf("transport program ended: %v", e.State))
+	return words(err.Error())
+}
+
+// around is a text that quotes errors: these in their safe form, in the order in
+// which they stand, and the words of what is around them.
+func around(text string, quoted ...error) string {
+	var b strings.Builder
+	for _, err := range quoted {
+		if err == nil {
+			continue
+		}
+		if before, after, ok := strings.Cut(text, err.Error()); ok {
+			b.WriteString(words(before) + safe(err))
+			text = after
+		}
 	}
-	if e, ok := errors.AsType[*adapter.MethodError](err); ok {
-		text = strings.ReplaceAll(text, e.Error(), fmt.Sprintf("transport %q: %v", e.Transport, e.Err))
+	return b.String() + words(text)
+}
+
+// omitted stands for what is left out.
+const omitted = "…"
+
+// words leaves out of a text whatever may say where.
+func words(text string) string {
+	var b strings.Builder
+	last := ""
+	for text != "" {
+		switch c := text[0]; c {
+		case ' ', '\n', '\t':
+			b.WriteByte(c)
+			text = text[1:]
+		case '"', '`', '\'':
+			b.WriteString(omitted)
+			text = text[quotedLen(text):]
+		default:
+			word := text
+			if i := strings.IndexAny(text, " \n\t\"`"); i >= 0 {
+				word = text[:i]
+			}
+			text = text[len(word):]
+			core := strings.TrimRight(strings.TrimLeft(word, "(["), ")],.:;!?")
+			if last == "lookup" || !plain(core) {
+				before, after, _ := strings.Cut(word, core)
+				word = before + omitted + after
+			}
+			b.WriteString(word)
+			last = core
+		}
 	}
-	if e, ok := errors.AsType[*net.OpError](err); ok {
-		text = strings.ReplaceAll(text, e.Error(), e.Op+": "+e.Err.Error())
+	return b.String()
+}
+
+// quotedLen is the length of the quoted text that s begins with: all of s where the
+// quote does not end.
+func quotedLen(s string) int {
+	for i := 1; i < len(s); i++ {
+		switch {
+		case s[i] == '\\' && s[0] == '"':
+			i++
+		case s[i] == s[0]:
+			return i + 1
+		}
 	}
-	return text
+	return len(s)
+}
+
+// maxWord is the length of the longest plain word: a key is longer.
+const maxWord = 20
+
+// plain tells whether s is a word, a small number or a time.
+func plain(s string) bool {
+	if s == "i/o" || s == "" {
+		return true
+	}
+	if _, err := time.ParseDuration(s); err == nil {
+		return true
+	}
+	if _, err := strconv.ParseUint(s, 0, 16); err == nil { // also 0x01
+		return true
+	}
+	letters := strings.TrimRight(s, "0123456789") // obfs4, x509
+	if len(letters) > maxWord || len(s)-len(letters) > 3 {
+		return false
+	}
+	for i := range len(letters) {
+		switch c := letters[i] | 0x20; {
+		case 'a' <= c && c <= 'z':
+		case i > 0 && i < len(letters)-1 && strings.IndexByte("-_'", letters[i]) >= 0:
+		default:
+			return false
+		}
+	}
+	return letters != ""
 }
