@@ -81,7 +81,7 @@ func New(cfg *config.Config, exe string, log *slog.Logger) *Gateway {
 		listeners: map[listenKey]*listening{},
 		failed:    make(chan error, 1),
 	}
-	g.traffic.view, g.traffic.log = &g.view, log
+	g.traffic = newTraffic(&g.view, g.book, log)
 	g.front = inbound.New(inbound.Config{
 		Settings: func() *inbound.Settings { return g.view.Load().settings },
 		Relay:    g.traffic.relay,

@@ -334,6 +334,16 @@ func TestAnswers(t *testing.T) {
 	}
 	// And it goes on.
 	roundTrip(t, mustAsk(t, near, origin(t, echo)), 1<<10)
+
+	counted := map[string]int64{}
+	for _, v := range near.Status().Outcomes {
+		counted[strings.TrimSpace(v.Name+" "+v.Labels["reason"])] = v.Value
+	}
+	for name, want := range map[string]int64{"accepted": 6, "opened": 1, "refused refused": 1, "refused blocked": 4} {
+		if counted[name] != want {
+			t.Errorf("%s: %d, want %d", name, counted[name], want)
+		}
+	}
 }
 
 // A bridge whose exit refuses everything is no reason to ask the next one; one

@@ -13,6 +13,7 @@ import (
 	"ptgate/gateway/bridges"
 	"ptgate/gateway/config"
 	"ptgate/gateway/inbound"
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/relay"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
@@ -67,8 +68,13 @@ func (v *view) open(ctx context.Context, t routes.Target) (stream.Conn, error) {
 type traffic struct {
 	view     *atomic.Pointer[view]
 	log      *slog.Logger
-	up, down atomic.Int64
-	active   atomic.Int64 // pairs
+	up, down *atomic.Int64
+	active   *atomic.Int64 // pairs
+}
+
+func newTraffic(v *atomic.Pointer[view], book *outcome.Book, log *slog.Logger) traffic {
+	return traffic{view: v, log: log, up: book.Counter(outcome.Up, outcome.By()),
+		down: book.Counter(outcome.Down, outcome.By()), active: book.Counter(outcome.Relays, outcome.By())}
 }
 
 // relay is an inbound.Relay.
@@ -80,8 +86,8 @@ func (j *traffic) relay(ctx context.Context, client, upstream stream.Conn, early
 		Early:    early,
 		Idle:     limits.Idle,
 		HalfOpen: limits.HalfOpen,
-		Up:       &j.up,
-		Down:     &j.down,
+		Up:       j.up,
+		Down:     j.down,
 	})
 	if err != nil && j.log.Enabled(ctx, slog.LevelDebug) {
 		j.log.Debug("connection reset", "reason", answer.Of(err))

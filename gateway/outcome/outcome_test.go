@@ -173,7 +173,7 @@ func TestSnapshot(t *testing.T) {
 	}
 	const want = `[{"name":"refused","labels":{"front":"socks5","reason":"blocked"},"value":2},` +
 		`{"name":"refused","labels":{"front":"socks5","reason":"timeout"},"value":1},` +
-		`{"name":"up_bytes","value":0},{"name":"down_bytes","value":7},` +
+		`{"name":"relays","value":0},{"name":"up_bytes","value":0},{"name":"down_bytes","value":7},` +
 		`{"name":"bridge_streams","labels":{"bridge":"tokyo"},"value":1},` +
 		`{"name":"exit_bad_credentials","value":0}]`
 	if string(got) != want {

@@ -24,6 +24,7 @@ const (
 	Abandoned
 	Panicked
 	Connections
+	Relays
 	Up
 	Down
 
@@ -118,6 +119,8 @@ var table = [outcomes]Row{
 		Message: "panic recovered: please report it", Level: slog.LevelError, AtWill: true},
 	Connections: {Name: "connections", Labels: []string{front}, Gauge: true,
 		Help: "Connections of applications that are open."},
+	Relays: {Name: "relays", Gauge: true,
+		Help: "Connections of applications that are open and lead to their destination."},
 	Up: {Name: "up_bytes",
 		Help: "Bytes from applications."},
 	Down: {Name: "down_bytes",
