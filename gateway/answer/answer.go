@@ -1,9 +1,9 @@
-// Package answer holds the one table that maps what happened to a request to
-// what its client is told: a SOCKS5 reply (RFC 1928 section 6), an HTTP status,
-// a Proxy-Status error (RFC 9209 section 2.3) and a sentence for a person.
+// Package answer has the one table that says what a client is told. For each reason
+// why a request ends there is a SOCKS5 reply (RFC 1928 section 6), an HTTP status, a
+// Proxy-Status error (RFC 9209 section 2.3) and a text for a person.
 //
-// The client gets the code and the sentence; the log gets the error text. No
-// error text, and so no bridge address, ever reaches a client.
+// A client gets what stands in the table, and nothing else. The texts of errors go to
+// the log. They may have the address of a bridge in them, so no client gets one.
 package answer
 
 import (
@@ -17,13 +17,13 @@ import (
 	"syscall"
 )
 
-// A Reason says what became of a request.
+// A Reason says why a request ended as it did. It is a row of the table.
 type Reason uint8
 
 // The rows of the table.
 const (
 	Success     Reason = iota
-	Internal           // a fault of ours
+	Internal           // a fault of ptgate's
 	Blocked            // a route says block, no route takes it, or the exit's policy says no
 	Refused            // the destination refused the connection
 	Unreachable        // the destination, or the network to it, can't be reached
@@ -34,10 +34,11 @@ const (
 	Credentials        // user or password missing or wrong
 	BadRequest         // the destination makes no sense: empty name, port 0, control characters
 	Command            // a command other than CONNECT
-	BadResponse        // the destination broke the exchange off, or did not speak HTTP
+	BadResponse        // the destination closed the connection too early, or did not speak HTTP
 )
 
 type row struct {
+	name  string
 	socks byte
 	http  int
 	error string // RFC 9209 section 2.3
@@ -45,32 +46,32 @@ type row struct {
 }
 
 var table = [...]row{
-	Success: {0x00, http.StatusOK, "", ""},
-	Internal: {0x01, http.StatusInternalServerError, "proxy_internal_error",
+	Success: {"success", 0x00, http.StatusOK, "", ""},
+	Internal: {"internal", 0x01, http.StatusInternalServerError, "proxy_internal_error",
 		"The proxy made a mistake. Its log says more."},
-	Blocked: {0x02, http.StatusForbidden, "destination_ip_prohibited",
+	Blocked: {"blocked", 0x02, http.StatusForbidden, "destination_ip_prohibited",
 		"The exit at the far end refuses that destination, or no route of this gateway leads there; `ptgate explain NAME` tells which. " +
 			"If it names a bridge, the refusal comes from [exit] in the server's configuration, which by default keeps clients from the server itself and from private networks. " +
 			"If not, add or change a [[route]] in the gateway's."},
-	Refused: {0x05, http.StatusBadGateway, "connection_refused",
+	Refused: {"refused", 0x05, http.StatusBadGateway, "connection_refused",
 		"The destination refused the connection: it is up, but nothing listens on that port."},
-	Unreachable: {0x04, http.StatusBadGateway, "destination_ip_unroutable",
+	Unreachable: {"unreachable", 0x04, http.StatusBadGateway, "destination_ip_unroutable",
 		"The far end can't reach the destination, or its name does not exist."},
-	NotFound: {0x04, http.StatusBadGateway, "dns_error",
+	NotFound: {"not found", 0x04, http.StatusBadGateway, "dns_error",
 		"The destination's name does not exist. Check its spelling."},
-	NoBridge: {0x03, http.StatusBadGateway, "destination_unavailable",
+	NoBridge: {"no bridge", 0x03, http.StatusBadGateway, "destination_unavailable",
 		"No bridge for that destination works at the moment. The bridge may be down or blocked; the gateway's log says which stage failed."},
-	Timeout: {0x06, http.StatusGatewayTimeout, "connection_timeout",
+	Timeout: {"timeout", 0x06, http.StatusGatewayTimeout, "connection_timeout",
 		"Nobody answered in time. The link may be slow or cut, or the destination is down."},
-	Limit: {0x01, http.StatusServiceUnavailable, "connection_limit_reached",
+	Limit: {"limit", 0x01, http.StatusServiceUnavailable, "connection_limit_reached",
 		"The proxy, or the server at the far end, has as many connections as it may have, or is about to stop. Try again in a moment."},
-	Credentials: {0xff, http.StatusProxyAuthRequired, "http_request_denied",
+	Credentials: {"credentials", 0xff, http.StatusProxyAuthRequired, "http_request_denied",
 		"This proxy asks for a user name and a password: they are missing or wrong."},
-	BadRequest: {0x01, http.StatusBadRequest, "http_request_error",
+	BadRequest: {"bad request", 0x01, http.StatusBadRequest, "http_request_error",
 		"The proxy can't make sense of that destination. It takes HOST:PORT, with a port from 1 to 65535."},
-	Command: {0x07, http.StatusMethodNotAllowed, "http_request_denied",
+	Command: {"command", 0x07, http.StatusMethodNotAllowed, "http_request_denied",
 		"This proxy opens TCP connections only."},
-	BadResponse: {0x01, http.StatusBadGateway, "http_protocol_error",
+	BadResponse: {"bad response", 0x01, http.StatusBadGateway, "http_protocol_error",
 		"The destination was reached, but it broke the connection off or did not answer in HTTP. Try again; if it stays so, the service itself is at fault."},
 }
 
@@ -81,15 +82,14 @@ func (r Reason) row() row {
 	return table[r]
 }
 
-// SOCKS is the reply code of RFC 1928 section 6. For Credentials it is 0xFF,
-// which answers the greeting, not a request.
+// SOCKS is the reply code of RFC 1928 section 6. That of Credentials is 0xFF, which is
+// an answer to the greeting, not to a request.
 func (r Reason) SOCKS() byte { return r.row().socks }
 
 // HTTP is the status code.
 func (r Reason) HTTP() int { return r.row().http }
 
-// ProxyStatus is the value of the Proxy-Status header field (RFC 9209), empty
-// on success.
+// ProxyStatus is the value of the Proxy-Status header field (RFC 9209); "" for Success.
 func (r Reason) ProxyStatus() string {
 	if e := r.row().error; e != "" {
 		return "ptgate; error=" + e
@@ -100,20 +100,18 @@ func (r Reason) ProxyStatus() string {
 // Text tells a person what happened and what to do.
 func (r Reason) Text() string { return r.row().text }
 
-// String names the reason for logs and metrics.
+// String is the reason's name in logs and metrics.
 func (r Reason) String() string {
-	names := [...]string{"success", "internal", "blocked", "refused", "unreachable", "not found",
-		"no bridge", "timeout", "limit", "credentials", "bad request", "command", "bad response"}
-	if int(r) < len(names) {
-		return names[r]
+	if int(r) < len(table) {
+		return table[r].name
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
 }
 
-// MarshalText gives the name, so that every form of log has the word.
+// MarshalText gives the name, for logs that are JSON.
 func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
-// An Error is an error with its row of the table.
+// An Error is an error with a reason.
 type Error struct {
 	Reason Reason
 	Err    error
@@ -128,7 +126,7 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// New wraps err, which may be nil, with a reason.
+// New gives err, which may be nil, a reason.
 func New(r Reason, err error) error { return &Error{r, err} }
 
 // Errorf is fmt.Errorf with a reason.
@@ -136,8 +134,8 @@ func Errorf(r Reason, format string, args ...any) error {
 	return &Error{r, fmt.Errorf(format, args...)}
 }
 
-// Of finds the reason of err: the outermost *Error's; else what the standard
-// library's errors tell; Internal for all others and Success for nil.
+// Of is the reason of err: that of the outermost *Error, or else what an error of the
+// standard library means. It is Success for nil, and Internal for all other errors.
 func Of(err error) Reason {
 	if err == nil {
 		return Success
@@ -167,13 +165,13 @@ func Of(err error) Reason {
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		return Limit
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM), errors.Is(err, fs.ErrPermission):
-		return Blocked // a firewall's REJECT
+		return Blocked // by a firewall
 	}
 	return Internal
 }
 
-// FromSOCKS reads a far end's reply code. A code that RFC 1928 does not define
-// is a fault.
+// FromSOCKS is the reason for a far end's reply code. It is Internal for a code that
+// RFC 1928 does not define.
 func FromSOCKS(code byte) Reason {
 	switch code {
 	case 0x00:

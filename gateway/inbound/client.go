@@ -13,49 +13,46 @@ import (
 	"ptgate/routes"
 )
 
-// The phases of a connection. Only one that waits for a request is ended by a stop.
+// The phases of a connection. A stop closes it in the first one only.
 const (
-	waiting int32 = iota
-	engaged
-	ended
+	waiting int32 = iota // for a request
+	engaged              // a request is being served
+	ended                // by a stop
 )
 
 // errForeign ends the handshake of a client that speaks something else.
 var errForeign = errors.New("not this front's protocol")
 
-// What clients begin with, other than HTTP's.
+// The first bytes of protocols other than HTTP.
 const (
 	byteSOCKS4 = 0x04
 	byteSOCKS5 = 0x05
 	byteTLS    = 0x16 // RFC 8446 section 5.1
 )
 
-// socks4Rejected is SOCKS4's own answer: request rejected or failed.
+// socks4Rejected is an answer of SOCKS4: the request was rejected or has failed.
 const socks4Rejected = "\x00\x5b\x00\x00\x00\x00\x00\x00"
 
-// overHandshake bounds the handshake of a client that will be refused anyway.
+// overHandshake bounds the handshake of a client that is beyond the limit, and will be
+// refused.
 const overHandshake = 5 * time.Second
 
-// A client is a connection as accepted, and what is known of it.
+// A client is an accepted connection, and what is known of it.
 type client struct {
 	stream.Conn
 	l     *listener
 	set   *Settings // an HTTP front changes them with each request
-	over  bool      // beyond the limit: answered with nothing else
+	over  bool      // beyond the limit: every request is refused
 	phase atomic.Int32
-	relay func() // what is left to do when the handshake is done; nil: nothing
+	relay func() // to be run after the handshake; nil: the connection is done
 
-	// What has been read through read: its first byte, and the last error. Written
-	// by the one goroutine that reads at a time.
-	begun  bool
-	first  byte
-	failed error
+	// Of what the method read has read. Only one goroutine reads at a time.
+	begun  bool  // there has been a byte
+	first  byte  // the first one
+	failed error // the last error
 }
 
-// serve is the connection's life up to its relay.
-//
-// A front is told by c.l.front alone, so a listener that tells the two apart by
-// the first byte needs one more case here.
+// serve serves the connection up to its relay.
 func (c *client) serve() {
 	switch c.l.front {
 	case SOCKS5:
@@ -65,7 +62,7 @@ func (c *client) serve() {
 	}
 }
 
-// recovered is deferred: it ends the connection of a panic, and no other.
+// recovered is to be deferred: it recovers a panic and closes the connection.
 func (c *client) recovered() {
 	if v := recover(); v != nil {
 		c.l.panicked(c.set, v)
@@ -81,12 +78,12 @@ func (c *client) handshake() time.Duration {
 	return c.set.Handshake
 }
 
-// engage leaves the waiting phase; false means that the server has stopped.
+// engage says that a request is being served. False: a stop came first.
 func (c *client) engage() bool { return c.phase.CompareAndSwap(waiting, engaged) }
 
-// read is Read, noted, for the wrappers that the protocol libraries see. A client
-// that speaks another protocol ends here: ours tells whether its first byte is one
-// of this front's.
+// read reads for the protocol libraries, and notes what it saw. ours tells whether the
+// first byte belongs to the front's protocol; if not, the library sees the end of the
+// connection and nothing else.
 func (c *client) read(p []byte, ours func(first byte) bool) (int, error) {
 	if c.failed == errForeign {
 		return 0, io.EOF
@@ -103,15 +100,16 @@ func (c *client) read(p []byte, ours func(first byte) bool) (int, error) {
 	return n, err
 }
 
-// Only a dial that takes longer is watched: most are through before.
+// watchAfter is how old a dial is when the watch for its client begins. Most dials are
+// done by then, and need none.
 const watchAfter = 250 * time.Millisecond
 
-// watch returns a context for a tunnel's dial that ends when the client goes away.
-// The returned function ends the watch; it must be called before anything else
-// reads.
+// watch returns a context for the dial of a tunnel. It ends when the client goes away.
+// The function ends the watch, and must be called before anything else reads from the
+// client.
 //
-// A client that has sent bytes ahead is not watched: it may have ended its side
-// after them and still wait for the answer.
+// With ahead, the client has sent bytes behind its request, and is not watched: it may
+// have ended its side after them and still wait for the answer.
 func (c *client) watch(ctx context.Context, ahead bool) (context.Context, func()) {
 	if ahead {
 		return ctx, func() {}
@@ -119,23 +117,22 @@ func (c *client) watch(ctx context.Context, ahead bool) (context.Context, func()
 	return stream.Watch(ctx, c.Conn, watchAfter, true)
 }
 
-// join hands both connections over to the relay, which runs when the front has
-// returned.
+// join leaves both connections to the relay, which runs when serve has returned.
 func (c *client) join(upstream stream.Conn, early []byte) {
 	c.l.remove(c) // from here on the context ends it
 	conn, l := c.Conn, c.l
 	c.relay = func() { l.server.cfg.Relay(l.cut, conn, upstream, early) }
 }
 
-// How long, and for how much, a connection is read on after the last answer.
+// How long a connection is still read after the last answer, and how many bytes.
 const (
 	lingerTime  = 500 * time.Millisecond
 	lingerBytes = 256 << 10
 )
 
-// linger closes the connection so that the client gets the answer: closing with
-// bytes unread makes the system send a reset, which may overtake it (RFC 9112
-// section 9.6).
+// linger closes the connection in a way that lets the client read the last answer.
+// Where bytes of the client's are unread, a close sends a reset, and the client's
+// system may then drop the answer (RFC 9112 section 9.6). So linger reads for a moment.
 func (c *client) linger() {
 	defer c.Conn.Close()
 	if c.Conn.CloseWrite() != nil {
@@ -154,8 +151,8 @@ func (c *client) attrs() []any {
 	return []any{"client", c.Conn.RemoteAddr().String()}
 }
 
-// cause is an error as an attribute in the log. Its text may hold addresses and what
-// the client has sent.
+// cause gives the log's attributes of an error. Its text may have addresses in it, and
+// what the client has sent.
 func (c *client) cause(err error) []any {
 	switch {
 	case err == nil:
@@ -171,15 +168,15 @@ func (c *client) count(o outcome.Outcome, attrs ...any) {
 	c.l.book.Add(o, c.l.label, append(c.attrs(), attrs...)...)
 }
 
-// unfinished counts a connection that ended before its first request was complete.
+// unfinished counts a connection whose first request was not complete.
 func (c *client) unfinished(err error) {
-	if c.phase.Load() == waiting { // not one that a stop has ended
+	if c.phase.Load() == waiting { // a stop that closes it is no fault of the client's
 		c.count(outcome.HandshakeFailed, c.cause(err)...)
 	}
 }
 
-// refused counts a request that got no connection, and logs it with attrs; t may be
-// zero.
+// refused counts a request that was refused or failed, and logs it with attrs. t is
+// zero where no destination is known.
 func (c *client) refused(t routes.Target, err error, attrs ...any) {
 	switch {
 	case errors.Is(err, errGone):
@@ -196,7 +193,7 @@ func (c *client) refused(t routes.Target, err error, attrs ...any) {
 	}
 }
 
-// A protocol is one that clients use where another is served.
+// A protocol is one that a client speaks on the wrong port.
 type protocol struct{ name, advice string }
 
 // foreign counts a client that speaks another protocol, and tells the operator what

@@ -30,16 +30,16 @@ const (
 	// keepAlive is how long a client's connection may wait for its next request.
 	keepAlive = 2 * time.Minute
 	// lastWait is how long an origin may be silent when the client has ended its
-	// side, and so may be gone.
+	// side. Such a client may have gone away.
 	lastWait = 2 * time.Minute
 )
 
-// serveHTTP reads requests with net/http, lets goproxy serve them and, where one
-// has become a tunnel, hands the connection over.
+// serveHTTP lets net/http read requests and goproxy serve them. If a request has become
+// a tunnel, it leaves the connection to the relay.
 func (c *client) serveHTTP() {
 	h := &httpConn{client: c, done: make(chan struct{})}
-	// One server for each connection, as with SOCKS: it is small, takes the
-	// settings of its connection, and its buffers end with it.
+	// Each connection has a server of its own. It is small, has the settings of its
+	// connection, and frees its buffers when the connection has become a tunnel.
 	srv := http.Server{
 		Handler:                      h,
 		ReadHeaderTimeout:            c.handshake(),
@@ -52,7 +52,7 @@ func (c *client) serveHTTP() {
 		DisableGeneralOptionsHandler: true,
 	}
 	srv.Serve((*onlyConn)(h)) // returns when the connection is closed or hijacked
-	h.settle()
+	h.endReads()
 	switch {
 	case h.hijacked && h.upstream != nil:
 		h.tunnel()
@@ -73,36 +73,38 @@ func (c *client) serveHTTP() {
 	}
 }
 
-// An httpConn is a connection of the HTTP front. Its requests come one after the
-// other; the fields of a request are its handler's.
+// An httpConn is a connection of the HTTP front. Its requests are served one after the
+// other.
 type httpConn struct {
 	*client
-	done     chan struct{} // closed when net/http has let go of the connection
+	done     chan struct{} // closed when net/http has finished with the connection
 	doneOnce sync.Once
-	given    bool
+	given    bool // the listener of net/http has given it out
 
-	reading sync.Mutex // held while net/http reads
-	settled bool       // net/http's reads are over: under reading
+	reading   sync.Mutex // held while net/http reads
+	readsOver bool       // net/http must read no more; guarded by reading
 
 	deadline  sync.Mutex
-	abandoned bool // nothing more is read from the client: under deadline
+	abandoned bool // nothing more is read from the client; guarded by deadline
 
 	ended atomic.Bool  // the client has ended its side
-	moved atomic.Int64 // pieces of responses' content
+	moved atomic.Int64 // how many pieces of content have come from origins
 
+	asked bool // there has been a request
+
+	// Of the request that is being served.
 	w        responseWriter
-	upload   *upload // the request's content; nil: none
-	asked    bool    // there has been a request
+	upload   *upload // its content; nil: none
 	user     string
-	broken   bool // the response can't be completed: the client must see that
-	hijacked bool
+	broken   bool // the response can't be completed, and the client must see that
+	hijacked bool // the connection has been taken from net/http
 
-	head     string      // what the client gets before the tunnel, or in its place
-	upstream stream.Conn // the tunnel's
-	early    []byte
+	head     string      // the last answer: before the tunnel, or in its place
+	upstream stream.Conn // the tunnel's destination
+	early    []byte      // what the client has sent behind the request
 }
 
-// tunnel is the end of CONNECT and of an upgrade: the answer, then bare bytes.
+// tunnel sends the answer to a CONNECT or an upgrade, and leaves the rest to the relay.
 func (h *httpConn) tunnel() {
 	if _, err := io.WriteString(h.Conn, h.head); err != nil {
 		h.upstream.Close()
@@ -114,14 +116,15 @@ func (h *httpConn) tunnel() {
 
 type connKey struct{}
 
-// context is that of every request on the connection.
+// context makes the context of the connection's requests.
 func (h *httpConn) context(net.Listener) context.Context {
 	return context.WithValue(h.l.cut, connKey{}, h)
 }
 
 func connOf(r *http.Request) *httpConn { return r.Context().Value(connKey{}).(*httpConn) }
 
-// state follows net/http: between requests a stop may close the connection.
+// state is told by net/http what the connection does. Between two requests a stop may
+// close it.
 func (h *httpConn) state(_ net.Conn, s http.ConnState) {
 	switch s {
 	case http.StateIdle:
@@ -148,7 +151,7 @@ func (h *httpConn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case h.hijacked:
 			h.finished()
 		case v != nil || h.broken:
-			panic(http.ErrAbortHandler) // net/http closes the connection, and is silent
+			panic(http.ErrAbortHandler) // net/http closes the connection and logs nothing
 		}
 	}()
 	h.asked = true
@@ -165,7 +168,7 @@ func (h *httpConn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		own := r
 		r = r.WithContext(ctx)
 		if r.ContentLength != 0 {
-			// The origin may answer before it has all of the content.
+			// The origin may answer before it has all the content.
 			http.NewResponseController(w).EnableFullDuplex()
 			h.upload = &upload{ReadCloser: r.Body, h: h, client: own.Context()}
 			defer h.upload.end()
@@ -175,12 +178,12 @@ func (h *httpConn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.l.web.proxy.ServeHTTP(&h.w, r)
 }
 
-// live returns a context for a plain request that ends when the client goes away,
-// and what ends it when the request has been served.
+// live returns a context for a plain request. It ends when the client goes away. The
+// function ends it when the request has been served.
 //
-// net/http takes the end of the client's side for that. A client for which this
-// was the last request (RFC 9112 section 9.6) may well wait for the response: it is
-// served as long as something comes.
+// net/http thinks that the client goes away when it ends its side. But with its last
+// request (RFC 9112 section 9.6) a client may do that and still wait for the response.
+// Such a client is served as long as content comes.
 func (h *httpConn) live(r *http.Request) (context.Context, func()) {
 	if !r.Close {
 		return r.Context(), func() {}
@@ -203,7 +206,7 @@ func (h *httpConn) live(r *http.Request) (context.Context, func()) {
 	}
 }
 
-// silent waits until nothing has moved for a time of d; false: ctx ended before.
+// silent waits until moved has not changed for d. False: ctx ended before that.
 func silent(ctx context.Context, d time.Duration, moved *atomic.Int64) bool {
 	for {
 		seen := moved.Load()
@@ -218,7 +221,7 @@ func silent(ctx context.Context, d time.Duration, moved *atomic.Int64) bool {
 	}
 }
 
-// admit tells whether a request is served at all.
+// admit tells whether a request may be served; an error says why not.
 func (h *httpConn) admit(r *http.Request) error {
 	if h.over {
 		return answer.Errorf(answer.Limit, "limits.connections is reached")
@@ -240,7 +243,7 @@ func (h *httpConn) admit(r *http.Request) error {
 	return nil
 }
 
-// basicAuth reads credentials as RFC 7617 section 2 has them.
+// basicAuth reads the credentials of RFC 7617 section 2.
 func basicAuth(field string) (user, password string, ok bool) {
 	const scheme = "Basic "
 	if len(field) < len(scheme) || !strings.EqualFold(field[:len(scheme)], scheme) {
@@ -273,7 +276,7 @@ func (h *httpConn) open(r *http.Request) (stream.Conn, routes.Target, error) {
 	if err := h.admit(r); err != nil {
 		return nil, routes.Target{}, err
 	}
-	// The request target as the client wrote it, not what has been made of it.
+	// RequestURI is what the client wrote; net/http has changed the other fields.
 	target, err := dest.Parse(r.RequestURI)
 	if err != nil {
 		return nil, target, answer.New(answer.BadRequest, err)
@@ -281,8 +284,8 @@ func (h *httpConn) open(r *http.Request) (stream.Conn, routes.Target, error) {
 	if r.ContentLength != 0 {
 		return nil, target, answer.Errorf(answer.BadRequest, "a CONNECT request with content")
 	}
-	// From here on the connection is ours: net/http would take a client that has
-	// sent bytes ahead and ended its side for one that has gone.
+	// From here on the connection is ours. A client that has sent bytes behind its
+	// request and ended its side would have gone away for net/http.
 	if _, _, err := h.w.Hijack(); err != nil {
 		return nil, target, answer.New(answer.Internal, err)
 	}
@@ -312,11 +315,11 @@ func isHTTP(first byte) bool {
 	return ' ' <= first && first <= '~' || first == '\r' || first == '\n'
 }
 
-// Read is net/http's. The first byte tells other protocols.
+// Read is called by net/http. It ends if another protocol comes.
 func (h *httpConn) Read(p []byte) (int, error) {
 	h.reading.Lock()
 	defer h.reading.Unlock()
-	if h.settled {
+	if h.readsOver {
 		return 0, io.EOF
 	}
 	n, err := h.client.read(p, isHTTP)
@@ -326,20 +329,21 @@ func (h *httpConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// settle ends net/http's reads. It may leave one in the background when it closes
-// the connection, which for us is not its end.
-func (h *httpConn) settle() {
+// endReads ends net/http's reads. net/http may still be reading after it has closed the
+// connection; to us that close is no end, so we must end the read.
+func (h *httpConn) endReads() {
 	if h.hijacked {
 		return // net/http has waited for it
 	}
 	h.Conn.SetReadDeadline(time.Unix(1, 0)) // an error: closed, which ends a read as well
 	h.reading.Lock()
-	h.settled = true
+	h.readsOver = true
 	h.reading.Unlock()
 }
 
-// abandon ends what net/http reads now and all that it will: a client may take any
-// time for the rest of a request, and nobody wants that any more.
+// abandon ends the read of net/http that is under way, and all that follow. It is for a
+// request that has been answered before it was complete: the client may take any time
+// for the rest, and nobody needs it.
 func (h *httpConn) abandon() {
 	h.deadline.Lock()
 	defer h.deadline.Unlock()
@@ -347,7 +351,7 @@ func (h *httpConn) abandon() {
 	h.Conn.SetReadDeadline(time.Unix(1, 0))
 }
 
-// SetReadDeadline is net/http's.
+// SetReadDeadline is called by net/http.
 func (h *httpConn) SetReadDeadline(t time.Time) error {
 	h.deadline.Lock()
 	defer h.deadline.Unlock()
@@ -357,15 +361,17 @@ func (h *httpConn) SetReadDeadline(t time.Time) error {
 	return h.Conn.SetReadDeadline(t)
 }
 
-// Close does nothing: the owner closes, after a moment for the last answer.
+// Close does nothing. The owner closes the connection, in linger.
 func (h *httpConn) Close() error { return nil }
 
-// CloseWrite makes net/http's own answers to bad requests arrive.
+// CloseWrite is called by net/http after its own answers to bad requests, so that they
+// arrive.
 func (h *httpConn) CloseWrite() error {
 	return h.Conn.CloseWrite()
 }
 
-// onlyConn is the listener of the one connection: its second Accept ends Serve.
+// onlyConn is a listener with one connection. Its second Accept waits until that is
+// done, and ends the server.
 type onlyConn httpConn
 
 func (o *onlyConn) Accept() (net.Conn, error) {
@@ -380,8 +386,8 @@ func (o *onlyConn) Accept() (net.Conn, error) {
 func (o *onlyConn) Close() error   { return nil }
 func (o *onlyConn) Addr() net.Addr { return o.Conn.LocalAddr() }
 
-// A responseWriter is net/http's, for goproxy: with a Hijack that keeps what has
-// been read ahead, and a copy that passes every piece on at once.
+// A responseWriter is net/http's with two changes for goproxy: Hijack keeps what
+// net/http has read behind the request, and ReadFrom sends each piece at once.
 type responseWriter struct {
 	http.ResponseWriter
 	h *httpConn
@@ -399,8 +405,8 @@ func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter 
 // Flush implements http.Flusher.
 func (w *responseWriter) Flush() { http.NewResponseController(w.ResponseWriter).Flush() }
 
-// ReadFrom copies a response's content as it comes: a page that trickles must not
-// wait for a buffer to fill.
+// ReadFrom copies the content of a response and sends each piece as it comes. A slow
+// response must not wait until a buffer is full.
 func (w *responseWriter) ReadFrom(r io.Reader) (int64, error) {
 	buf := w.h.l.web.buffers.Get().(*[copyBuffer]byte)
 	defer w.h.l.web.buffers.Put(buf)
@@ -427,8 +433,8 @@ func (w *responseWriter) ReadFrom(r io.Reader) (int64, error) {
 	}
 }
 
-// Hijack takes the connection from net/http, the first time. goproxy gets only what
-// it needs to write an answer that refuses.
+// Hijack takes the connection from net/http, when it is called the first time. It gives
+// goproxy a connection that it can only write to.
 func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if !w.h.hijacked {
 		_, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
@@ -450,7 +456,7 @@ type detached struct{ net.Conn }
 func (d *detached) Read([]byte) (int, error) { return 0, io.EOF }
 func (d *detached) Close() error             { return nil }
 
-// web is what the connections of an HTTP listener share.
+// A web is what all connections of an HTTP listener share.
 type web struct {
 	proxy   *goproxy.ProxyHttpServer
 	hijack  *goproxy.ConnectAction
@@ -463,8 +469,8 @@ const copyBuffer = 32 << 10
 
 func newWeb(l *listener) *web {
 	w := &web{
-		// The connection's owner goes on with it when goproxy has returned. That is
-		// so for a refusal, too: goproxy would send it in many small writes.
+		// Nothing: the connection's owner sends the answer when goproxy has returned.
+		// goproxy would send a refusal in many small writes.
 		hijack: &goproxy.ConnectAction{
 			Action: goproxy.ConnectHijack,
 			Hijack: func(*http.Request, net.Conn, *goproxy.ProxyCtx) {},
@@ -489,5 +495,5 @@ func newWeb(l *listener) *web {
 	return w
 }
 
-// close ends the connections to origins that wait for another request.
+// close closes the connections to origins.
 func (w *web) close() { w.plain.close() }

@@ -1,17 +1,18 @@
 // Package inbound is the side of the gateway that applications see: a SOCKS5
 // front and an HTTP proxy front on listeners that others have opened.
 //
-// A front reads one request, turns its destination into a routes.Target without
-// ever resolving a name, asks a Dialer to open it, and answers from the one table
-// of package answer. The libraries (go-socks5, goproxy) speak the protocols; when
-// an answer of success has been written they have ended, their buffers are free,
-// and the two bare connections go to a Relay together with what the client had
-// sent ahead. So the fronts hold no tunnel: what relays bytes, and how, is not
-// this package's business, nor are routes and bridges.
+// A front reads a request and makes its destination a routes.Target. It never
+// resolves a name. It asks a Dialer to open the destination, and answers from the one
+// table of package answer. The libraries go-socks5 and goproxy speak the protocols.
+// They have returned, and their buffers are free, when the client has its answer of
+// success. Then a Relay gets both connections, and the bytes that the client had sent
+// before the answer.
 //
-// Nothing that a client sends, and no panic below, ends more than its own
-// connection. Each connection has one goroutine that owns it from accept to the
-// end of its relay.
+// This package moves no bytes of a tunnel, and it knows neither routes nor bridges.
+//
+// Whatever a client sends, it can end its own connection only. So can a panic in the
+// code that serves it. Each connection has one goroutine at a time that owns it, from
+// accept to the end of its relay.
 package inbound
 
 import (
@@ -35,35 +36,36 @@ import (
 	"ptgate/routes"
 )
 
-// A Dialer opens what a client asked for. Its errors carry an answer.Reason (see
-// answer.Of). ctx bounds the dial only, not the connection; it ends when the
-// client goes away. Dial is called by many goroutines.
+// A Dialer opens the destination that a client asked for. Its errors have an
+// answer.Reason (see answer.Of). ctx ends when the client goes away; it bounds the
+// dial, and has no effect on the connection. Many goroutines call Dial at the same
+// time.
 type Dialer interface {
 	Dial(ctx context.Context, t routes.Target) (stream.Conn, error)
 }
 
-// A Relay moves bytes between a client and what was opened for it. It owns both
-// connections: it moves bytes both ways, early first (what the client had sent before the
-// answer; nil if nothing), closes both connections and returns when it is done, or soon
-// after ctx has ended. client is what the listener accepted, with no wrapper around it.
+// A Relay moves bytes both ways between a client and its destination. early is what the
+// client had sent before the answer, and goes first; nil: nothing. The Relay owns both
+// connections and closes them. It returns when it is done, or soon after ctx has ended.
+// client is the connection that the listener accepted, with no wrapper around it.
 type Relay func(ctx context.Context, client, upstream stream.Conn, early []byte)
 
-// Settings are what a reload may change. A connection loads them once when it is
-// accepted; a further request on a kept-alive HTTP connection loads them anew.
-// Settings are never changed after they have been handed out.
+// Settings are what a reload may change. A connection loads them once, when it is
+// accepted. An HTTP connection loads them again for each request. A reload makes new
+// Settings; it never changes those that are in use.
 type Settings struct {
-	// Dialer is asked for every connection; never nil.
+	// Dialer opens every destination. It is never nil.
 	Dialer Dialer
-	// Allow are the client networks that are let in. Empty: all of them.
+	// Allow has the networks whose clients are let in. Empty: all clients are.
 	Allow []netip.Prefix
-	// Users maps names to passwords. Empty: nobody is asked for either.
+	// Users maps names to passwords. Empty: nobody is asked for a name and a password.
 	Users map[string]string
 	// Handshake bounds the time from accept to a complete request. Zero: no bound.
 	Handshake time.Duration
 	// Dial bounds the time that the Dialer has. Zero: no bound.
 	Dial time.Duration
-	// Private keeps destinations, client addresses and the texts of dial errors
-	// out of the log.
+	// Private keeps destinations, clients' addresses and the texts of errors out of
+	// the log.
 	Private bool
 }
 
@@ -86,8 +88,8 @@ func (s *Settings) allows(a net.Addr) bool {
 
 // Config of a Server. All fields but Limit are needed.
 type Config struct {
-	// Settings returns the current settings. It is called once or twice for each
-	// connection, so it should be one atomic load.
+	// Settings returns the current settings. It is called for each connection and for
+	// each HTTP request, so it must be fast.
 	Settings func() *Settings
 	Relay    Relay
 	// Limit counts the connections of all fronts that share it. Nil: no limit.
@@ -119,11 +121,11 @@ func (f Front) String() string {
 // A Server serves any number of listeners. Make one with New.
 type Server struct {
 	cfg  Config
-	over *Limiter // handshakes whose only answer is that the limit is reached
+	over *Limiter // clients beyond Config.Limit that are being told so
 }
 
-// maxOver bounds how many clients beyond the limit are answered at the same
-// time; the others are just closed.
+// maxOver is how many clients beyond Config.Limit are told so at the same time. The
+// connections of the others are closed without an answer.
 const maxOver = 128
 
 // New returns a Server that has no listener yet.
@@ -131,13 +133,13 @@ func New(cfg Config) *Server {
 	return &Server{cfg: cfg, over: NewLimiter(maxOver)}
 }
 
-// Serve serves the front on ln, which it closes, and returns after everything
-// that it started has ended.
+// Serve serves the front f on ln, and closes ln. It returns when everything that it
+// has started has ended.
 //
-// When stop ends, the listener closes, and connections that have made no request,
-// or whose destination is being dialled, are ended; relays and HTTP requests that
-// are being served go on. When cut ends (which implies stop), all end. Serve then
-// returns nil; it returns an error only if ln failed, and cuts everything then.
+// When stop ends, ln is closed. Connections without a request are closed, and dials
+// are ended. Relays, and HTTP requests that have a connection to their destination, go
+// on. When cut ends, everything ends, as if stop had ended, too. Serve then returns
+// nil. It returns an error only if ln has failed; everything is ended then, too.
 func (s *Server) Serve(stop, cut context.Context, ln net.Listener, f Front) error {
 	stop, endStop := context.WithCancel(stop)
 	defer endStop()
@@ -194,7 +196,7 @@ type listener struct {
 	owned     sync.WaitGroup // a goroutine for each connection
 
 	mu      sync.Mutex
-	conns   map[*client]struct{} // those that are no relay yet
+	conns   map[*client]struct{} // those that have no relay yet
 	stopped bool
 }
 
@@ -207,7 +209,8 @@ func (l *listener) accept(ln net.Listener) error {
 			if !passing(err) || l.stop.Err() != nil {
 				return err
 			}
-			// Out of descriptors, or the like: it passes when others close.
+			// There are no descriptors left, or the like. That passes when other
+			// connections are closed.
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 			l.book.Add(outcome.AcceptFailed, l.label, "error", err, "pause", pause)
 			t := time.NewTimer(pause)
@@ -223,8 +226,8 @@ func (l *listener) accept(ln net.Listener) error {
 	}
 }
 
-// passing tells errors of accept that concern one connection or one moment, not
-// the listener.
+// passing tells whether accept may work again after err: it is an error of one
+// connection, or of this moment, and not of the listener.
 func passing(err error) bool {
 	if errors.Is(err, net.ErrClosed) {
 		return false
@@ -236,7 +239,8 @@ func passing(err error) bool {
 	return ok && ne.Temporary()
 }
 
-// admit decides on a new connection at once and gives it its goroutine.
+// admit closes a new connection that may not come in, and starts a goroutine for any
+// other.
 func (l *listener) admit(conn net.Conn) {
 	set := l.server.cfg.Settings()
 	c := &client{Conn: stream.From(conn), l: l, set: set}
@@ -272,8 +276,8 @@ func (l *listener) admit(conn net.Conn) {
 			end()
 			return
 		}
-		// The relay gets a goroutine of its own, whose stack is half as large as
-		// one that has been through a protocol library.
+		// The relay gets a new goroutine. The stack of this one has grown in the
+		// protocol library, and a relay needs half of it.
 		l.owned.Go(func() {
 			defer end()
 			defer c.recovered()
@@ -282,7 +286,7 @@ func (l *listener) admit(conn net.Conn) {
 	})
 }
 
-// handshakes serves c up to its relay, which it returns: nil where there is none.
+// handshakes serves c up to its relay, and returns that; nil: there is none.
 func (c *client) handshakes() (relay func()) {
 	defer c.l.remove(c)
 	defer c.recovered()
@@ -306,8 +310,8 @@ func (l *listener) remove(c *client) {
 	l.mu.Unlock()
 }
 
-// end closes the connections that wait for a request or, where all is set, every
-// one that is no relay: those have the context.
+// end closes the connections that wait for a request; with all, every connection that
+// has no relay. A relay ends with its context.
 func (l *listener) end(all bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -320,13 +324,13 @@ func (l *listener) end(all bool) {
 }
 
 var (
-	// errGone means that nobody waits for the answer.
+	// errGone: the client has left, so nobody waits for the answer.
 	errGone = errors.New("the client went away")
-	// errWrong means that the client's user name or password is wrong.
+	// errWrong: the client's user name or password is wrong.
 	errWrong = errors.New("wrong user name or password")
 )
 
-// dial opens t for a client. Every error carries an answer.Reason.
+// dial opens t for a client. Every error has an answer.Reason.
 func (l *listener) dial(ctx context.Context, set *Settings, t routes.Target) (conn stream.Conn, err error) {
 	var dctx context.Context
 	var cancel context.CancelFunc
@@ -357,14 +361,14 @@ func (l *listener) dial(ctx context.Context, set *Settings, t routes.Target) (co
 	case reason == answer.Internal && dctx.Err() != nil:
 		reason = answer.Timeout
 	case reason == answer.Credentials:
-		// The far end did not take ours: no business of the client's, who would
-		// be asked for a password.
+		// The far end has refused the bridge's password. The client can't help that,
+		// and must not be asked for a password.
 		reason = answer.NoBridge
 	}
 	return nil, answer.New(reason, err)
 }
 
-// panicked logs a panic that has been recovered.
+// panicked counts and logs a panic that has been recovered.
 func (l *listener) panicked(set *Settings, v any) {
 	if _, ok := v.(runtime.Error); set.Private && !ok {
 		v = fmt.Sprintf("%T", v) // its text may hold anything

@@ -2,21 +2,21 @@ package inbound
 
 import "sync/atomic"
 
-// A Limiter counts what may be there at the same time. A nil Limiter has no
-// limit. It is safe for use by many goroutines.
+// A Limiter bounds how many of something there are at the same time. A nil Limiter
+// has no bound. It is safe for use by many goroutines.
 type Limiter struct{ max, n atomic.Int64 }
 
-// NewLimiter returns a Limiter of n; zero or less: no limit.
+// NewLimiter returns a Limiter with n places; zero or less: there is no limit.
 func NewLimiter(n int) *Limiter {
 	l := new(Limiter)
 	l.SetMax(n)
 	return l
 }
 
-// SetMax changes the limit. What is there already stays.
+// SetMax changes the number of places. Those that are taken stay taken.
 func (l *Limiter) SetMax(n int) { l.max.Store(int64(n)) }
 
-// Acquire takes a place, which Release gives back, and tells whether there was one.
+// Acquire takes a place and tells whether one was free. Release gives it back.
 func (l *Limiter) Acquire() bool {
 	if l == nil {
 		return true

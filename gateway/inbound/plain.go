@@ -25,17 +25,17 @@ import (
 
 // Bounds of the connections to origins.
 const (
-	idleOrigins    = 64 // that wait for another request, for each user
+	idleOrigins    = 64 // for each user: how many wait for another request
 	idlePerOrigin  = 8
 	idleTime       = time.Minute
-	responseTime   = 15 * time.Minute // to a response's header; a long poll is legitimate
-	continueTime   = 5 * time.Second  // to "100 Continue", then the content is sent without
+	responseTime   = 15 * time.Minute // until the header of a response: some programs wait long for news
+	continueTime   = 5 * time.Second  // until "100 Continue"; without it the content is sent then
 	maxRespHeader  = 256 << 10
-	upgradeTrailer = 16 << 10 // what an origin may have sent behind its 101
+	upgradeTrailer = 16 << 10 // how many bytes an origin may have sent behind its 101
 )
 
-// request is goproxy's handler of requests other than CONNECT: it refuses them, or
-// prepares them for the origin.
+// request is called by goproxy for each request other than CONNECT. It refuses the
+// request, or prepares it for the origin.
 func (l *listener) request(r *http.Request, ctx *goproxy.ProxyCtx) (*http.Request, *http.Response) {
 	h := connOf(r)
 	if err := h.admit(r); err != nil {
@@ -52,8 +52,8 @@ func (l *listener) request(r *http.Request, ctx *goproxy.ProxyCtx) (*http.Reques
 		h.refused(target, err)
 		return r, pageOf(answer.BadRequest).response(r)
 	}
-	r.URL.Host = dest.Format(target) // r.Host stays what the client wrote
-	r.Close = false                  // its Connection field is for us
+	r.URL.Host = dest.Format(target) // where it goes; r.Host stays what the client wrote
+	r.Close = false                  // that was said of the client's connection, not of the origin's
 	endToEnd(r.Header, isWebSocket(r.Header))
 	if _, ok := r.Header["User-Agent"]; !ok {
 		r.Header["User-Agent"] = nil // net/http would add its own
@@ -75,10 +75,10 @@ func targetOf(u *url.URL) (routes.Target, error) {
 
 type requestKey struct{}
 
-// roundTrip sends a prepared request to its origin.
+// roundTrip sends a request to its origin and returns the response.
 func (h *httpConn) roundTrip(r *http.Request, _ *goproxy.ProxyCtx) (*http.Response, error) {
-	// A transport keeps the values of a request's context for its dial, but not
-	// its end.
+	// The transport's dial gets the values of this context, but does not end with it.
+	// So the context is its own value, for dial.
 	ctx := context.WithValue(r.Context(), requestKey{}, r.Context())
 	var conn net.Conn
 	upgrade := isWebSocket(r.Header)
@@ -109,10 +109,10 @@ func (h *httpConn) roundTrip(r *http.Request, _ *goproxy.ProxyCtx) (*http.Respon
 	return resp, nil
 }
 
-// switched prepares the tunnel after a 101 response: the origin's connection is
-// taken from the transport, with what it had read behind the header.
+// switched prepares the tunnel after a 101 response. It takes the origin's connection
+// from the transport, and what the transport has read behind the header.
 func (h *httpConn) switched(resp *http.Response, conn *originConn) (*http.Response, error) {
-	conn.detach() // a read gets what is buffered, and then the end
+	conn.detach() // now Body has what is buffered, and no more
 	behind, err := io.ReadAll(io.LimitReader(resp.Body, upgradeTrailer))
 	if err != nil {
 		conn.Conn.Close()
@@ -124,25 +124,25 @@ func (h *httpConn) switched(resp *http.Response, conn *originConn) (*http.Respon
 	return resp, nil
 }
 
-// noContent stands for the origin's connection while goproxy relays an upgrade:
-// that ends at once.
+// noContent is what goproxy gets for the origin's connection after an upgrade. It is at
+// its end, so goproxy returns at once, and the relay does the work.
 type noContent struct{}
 
 func (noContent) Read([]byte) (int, error)    { return 0, io.EOF }
 func (noContent) Write(p []byte) (int, error) { return len(p), nil }
 func (noContent) Close() error                { return nil }
 
-// An upload is a request's content, which a transport reads. The transport waits
-// for a read under way even when the origin has gone, so that must not wait for the
-// client: the connection to the origin ends it.
+// An upload is the content of a request, as the transport reads it. The transport waits
+// for its read even when the origin has gone, and the client may send nothing for a
+// long time. So the end of the connection to the origin ends the read.
 type upload struct {
 	io.ReadCloser
 	h      *httpConn
 	client context.Context // ends when a read from the client fails
-	conn   *originConn     // nil: none yet
-	over   atomic.Bool     // a read has failed, or was the last
-	whole  atomic.Bool     // everything has been read
-	lost   atomic.Bool     // the origin went before it had everything
+	conn   *originConn     // where the content goes; nil: not known yet
+	over   atomic.Bool     // there was an error, or the end
+	whole  atomic.Bool     // it was the end
+	lost   atomic.Bool     // the origin has gone before it had all the content
 }
 
 func (u *upload) Read(p []byte) (int, error) {
@@ -154,18 +154,18 @@ func (u *upload) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close leaves the rest to net/http: its Close may wait for the client.
+// Close does nothing: that of the content itself may wait for the client.
 func (u *upload) Close() error { return nil }
 
-// unread tells whether there is content that has not been read, or not been sent.
+// unread tells whether some of the content has not been read.
 func (u *upload) unread() bool { return u != nil && !u.whole.Load() }
 
-// cutOff tells whether the client went before it had sent everything.
+// cutOff tells whether the client has gone before it had sent all the content.
 func (u *upload) cutOff() bool {
 	return u.unread() && u.over.Load() && u.client.Err() != nil
 }
 
-// goesTo is called when there is a connection to the origin.
+// goesTo is called when the connection to the origin is known.
 func (u *upload) goesTo(c *originConn) {
 	if u != nil {
 		u.conn = c
@@ -173,7 +173,7 @@ func (u *upload) goesTo(c *originConn) {
 	}
 }
 
-// originGone is called when that connection is closed.
+// originGone is called when the connection to the origin is closed.
 func (u *upload) originGone() {
 	if !u.over.Load() && u.client.Err() == nil {
 		u.lost.Store(true)
@@ -181,8 +181,9 @@ func (u *upload) originGone() {
 	}
 }
 
-// end is called when the request has been answered. What is left of its content is
-// not waited for, so there is no further request (RFC 9112 section 9.3).
+// end is called when the request has been answered. It does not wait for the rest of
+// the content. So there can be no further request on the connection (RFC 9112 section
+// 9.3).
 func (u *upload) end() {
 	if u.conn != nil {
 		u.conn.upload.CompareAndSwap(u, nil)
@@ -192,8 +193,8 @@ func (u *upload) end() {
 	}
 }
 
-// content is a response's. It remembers that it broke off: goproxy would end the
-// client's response as if it were complete.
+// content is that of a response. It notes whether it was cut off: goproxy does not see
+// that, and would end the response as if it were complete.
 type content struct {
 	io.ReadCloser
 	h *httpConn
@@ -210,8 +211,7 @@ func (c *content) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// response is goproxy's handler of responses; there is none where the request
-// failed.
+// response is called by goproxy for each response; nil: the request has failed.
 func (l *listener) response(resp *http.Response, ctx *goproxy.ProxyCtx) *http.Response {
 	if resp != nil {
 		return resp
@@ -232,7 +232,8 @@ func (l *listener) response(resp *http.Response, ctx *goproxy.ProxyCtx) *http.Re
 	return pageOf(answer.Of(err)).response(ctx.Req)
 }
 
-// exchangeError gives a reason to an error on a connection that stood.
+// exchangeError gives a reason to an error that came after the connection to the origin
+// was there.
 func exchangeError(err error) error {
 	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
 		return answer.New(answer.Timeout, err)
@@ -240,8 +241,8 @@ func exchangeError(err error) error {
 	return answer.New(answer.BadResponse, err)
 }
 
-// endToEnd strips the fields that concern one connection only (RFC 9110 section
-// 7.6.1), except for those of an upgrade that goes on.
+// endToEnd takes out the fields that are for one connection only (RFC 9110 section
+// 7.6.1). With upgrade, those of the upgrade stay.
 func endToEnd(h http.Header, upgrade bool) {
 	for _, v := range h["Connection"] {
 		for name := range strings.SplitSeq(v, ",") {
@@ -256,7 +257,7 @@ func endToEnd(h http.Header, upgrade bool) {
 		delete(h, name)
 	}
 	if trailers {
-		h["Te"] = []string{"trailers"} // we do pass them on
+		h["Te"] = []string{"trailers"} // trailers are passed on
 	}
 	if upgrade {
 		h["Connection"] = []string{"Upgrade"}
@@ -265,8 +266,8 @@ func endToEnd(h http.Header, upgrade bool) {
 	}
 }
 
-// isWebSocket tells an upgrade to WebSocket (RFC 6455 section 4.1), the one that
-// is passed on.
+// isWebSocket tells whether h asks for an upgrade to WebSocket (RFC 6455 section 4.1).
+// No other upgrade is passed on.
 func isWebSocket(h http.Header) bool {
 	return hasToken(h["Connection"], "upgrade") && hasToken(h["Upgrade"], "websocket")
 }
@@ -282,18 +283,18 @@ func hasToken(values []string, token string) bool {
 	return false
 }
 
-// plain holds the connections to origins of plain requests: a transport for each
-// user, so that no user gets another's connection, and new ones when the settings
-// change, so that a request goes where the routes say now.
+// A plain has the connections to the origins of plain requests. Each user has a
+// transport, so that no user gets another's connection. New settings mean new
+// transports, so that a request goes where the routes lead now.
 type plain struct {
 	l       *listener
-	nowhere *http.Transport // for goproxy, which must have one: it dials nothing
+	nowhere *http.Transport // dials nothing; goproxy must have one
 
 	ctx    context.Context // ends with the listener
 	cancel context.CancelFunc
 	dials  sync.WaitGroup
 
-	mu     sync.Mutex // never taken by a connection, which a transport may close under it
+	mu     sync.Mutex // an originConn must not take it: a transport may close one while it is held
 	set    *Settings
 	byUser map[string]*http.Transport
 
@@ -340,7 +341,7 @@ func (p *plain) transport(set *Settings, user string) *http.Transport {
 	return t
 }
 
-// dial is the transports'. It ends with the request that it was begun for, and with
+// dial dials for a transport. It ends with the request that it was begun for, and with
 // the listener.
 func (p *plain) dial(ctx context.Context, set *Settings, addr string) (net.Conn, error) {
 	p.connMu.Lock()
@@ -394,7 +395,7 @@ func (p *plain) close() {
 	}
 }
 
-// An originConn is a connection that a transport uses.
+// An originConn is a connection of a transport to an origin.
 type originConn struct {
 	stream.Conn
 	p      *plain
@@ -402,7 +403,7 @@ type originConn struct {
 	upload atomic.Pointer[upload] // what is sent through it
 }
 
-// detach takes the connection from its transport: that reads and closes it no more.
+// detach takes the connection from its transport, which can't read or close it any more.
 func (c *originConn) detach() {
 	c.taken.Store(true)
 	c.forget()

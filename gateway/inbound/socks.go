@@ -20,8 +20,8 @@ const (
 	authVersion = 0x01
 )
 
-// serveSOCKS reads one request and, where it was granted, hands the connection
-// over.
+// serveSOCKS serves one request. If that was granted, it leaves the connection to the
+// relay.
 func (c *client) serveSOCKS() {
 	s := &socksSession{client: c}
 	if d := c.handshake(); d > 0 {
@@ -50,7 +50,7 @@ func (c *client) serveSOCKS() {
 	}
 }
 
-// A socksSession is one handshake.
+// A socksSession is the handshake of one client.
 type socksSession struct {
 	*client
 	socks.Session
@@ -90,7 +90,7 @@ func (s *socksSession) open(host string, port int) (stream.Conn, routes.Target, 
 	return conn, target, err
 }
 
-// finish says what go-socks5 left unsaid.
+// finish sends the answers that go-socks5 does not know, and counts what went wrong.
 func (s *socksSession) finish(err error) {
 	switch {
 	case s.Answered && !s.Greeted:
@@ -125,7 +125,7 @@ func (s *socksSession) foreign() {
 	}
 }
 
-// socksConn is the client, whose first byte tells other protocols.
+// socksConn is the connection as go-socks5 sees it: it ends if another protocol comes.
 type socksConn struct{ *client }
 
 func isSOCKS5(first byte) bool { return first == byteSOCKS5 }

@@ -1,6 +1,6 @@
-// Package socks serves the handshake of a SOCKS5 session (RFC 1928, RFC 1929) with
-// go-socks5 and leaves the connection to its caller when that is over. It resolves
-// no name, relays nothing and closes nothing.
+// Package socks serves the handshake of SOCKS5 (RFC 1928, RFC 1929) with the library
+// go-socks5. After the handshake the connection is the caller's again. The package
+// resolves no name, moves no bytes of a tunnel and closes nothing.
 package socks
 
 import (
@@ -23,23 +23,24 @@ const (
 	methodNone     = 0xff
 )
 
-// A Session is one handshake: what the caller provides for it, and how it went.
+// A Session is the handshake on one connection. The caller sets Dial and Valid; Serve
+// sets the other fields, which say how the handshake went.
 type Session struct {
-	// Dial opens what the client asks for: a name, or an address in text. Its
-	// error's answer.Reason is what the client gets.
+	// Dial opens what the client asks for: a name, or an address as text. The client
+	// gets the answer.Reason of its error.
 	Dial func(host string, port int) (stream.Conn, error)
-	// Valid checks a user and password (RFC 1929), which then is the only method.
-	// Nil: no authentication is.
+	// Valid checks a user and password (RFC 1929), and a client has to send both. Nil: a
+	// client must not need to send them.
 	Valid func(user, password string) bool
 
 	Upstream stream.Conn // what Dial gave; the caller's
-	Early    []byte      // what the client sent beyond its request
+	Early    []byte      // what the client has sent behind its request
 	Granted  bool        // the client has been told of success
 
 	Greeted  bool // a method has been chosen
-	Asked    bool // and it is user and password
-	Authed   bool // which were right
-	Answered bool // nothing more is to be said
+	Asked    bool // the method is user and password
+	Authed   bool // user and password were right
+	Answered bool // the client has its last answer
 
 	conn    net.Conn
 	host    string
@@ -51,15 +52,15 @@ type Session struct {
 	request int // bytes of the request
 }
 
-// The library logs what clients send, names among it.
+// silent is the library's log, which would hold what clients send.
 var silent = log.New(io.Discard, "", 0)
 
-// Serve goes through the handshake. Bytes are read from conn up to Dial, and
-// maybe a few of those that follow the request; the time that takes is the
-// caller's to bound. The error tells only why a handshake was not completed.
+// Serve reads the client's part of the handshake, calls Dial and answers. It may read
+// some of the bytes behind the request: these are Early. The caller sets the deadlines.
+// An error says why the handshake is not complete; s has all that is to be known of it.
 func (s *Session) Serve(conn net.Conn) error {
 	s.conn = conn
-	// One server for each session: it is small, and its hooks know whom they serve.
+	// Each session has a server of its own. It is small, and its hooks know the session.
 	h := hooks{s}
 	conf := &socks5.Config{Resolver: h, Rules: h, Dial: h.dial, Logger: silent}
 	if s.Valid != nil {
@@ -72,13 +73,14 @@ func (s *Session) Serve(conn net.Conn) error {
 	return server.ServeConn((*client)(s))
 }
 
-// Ahead is how many bytes have been read beyond the request. It is known in Dial.
+// Ahead is how many bytes behind the request have been read. Dial may call it.
 func (s *Session) Ahead() int { return s.got - (2 + s.methods) - s.auth - s.request }
 
-// hooks are what go-socks5 calls, in one goroutine until dial has returned.
+// hooks has the methods that go-socks5 calls. Up to the end of dial it calls them in
+// one goroutine.
 type hooks struct{ *Session }
 
-// Resolve keeps a name a name. It implements socks5.NameResolver.
+// Resolve implements socks5.NameResolver. It resolves nothing.
 func (h hooks) Resolve(ctx context.Context, _ string) (context.Context, net.IP, error) {
 	return ctx, nil, nil
 }
@@ -89,7 +91,7 @@ func (h hooks) Valid(user, password string) bool {
 	return h.Session.Valid(user, password)
 }
 
-// Allow keeps the request as it came. It implements socks5.RuleSet.
+// Allow implements socks5.RuleSet. It allows everything, and notes the destination.
 func (h hooks) Allow(ctx context.Context, r *socks5.Request) (context.Context, bool) {
 	to := r.DestAddr
 	h.host, h.port = to.FQDN, to.Port
@@ -101,8 +103,8 @@ func (h hooks) Allow(ctx context.Context, r *socks5.Request) (context.Context, b
 	return ctx, true
 }
 
-// dial gives no connection on success: the copying that follows gathers what was
-// read ahead and ends at once.
+// dial dials, but does not give go-socks5 the connection. What go-socks5 copies after
+// its answer of success goes to a readAhead, which keeps it as Early.
 func (h hooks) dial(context.Context, string, string) (net.Conn, error) {
 	c, err := h.Dial(h.host, h.port)
 	if err != nil {
@@ -113,7 +115,7 @@ func (h hooks) dial(context.Context, string, string) (net.Conn, error) {
 	return (*readAhead)(h.Session), nil
 }
 
-// client is the connection as go-socks5 sees it.
+// client is the client's connection as go-socks5 sees it.
 type client Session
 
 func (c *client) Read(p []byte) (int, error) {
@@ -129,8 +131,9 @@ func (c *client) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write sees three kinds of message, in this order: the choice of a method, the
-// answer to user and password, and the reply, of which go-socks5 knows but a few.
+// Write sees three kinds of answer, in this order: the method, the answer to user and
+// password, and the reply. go-socks5 knows only some of the reply codes, so Write puts
+// the right one into the reply.
 func (c *client) Write(p []byte) (int, error) {
 	switch {
 	case len(p) < 2:
@@ -157,8 +160,8 @@ func (c *client) Write(p []byte) (int, error) {
 // Close does nothing: the connection is the caller's.
 func (c *client) Close() error { return nil }
 
-// nowhere is the *net.TCPAddr that go-socks5 insists on. It says nothing of the
-// client or of this machine.
+// nowhere is the *net.TCPAddr that go-socks5 needs. It says nothing about the client or
+// this machine.
 var nowhere = &net.TCPAddr{IP: net.IPv4zero}
 
 func (c *client) RemoteAddr() net.Addr               { return nowhere }
@@ -167,9 +170,9 @@ func (c *client) SetDeadline(t time.Time) error      { return c.conn.SetDeadline
 func (c *client) SetReadDeadline(t time.Time) error  { return c.conn.SetReadDeadline(t) }
 func (c *client) SetWriteDeadline(t time.Time) error { return c.conn.SetWriteDeadline(t) }
 
-// readAhead stands for the dialled connection while go-socks5 copies: it takes
-// what its reader had beyond the request, at most one buffer, and has nothing to
-// give.
+// readAhead is what go-socks5 gets for the connection to the destination. It keeps what
+// go-socks5 has read behind the request, at most one buffer, and there is nothing to be
+// read from it.
 type readAhead Session
 
 func (r *readAhead) Write(p []byte) (int, error) {
