@@ -17,7 +17,7 @@ import (
 	"ptgate/adapter/builtin"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/config"
-	"ptgate/gateway/private"
+	"ptgate/gateway/redact"
 	"ptgate/gateway/stream"
 )
 
@@ -304,5 +304,5 @@ func failure(err error, keepOut bool) string {
 	if _, ok := errors.AsType[*adapter.StartError](err); ok {
 		keepOut = false
 	}
-	return private.Text(err, keepOut)
+	return redact.Text(err, keepOut)
 }

@@ -24,7 +24,7 @@ import (
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
 	"ptgate/gateway/exit"
-	"ptgate/gateway/private"
+	"ptgate/gateway/redact"
 	"ptgate/gateway/relay"
 	"ptgate/gateway/seldom"
 	"ptgate/gateway/stream"
@@ -208,7 +208,7 @@ func (s *Server) supervise(src source) {
 		if time.Since(up) > time.Minute {
 			pause = 250 * time.Millisecond
 		}
-		s.log.Error("transport ended; it is started again", "error", private.Text(err, s.private()), "after", time.Since(up).Round(time.Millisecond), "pause", pause)
+		s.log.Error("transport ended; it is started again", "error", redact.Text(err, s.private()), "after", time.Since(up).Round(time.Millisecond), "pause", pause)
 		for {
 			t := time.NewTimer(pause)
 			select {
@@ -223,7 +223,7 @@ func (s *Server) supervise(src source) {
 				break
 			}
 			if s.stop.Err() == nil {
-				s.log.Error("transport did not start", "error", private.Text(err, s.private()), "pause", pause)
+				s.log.Error("transport did not start", "error", redact.Text(err, s.private()), "pause", pause)
 			}
 		}
 		s.set(src)

@@ -1,4 +1,4 @@
-package private_test
+package redact_test
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
-	"ptgate/gateway/private"
+	"ptgate/gateway/redact"
 )
 
 const (
@@ -89,10 +89,10 @@ func TestText(t *testing.T) {
 		{io.EOF, "EOF"},
 		{nil, ""},
 	} {
-		if got := private.Text(tt.err, true); got != tt.want {
+		if got := redact.Text(tt.err, true); got != tt.want {
 			t.Errorf("%v:\n got %q\nwant %q", tt.err, got, tt.want)
 		}
-		if got := private.Text(tt.err, false); tt.err != nil && got != tt.err.Error() {
+		if got := redact.Text(tt.err, false); tt.err != nil && got != tt.err.Error() {
 			t.Errorf("not private: %q, want %q", got, tt.err)
 		}
 	}
@@ -112,7 +112,7 @@ func FuzzText(f *testing.F) {
 			if strings.Contains(format, core) || !strings.Contains(text, core) || core != secret && strings.ContainsAny(format, "\"'`") {
 				continue
 			}
-			if got := private.Text(errors.New(text), true); strings.Contains(got, core) {
+			if got := redact.Text(errors.New(text), true); strings.Contains(got, core) {
 				t.Errorf("%q: %q", text, got)
 			}
 		}
@@ -121,8 +121,8 @@ func FuzzText(f *testing.F) {
 
 func Example() {
 	err := fmt.Errorf("webtunnel: connect: %w", &net.DNSError{Err: "no such host", Name: "front.example", Server: "192.0.2.53:53", IsNotFound: true})
-	fmt.Println(private.Text(err, false))
-	fmt.Println(private.Text(err, true))
+	fmt.Println(redact.Text(err, false))
+	fmt.Println(redact.Text(err, true))
 	// Output:
 	// webtunnel: connect: lookup front.example on 192.0.2.53:53: no such host
 	// webtunnel: connect: name look-up: no such host

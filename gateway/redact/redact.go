@@ -1,4 +1,4 @@
-// Package private makes the texts of errors fit for a log that is to hold no
+// Package redact makes the texts of errors fit for a log that is to hold no
 // destination, no client address and no bridge args.
 //
 // A text is built from what is known to be safe, and what is not known to be is
@@ -8,7 +8,7 @@
 //
 // The one thing that gets through is a name without a dot, where an error of an
 // unknown type has it neither in quotes nor behind the word "lookup".
-package private
+package redact
 
 import (
 	"crypto/x509"
