@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"net/url"
 	"strings"
 )
@@ -17,9 +16,9 @@ type ClientConfig struct {
 	// Transports are the names of those to be enabled, at least one.
 	Transports []string
 
-	// Proxy is the upstream proxy of the child's own connections: scheme
-	// http, socks5 or socks4a, a literal IP and a port, maybe a user. A
-	// child that does not confirm it is stopped. Nil: none.
+	// Proxy is the upstream proxy of the child's own connections, as
+	// CheckProxy wants it. A child that does not confirm it is stopped.
+	// Nil: none.
 	Proxy *url.URL
 }
 
@@ -42,7 +41,14 @@ func NewClient(cfg ClientConfig) *ClientAdapter {
 func (a *ClientAdapter) Start(ctx context.Context) error {
 	return a.start(ctx, plan{
 		check: func() error {
-			return errors.Join(checkTransports(a.cfg.Transports), checkProxy(a.cfg.Proxy))
+			err := checkTransports(a.cfg.Transports)
+			if a.cfg.Proxy == nil {
+				return err
+			}
+			if bad := CheckProxy(a.cfg.Proxy); bad != nil {
+				err = errors.Join(err, fmt.Errorf("upstream proxy: %w", bad))
+			}
+			return err
 		},
 		keyword:    "CMETHOD",
 		transports: a.cfg.Transports,
@@ -51,7 +57,7 @@ func (a *ClientAdapter) Start(ctx context.Context) error {
 			// pt-spec 3.2.2
 			env := []string{"TOR_PT_CLIENT_TRANSPORTS=" + strings.Join(a.cfg.Transports, ",")}
 			if a.cfg.Proxy != nil {
-				env = append(env, "TOR_PT_PROXY="+a.cfg.Proxy.String())
+				env = append(env, "TOR_PT_PROXY="+proxyURL(a.cfg.Proxy).String())
 			}
 			return env, nil, nil
 		},
@@ -63,29 +69,6 @@ func (a *ClientAdapter) Start(ctx context.Context) error {
 func (a *ClientAdapter) Method(transport string) (ClientMethod, error) {
 	m, err := a.method(transport)
 	return m.client, err
-}
-
-// checkProxy holds what pt-spec 3.2.2 allows in TOR_PT_PROXY.
-func checkProxy(u *url.URL) error {
-	if u == nil {
-		return nil
-	}
-	switch u.Scheme {
-	case "http", "socks5", "socks4a":
-	default:
-		return fmt.Errorf("upstream proxy: scheme %q is not http, socks5 or socks4a", u.Scheme)
-	}
-	addr, err := netip.ParseAddrPort(u.Host)
-	if err != nil || addr.Port() == 0 || addr.Addr().Zone() != "" {
-		return errors.New("upstream proxy: a literal address and a port are needed")
-	}
-	if u.Path != "" || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
-		return errors.New("upstream proxy: nothing may follow the port")
-	}
-	if _, password := u.User.Password(); password && u.Scheme == "socks4a" {
-		return errors.New("upstream proxy: socks4a knows no password")
-	}
-	return nil
 }
 
 // DialTransport dials the bridge at addr (host:port) through the child. args

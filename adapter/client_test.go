@@ -298,6 +298,7 @@ func TestEnvironment(t *testing.T) {
 	cfg := ClientConfig{Config: h.config("environment"), Transports: []string{"fake", "other"}}
 	cfg.StateDir = state
 	cfg.BindV4, cfg.BindV6 = netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")
+	cfg.Proxy = mustURL("http://u:p@192.0.2.8:3128/") // a program of another hand may refuse the slash
 	a := NewClient(cfg)
 	h.start(a)
 	c, err := a.DialTransport(t.Context(), "fake", "192.0.2.1:443", nil)
@@ -317,6 +318,7 @@ func TestEnvironment(t *testing.T) {
 		"TOR_PT_OUTBOUND_BIND_ADDRESS_V4=192.0.2.7",
 		"TOR_PT_OUTBOUND_BIND_ADDRESS_V6=[2001:db8::7]",
 		"TOR_PT_CLIENT_TRANSPORTS=fake,other",
+		"TOR_PT_PROXY=http://u:p@192.0.2.8:3128",
 	})
 	slices.Sort(got)
 	slices.Sort(want)

@@ -257,6 +257,7 @@ func play(role string) {
 		untilStdinCloses()
 	case "environment":
 		env, _ := json.Marshal(os.Environ())
+		say("PROXY DONE") // the answer to TOR_PT_PROXY
 		ready(func(c net.Conn) {
 			defer c.Close()
 			if _, err := takeSOCKS5(c); err == nil {

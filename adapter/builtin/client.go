@@ -27,9 +27,9 @@ type ClientConfig struct {
 	// StateDir is for what a transport keeps between runs; the present client
 	// transports keep nothing.
 	StateDir string
-	// Proxy is the upstream proxy for all the transport's connections: http,
-	// socks4a or socks5 with a literal address and a port, as CheckProxy wants
-	// it. nil: none. Nothing is ever dialled around it, names included.
+	// Proxy is the upstream proxy for all the transport's connections, as
+	// adapter.CheckProxy wants it. nil: none. Nothing is ever dialled around it,
+	// names included.
 	Proxy *url.URL
 	// BindV4 and BindV6 are the source addresses of the transport's connections,
 	// to the proxy where there is one. Zero: the system's choice.
@@ -54,8 +54,8 @@ type Client struct {
 func NewClient(cfg ClientConfig) (*Client, error) {
 	takeStdout()
 	if cfg.Proxy != nil {
-		if err := CheckProxy(cfg.Proxy); err != nil {
-			return nil, err
+		if err := adapter.CheckProxy(cfg.Proxy); err != nil {
+			return nil, fmt.Errorf("proxy: %w", err)
 		}
 	}
 	if cfg.BindV4.IsValid() && !cfg.BindV4.Is4() {

@@ -487,26 +487,6 @@ func TestProxyRefusals(t *testing.T) {
 	}
 }
 
-func TestCheckProxy(t *testing.T) {
-	for raw, ok := range map[string]bool{
-		"http://127.0.0.1:3128": true, "http://a:b@[::1]:3128/": true, "socks4a://a@127.0.0.1:1": true,
-		"socks5://127.0.0.1:1": true, "socks5://a:b@127.0.0.1:1": true,
-		"https://127.0.0.1:1": false, "socks5h://127.0.0.1:1": false, "http://localhost:1": false,
-		"http://127.0.0.1": false, "http://127.0.0.1:0": false, "http://127.0.0.1:1/x": false,
-		"http://127.0.0.1:1?x": false, "http://127.0.0.1:1#x": false, "socks4a://a:b@127.0.0.1:1": false,
-		"socks5://a@127.0.0.1:1": false, "socks5://a:@127.0.0.1:1": false, "socks5:127.0.0.1:1": false,
-		"socks5://" + strings.Repeat("a", 256) + ":b@127.0.0.1:1": false, "socks4a://%00@127.0.0.1:1": false,
-	} {
-		u, err := url.Parse(raw)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := CheckProxy(u); (err == nil) != ok {
-			t.Errorf("%s: %v", raw, err)
-		}
-	}
-}
-
 // meekServer keeps each session's bytes and answers them in upper case.
 func meekServer(t *testing.T) *httptest.Server {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -20,6 +20,8 @@ import (
 	pt "gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/goptlib"
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/common/socks5"
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/webtunnel/common/syntheticIP"
+
+	"ptgate/adapter"
 )
 
 const (
@@ -224,7 +226,7 @@ func proxyFor(u *url.URL) (*url.URL, error) {
 	if u == nil {
 		return nil, nil
 	}
-	if err := CheckProxy(u); err != nil {
+	if err := adapter.CheckProxy(u); err != nil {
 		_ = pt.ProxyError(printable(err.Error()))
 		return nil, err
 	}

@@ -15,40 +15,6 @@ import (
 	"syscall"
 )
 
-// CheckProxy says what is wrong with an upstream proxy (pt-spec 3.2.2,
-// TOR_PT_PROXY): the scheme must be http, socks4a or socks5, the host a literal
-// address with a port, and there is nothing but user information beside them.
-// The error names no user, password or address.
-func CheckProxy(u *url.URL) error {
-	if u.Opaque != "" || (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.Fragment != "" {
-		return errors.New("proxy: only scheme, user and host:port are allowed")
-	}
-	ap, err := netip.ParseAddrPort(u.Host)
-	if err != nil || ap.Port() == 0 {
-		return errors.New("proxy: the host must be a literal address with a port")
-	}
-	user := u.User.Username()
-	password, hasPassword := u.User.Password()
-	switch u.Scheme {
-	case "http":
-	case "socks4a":
-		if hasPassword {
-			return errors.New("proxy: socks4a knows no password")
-		}
-		if strings.IndexByte(user, 0) >= 0 || len(user) > 255 {
-			return errors.New("proxy: the user can't be sent over socks4a")
-		}
-	case "socks5":
-		// RFC 1929 section 2: both are 1 to 255 bytes.
-		if u.User != nil && (len(user) < 1 || len(user) > 255 || len(password) < 1 || len(password) > 255) {
-			return errors.New("proxy: socks5 wants a user and a password of 1 to 255 bytes")
-		}
-	default:
-		return fmt.Errorf("proxy: unknown scheme %q: want http, socks4a or socks5", u.Scheme)
-	}
-	return nil
-}
-
 // A ProxyError is the upstream proxy's refusal. Code is its own: an HTTP status,
 // a SOCKS4 or a SOCKS5 reply. Where the code says what happened to the
 // connection, errors.Is finds the matching errno (syscall.ECONNREFUSED, …).

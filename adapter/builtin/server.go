@@ -258,7 +258,7 @@ func (l *Listener) serve(tcp *net.TCPConn) {
 		if perr, ok := errors.AsType[*PanicError](err); ok {
 			l.log.Error("transport panicked", "transport", l.cfg.Transport, "value", perr.Value, "stack", string(perr.Stack))
 		} else {
-			l.log.Debug("handshake failed", "transport", l.cfg.Transport, "error", anonymous(err))
+			l.log.Debug("handshake failed", "transport", l.cfg.Transport, "error", adapter.WithoutAddresses(err))
 		}
 		return
 	}
@@ -267,14 +267,6 @@ func (l *Listener) serve(tcp *net.TCPConn) {
 	case <-l.ctx.Done():
 		conn.Abort()
 	}
-}
-
-// anonymous takes the client's address out of a connection's error.
-func anonymous(err error) error {
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		return op.Err
-	}
-	return err
 }
 
 func (l *Listener) handshake(tcp *net.TCPConn, free func()) (*conn, error) {

@@ -2,12 +2,12 @@ package carrier
 
 import (
 	"errors"
-	"net"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"ptgate/adapter"
 	"ptgate/gateway/stream"
 )
 
@@ -69,16 +69,7 @@ func (l *link) Read(p []byte) (int, error) {
 			l.expect.Store(0)
 		}
 	}
-	return n, anonymous(err)
-}
-
-// anonymous takes the addresses out of a connection's error: it goes into logs,
-// where no client's is to be.
-func anonymous(err error) error {
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		return op.Err
-	}
-	return err
+	return n, adapter.WithoutAddresses(err)
 }
 
 // await notes that the peer owes an answer.
@@ -149,7 +140,7 @@ func (l *link) flush() {
 		}
 
 		if err := l.put(out); err != nil {
-			l.fail(anonymous(err))
+			l.fail(adapter.WithoutAddresses(err))
 			l.Conn.Close() // so that reading ends, too
 			return
 		}

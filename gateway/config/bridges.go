@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -215,8 +214,17 @@ func (l *loading) ptTable(nt namedTable) *PT {
 			pt.Transports = append(pt.Transports, it.text)
 		}
 	}
-	if pt.Proxy = t.str("proxy", ""); pt.Proxy != "" {
-		l.checkProxy(t, pt.Proxy)
+	if text := t.str("proxy", ""); text != "" {
+		line := t.lineOf("proxy")
+		u, err := adapter.ParseProxy(text)
+		if err != nil {
+			t.fail(line, "proxy: %v", err)
+		} else {
+			pt.Proxy = u.String()
+			if u.User != nil {
+				l.secret(line)
+			}
+		}
 	}
 	pt.BindV4 = t.address("bind_v4", netip.Addr.Is4, "192.0.2.1")
 	pt.BindV6 = t.address("bind_v6", netip.Addr.Is6, "2001:db8::1")
@@ -249,29 +257,6 @@ func (l *loading) program(t *table, pt *PT) {
 	default:
 		t.warn(line, "exec: there is no program %q, or it is not executable: install it, or its transports will not work", pt.Exec[0])
 		pt.Exec[0] = name
-	}
-}
-
-// checkProxy wants what TOR_PT_PROXY takes (pt-spec section 3.2.2): of these
-// schemes, with a literal address.
-func (l *loading) checkProxy(t *table, proxy string) {
-	line := t.lineOf("proxy")
-	u, err := url.Parse(proxy)
-	if err != nil {
-		t.fail(line, "proxy is not a URL: write as in \"socks5://127.0.0.1:9050\"") // the error would quote the password
-		return
-	}
-	switch u.Scheme {
-	case "http", "socks4a", "socks5":
-	default:
-		t.fail(line, "proxy has the scheme %q: it can be http, socks4a or socks5", u.Scheme)
-		return
-	}
-	if _, err := hostPort(u.Host); err != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" {
-		t.fail(line, "proxy must be an IP address and a port, as in \"%s://192.0.2.1:1080\"", u.Scheme)
-	}
-	if u.User != nil {
-		l.secret(line)
 	}
 }
 

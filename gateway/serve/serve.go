@@ -524,14 +524,6 @@ func (s *Server) warn(message string, args ...any) {
 	}
 }
 
-// bare is a dial's error without the address that it leads to.
-func bare(err error) error {
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		return op.Err
-	}
-	return err
-}
-
 // forward leads a connection to the fixed service.
 func (s *Server) forward(c stream.Conn) {
 	if s.stop.Err() != nil || !s.enter() {
@@ -545,7 +537,7 @@ func (s *Server) forward(c stream.Conn) {
 	service, err := d.DialContext(ctx, "tcp", s.cfg.Forward)
 	cancel()
 	if err != nil {
-		s.warn("the fixed service can't be reached: see forward of this [[serve]]", "error", bare(err))
+		s.warn("the fixed service can't be reached: see forward of this [[serve]]", "error", adapter.WithoutAddresses(err))
 		c.Reset()
 		return
 	}

@@ -1,0 +1,48 @@
+package adapter
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestWithoutAddresses(t *testing.T) {
+	const canary = "192.0.2.77"
+	addr := &net.TCPAddr{IP: net.ParseIP(canary), Port: 4711}
+	op := &net.OpError{Op: "read", Net: "tcp", Source: addr, Addr: addr, Err: syscall.ECONNRESET}
+	dns := &net.DNSError{Err: "no such host", Name: canary, Server: canary + ":53", IsNotFound: true}
+	other := &net.OpError{Op: "dial", Net: "tcp", Addr: addr, Err: dns}
+	for _, tt := range []struct {
+		err  error
+		want string
+		is   error
+	}{
+		{op, "read: connection reset by peer", syscall.ECONNRESET},
+		{dns, "lookup: no such host", dns},
+		{fmt.Errorf("far end: %w", op), "far end: read: connection reset by peer", syscall.ECONNRESET},
+		{errors.Join(op, other), "read: connection reset by peer\ndial: lookup: no such host", dns},
+		{fmt.Errorf("%w, then %w", op, op), "read: connection reset by peer, then read: connection reset by peer", op},
+		{&DialError{Transport: "t", Stage: StageConnect, Err: other}, "dial t: connect: dial: lookup: no such host", dns},
+		{&url.Error{Op: "Get", URL: "https://" + canary, Err: op}, "Get: read: connection reset by peer", op},
+		{&net.AddrError{Err: "missing port in address", Addr: canary}, "missing port in address", nil},
+		{&net.OpError{Op: "accept", Net: "tcp", Addr: addr, Err: errors.New("")}, "accept: ", nil},
+	} {
+		got := WithoutAddresses(tt.err)
+		if !strings.Contains(tt.err.Error(), canary) || got.Error() != tt.want {
+			t.Errorf("%v: got %q, want %q", tt.err, got, tt.want)
+		}
+		if tt.is != nil && !errors.Is(got, tt.is) {
+			t.Errorf("%v: %v is not found in it any more", tt.err, tt.is)
+		}
+	}
+	for _, err := range []error{nil, io.EOF, Reply(5), fmt.Errorf("a: %w", io.EOF)} {
+		if got := WithoutAddresses(err); got != err {
+			t.Errorf("%v became %v", err, got)
+		}
+	}
+}
