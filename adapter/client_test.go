@@ -202,6 +202,9 @@ func TestStartConfig(t *testing.T) {
 		"state is a file":     {StageState, func(c *ClientConfig) { c.StateDir = file }},
 		"env without =":       {StageConfig, func(c *ClientConfig) { c.Env = []string{"A"} }},
 		"env of pt-spec":      {StageConfig, func(c *ClientConfig) { c.Env = []string{"TOR_PT_PROXY=x"} }},
+		"env in small":        {StageConfig, func(c *ClientConfig) { c.Env = []string{"tor_pt_proxy=x"} }},
+		"env without a name":  {StageConfig, func(c *ClientConfig) { c.Env = []string{"=x"} }},
+		"env with a NUL":      {StageConfig, func(c *ClientConfig) { c.Env = []string{"A=x\x00"} }},
 		"bind v4":             {StageConfig, func(c *ClientConfig) { c.BindV4 = netip.MustParseAddr("::1") }},
 		"bind v6":             {StageConfig, func(c *ClientConfig) { c.BindV6 = netip.MustParseAddr("::ffff:127.0.0.1") }},
 		"proxy scheme":        {StageConfig, func(c *ClientConfig) { c.Proxy = mustURL("socks5h://127.0.0.1:1") }},
@@ -294,9 +297,16 @@ func TestEnvironment(t *testing.T) {
 	h := newHarness(t)
 	t.Setenv("TOR_PT_SERVER_TRANSPORTS", "leaked")
 	t.Setenv("LANG", "C.UTF-8")
+	t.Setenv("HTTPS_PROXY", "http://192.0.2.9:1")
+	t.Setenv("SSL_CERT_FILE", "/etc/ours.pem")
+	t.Setenv("SSL_CERT_DIR", "/etc/certs")
+	for _, name := range certificateNames[2:] {
+		t.Setenv(name, "/etc/"+name)
+	}
 	state := filepath.Join(t.TempDir(), "a", "state")
 	cfg := ClientConfig{Config: h.config("environment"), Transports: []string{"fake", "other"}}
 	cfg.StateDir = state
+	cfg.Env = append(cfg.Env, "SSL_CERT_DIR=/etc/other", "EMPTY=")
 	cfg.BindV4, cfg.BindV6 = netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")
 	cfg.Proxy = mustURL("http://u:p@192.0.2.8:3128/") // a program of another hand may refuse the slash
 	a := NewClient(cfg)
@@ -312,6 +322,8 @@ func TestEnvironment(t *testing.T) {
 	}
 	want := slices.Concat(cfg.Env, []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.Getenv("TMPDIR"), "LANG=C.UTF-8",
+		"SSL_CERT_FILE=/etc/ours.pem", "NIX_SSL_CERT_FILE=/etc/NIX_SSL_CERT_FILE", "CURL_CA_BUNDLE=/etc/CURL_CA_BUNDLE",
+		"REQUESTS_CA_BUNDLE=/etc/REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS=/etc/NODE_EXTRA_CA_CERTS",
 		"TOR_PT_MANAGED_TRANSPORT_VER=1",
 		"TOR_PT_STATE_LOCATION=" + state,
 		"TOR_PT_EXIT_ON_STDIN_CLOSE=1",

@@ -32,8 +32,10 @@ type Config struct {
 	StateDir string
 
 	// Env has further KEY=VALUE for the child. Its environment is otherwise
-	// built from nothing but PATH, HOME, TMPDIR, LANG and the TOR_PT_
-	// variables, which are not to be set here.
+	// built from nothing but PATH, HOME, TMPDIR, LANG, the variables that name
+	// certificate authorities, such as SSL_CERT_FILE, and the TOR_PT_ variables,
+	// which are not to be set here. What is set here comes before what is
+	// inherited. Proxy variables are not inherited: see ClientConfig.Proxy.
 	Env []string
 
 	// BindV4 and BindV6 are the source addresses of the child's own
@@ -64,12 +66,12 @@ func (c *Config) check() error {
 		return errors.New("no program given")
 	}
 	for _, v := range c.Env {
-		name, _, ok := strings.Cut(v, "=")
-		if !ok || name == "" || strings.ContainsRune(v, 0) {
+		name, value, ok := strings.Cut(v, "=")
+		if !ok {
 			return fmt.Errorf("environment %q is not KEY=VALUE", name)
 		}
-		if strings.HasPrefix(name, "TOR_PT_") {
-			return fmt.Errorf("environment %q is the adapter's to set", name)
+		if err := CheckEnv(name, value); err != nil {
+			return fmt.Errorf("environment %q: %w", name, err)
 		}
 	}
 	if c.BindV4.IsValid() && !c.BindV4.Is4() {
@@ -77,6 +79,22 @@ func (c *Config) check() error {
 	}
 	if c.BindV6.IsValid() && (!c.BindV6.Is6() || c.BindV6.Is4In6()) {
 		return fmt.Errorf("bind address %v is not IPv6", c.BindV6)
+	}
+	return nil
+}
+
+// CheckEnv says what is wrong with a variable for Config.Env. The error does not
+// quote it.
+func CheckEnv(name, value string) error {
+	switch {
+	case name == "":
+		return errors.New("it has no name")
+	case strings.ContainsAny(name, "=\x00"):
+		return errors.New("its name has \"=\" or a NUL in it")
+	case strings.Contains(value, "\x00"):
+		return errors.New("its value has a NUL in it")
+	case strings.HasPrefix(strings.ToUpper(name), "TOR_PT_"): // Windows knows no case
+		return errors.New("the variables of pt-spec are not to be set")
 	}
 	return nil
 }
@@ -297,10 +315,16 @@ func (in *instance) finish(err error) {
 	close(in.done)
 }
 
+// certificateNames are the variables by which programs find the certificate
+// authorities that they trust: Go's and OpenSSL's, NixOS's, curl's, and those of
+// Python's requests and of Node. Where a network has an authority of its own, a
+// child without them reaches no TLS server.
+var certificateNames = []string{"SSL_CERT_FILE", "SSL_CERT_DIR", "NIX_SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"}
+
 // environment is the child's, built from nothing (pt-spec 3.2.1).
 func (in *instance) environment(state string) []string {
 	var env []string
-	for _, name := range environmentNames {
+	for _, name := range slices.Concat(environmentNames, certificateNames) {
 		if value, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+value)
 		}

@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// environmentNames are the variables a child is given from our environment.
+// environmentNames are the variables a child is given from our environment, beside
+// certificateNames.
 var environmentNames = []string{"PATH", "HOME", "TMPDIR", "LANG"}
 
 // signalGroup signals the group that p leads.

@@ -6,8 +6,8 @@ import (
 	"syscall"
 )
 
-// environmentNames are the variables a child is given from our environment.
-// Without SYSTEMROOT Windows programs cannot open sockets.
+// environmentNames are the variables a child is given from our environment, beside
+// certificateNames. Without SYSTEMROOT Windows programs cannot open sockets.
 var environmentNames = []string{"PATH", "SYSTEMROOT", "TEMP", "TMP", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "LANG"}
 
 // processAttributes keeps our console's Ctrl-C away from the child. A child

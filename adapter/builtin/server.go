@@ -51,6 +51,11 @@ type ServerConfig struct {
 	// learn anything (webtunnel: after the request that names the client). It is
 	// called from many goroutines. nil: everybody.
 	Admit func(netip.AddrPort) bool
+	// TrustedHops is how many proxies in front are trusted to name the client in
+	// X-Forwarded-For: each adds one entry, so the client's is that many from the
+	// end. 0: the header is not read, and the peer is the client. It is for
+	// transports with a web server in front.
+	TrustedHops int
 	// SendBuffer is SO_SNDBUF of the TCP connections in bytes. 0: the system's
 	// choice.
 	SendBuffer int

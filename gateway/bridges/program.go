@@ -63,7 +63,7 @@ type starting struct {
 
 // ptKey names a PT's settings: bridges with the same key share a process.
 func ptKey(p *config.PT, transport string, cfg *config.Config) string {
-	key := strings.Join(p.Exec, "\x00") + "\x01" + stateDir(p, cfg) + "\x01" + p.Proxy + "\x01" + p.BindV4.String() + "\x01" + p.BindV6.String()
+	key := strings.Join(p.Exec, "\x00") + "\x01" + strings.Join(p.Env, "\x00") + "\x01" + stateDir(p, cfg) + "\x01" + p.Proxy + "\x01" + p.BindV4.String() + "\x01" + p.BindV6.String()
 	if inside(p, transport) {
 		return "inside\x01" + transport + "\x01" + key
 	}
@@ -114,6 +114,7 @@ func (m *Manager) program(p *config.PT, transport string, cfg *config.Config) *p
 		Config: adapter.Config{
 			Exec:     exec,
 			StateDir: stateDir(p, cfg),
+			Env:      p.Env,
 			BindV4:   p.BindV4,
 			BindV6:   p.BindV6,
 			Logger:   pr.log,

@@ -142,6 +142,7 @@ func fakePT(role string) {
 	state := os.Getenv("TOR_PT_STATE_LOCATION")
 	starts, _ := os.ReadFile(filepath.Join(state, "starts"))
 	os.WriteFile(filepath.Join(state, "starts"), append(starts, 'x'), 0o600)
+	os.WriteFile(filepath.Join(state, "mark"), []byte(os.Getenv("FAKE_PT_MARK")), 0o600)
 	first := len(starts) == 0
 	if role == "dies" {
 		fmt.Fprintln(os.Stderr, "my last words")
@@ -288,6 +289,42 @@ func TestPrivacyFollowsReload(t *testing.T) {
 	}
 	if n := m.bridges[identity(cfg.Bridges[0], cfg)].Status().PTStarts; n != 1 {
 		t.Errorf("%d starts of the PT, want 1", n)
+	}
+}
+
+// A PT gets its env, and a reload that changes it replaces the PT.
+func TestEnv(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	m := NewManager(exe, quiet)
+	defer m.Close()
+	marks := []string{"FAKE_PT_MARK=one", "FAKE_PT_MARK=one", "FAKE_PT_MARK=two"}
+	programs, state := map[*program]bool{}, t.TempDir()
+	for _, mark := range marks {
+		cfg := (&world{t: t}).config(config.PickFirst, ln.Addr().String())
+		cfg.StateDir = state
+		pt := cfg.Bridges[0].PT
+		pt.Exec, pt.Env = []string{exe, "fake-pt", "good"}, []string{mark}
+		cfg.Bridges[0].Far = config.FarForward
+		s := m.Apply(cfg)
+		s.Retire()
+		c, _ := open(t, s)
+		c.Close()
+		programs[s.all[0].pt] = true
+		got, err := os.ReadFile(filepath.Join(stateDir(pt, cfg), "mark"))
+		if err != nil || "FAKE_PT_MARK="+string(got) != mark {
+			t.Errorf("the PT has %q, %v; want %s", got, err, mark)
+		}
+	}
+	if len(programs) != 2 {
+		t.Errorf("%d programs, want 2", len(programs))
 	}
 }
 

@@ -232,6 +232,8 @@ func (l *loading) ptTable(nt namedTable) *PT {
 	if pt.Isolate && !pt.Builtin() {
 		t.fail(t.lineOf("isolate"), "isolate is for the built-in transports: another program is a process of its own anyway")
 	}
+	pt.Env = t.env("env")
+	pt.Isolate = pt.Isolate || pt.Builtin() && len(pt.Env) > 0
 	t.done()
 	return pt
 }

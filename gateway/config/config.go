@@ -146,9 +146,12 @@ type Serve struct {
 	Options   adapter.Args
 	Allow     []netip.Prefix // client networks let in; empty: all
 	Deny      []netip.Prefix // looked at first
-	Forward   string         // host:port of a fixed service; "": the exit
-	PT        *PT
-	Line      int
+	// TrustedHops is how many proxies in front of the transport are trusted to name
+	// the client in X-Forwarded-For; 0 where none stands in front.
+	TrustedHops int
+	Forward     string // host:port of a fixed service; "": the exit
+	PT          *PT
+	Line        int
 }
 
 // HasKeys tells whether the options have the transport's keys, as those that
@@ -187,11 +190,12 @@ type PT struct {
 	// found. Empty: the built-in one (this program with "pt").
 	Exec       []string
 	Transports []string
-	Proxy      string // URL of the upstream proxy, or ""
-	State      string // absolute; "": one of its own below the state directory
+	Proxy      string   // URL of the upstream proxy, or ""
+	State      string   // absolute; "": one of its own below the state directory
+	Env        []string // further KEY=VALUE of its environment, sorted
 	BindV4     netip.Addr
 	BindV6     netip.Addr
-	Isolate    bool // a built-in transport in a child process in any case
+	Isolate    bool // a built-in transport in a child process in any case; with Env it has to be
 	Line       int  // 0 in the built-in table
 }
 

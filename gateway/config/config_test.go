@@ -131,8 +131,8 @@ func TestEverything(t *testing.T) {
 	}
 	proxy := &PT{Name: "obfs4proxy", Exec: []string{"/usr/bin/obfs4proxy", "-enableLogging"}, Transports: []string{"obfs3", "dust"},
 		Proxy: "socks5://127.0.0.1:9050", State: filepath.Join(dir, "pt"),
-		BindV4: netip.MustParseAddr("192.0.2.99"), BindV6: netip.MustParseAddr("2001:db8::99"), Line: 92}
-	inside := &PT{Name: "inside", Transports: []string{"webtunnel"}, Isolate: true, Line: 100}
+		BindV4: netip.MustParseAddr("192.0.2.99"), BindV6: netip.MustParseAddr("2001:db8::99"), Line: 93}
+	inside := &PT{Name: "inside", Transports: []string{"webtunnel"}, Env: []string{"EMPTY=", "SSL_CERT_FILE=/etc/own.pem"}, Isolate: true, Line: 101}
 	obfs4 := &PT{Name: "obfs4", Transports: []string{"obfs4"}}
 	tokyo := &Bridge{Name: "tokyo", Transport: "obfs4", Address: "192.0.2.10:443", Far: FarExit, User: "me", Password: "pass",
 		Args:       argsOf("cert", "XHQQLQGlwhGz44t+DM2ekE1+VWVcS8Dg1G3p3PKLtwBiNw2zDPjp/NEOPDaVCm0RKMootA", "iat-mode", "0"),
@@ -165,7 +165,7 @@ func TestEverything(t *testing.T) {
 				Allow: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, Deny: []netip.Prefix{netip.MustParsePrefix("198.51.100.7/32")}, PT: obfs4, Line: 67},
 			{Transport: "obfs3", Bind: netip.MustParseAddrPort("192.0.2.1:444"), Public: "192.0.2.1:444", Forward: "localhost:22", PT: proxy, Line: 75},
 			{Transport: "webtunnel", Bind: netip.MustParseAddrPort("127.0.0.1:8000"), Public: "www.example.com:443",
-				Options: argsOf("url", "https://www.example.com/path"), PT: inside, Line: 81},
+				Options: argsOf("url", "https://www.example.com/path"), TrustedHops: 2, PT: inside, Line: 81},
 		},
 		Exit: Exit{DenyPrivate: true, Users: map[string]string{"me": "pass"}},
 		PTs:  []*PT{proxy, inside, obfs4},

@@ -381,6 +381,7 @@ func (l *loading) serveTable(t *table) *Serve {
 	l.public(t, s)
 	s.Options = t.args("options")
 	l.checkOptions(t, s)
+	s.TrustedHops = l.trustedHops(t, s)
 	s.Allow, s.Deny = t.prefixes("allow"), t.prefixes("deny")
 	if text := t.str("forward", ""); text != "" {
 		target, err := dest.Parse(text)
@@ -424,6 +425,24 @@ func (l *loading) public(t *table, s *Serve) {
 	default:
 		s.Public = dest.Format(target)
 	}
+}
+
+// trustedHops is 1 where a web server stands in front and the file says nothing:
+// that server is one.
+func (l *loading) trustedHops(t *table, s *Serve) int {
+	row, _ := builtin.Lookup(s.Transport)
+	hops := t.integer("trusted_hops", 1, 0, 16)
+	ours := s.PT == nil || s.PT.Builtin()
+	switch {
+	case row.Front && ours:
+		return hops
+	case !t.has("trusted_hops"):
+	case row.Front:
+		t.fail(t.lineOf("trusted_hops"), "trusted_hops is for the transport inside ptgate: the program of [pt.%s] reads X-Forwarded-For in its own way", s.PT.Name)
+	default:
+		t.fail(t.lineOf("trusted_hops"), "trusted_hops is for a transport with a web server in front, which says in X-Forwarded-For who the client is: leave it out")
+	}
+	return 0
 }
 
 // checkOptions looks at what can be known of a server's options.

@@ -344,6 +344,22 @@ func (t *table) args(key string) adapter.Args {
 	return args
 }
 
+// env reads a table of variables for a program's environment, sorted.
+func (t *table) env(key string) (env []string) {
+	s := t.sub(key)
+	for _, name := range slices.Sorted(maps.Keys(s.m)) {
+		value, ok := s.m[name].(string)
+		if !ok {
+			s.fail(s.lineOf(name), "%s must be a string, as in %s = \"…\"", name, name)
+		} else if err := adapter.CheckEnv(name, value); err != nil {
+			s.fail(s.lineOf(name), "%q: %v", name, err)
+		} else {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
+}
+
 // users reads a table of names and passwords, as SOCKS5 (RFC 1929: 1 to 255
 // bytes each) and HTTP Basic (RFC 7617: no colon in the name) can carry them.
 func (t *table) users(key string) map[string]string {

@@ -98,8 +98,8 @@ type source interface {
 func Key(c *config.Serve, state string) string {
 	pt := *c.PT
 	pt.Line = 0 // where it stands in the file is no setting of it
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q|%s|%q|%v|%v|%q|%q|%q",
-		c.Transport, c.Bind, c.Options, c.Allow, c.Deny, c.Forward, fmt.Sprint(pt), state))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q|%s|%q|%v|%v|%d|%q|%q|%q",
+		c.Transport, c.Bind, c.Options, c.Allow, c.Deny, c.TrustedHops, c.Forward, fmt.Sprint(pt), state))
 	return hex.EncodeToString(sum[:])
 }
 
@@ -274,12 +274,13 @@ type inside struct {
 
 func (s *Server) openInside() (source, error) {
 	ln, err := builtin.Listen(builtin.ServerConfig{
-		Transport: s.cfg.Transport,
-		StateDir:  s.state,
-		Bind:      s.bind(),
-		Options:   s.cfg.Options,
-		Admit:     s.admit,
-		Logger:    s.log,
+		Transport:   s.cfg.Transport,
+		StateDir:    s.state,
+		Bind:        s.bind(),
+		Options:     s.cfg.Options,
+		Admit:       s.admit,
+		TrustedHops: s.cfg.TrustedHops,
+		Logger:      s.log,
 	})
 	if err != nil {
 		return nil, err
@@ -333,7 +334,7 @@ func (s *Server) openChild(ctx context.Context) (source, error) {
 	if p.Builtin() {
 		exec = []string{s.deps.Exe, "pt"}
 	}
-	cfg := adapter.Config{Exec: exec, StateDir: s.state, BindV4: p.BindV4, BindV6: p.BindV6, Logger: s.log, OnEvent: s.event}
+	cfg := adapter.Config{Exec: exec, StateDir: s.state, Env: p.Env, BindV4: p.BindV4, BindV6: p.BindV6, Logger: s.log, OnEvent: s.event}
 	c := &child{s: s}
 	if addr, err := netip.ParseAddrPort(s.cfg.Forward); err == nil && len(s.cfg.Allow)+len(s.cfg.Deny) == 0 {
 		// Nothing is to be decided: the PT connects to the service itself.

@@ -36,6 +36,9 @@ import (
 // The test binary is its own `ptgate pt`.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == "pt" {
+		if file := os.Getenv("SERVE_TEST_MARK"); file != "" {
+			os.WriteFile(file, nil, 0o600)
+		}
 		os.Exit(builtin.Main(context.Background(), os.Stdin, os.Stdout))
 	}
 	goleak.VerifyTestMain(m)
@@ -620,6 +623,17 @@ func TestAgain(t *testing.T) {
 	old.Close()
 }
 
+// The program of a [[serve]] gets the env of its PT.
+func TestEnv(t *testing.T) {
+	mark := filepath.Join(t.TempDir(), "mark")
+	c := obfs4(true)
+	c.PT.Env = []string{"SERVE_TEST_MARK=" + mark}
+	start(t, c, nil)
+	if _, err := os.Stat(mark); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestKey(t *testing.T) {
 	base := Key(obfs4(false), "/state")
 	for _, c := range []struct {
@@ -639,6 +653,8 @@ func TestKey(t *testing.T) {
 		{"forward", func(c *config.Serve) { c.Forward = "127.0.0.1:22" }, false},
 		{"program", func(c *config.Serve) { c.PT.Exec = []string{"/usr/bin/obfs4proxy"} }, false},
 		{"isolate", func(c *config.Serve) { c.PT.Isolate = true }, false},
+		{"env", func(c *config.Serve) { c.PT.Env = []string{"A=b"} }, false},
+		{"trusted_hops", func(c *config.Serve) { c.TrustedHops = 2 }, false},
 	} {
 		s := obfs4(false)
 		c.change(s)
