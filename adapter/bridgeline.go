@@ -150,16 +150,16 @@ func checkHostPort(s string) error {
 		}
 		return nil
 	}
-	if strings.HasPrefix(s, "[") || !validName(host) {
+	if strings.HasPrefix(s, "[") || !ValidHostName(host) {
 		return fmt.Errorf("%q is neither an IP address nor a host name", host)
 	}
 	return nil
 }
 
-// validName says whether s can be a host name: letters, digits, - and _ in
+// ValidHostName says whether s can be a host name: ASCII letters, digits, - and _ in
 // labels of up to 63 bytes, 253 in all, and not all digits and dots, which
 // would be a misspelt IPv4 address.
-func validName(s string) bool {
+func ValidHostName(s string) bool {
 	if len(s) == 0 || len(s) > 253 || strings.Trim(s, "0123456789.") == "" {
 		return false
 	}

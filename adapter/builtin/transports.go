@@ -2,13 +2,18 @@ package builtin
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
@@ -127,7 +132,7 @@ var table = []Transport{
 		Name:        nameMeekLite,
 		Client:      true,
 		Polled:      true,
-		Args:        Params{Known: []string{"url", "front", "targets", "utls"}},
+		Args:        Params{Known: []string{"url", "front", "targets", "utls"}, check: checkMeek},
 		Placeholder: true,
 		client:      new(meeklite.Transport).ClientFactory,
 	},
@@ -199,6 +204,7 @@ func checkObfs4Args(args adapter.Args, pasted bool) (errs []error) {
 	if !hasMode && !pasted {
 		errs = append(errs, errors.New(`obfs4 needs iat-mode: write iat-mode = "0" if the bridge line has none`))
 	}
+	errs = append(errs, checkHex(args, obfs4KeyLengths)...)
 	return append(errs, checkIATMode(args)...)
 }
 
@@ -228,7 +234,21 @@ func checkObfs4Options(options adapter.Args, _ bool) (errs []error) {
 	if n != 0 && n != len(obfs4Keys) {
 		errs = append(errs, errors.New("obfs4 takes node-id, private-key and drbg-seed together or, better, none: it makes its keys itself"))
 	}
+	errs = append(errs, checkHex(options, obfs4KeyLengths)...)
 	return append(errs, checkIATMode(options)...)
+}
+
+// obfs4KeyLengths are the lengths of keys in hex, in characters.
+var obfs4KeyLengths = map[string]int{"node-id": 2 * 20, "public-key": 2 * 32, "private-key": 2 * 32, "drbg-seed": 2 * 24}
+
+func checkHex(args adapter.Args, lengths map[string]int) (errs []error) {
+	for _, a := range args {
+		want, ok := lengths[a.Key]
+		if _, err := hex.DecodeString(a.Value); ok && (err != nil || len(a.Value) != want) {
+			errs = append(errs, fmt.Errorf("%s is damaged: a whole one has %d characters, digits and a to f", a.Key, want))
+		}
+	}
+	return errs
 }
 
 func checkIATMode(args adapter.Args) []error {
@@ -272,14 +292,91 @@ func pairObfs4(string) (options, args adapter.Args, err error) {
 
 var webtunnelArgs = []string{"url", "ver", "addr", "servername", "sni-imitation", "utls", "cert", "cert-domain"}
 
-func checkWebtunnel(args adapter.Args, _ bool) []error {
+func checkWebtunnel(args adapter.Args, _ bool) (errs []error) {
 	raw, ok := args.Get("url")
 	if !ok {
-		return []error{errors.New("webtunnel needs url, as in url = \"https://example.com/secret-path\"")}
+		errs = append(errs, errors.New("webtunnel needs url, as in url = \"https://example.com/secret-path\""))
+	} else if u, err := checkURL(raw); err != nil {
+		errs = append(errs, err)
+	} else if err := sentWhole(u, raw); err != nil {
+		errs = append(errs, err)
 	}
+	if addr, ok := args.Get("addr"); ok && !validHostPort(addr) {
+		errs = append(errs, errors.New("addr must be a host and a port, as in \"192.0.2.10:443\""))
+	}
+	if hash, ok := args.Get("cert"); ok {
+		if raw, err := base64.StdEncoding.DecodeString(hash); err != nil || len(raw) != sha256.Size {
+			errs = append(errs, fmt.Errorf("cert is damaged: a whole one is %d characters of base64, the SHA-256 of the certificates", base64.StdEncoding.EncodedLen(sha256.Size)))
+		}
+	}
+	return errs
+}
+
+// sentWhole says what of a url webtunnel drops without a word: it asks the host for
+// the path, and for nothing else.
+func sentWhole(u *url.URL, raw string) error {
+	switch {
+	case u.User != nil:
+		return errors.New("url has a user before its host, which webtunnel does not send: take it out, up to the \"@\"")
+	case u.RawQuery != "" || u.ForceQuery:
+		return errors.New("url has a query, which webtunnel does not send: take it out, from the \"?\" on")
+	case strings.Contains(raw, "#"):
+		return errors.New("url has a fragment, which nobody sends: take it out, from the \"#\" on")
+	case strings.HasPrefix(u.Path, "//"):
+		return errors.New("url has a path with two slashes in front, which webtunnel takes for a host: write one")
+	}
+	return nil
+}
+
+// checkURL reads the url of an arg: of a web server, with a host and a port that can
+// be dialled.
+func checkURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
-		return []error{errors.New("url must be as in \"https://example.com/secret-path\"")}
+	if err == nil && u.Opaque == "" && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" {
+		host := u.Hostname()
+		a, err := netip.ParseAddr(host)
+		switch port := u.Port(); {
+		case port != "" && !validPort(port):
+			return nil, fmt.Errorf("url has port %s: ports go from 1 to 65535", port)
+		case err == nil && a.Zone() != "":
+			return nil, errors.New("url has an address with a zone, which leads nowhere from elsewhere: take out the \"%25\" and what follows, up to the \"]\"")
+		case err == nil && a.Is6() == strings.HasPrefix(u.Host, "["), err != nil && adapter.ValidHostName(host):
+			return u, nil
+		case strings.ContainsFunc(host, func(r rune) bool { return r > '~' }):
+			return nil, errors.New("url has a host with other than plain letters: write an international name in its encoded form, as in \"https://xn--bcher-kva.example/secret-path\"")
+		}
+	}
+	if _, rest, _ := strings.Cut(raw, "://"); strings.Count(rest, ":") > 1 && !strings.HasPrefix(rest, "[") {
+		return nil, errors.New("url has an IPv6 address without its brackets: write as in \"https://[2001:db8::1]/secret-path\"")
+	}
+	return nil, errors.New("url must be as in \"https://example.com/secret-path\"")
+}
+
+func validPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0
+}
+
+func validHostPort(s string) bool {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil || !validPort(port) {
+		return false
+	}
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.Zone() == "" || err != nil && adapter.ValidHostName(host)
+}
+
+// checkMeek wants a url, or the list of them that targets is.
+func checkMeek(args adapter.Args, _ bool) []error {
+	if _, ok := args.Get("targets"); ok {
+		return nil
+	}
+	raw, ok := args.Get("url")
+	if !ok {
+		return []error{errors.New("meek_lite needs url, as in url = \"https://example.com/\"")}
+	}
+	if _, err := checkURL(raw); err != nil {
+		return []error{err}
 	}
 	return nil
 }

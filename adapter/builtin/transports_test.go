@@ -1,6 +1,7 @@
 package builtin
 
 import (
+	"errors"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -10,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"ptgate/adapter"
 )
 
 // A row is whole: what it says that a transport can do, the code for it is there.
@@ -65,6 +68,85 @@ func TestTable(t *testing.T) {
 	}
 	if row, known := Lookup("obfs9"); known || row == nil || row.Inside() {
 		t.Errorf("an unknown transport: %v, %v", row, known)
+	}
+}
+
+// What is damaged is said, and nothing of it is quoted.
+func TestParams(t *testing.T) {
+	const (
+		secret = "iG9Qkzr2mNbWbVtEcGgXw4dS"
+		cert   = "XHQQLQGlwhGz44t+DM2ekE1+VWVcS8Dg1G3p3PKLtwBiNw2zDPjp/NEOPDaVCm0RKMootA"
+		hash   = "RgwfSPBHcKIEFaAsCZfM2OF7UOXiQOCBl+Zob3GWe2I="
+	)
+	hexOf := func(bytes int) string { return strings.Repeat("0f", bytes) }
+	obfs4, _ := Lookup(nameObfs4)
+	webtunnel, _ := Lookup(nameWebtunnel)
+	meek, _ := Lookup(nameMeekLite)
+	other, _ := Lookup("obfs3")
+	for _, tt := range []struct {
+		params Params
+		args   adapter.Args
+		want   string // "": nothing is wrong
+	}{
+		{obfs4.Args, argsOf("cert", cert, "iat-mode", "0"), ""},
+		{obfs4.Args, argsOf("node-id", hexOf(20), "public-key", hexOf(32), "iat-mode", "2"), ""},
+		{obfs4.Args, argsOf("node-id", hexOf(19), "public-key", hexOf(32), "iat-mode", "2"), "node-id is damaged"},
+		{obfs4.Args, argsOf("node-id", hexOf(20), "public-key", strings.Repeat("x", 64), "iat-mode", "2"), "public-key is damaged"},
+		{obfs4.Args, argsOf("cert", cert+"A", "iat-mode", "0"), "this one has 71"},
+		{obfs4.Args, argsOf("cert", cert, "iat-mode", "3"), "iat-mode can be"},
+		{obfs4.Options, nil, ""},
+		{obfs4.Options, argsOf("node-id", hexOf(20), "private-key", hexOf(32), "drbg-seed", hexOf(24)), ""},
+		{obfs4.Options, argsOf("node-id", hexOf(20), "private-key", hexOf(32), "drbg-seed", hexOf(23)), "drbg-seed is damaged"},
+		{obfs4.Options, argsOf("private-key", hexOf(32)), "together"},
+		{webtunnel.Args, nil, "needs url"},
+		{webtunnel.Args, argsOf("url", "https://example.com/"+secret), ""},
+		{webtunnel.Args, argsOf("url", "http://example.com:1/"+secret), ""},
+		{webtunnel.Args, argsOf("url", "https://example.com"), ""},
+		{webtunnel.Args, argsOf("url", "https://192.0.2.1:65535/"+secret), ""},
+		{webtunnel.Args, argsOf("url", "https://[2001:db8::1]/"+secret), ""},
+		{webtunnel.Args, argsOf("url", "https://[2001:db8::1]:8443/%41/b c/"+secret), ""},
+		{webtunnel.Args, argsOf("url", "https://2001:db8::1/"+secret), "without its brackets"},
+		{webtunnel.Args, argsOf("url", "https://::1:443/"+secret), "without its brackets"},
+		{webtunnel.Args, argsOf("url", "https://[192.0.2.1]/"+secret), "must be as in"},
+		{webtunnel.Args, argsOf("url", "https://[fe80::1%25eth0]/"+secret), "zone"},
+		{webtunnel.Args, argsOf("url", "https://example.com:0/"+secret), "port 0"},
+		{webtunnel.Args, argsOf("url", "https://example.com:99999/"+secret), "port 99999"},
+		{webtunnel.Args, argsOf("url", "https://example.com:x/"+secret), "must be as in"},
+		{webtunnel.Args, argsOf("url", "https://127.1/"+secret), "must be as in"},
+		{webtunnel.Args, argsOf("url", "https://example..com/"+secret), "must be as in"},
+		{webtunnel.Args, argsOf("url", "https://b\u00fccher.example/"+secret), "xn--"},
+		{webtunnel.Args, argsOf("url", "https:///"+secret), "must be as in"},
+		{webtunnel.Args, argsOf("url", "https:"+secret), "must be as in"},
+		{webtunnel.Args, argsOf("url", "ftp://example.com/"+secret), "must be as in"},
+		{webtunnel.Args, argsOf("url", "example.com/"+secret), "must be as in"},
+		{webtunnel.Args, argsOf("url", "https://example.com/"+secret+"?a=b"), "query"},
+		{webtunnel.Args, argsOf("url", "https://example.com/"+secret+"?"), "query"},
+		{webtunnel.Args, argsOf("url", "https://example.com/"+secret+"#a"), "fragment"},
+		{webtunnel.Args, argsOf("url", "https://example.com/"+secret+"#"), "fragment"},
+		{webtunnel.Args, argsOf("url", "https://me:"+secret+"@example.com/x"), "user"},
+		{webtunnel.Args, argsOf("url", "https://example.com//"+secret), "two slashes"},
+		{webtunnel.Options, argsOf("url", "https://example.com/"+secret+"?a=b"), "query"},
+		{webtunnel.Args, argsOf("url", "https://example.com/", "addr", "192.0.2.1:443"), ""},
+		{webtunnel.Args, argsOf("url", "https://example.com/", "addr", "cdn.example:443"), ""},
+		{webtunnel.Args, argsOf("url", "https://example.com/", "addr", "192.0.2.1"), "addr must be"},
+		{webtunnel.Args, argsOf("url", "https://example.com/", "addr", "192.0.2.1:0"), "addr must be"},
+		{webtunnel.Args, argsOf("url", "https://example.com/", "addr", "2001:db8::1:443"), "addr must be"},
+		{webtunnel.Args, argsOf("url", "https://example.com/", "cert", hash), ""},
+		{webtunnel.Args, argsOf("url", "https://example.com/", "cert", hash[1:]), "cert is damaged"},
+		{meek.Args, nil, "needs url"},
+		{meek.Args, argsOf("url", "https://example.com/x?y", "front", "cdn.example"), ""},
+		{meek.Args, argsOf("url", "https://example.com:0/"), "port 0"},
+		{meek.Args, argsOf("targets", "a|b"), ""},
+		{other.Args, argsOf("url", "?"), ""},
+	} {
+		errs := tt.params.Check(tt.args, false)
+		text := errors.Join(errs...)
+		switch {
+		case tt.want == "" && len(errs) > 0, tt.want != "" && (len(errs) != 1 || !strings.Contains(text.Error(), tt.want)):
+			t.Errorf("%v: %v; want %q", tt.args, text, tt.want)
+		case tt.want != "" && strings.Contains(text.Error(), secret):
+			t.Errorf("%v: the error has the secret: %v", tt.args, text)
+		}
 	}
 }
 

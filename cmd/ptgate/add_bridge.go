@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -60,7 +61,12 @@ A route leads to the bridge once its name stands in the route's via.`,
 				return fmt.Errorf("standard input: %w", err)
 			}
 		}
-		line, err := adapter.ParseBridgeLine(bare(text))
+		text, around, _ := config.Pasted(text, config.TextLine) // what is around the quotes
+		text, removed, err := config.Pasted(bare(text), config.TextLine)
+		if err != nil {
+			return fmt.Errorf("the line has %w", err)
+		}
+		line, err := adapter.ParseBridgeLine(text)
 		if err != nil {
 			return err
 		}
@@ -70,6 +76,9 @@ A route leads to the bridge once its name stands in the route's via.`,
 		}
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s: there is no such file: name the one to add to with -c FILE", path)
+		}
+		for _, c := range append(around, removed...) {
+			fmt.Fprintf(cmd.ErrOrStderr(), "left out of the line: %v\n", c)
 		}
 		added, problems, err := addBridge(path, *name, line, config.Far(*far))
 		for _, p := range problems {
@@ -139,6 +148,9 @@ func bare(text string) string {
 			text = strings.TrimSpace(rest)
 		}
 	}
+	if rest, ok := cutPair(text); ok {
+		return rest
+	}
 	if n := len(text); n >= 2 && text[0] == text[n-1] && (text[0] == '"' || text[0] == '\'') {
 		if plain, err := strconv.Unquote(text); err == nil && text[0] == '"' {
 			return plain // TOML's escapes in what we write are Go's
@@ -146,6 +158,18 @@ func bare(text string) string {
 		return text[1 : n-1]
 	}
 	return text
+}
+
+// cutPair takes off a pair of typographic quotes, which some programs make of plain
+// ones.
+func cutPair(text string) (string, bool) {
+	const quotes = "“”„‟‘’‚‛«»‹›"
+	first, n := utf8.DecodeRuneInString(text)
+	last, m := utf8.DecodeLastRuneInString(text)
+	if len(text) <= n || !strings.ContainsRune(quotes, first) || !strings.ContainsRune(quotes, last) {
+		return text, false
+	}
+	return strings.TrimSpace(text[n : len(text)-m]), true
 }
 
 // addBridge appends a bridge to the file, if the outcome has no errors. It gives

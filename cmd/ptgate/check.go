@@ -120,6 +120,10 @@ func explain(cfg *config.Config, arg string) (string, error) {
 
 // destination reads what a person takes for one: the port may be absent.
 func destination(arg string) (routes.Target, error) {
+	arg, _, err := config.Pasted(arg, config.TextName)
+	if err != nil {
+		return routes.Target{}, fmt.Errorf("%w: it has %w", dest.ErrInvalid, err)
+	}
 	t, err := dest.Parse(arg)
 	if err == nil {
 		return t, nil

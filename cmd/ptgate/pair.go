@@ -14,6 +14,7 @@ import (
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
+	"ptgate/gateway/config"
 	"ptgate/gateway/dest"
 	"ptgate/routes"
 )
@@ -80,6 +81,10 @@ func writeSecret(path, text string) error {
 
 // pair makes the texts of the two files.
 func pair(address, transport string) (server, client string, err error) {
+	address, _, err = config.Pasted(address, config.TextName)
+	if err != nil {
+		return "", "", usagef("--address: %v", err)
+	}
 	t, err := dest.Parse(address)
 	if err != nil {
 		return "", "", usagef("--address %q: %v", address, err)

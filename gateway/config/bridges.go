@@ -63,7 +63,7 @@ func (l *loading) bridgeLine(t *table, b *Bridge) {
 		}
 	}
 	line := t.lineOf("line")
-	text := t.str("line", "")
+	text := t.pasted("line", TextLine)
 	if t.isBad("line") {
 		return
 	}
@@ -85,11 +85,11 @@ func (l *loading) bridgeLine(t *table, b *Bridge) {
 
 // bridgeKeys reads transport, address (under addressKey) and args.
 func (l *loading) bridgeKeys(t *table, b *Bridge, addressKey string) {
-	b.Transport = t.str("transport", "")
+	b.Transport = t.pasted("transport", TextPlain)
 	if b.Transport == "" && !t.isBad("transport") {
 		t.fail(t.line(), "transport is missing: write transport = \"obfs4\"")
 	}
-	address := t.str(addressKey, "")
+	address := t.pasted(addressKey, TextPlain)
 	switch {
 	case address != "":
 		a, err := hostPort(address)
@@ -108,13 +108,13 @@ func (l *loading) bridgeKeys(t *table, b *Bridge, addressKey string) {
 // its PT.
 func (l *loading) bridgeRest(t *table, b *Bridge) {
 	b.Far = oneOf(t, "far", FarExit, FarSOCKS5, FarForward)
-	b.User, b.Password = t.str("user", ""), t.str("password", "")
+	b.User, b.Password = t.pasted("user", TextSecret), t.pasted("password", TextSecret)
 	line := t.lineOf("user")
 	if !t.has("user") {
 		line = t.lineOf("password")
 	}
 	switch {
-	case b.User == "" && b.Password == "":
+	case b.User == "" && b.Password == "", t.isBad("user"), t.isBad("password"):
 	case b.Far == FarForward:
 		t.fail(line, "user and password go to an exit or a SOCKS5 server; with far = \"forward\" nobody asks for them")
 	case !credential(b.User) || !credential(b.Password):
@@ -142,9 +142,26 @@ func (l *loading) checkArgs(t *table, b *Bridge, key string, line int) {
 	if err := b.Args.CheckClient(); err != nil {
 		t.fail(line, "%s: %v", key, err)
 	}
+	if t.isBad(key) {
+		return
+	}
 	row, _ := builtin.Lookup(b.Transport)
+	l.unknownArgs(t, line, key, b.Transport, row.Args.Known, b.Args)
 	for _, err := range row.Args.Check(b.Args, key == "line") {
 		t.fail(line, "%s: %v", key, err)
+	}
+}
+
+// unknownArgs warns of args that the transport does not read: they are slips most
+// often. Of a program that the file declares, nobody knows what it reads.
+func (l *loading) unknownArgs(t *table, line int, key, transport string, known []string, args adapter.Args) {
+	if pt := l.pts.declared[transport]; known == nil || pt != nil && !pt.Builtin() {
+		return
+	}
+	for _, a := range args {
+		if !slices.Contains(known, a.Key) {
+			t.warn(line, "%s: %s knows no %q%s", key, transport, a.Key, didYouMean(a.Key, known))
+		}
 	}
 }
 
@@ -214,7 +231,7 @@ func (l *loading) ptTable(nt namedTable) *PT {
 			pt.Transports = append(pt.Transports, it.text)
 		}
 	}
-	if text := t.str("proxy", ""); text != "" {
+	if text := t.pasted("proxy", TextPlain); text != "" {
 		line := t.lineOf("proxy")
 		u, err := adapter.ParseProxy(text)
 		if err != nil {
@@ -264,7 +281,7 @@ func (l *loading) program(t *table, pt *PT) {
 
 // address reads one literal address of a family.
 func (t *table) address(key string, family func(netip.Addr) bool, example string) netip.Addr {
-	text := t.str(key, "")
+	text := t.pasted(key, TextPlain)
 	if text == "" {
 		return netip.Addr{}
 	}

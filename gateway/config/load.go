@@ -309,7 +309,7 @@ func (l *loading) listenTable(top *table, hasRoute, hasServe bool) Listen {
 	}
 	open := 0 // line of the first listener that others than this box can reach
 	read := func(key string) (out []string) {
-		for _, it := range t.list(key) {
+		for _, it := range t.pastedList(key, TextPlain) {
 			a, err := bindAddr(it.text)
 			if err != nil {
 				t.fail(it.line, "%s: %v", key, err)
@@ -360,14 +360,14 @@ func (l *loading) listenTable(top *table, hasRoute, hasServe bool) Listen {
 
 func (l *loading) serveTable(t *table) *Serve {
 	s := &Serve{Line: t.line()}
-	s.Transport = t.str("transport", "")
+	s.Transport = t.pasted("transport", TextPlain)
 	if s.Transport == "" && !t.isBad("transport") {
 		t.fail(t.line(), "transport is missing: write transport = \"obfs4\"")
 	}
 	if s.Transport != "" {
 		s.PT = l.pts.find(t, s.Transport, true)
 	}
-	if text := t.str("bind", ""); text != "" {
+	if text := t.pasted("bind", TextPlain); text != "" {
 		a, err := bindAddr(text)
 		if err != nil {
 			t.fail(t.lineOf("bind"), "bind: %v", err)
@@ -383,7 +383,7 @@ func (l *loading) serveTable(t *table) *Serve {
 	l.checkOptions(t, s)
 	s.TrustedHops = l.trustedHops(t, s)
 	s.Allow, s.Deny = t.prefixes("allow"), t.prefixes("deny")
-	if text := t.str("forward", ""); text != "" {
+	if text := t.pasted("forward", TextName); text != "" {
 		target, err := dest.Parse(text)
 		if err != nil {
 			t.fail(t.lineOf("forward"), "forward: %q: %s", text, reason(err))
@@ -398,17 +398,9 @@ func (l *loading) serveTable(t *table) *Serve {
 	return s
 }
 
-// isBad tells whether a string key is there with a value that was reported
-// already because it is of another type.
-func (t *table) isBad(key string) bool {
-	v, ok := t.m[key]
-	_, isString := v.(string)
-	return ok && !isString
-}
-
 // public completes s.Public: as written, else from bind unless that is a wildcard.
 func (l *loading) public(t *table, s *Serve) {
-	text := t.str("public", "")
+	text := t.pasted("public", TextName)
 	if text == "" {
 		if s.Bind.IsValid() && !s.Bind.Addr().IsUnspecified() && s.Bind.Port() != 0 {
 			s.Public = s.Bind.String()
@@ -456,7 +448,11 @@ func (l *loading) checkOptions(t *table, s *Serve) {
 	if len(s.Options) > 0 {
 		l.secret(line)
 	}
+	if t.isBad("options") {
+		return
+	}
 	row, _ := builtin.Lookup(s.Transport)
+	l.unknownArgs(t, line, "options", s.Transport, row.Options.Known, s.Options)
 	for _, err := range row.Options.Check(s.Options, false) {
 		t.fail(line, "options: %v", err)
 	}
@@ -466,14 +462,14 @@ func (l *loading) checkOptions(t *table, s *Serve) {
 func exitTable(t *table, serve []*Serve) Exit {
 	e := Exit{Users: t.users("users"), DenyPrivate: true}
 	if t.has("allow") {
-		if patterns, all := exitPatterns(t, "allow"); !all {
+		if patterns, all, _ := exitPatterns(t, "allow"); !all {
 			e.Allow = exitList(patterns)
 		}
 	}
 	if t.has("deny") {
 		before := len(t.l.problems)
-		patterns, _ := exitPatterns(t, "deny")
-		e.DenyPrivate = slices.ContainsFunc(t.list("deny"), func(it item) bool { return it.text == private })
+		patterns, _, word := exitPatterns(t, "deny")
+		e.DenyPrivate = word
 		e.Deny = exitList(patterns)
 		e.DenyNets = exitList(slices.DeleteFunc(patterns, func(p routes.Pattern) bool { return !p.IsNet() }))
 		if e.Allow == nil && !e.DenyPrivate && len(patterns) > 0 && !HasError(t.l.problems[before:]) {
@@ -492,10 +488,12 @@ func exitTable(t *table, serve []*Serve) Exit {
 // private is the word for all addresses that are not global unicast.
 const private = "private"
 
-// exitPatterns reads a list of patterns. all tells whether one is a plain "*".
-func exitPatterns(t *table, key string) (patterns []routes.Pattern, all bool) {
-	for _, it := range t.list(key) {
+// exitPatterns reads a list of patterns. all tells whether one is a plain "*", word
+// whether the word private is in deny.
+func exitPatterns(t *table, key string) (patterns []routes.Pattern, all, word bool) {
+	for _, it := range t.pastedList(key, TextName) {
 		if it.text == private && key == "deny" {
+			word = true
 			continue
 		}
 		switch host, _, _ := strings.Cut(it.text, ":"); {
@@ -517,7 +515,7 @@ func exitPatterns(t *table, key string) (patterns []routes.Pattern, all bool) {
 		patterns = append(patterns, p)
 		all = all || p.String() == "*"
 	}
-	return patterns, all
+	return patterns, all, word
 }
 
 func exitList(patterns []routes.Pattern) *routes.Table {
@@ -531,7 +529,7 @@ func exitList(patterns []routes.Pattern) *routes.Table {
 }
 
 func adminTable(t *table) {
-	if text := t.str("listen", ""); text != "" {
+	if text := t.pasted("listen", TextPlain); text != "" {
 		if _, err := bindAddr(text); err != nil {
 			t.fail(t.lineOf("listen"), "listen: %v", err)
 		} else {

@@ -98,7 +98,7 @@ func (l *loading) patterns(t *table, r *Route, rule int, b *routes.Builder) {
 		r.note(n, file, line, perLine)
 		return nil
 	}
-	to, files := t.list("to"), t.list("to_file")
+	to, files := t.pastedList("to", TextName), t.list("to_file")
 	switch {
 	case t.m["to"] == nil && t.m["to_file"] == nil:
 		t.fail(t.line(), "to is missing: write to = [\"example.com\"], to = \"*\" for everything, or to_file = \"list.txt\"")
@@ -156,6 +156,8 @@ func (l *loading) readList(path, shown string, add func(line int, text string) e
 		}
 	}
 	last := 0
+	odd, oddLine := 0, 0 // lines with invisible characters, the first of them
+	var first []Char
 	for line := 1; ; line++ {
 		text, err := in.ReadSlice('\n')
 		if errors.Is(err, bufio.ErrBufferFull) {
@@ -176,7 +178,16 @@ func (l *loading) readList(path, shown string, add func(line int, text string) e
 		}
 		text, _, _ = bytes.Cut(text, []byte("#"))
 		if text = bytes.TrimSpace(text); len(text) > 0 {
-			if err := add(line, string(text)); err != nil {
+			clean, removed, err := Pasted(string(text), TextName)
+			if len(removed) > 0 {
+				if odd++; odd == 1 {
+					oddLine, first = line, removed
+				}
+			}
+			if err == nil {
+				err = add(line, clean)
+			}
+			if err != nil {
 				report(line, err.Error())
 			}
 		}
@@ -184,6 +195,13 @@ func (l *loading) readList(path, shown string, add func(line int, text string) e
 		if err != nil {
 			break
 		}
+	}
+	if odd > 0 {
+		message := leftOut(first)
+		if odd > 1 {
+			message += fmt.Sprintf(", and so it is with %d more lines", odd-1)
+		}
+		l.problems = append(l.problems, Problem{File: shown, Line: oddLine, Message: message, Warning: true})
 	}
 	if bad > maxBadLines {
 		l.problems = append(l.problems, Problem{File: shown, Line: last, Message: fmt.Sprintf("and %d more lines like these", bad-maxBadLines)})

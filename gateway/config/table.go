@@ -23,6 +23,7 @@ type table struct {
 	title string // for messages, as in `bridge "tokyo"`; "" at the top
 	m     map[string]any
 	known []string
+	bad   []string // string keys whose values were reported already
 }
 
 // An item is a string and the line where it stands.
@@ -101,10 +102,14 @@ func (t *table) str(key, def string) string {
 	s, ok := v.(string)
 	if !ok {
 		t.fail(t.lineOf(key), "%s must be a string, as in %s = \"…\"", key, key)
+		t.bad = append(t.bad, key)
 		return def
 	}
 	return s
 }
+
+// isBad tells whether a key is there with a value that was reported already.
+func (t *table) isBad(key string) bool { return slices.Contains(t.bad, key) }
 
 // oneOf is str for a key with few values, the first of which is the default.
 func oneOf[T ~string](t *table, key string, values ...T) T {
@@ -325,6 +330,15 @@ func (t *table) args(key string) adapter.Args {
 		return t.l.lines.order(join(s.path, a)) - t.l.lines.order(join(s.path, b))
 	})
 	var args adapter.Args
+	add := func(line int, name, value string) {
+		plain, ok := s.look(line, "the key", name, TextPlain)
+		value, fine := s.look(line, name, value, TextPlain)
+		if !ok || !fine {
+			t.bad = append(t.bad, key)
+			return
+		}
+		args.Add(plain, value)
+	}
 	for _, name := range names {
 		values, ok := s.m[name].([]any)
 		if !ok {
@@ -333,9 +347,9 @@ func (t *table) args(key string) adapter.Args {
 		for _, v := range values {
 			switch v := v.(type) {
 			case string:
-				args.Add(name, v)
+				add(s.lineOf(name), name, v)
 			case int64:
-				args.Add(name, strconv.FormatInt(v, 10))
+				add(s.lineOf(name), name, strconv.FormatInt(v, 10))
 			default:
 				s.fail(s.lineOf(name), "%s must be a string, as in %s = \"…\"", name, name)
 			}
@@ -367,9 +381,15 @@ func (t *table) users(key string) map[string]string {
 	users := make(map[string]string, len(s.m))
 	for _, name := range slices.Sorted(maps.Keys(s.m)) {
 		password, ok := s.m[name].(string)
+		_, _, oddName := Pasted(name, TextSecret)
+		_, _, oddPassword := Pasted(password, TextSecret)
 		switch {
 		case !ok:
 			s.fail(s.lineOf(name), "the password of %q must be a string", name)
+		case oddName != nil:
+			s.fail(s.lineOf(name), "the user name %q: %v", name, oddName)
+		case oddPassword != nil:
+			s.fail(s.lineOf(name), "the password of %q: %v", name, oddPassword)
 		case !credential(name) || strings.Contains(name, ":"):
 			s.fail(s.lineOf(name), "the user name %q must have 1 to 255 bytes, and neither control characters nor a colon", name)
 		case !credential(password):
@@ -389,7 +409,7 @@ func credential(s string) bool {
 // prefixes reads a list of addresses and networks.
 func (t *table) prefixes(key string) []netip.Prefix {
 	var out []netip.Prefix
-	for _, it := range t.list(key) {
+	for _, it := range t.pastedList(key, TextPlain) {
 		p, err := parsePrefix(it.text)
 		if err != nil {
 			t.fail(it.line, "%s: %v", key, err)

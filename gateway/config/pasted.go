@@ -1,0 +1,246 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// A TextKind says what a pasted text is for, and so what may stand in it.
+type TextKind uint8
+
+// The kinds of text.
+const (
+	// TextPlain is for machines: an address, a URL, a key, an arg. None of them has
+	// other than plain punctuation.
+	TextPlain TextKind = iota
+	// TextLine is a bridge line: plain, but for spaces of any kind between words.
+	TextLine
+	// TextName has a host's name in it, which may have letters of any script. What
+	// such a name must not have otherwise is found where names are read.
+	TextName
+	// TextSecret is a user or a password. It is what the other side has, to the
+	// last character, so nothing is left out of it.
+	TextSecret
+)
+
+// A Char is a character of a text that is hardly meant, and its place in it.
+type Char struct {
+	Rune rune
+	At   int // from 1, in characters
+}
+
+// String says what the character is, and where it stands.
+func (c Char) String() string {
+	name, ok := charNames[c.Rune]
+	if !ok {
+		name = classNames[classOf(c.Rune)]
+	}
+	return fmt.Sprintf("%U (%s) at character %d", c.Rune, name, c.At)
+}
+
+// Pasted looks through a text that people copy out of mail, chats, web pages and
+// documents, where it has got characters that nobody sees or that only look right.
+//
+// Those that have neither a shape nor a width say how text is laid out. They mean
+// nothing to a machine: clean is text without them, and removed names them. What
+// has a shape or a width, or a meaning in some script, might stand for something:
+// the first such character that this kind of text can't have is an error. The error
+// names it and quotes nothing else.
+func Pasted(text string, kind TextKind) (clean string, removed []Char, err error) {
+	if isASCII(text) {
+		return text, nil, nil
+	}
+	var b strings.Builder
+	at := 0
+	for _, r := range text { // a byte that is no UTF-8 is a U+FFFD
+		at++
+		class, c := classOf(r), Char{r, at}
+		if class == charInvisible && kind != TextSecret {
+			removed = append(removed, c)
+			continue
+		}
+		if err == nil && !kind.allows(class) {
+			err = fmt.Errorf("%v: %s", c, c.advice(class))
+		}
+		b.WriteRune(r)
+	}
+	return b.String(), removed, err
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// charClass is what makes a character odd.
+type charClass uint8
+
+const (
+	charFine      charClass = iota
+	charInvisible           // neither shape nor width
+	charJoiner              // has a meaning in names of some scripts
+	charSpace
+	charQuote
+	charDash
+	charWide     // a full-width form of an ASCII character
+	charEllipsis // stands where a program has cut a long text off
+	charControl
+	charDamaged
+)
+
+func (k TextKind) allows(c charClass) bool {
+	switch c {
+	case charFine:
+		return true
+	case charSpace:
+		return k == TextLine
+	case charJoiner, charWide: // IDNA knows what to do with them in names
+		return k == TextName || k == TextSecret
+	case charQuote, charDash, charEllipsis:
+		return k == TextSecret
+	}
+	return false
+}
+
+func classOf(r rune) charClass {
+	switch {
+	case r < utf8.RuneSelf:
+		return charFine
+	case r == '\u200c' || r == '\u200d':
+		return charJoiner
+	case unicode.IsSpace(r):
+		return charSpace
+	case unicode.IsControl(r):
+		return charControl
+	case r == utf8.RuneError:
+		return charDamaged
+	case invisible(r):
+		return charInvisible
+	case unicode.In(r, unicode.Pi, unicode.Pf) || r == '\u201a' || r == '\u201e' || '\u2032' <= r && r <= '\u2037':
+		return charQuote
+	case '\u2010' <= r && r <= '\u2015' || r == '\u2212' || r == '\ufe58' || r == '\ufe63':
+		return charDash
+	case '\uff01' <= r && r <= '\uff5e':
+		return charWide
+	case r == '\u2026' || r == '\u22ef':
+		return charEllipsis
+	}
+	return charFine
+}
+
+// invisible is Unicode's property Default_Ignorable_Code_Point (UAX #44): the
+// characters that are not drawn at all where they are not understood.
+func invisible(r rune) bool {
+	return unicode.In(r, unicode.Cf, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point) &&
+		!unicode.In(r, unicode.Prepended_Concatenation_Mark) &&
+		(r < '\ufff9' || r > '\ufffb') && (r < 0x13430 || r > 0x13440)
+}
+
+var classNames = map[charClass]string{
+	charInvisible: "an invisible character",
+	charJoiner:    "an invisible joiner",
+	charSpace:     "a special space",
+	charQuote:     "a typographic quote",
+	charDash:      "a typographic dash",
+	charWide:      "a full-width character",
+	charEllipsis:  "an ellipsis",
+	charControl:   "a control character",
+	charDamaged:   "a damaged character",
+}
+
+// charNames has those that are met most often.
+var charNames = map[rune]string{
+	'\u00a0': "no-break space",
+	'\u00ad': "soft hyphen",
+	'\u200b': "zero width space",
+	'\u200c': "zero width non-joiner",
+	'\u200d': "zero width joiner",
+	'\u200e': "left-to-right mark",
+	'\u200f': "right-to-left mark",
+	'\u2011': "non-breaking hyphen",
+	'\u2013': "en dash",
+	'\u2014': "em dash",
+	'\u2018': "left single quotation mark",
+	'\u2019': "right single quotation mark",
+	'\u201c': "left double quotation mark",
+	'\u201d': "right double quotation mark",
+	'\u202f': "narrow no-break space",
+	'\u2060': "word joiner",
+	'\u2069': "pop directional isolate",
+	'\u2212': "minus sign",
+	'\u3000': "ideographic space",
+	'\ufeff': "byte order mark",
+}
+
+// advice says what to do about a character that must not be there.
+func (c Char) advice(class charClass) string {
+	switch class {
+	case charInvisible, charJoiner:
+		return "it can't be seen: take it out"
+	case charSpace:
+		return "write a plain space, or none"
+	case charQuote:
+		return "write a plain quote, or none"
+	case charDash:
+		return `write a plain "-"`
+	case charWide:
+		return fmt.Sprintf("write a plain %q", string(c.Rune-0xfee0))
+	case charEllipsis:
+		return "a part is missing there: copy the whole text"
+	}
+	return "copy the text anew"
+}
+
+// leftOut tells what was removed from a text.
+func leftOut(removed []Char) string {
+	if len(removed) == 1 {
+		return fmt.Sprintf("%v came along with the text: it is left out", removed[0])
+	}
+	return fmt.Sprintf("%d invisible characters came along with the text, the first is %v: they are left out", len(removed), removed[0])
+}
+
+// pasted is str for a text that may have been pasted.
+func (t *table) pasted(key string, kind TextKind) string {
+	text := t.str(key, "")
+	if text == "" {
+		return ""
+	}
+	text, ok := t.look(t.lineOf(key), key, text, kind)
+	if !ok {
+		t.bad = append(t.bad, key)
+		return ""
+	}
+	return text
+}
+
+// pastedList is list for texts that may have been pasted. It leaves out those that
+// are no good.
+func (t *table) pastedList(key string, kind TextKind) []item {
+	var fine []item
+	for _, it := range t.list(key) {
+		if text, ok := t.look(it.line, key, it.text, kind); ok {
+			fine = append(fine, item{text, it.line})
+		}
+	}
+	return fine
+}
+
+// look reports what is odd in a pasted text, called what, and returns it without
+// what is left out.
+func (t *table) look(line int, what, text string, kind TextKind) (clean string, ok bool) {
+	clean, removed, err := Pasted(text, kind)
+	if err != nil {
+		t.fail(line, "%s: %v", what, err)
+		return "", false
+	}
+	if len(removed) > 0 {
+		t.warn(line, "%s: %s", what, leftOut(removed))
+	}
+	return clean, true
+}
