@@ -60,6 +60,9 @@ func Announce(ctx context.Context, cfg *config.Config, exe string) (all []serve.
 		a.Key = "" // it has not been served
 		mine = append(mine, note{a, cfg.Path, w.state})
 	}
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil { // not every transport has a directory in it
+		return nil, err
+	}
 	return all, writeNotes(cfg, notes, mine)
 }
 

@@ -138,7 +138,7 @@ var table = []Transport{
 	},
 	{Name: "obfs3", Client: true, Server: true, Programs: []string{"lyrebird", "obfs4proxy"}},
 	{Name: "obfs2", Client: true, Server: true, Programs: []string{"lyrebird", "obfs4proxy"}},
-	{Name: "scramblesuit", Client: true, Server: true, Programs: []string{"lyrebird", "obfs4proxy"}},
+	{Name: "scramblesuit", Client: true, Programs: []string{"lyrebird", "obfs4proxy"}},
 	{Name: "snowflake", Client: true, Programs: []string{"snowflake-client", "lyrebird"}, Placeholder: true},
 }
 
@@ -331,6 +331,9 @@ func sentWhole(u *url.URL, raw string) error {
 // checkURL reads the url of an arg: of a web server, with a host and a port that can
 // be dialled.
 func checkURL(raw string) (*url.URL, error) {
+	if strings.ContainsFunc(raw, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return nil, errors.New("url has a space in it: take it out, or write \"%20\" where one is meant")
+	}
 	u, err := url.Parse(raw)
 	if err == nil && u.Opaque == "" && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" {
 		host := u.Hostname()

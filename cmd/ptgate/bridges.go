@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -84,13 +85,20 @@ func keysInState(cfg *config.Config) bool {
 	})
 }
 
+// isLiteral tells whether addr has no name in it: neither ptgate nor tor takes a line
+// that has one.
+func isLiteral(addr string) bool {
+	_, err := netip.ParseAddrPort(addr)
+	return err == nil
+}
+
 // bridgeLine makes a line of what a transport announces. A remark tells the
 // operator what is still missing.
 func bridgeLine(s *config.Serve, a serve.Announced) (line, remark string, err error) {
 	addr := s.Public
 	row, _ := builtin.Lookup(s.Transport)
 	switch {
-	case row.Placeholder && (addr == "" || addr == s.Bind.String()):
+	case row.Placeholder && (addr == "" || addr == s.Bind.String() || !isLiteral(addr)):
 		addr = builtin.Placeholder
 	case addr == "":
 		addr = a.Address
