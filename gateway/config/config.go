@@ -1,9 +1,10 @@
 // Package config reads ptgate's TOML configuration into a checked, typed Config.
 //
 // Everything wrong with a file is reported at once, each finding with file and
-// line; a Config that Load returns without errors needs no further checks. The
-// package is the only importer of the TOML library. It opens no socket and runs
-// no program.
+// line; a Config that Load returns without errors needs no further checks. What
+// there is to know of a transport comes from the table of package builtin. Texts
+// that people paste go through Pasted first. The package is the only importer of
+// the TOML library. It opens no socket and runs no program.
 package config
 
 import (
