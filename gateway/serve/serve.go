@@ -14,6 +14,8 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -344,7 +346,7 @@ func (s *Server) openChild(ctx context.Context) (source, error) {
 			PreConnect: func(i adapter.ClientInfo) bool { return s.admit(i.Addr) }})
 		c.pt = c.ext
 	}
-	if err := c.pt.AddTransport(s.cfg.Transport, s.bind(), s.cfg.Options); err != nil {
+	if err := c.pt.AddTransport(s.cfg.Transport, s.bind(), childOptions(s.cfg)); err != nil {
 		return nil, err
 	}
 	if err := c.pt.Start(ctx); err != nil {
@@ -355,6 +357,16 @@ func (s *Server) openChild(ctx context.Context) (source, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// childOptions are the options for a program. Ours learns from one how many proxies
+// in front are to be trusted, and trusts one where nothing is said.
+func childOptions(c *config.Serve) adapter.Args {
+	row, _ := builtin.Lookup(c.Transport)
+	if !row.Front || !c.PT.Builtin() || c.TrustedHops == 1 {
+		return c.Options
+	}
+	return append(slices.Clone(c.Options), adapter.Arg{Key: "trusted-hops", Value: strconv.Itoa(c.TrustedHops)})
 }
 
 // private tells whether the log is to hold nothing of clients.

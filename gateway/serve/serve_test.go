@@ -634,6 +634,29 @@ func TestEnv(t *testing.T) {
 	}
 }
 
+// A program of ours that is a process of its own learns of trusted_hops.
+func TestChildOptions(t *testing.T) {
+	url := adapter.Args{{Key: "url", Value: "https://example.com/x"}}
+	ours, other := &config.PT{Name: "it", Isolate: true}, &config.PT{Name: "it", Exec: []string{"pt"}}
+	for _, tt := range []struct {
+		transport string
+		pt        *config.PT
+		hops      int
+		want      string
+	}{
+		{"webtunnel", ours, 1, "url=https://example.com/x"},
+		{"webtunnel", ours, 2, "url=https://example.com/x;trusted-hops=2"},
+		{"webtunnel", ours, 0, "url=https://example.com/x;trusted-hops=0"},
+		{"webtunnel", other, 0, "url=https://example.com/x"},
+		{"obfs4", ours, 0, "url=https://example.com/x"},
+	} {
+		got := childOptions(&config.Serve{Transport: tt.transport, PT: tt.pt, TrustedHops: tt.hops, Options: url})
+		if got.EncodeClient() != tt.want {
+			t.Errorf("%+v: %v", tt, got.EncodeClient())
+		}
+	}
+}
+
 func TestKey(t *testing.T) {
 	base := Key(obfs4(false), "/state")
 	for _, c := range []struct {
