@@ -69,7 +69,7 @@
 //
 // # Lifetime
 //
-// The child gets an environment built from nothing and a process group of its
+// The child gets an environment of its own (see Config.Env) and a process group of its
 // own. Close asks it to end by closing its stdin, then sends SIGTERM, then
 // SIGKILL; what it forked is killed with it. On Linux the kernel kills it
 // should this process die, even by SIGKILL; elsewhere its closed stdin tells
