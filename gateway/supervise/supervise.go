@@ -1,0 +1,426 @@
+// Package supervise keeps a child running: a program, or anything else that starts,
+// runs and ends. A child that ends is started again, after a pause where it ended
+// soon; a pause grows with each failure and has a random part, so that many
+// supervisors do not act at the same moment.
+//
+// It does not know what the child does. How it is started, and what its errors may
+// say in a log, is told by the Config.
+package supervise
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+)
+
+const (
+	// firstPause and maxPause are the first and the longest pause before a start,
+	// give or take half of it.
+	firstPause = 500 * time.Millisecond
+	maxPause   = time.Minute
+
+	// A child that has run for promptAfter is started again without a pause.
+	promptAfter = 10 * time.Second
+
+	// A child that has run for soundAfter makes earlier failures forgotten.
+	soundAfter = time.Minute
+
+	// The first loudFailures in a row are logged as they happen, and after that
+	// one every quietFor.
+	loudFailures = 5
+	quietFor     = 10 * time.Minute
+)
+
+// ErrClosed says that no child is started any more.
+var ErrClosed = errors.New("stopping")
+
+// A Child is something that runs. All its methods may be called at any time and
+// from any goroutine.
+type Child interface {
+	// Done is closed when the child has ended.
+	Done() <-chan struct{}
+	// Err says why, once Done is closed. It may be nil.
+	Err() error
+	// Close ends the child, and returns when it has ended and nothing of it is left.
+	Close() error
+}
+
+// A Config says what to supervise.
+type Config[C Child] struct {
+	// Name is what the log calls the child.
+	Name string
+
+	// Start starts the child and returns when it is ready, or has failed and left
+	// nothing behind. The context bounds the start, not the child.
+	Start func(context.Context) (C, error)
+
+	// Logger gets each start and each failure. Nil: nothing is logged.
+	Logger *slog.Logger
+
+	// Text is what log and status may say of an error. Nil: all of it.
+	Text func(error) string
+
+	// Advice tells the operator what to do about a start that failed; "": nothing
+	// is known. It may be nil.
+	Advice func(error) string
+}
+
+// A State is what a supervisor is doing.
+type State string
+
+// The states.
+const (
+	Idle     State = "idle"     // there is no child, and nobody asks for one
+	Waiting  State = "waiting"  // the child has failed, and is not started before Status.Until
+	Starting State = "starting" // it is not ready yet
+	Running  State = "running"
+	Stopped  State = "stopped" // there is no child, and none will be started
+)
+
+// A Status is what a supervisor says of itself. A child that can't run shows as
+// Waiting with Failures that grow.
+type Status struct {
+	State    State     `json:"state"`
+	Starts   int       `json:"starts"`          // tried so far
+	Failures int       `json:"failures"`        // since the child last ran for a minute
+	Until    time.Time `json:"until,omitzero"`  // of Waiting: when the next start may be
+	Error    string    `json:"error,omitempty"` // the last failure; "" once the child has run for a minute after it
+}
+
+// A Supervisor runs one child at a time. Its methods may be called from any
+// goroutine.
+type Supervisor[C Child] struct {
+	cfg Config[C]
+	log *slog.Logger
+
+	starts    context.Context // ends when nothing is to be started any more
+	endStarts context.CancelFunc
+	life      context.Context // ends when the child is to end
+	endLife   context.CancelFunc
+	wg        sync.WaitGroup // one goroutine for each run
+
+	view atomic.Pointer[view[C]] // for readers who must not wait
+
+	mu      sync.Mutex // guards what follows, and is held for moments only
+	now     *run[C]    // nil: no child, and no start under way
+	trial   bool       // Keep has not seen the child running yet
+	keep    bool       // begin the next run by itself
+	retired bool
+	pause   backoff.ExponentialBackOff
+	until   time.Time // no start before this
+	status  Status    // without Error, whose text may depend on when it is asked for
+	lastErr error
+	logged  time.Time // when a failure was last logged
+	unsaid  int       // failures since then that were not
+}
+
+// A run is one life of a child, from the pause before its start to its end.
+type run[C Child] struct {
+	ready chan struct{} // closed when child or err is set
+	child C
+	err   error
+	over  chan struct{} // closed when the supervisor has noted the end
+}
+
+// A view is a copy of what readers ask for. It is never changed.
+type view[C Child] struct {
+	status  Status
+	lastErr error
+	since   time.Time
+	child   C
+	running bool
+}
+
+// New makes a supervisor. It starts nothing before Get or Keep.
+func New[C Child](cfg Config[C]) *Supervisor[C] {
+	s := &Supervisor[C]{cfg: cfg, log: cfg.Logger}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.starts, s.endStarts = context.WithCancel(context.Background())
+	s.life, s.endLife = context.WithCancel(context.Background())
+	s.pause = *backoff.NewExponentialBackOff() // half of each pause, up or down, is random
+	s.pause.InitialInterval, s.pause.MaxInterval = firstPause, maxPause
+	s.set(Idle)
+	return s
+}
+
+// Get returns the child that runs. Where there is none, it starts one, after the
+// pause that earlier failures ask for. The error is that of the start, ErrClosed,
+// or the context's cause; a start goes on when the context of one caller ends.
+func (s *Supervisor[C]) Get(ctx context.Context) (child C, err error) {
+	for {
+		r := s.join()
+		if r == nil {
+			return child, ErrClosed
+		}
+		select {
+		case <-r.ready:
+		case <-ctx.Done():
+			return child, context.Cause(ctx)
+		}
+		if r.err != nil {
+			return child, r.err
+		}
+		select {
+		case <-r.child.Done():
+		default:
+			return r.child, nil
+		}
+		// It has ended this moment. The next start must know of it.
+		select {
+		case <-r.over:
+		case <-ctx.Done():
+			return child, context.Cause(ctx)
+		}
+	}
+}
+
+// Keep starts the child as Get does, and from then on starts it again whenever it
+// ends. With an error, which is not logged then, it does not.
+func (s *Supervisor[C]) Keep(ctx context.Context) (child C, err error) {
+	s.mu.Lock()
+	s.trial = true
+	s.mu.Unlock()
+	child, err = s.Get(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trial = false
+	if err != nil {
+		return child, err
+	}
+	s.keep = true
+	if s.now == nil && !s.retired { // it has ended since
+		s.begin()
+	}
+	return child, nil
+}
+
+// Child returns the child that runs, if there is one. It never waits.
+func (s *Supervisor[C]) Child() (child C, ok bool) {
+	v := s.view.Load()
+	return v.child, v.running
+}
+
+// Status tells what the supervisor is doing. It never waits.
+func (s *Supervisor[C]) Status() Status {
+	v := s.view.Load()
+	st := v.status
+	lastErr := v.lastErr
+	now := time.Now()
+	switch {
+	case v.running && now.Sub(v.since) >= soundAfter:
+		st.Failures, lastErr = 0, nil
+	case st.State == Waiting && !now.Before(st.Until):
+		st.State, st.Until = Idle, time.Time{} // it could be started, and nobody asks
+	}
+	if lastErr != nil {
+		st.Error = s.text(lastErr)
+	}
+	return st
+}
+
+// Retire starts no child from now on. A start under way is given up, and waited
+// for. Retire returns the child that runs, if there is one: it goes on until it ends
+// by itself, or Close ends it.
+func (s *Supervisor[C]) Retire() (child C, ok bool) {
+	r := s.retire()
+	if r == nil {
+		return child, false
+	}
+	<-r.ready
+	return r.child, r.err == nil
+}
+
+// Close ends the child. It returns when nothing is left: no child, no goroutine.
+func (s *Supervisor[C]) Close() {
+	s.retire()
+	s.endLife()
+	s.wg.Wait()
+}
+
+// retire ends all starts, and returns the run under way.
+func (s *Supervisor[C]) retire() *run[C] {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.retired = true
+	s.endStarts()
+	if s.now == nil {
+		s.set(Stopped)
+	}
+	return s.now
+}
+
+// join returns the run under way, and begins one where there is none. Nil: closed.
+func (s *Supervisor[C]) join() *run[C] {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.retired {
+		return nil
+	}
+	if s.now == nil {
+		s.begin()
+	}
+	return s.now
+}
+
+// begin begins a run. The caller holds mu.
+func (s *Supervisor[C]) begin() {
+	r := &run[C]{ready: make(chan struct{}), over: make(chan struct{})}
+	s.now = r
+	s.wg.Go(func() { s.run(r) })
+}
+
+// set changes the state, and shows it to those who read without a lock. The caller
+// holds mu.
+func (s *Supervisor[C]) set(state State) {
+	s.status.State, s.status.Until = state, time.Time{}
+	v := &view[C]{}
+	switch state {
+	case Waiting:
+		s.status.Until = s.until
+	case Starting:
+		s.status.Starts++
+	case Running:
+		v.child, v.running, v.since = s.now.child, true, time.Now()
+	}
+	v.status, v.lastErr = s.status, s.lastErr
+	s.view.Store(v)
+}
+
+// enter is set for a run under way, which holds no lock.
+func (s *Supervisor[C]) enter(state State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.set(state)
+}
+
+// run sees a child from before its start to its end.
+func (s *Supervisor[C]) run(r *run[C]) {
+	begun := time.Now()
+	child, err := s.start()
+	if err != nil {
+		s.end(r, err, 0)
+		return
+	}
+	r.child = child
+	s.enter(Running)
+	close(r.ready)
+	if s.Status().Failures <= loudFailures {
+		s.log.Info(s.cfg.Name+" started", "after", time.Since(begun).Round(time.Millisecond))
+	}
+	up := time.Now()
+	select {
+	case <-child.Done():
+	case <-s.life.Done():
+	}
+	lived := max(time.Since(up), 1) // 0 would say that it never was ready
+	child.Close()
+	if err = child.Err(); err == nil {
+		err = errEnded
+	}
+	s.end(r, err, lived)
+}
+
+var errEnded = errors.New("it has ended")
+
+// start waits until the pause is over, and starts the child.
+func (s *Supervisor[C]) start() (child C, err error) {
+	s.mu.Lock()
+	wait := time.Until(s.until)
+	s.mu.Unlock()
+	if wait > 0 {
+		s.enter(Waiting)
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-s.starts.Done():
+		}
+	}
+	if s.starts.Err() != nil {
+		return child, ErrClosed
+	}
+	s.enter(Starting)
+	return s.cfg.Start(s.starts)
+}
+
+// end notes how a run ended: with err, after it had lived so long; 0: it was never
+// ready.
+func (s *Supervisor[C]) end(r *run[C], err error, lived time.Duration) {
+	s.mu.Lock()
+	s.now = nil
+	var attrs []any // of a log line; none: no line
+	if s.retired {
+		err = ErrClosed
+		s.set(Stopped)
+	} else {
+		attrs = s.fail(err, lived)
+		s.set(Waiting)
+		if s.keep {
+			s.begin()
+		}
+	}
+	if lived == 0 {
+		r.err = err
+		close(r.ready)
+	}
+	close(r.over)
+	s.mu.Unlock()
+
+	if attrs == nil {
+		return
+	}
+	// Without the lock: nobody waits for a log that stands still.
+	attrs = append(attrs, "error", s.text(err))
+	if s.cfg.Advice != nil {
+		if advice := s.cfg.Advice(err); advice != "" {
+			attrs = append(attrs, "advice", advice)
+		}
+	}
+	if lived > 0 {
+		s.log.Warn(s.cfg.Name+" ended", append(attrs, "after", lived.Round(time.Millisecond))...)
+	} else {
+		s.log.Error(s.cfg.Name+" did not start", attrs...)
+	}
+}
+
+// fail counts a failure, and says how long the next start has to wait. It returns
+// what the log is to know of it, if anything. The caller holds mu.
+func (s *Supervisor[C]) fail(err error, lived time.Duration) (attrs []any) {
+	if lived >= soundAfter {
+		s.pause.Reset()
+		s.status.Failures = 0
+	}
+	s.status.Failures++
+	s.lastErr = err
+	pause := s.pause.NextBackOff()
+	if lived >= promptAfter {
+		pause = 0
+	}
+	s.until = time.Now().Add(pause)
+	switch {
+	case s.trial && lived == 0: // Keep returns it
+	case s.status.Failures > loudFailures && time.Since(s.logged) < quietFor:
+		s.unsaid++ // a child that fails all the time gets a line now and then
+	default:
+		attrs = []any{"failures", s.status.Failures, "pause", pause.Round(time.Millisecond)}
+		if s.unsaid > 0 {
+			attrs = append(attrs, "not_logged", s.unsaid)
+		}
+		s.logged, s.unsaid = time.Now(), 0
+	}
+	return attrs
+}
+
+func (s *Supervisor[C]) text(err error) string {
+	if s.cfg.Text == nil {
+		return err.Error()
+	}
+	return s.cfg.Text(err)
+}
