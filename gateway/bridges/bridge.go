@@ -85,7 +85,7 @@ type Status struct {
 func (b *Bridge) Status() Status {
 	c := b.config()
 	s := Status{Name: c.Name, Transport: c.Transport, Far: string(c.Far), State: "idle",
-		Active: b.active.Load(), In: b.Traffic.In.Load(), Out: b.Traffic.Out.Load(), PTStarts: b.pt.Starts()}
+		Active: b.active.Load(), In: b.Traffic.In.Load(), Out: b.Traffic.Out.Load(), PTStarts: b.pt.starts()}
 	var suspect bool
 	s.Carriers, s.RTT, suspect = b.carriers.status()
 	if s.Carriers > 0 || s.Active > 0 {

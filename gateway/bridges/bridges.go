@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ptgate/adapter"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/config"
 	"ptgate/gateway/stream"
@@ -26,6 +27,8 @@ import (
 type Manager struct {
 	log *slog.Logger
 	exe string // this program, for built-in transports in a child
+
+	startPT func(context.Context, adapter.ClientConfig) (clientPT, error) // startClient, but for tests
 
 	private atomic.Bool // log.private of the newest configuration
 
@@ -45,7 +48,7 @@ type Manager struct {
 
 // NewManager makes a Manager; exe is the path of this program. Close ends it.
 func NewManager(exe string, log *slog.Logger) *Manager {
-	m := &Manager{log: log, exe: exe, pts: map[string]*program{}, bridges: map[string]*Bridge{}, retired: map[*Bridge]struct{}{}}
+	m := &Manager{log: log, exe: exe, startPT: startClient, pts: map[string]*program{}, bridges: map[string]*Bridge{}, retired: map[*Bridge]struct{}{}}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	m.spawn(m.maintain)
 	return m

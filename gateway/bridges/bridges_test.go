@@ -188,7 +188,7 @@ func TestApplyStopsPT(t *testing.T) {
 		w := newWorld(t)
 		old := w.set(config.PickFirst, "a")
 		c, _ := open(t, old)
-		pt := old.bridge("a").pt.current
+		pt, _ := old.bridge("a").pt.child.Child()
 		c.Close()
 		w.apply(&config.Config{Limits: old.cfg.Limits})
 		synctest.Wait()
@@ -236,11 +236,6 @@ func TestApplyConcurrently(t *testing.T) {
 			cfg = two
 		}
 		s := w.m.Apply(cfg)
-		for _, b := range s.all {
-			b.pt.mu.Lock()
-			b.pt.begin = w.begin
-			b.pt.mu.Unlock()
-		}
 		mu.Lock()
 		set = s
 		mu.Unlock()

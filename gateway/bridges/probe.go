@@ -50,7 +50,7 @@ func (b *Bridge) Probe(ctx context.Context) (p Probe) {
 		}
 		return err == nil
 	}
-	if b.pt.inside == nil && b.pt.err == nil {
+	if b.pt.child != nil {
 		if !step(StageProgram, func() error {
 			_, err := b.pt.ready(ctx)
 			return err

@@ -8,10 +8,7 @@ import (
 	"net"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
-
-	"github.com/cenkalti/backoff/v5"
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
@@ -19,46 +16,33 @@ import (
 	"ptgate/gateway/config"
 	"ptgate/gateway/redact"
 	"ptgate/gateway/stream"
+	"ptgate/gateway/supervise"
 )
 
-// A program is one PT client for all bridges with the same settings: a
-// supervised child process, or a built-in transport inside this process.
+// A program is one PT client for all bridges with the same settings: a child
+// process, or a built-in transport inside this process.
 type program struct {
 	key   string
 	users int // bridges; the Manager's mu guards it
-	pt    *config.PT
-	log   *slog.Logger
 
-	private func() bool // log.private, now
-
-	inside *builtin.Client // nil: a child process
-	begin  func(context.Context) (child, error)
-	err    error // the settings are no good
-
-	ctx  context.Context
-	stop context.CancelFunc
-	wg   sync.WaitGroup
-
-	mu      sync.Mutex
-	current child
-	start   *starting // one under way
-	pause   backoff.ExponentialBackOff
-	notTill time.Time // the next start
-	starts  int
+	inside *builtin.Client                 // nil: a child process
+	child  *supervise.Supervisor[clientPT] // nil: inside this process
+	err    error                           // the settings are no good
 }
 
-// A child is a running PT client, an *adapter.ClientAdapter.
-type child interface {
+// A clientPT is a running PT client, an *adapter.ClientAdapter.
+type clientPT interface {
+	supervise.Child
 	DialTransport(ctx context.Context, transport, addr string, args adapter.Args) (net.Conn, error)
-	Done() <-chan struct{}
-	Err() error
-	Close() error
 }
 
-type starting struct {
-	done chan struct{}
-	pt   child
-	err  error
+// startClient starts a PT client in a child process.
+func startClient(ctx context.Context, cfg adapter.ClientConfig) (clientPT, error) {
+	pt := adapter.NewClient(cfg)
+	if err := pt.Start(ctx); err != nil {
+		return nil, err
+	}
+	return pt, nil
 }
 
 // ptKey names a PT's settings: bridges with the same key share a process.
@@ -83,10 +67,8 @@ func (m *Manager) program(p *config.PT, transport string, cfg *config.Config) *p
 		old.users++
 		return old
 	}
-	pr := &program{key: key, users: 1, pt: p, log: m.log.With("pt", p.Name), private: m.private.Load}
-	pr.ctx, pr.stop = context.WithCancel(context.Background())
-	pr.pause = *backoff.NewExponentialBackOff()
-	pr.pause.InitialInterval, pr.pause.MaxInterval = 500*time.Millisecond, time.Minute
+	log := m.log.With("pt", p.Name)
+	pr := &program{key: key, users: 1}
 	m.pts[key] = pr
 
 	var proxy *url.URL
@@ -102,7 +84,7 @@ func (m *Manager) program(p *config.PT, transport string, cfg *config.Config) *p
 			Proxy:     proxy,
 			BindV4:    p.BindV4,
 			BindV6:    p.BindV6,
-			Logger:    pr.log,
+			Logger:    log,
 		})
 		return pr
 	}
@@ -117,19 +99,20 @@ func (m *Manager) program(p *config.PT, transport string, cfg *config.Config) *p
 			Env:      p.Env,
 			BindV4:   p.BindV4,
 			BindV6:   p.BindV6,
-			Logger:   pr.log,
-			OnEvent:  func(e adapter.Event) { logEvent(pr.log, m.private.Load(), e) },
+			Logger:   log,
+			OnEvent:  func(e adapter.Event) { logEvent(log, m.private.Load(), e) },
 		},
 		Transports: p.Transports,
 		Proxy:      proxy,
 	}
-	pr.begin = func(ctx context.Context) (child, error) {
-		pt := adapter.NewClient(settings)
-		if err := pt.Start(ctx); err != nil {
-			return nil, err
-		}
-		return pt, nil
-	}
+	start := m.startPT
+	pr.child = supervise.New(supervise.Config[clientPT]{
+		Name:   "pluggable transport",
+		Start:  func(ctx context.Context) (clientPT, error) { return start(ctx, settings) },
+		Logger: log,
+		Text:   func(err error) string { return failure(err, m.private.Load()) },
+		Advice: func(err error) string { return StartAdvice(err, p) },
+	})
 	return pr
 }
 
@@ -162,7 +145,7 @@ func (p *program) dial(ctx context.Context, b *config.Bridge) (stream.Conn, erro
 
 // ended tells whether pt has died under a dial that failed with err, so that the
 // next one may do better. Its sockets break a moment before its end is known.
-func ended(ctx context.Context, pt child, err error) bool {
+func ended(ctx context.Context, pt clientPT, err error) bool {
 	if _, ok := errors.AsType[adapter.Reply](err); ok {
 		return false // it has answered
 	}
@@ -181,111 +164,29 @@ func ended(ctx context.Context, pt child, err error) bool {
 }
 
 // ready gives the running PT, and starts it where there is none.
-func (p *program) ready(ctx context.Context) (child, error) {
-	p.mu.Lock()
-	if p.ctx.Err() != nil {
-		p.mu.Unlock()
-		return nil, errStopping
+func (p *program) ready(ctx context.Context) (clientPT, error) {
+	pt, err := p.child.Get(ctx)
+	switch {
+	case errors.Is(err, supervise.ErrClosed):
+		return nil, answer.Errorf(answer.Limit, "pluggable transport: %w", err)
+	case err != nil && ctx.Err() != nil:
+		return nil, fmt.Errorf("pluggable transport is not ready: %w", err)
 	}
-	if pt := p.current; pt != nil {
-		select {
-		case <-pt.Done():
-			p.current = nil
-		default:
-			p.mu.Unlock()
-			return pt, nil
-		}
-	}
-	s := p.start
-	if s == nil {
-		s = &starting{done: make(chan struct{})}
-		p.start = s
-		wait := time.Until(p.notTill)
-		p.wg.Go(func() { p.run(s, wait) })
-	}
-	p.mu.Unlock()
-	select {
-	case <-s.done:
-		return s.pt, s.err
-	case <-ctx.Done():
-		return nil, fmt.Errorf("pluggable transport is not ready: %w", context.Cause(ctx))
-	}
+	return pt, err
 }
 
-// run starts the PT after wait, and sees it to its end.
-func (p *program) run(s *starting, wait time.Duration) {
-	begun := time.Now()
-	pt, err := p.launch(wait)
-	p.mu.Lock()
-	p.start = nil
-	s.pt, s.err = pt, err
-	if err != nil {
-		p.notTill = time.Now().Add(p.pause.NextBackOff())
-	} else {
-		p.current = pt
+// starts counts how often the PT was started; 0: it runs inside this process.
+func (p *program) starts() int {
+	if p.child == nil {
+		return 0
 	}
-	p.mu.Unlock()
-	close(s.done)
-	if err != nil {
-		if p.ctx.Err() == nil {
-			p.log.Error("pluggable transport did not start", "error", failure(err, p.private()), "advice", advice(err, p.pt))
-		}
-		return
-	}
-	p.log.Info("pluggable transport started", "after", time.Since(begun).Round(time.Millisecond))
-	up := time.Now()
-	select {
-	case <-pt.Done():
-		p.mu.Lock()
-		if time.Since(up) > time.Minute {
-			p.pause.Reset()
-		}
-		pause := p.pause.NextBackOff()
-		if time.Since(up) > 10*time.Second {
-			pause = 0
-		}
-		p.notTill = time.Now().Add(pause)
-		if p.current == pt {
-			p.current = nil
-		}
-		p.mu.Unlock()
-		p.log.Warn("pluggable transport ended; it is started again when it is needed", "error", failure(pt.Err(), p.private()), "after", time.Since(up).Round(time.Millisecond), "pause", pause)
-		pt.Close()
-	case <-p.ctx.Done():
-		pt.Close()
-	}
-}
-
-var errStopping = answer.Errorf(answer.Limit, "pluggable transport: stopping")
-
-func (p *program) launch(wait time.Duration) (child, error) {
-	if wait > 0 {
-		t := time.NewTimer(wait)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-p.ctx.Done():
-			return nil, errStopping
-		}
-	}
-	p.mu.Lock()
-	p.starts++
-	p.mu.Unlock()
-	return p.begin(p.ctx)
-}
-
-// Starts counts how often the PT was started.
-func (p *program) Starts() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.starts
+	return p.child.Status().Starts
 }
 
 func (p *program) close() {
-	p.mu.Lock()
-	p.stop() // nothing is started after this
-	p.mu.Unlock()
-	p.wg.Wait()
+	if p.child != nil {
+		p.child.Close()
+	}
 }
 
 // logEvent writes what a PT says. It may name bridges and destinations, so that a

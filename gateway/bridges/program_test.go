@@ -223,7 +223,8 @@ func TestChild(t *testing.T) {
 			s := m.Apply(cfg)
 			c, _ := open(t, s)
 			echo(t, c)
-			pid := s.all[0].pt.current.(*adapter.ClientAdapter).Pid()
+			pt, _ := s.all[0].pt.child.Child()
+			pid := pt.(*adapter.ClientAdapter).Pid()
 			if n := s.all[0].Status().PTStarts; n != starts {
 				t.Errorf("%d starts, want %d", n, starts)
 			}

@@ -54,6 +54,7 @@ type lifetime struct {
 // newWorld makes the far ends "a" and "b". It ends with the test.
 func newWorld(t testing.TB) *world {
 	w := &world{t: t, m: NewManager("", quiet), far: map[string]*far{"a": newFar(), "b": newFar()}}
+	w.m.startPT = w.start
 	t.Cleanup(func() {
 		for _, f := range w.far {
 			f.block(false)
@@ -81,11 +82,6 @@ func (w *world) config(pick config.Pick, addrs ...string) *config.Config {
 // apply puts cfg to work, as a gateway does.
 func (w *world) apply(cfg *config.Config) *Set {
 	s := w.m.Apply(cfg)
-	for _, b := range s.all {
-		b.pt.mu.Lock()
-		b.pt.begin = w.begin
-		b.pt.mu.Unlock()
-	}
 	s.Retire()
 	return s
 }
@@ -104,7 +100,7 @@ func (s *Set) bridge(name string) *Bridge {
 	return nil
 }
 
-func (w *world) begin(context.Context) (child, error) {
+func (w *world) start(context.Context, adapter.ClientConfig) (clientPT, error) {
 	n := w.pts.Add(1)
 	pt := &memoryPT{w: w, done: make(chan struct{})}
 	if w.life != nil {
