@@ -66,6 +66,16 @@ func (c *cookie) write(dir string) (path string, err error) {
 	return path, errors.Join(err, f.Close())
 }
 
+// remove removes the file that write has made, and its directory; not one that another
+// adapter has put in its place since: a parent may start the next program while this
+// one still ends.
+func (c *cookie) remove(path string) error {
+	if b, err := os.ReadFile(path); err != nil || string(b) != cookieHeader+string(c[:]) {
+		return nil
+	}
+	return os.RemoveAll(filepath.Dir(path))
+}
+
 // The two strings of SAFE_COOKIE (217, 4.2.1.3).
 const (
 	serverHash = "ExtORPort authentication server-to-client hash"

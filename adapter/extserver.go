@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -183,7 +182,7 @@ func (a *ExtServerAdapter) stopExchanges(cookiePath string) {
 	}
 	a.exMu.Unlock()
 	a.exchange.Wait()
-	if err := os.RemoveAll(filepath.Dir(cookiePath)); err != nil {
+	if err := a.cookie.remove(cookiePath); err != nil {
 		a.log.Warn("cookie file not removed", "error", err)
 	}
 }

@@ -165,6 +165,32 @@ func TestCookieRotates(t *testing.T) {
 	}
 }
 
+// TestCookieOfSuccessor starts a program while the one before still ends, in the same
+// directory: the end of the old one leaves the new one's cookie alone.
+func TestCookieOfSuccessor(t *testing.T) {
+	h := newHarness(t)
+	cfg := h.config("ext server")
+	cfg.StateDir = t.TempDir()
+	start := func() *ExtServerAdapter {
+		a := NewExtServer(ExtServerConfig{Config: cfg})
+		if err := errors.Join(a.AddTransport("fake", "", nil), a.Start(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	old := start()
+	next := start()
+	h.end(old)
+	path := filepath.Join(cfg.StateDir, "extorport", "extended_orport_auth_cookie")
+	if file, err := os.ReadFile(path); err != nil || !bytes.HasSuffix(file, next.cookie[:]) {
+		t.Errorf("cookie file %q %v", file, err)
+	}
+	h.end(next)
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("cookie file stays: %v", err)
+	}
+}
+
 // TestServerFailures has starts of servers that fail.
 func TestServerFailures(t *testing.T) {
 	h := newHarness(t)
