@@ -9,19 +9,15 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
-	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"ptgate/adapter"
-	"ptgate/adapter/builtin"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
@@ -30,6 +26,7 @@ import (
 	"ptgate/gateway/relay"
 	"ptgate/gateway/seldom"
 	"ptgate/gateway/stream"
+	"ptgate/gateway/supervise"
 )
 
 // A Limiter bounds what is there at the same time.
@@ -49,6 +46,8 @@ type Deps struct {
 	Logger  *slog.Logger
 	// Private keeps what a PT says out of the log: it may name clients. Nil: yes.
 	Private func() bool
+
+	count counter // nil: count; for tests
 }
 
 // An Announced is what clients need to know of a transport that runs.
@@ -70,30 +69,20 @@ type Server struct {
 
 	stop, cut       context.Context // no new clients; no clients
 	endStop, endCut context.CancelFunc
-	wg              sync.WaitGroup
+
+	pt       *supervise.Supervisor[transport]
+	handlers sync.WaitGroup // of PT connections: these may outlive the PT that they came through
 
 	Traffic carrier.Traffic
-	Clients atomic.Int64  // PT connections open
-	active  atomic.Int64  // streams and forwards open
+	Clients atomic.Int64  // PT connections open, but for those that the PT leads to the service by itself
+	active  atomic.Int64  // streams and forwards open, likewise
 	quiet   chan struct{} // gets one when active falls to 0
 
-	released chan struct{} // closed when the port is free
-	warned   seldom.Gate
-	kept     seldom.Gate // of clients kept out
+	warned seldom.Gate
+	kept   seldom.Gate // of clients kept out
 
-	mu        sync.Mutex
-	announced Announced
-}
-
-// A source is a running PT.
-type source interface {
-	announced() (addr string, args adapter.Args)
-	// run accepts until the PT ends by itself (an error), or stop ends.
-	run(stop context.Context) error
-	// release returns when the port is free; run has returned.
-	release()
-	// close ends the PT and the connections that it carries.
-	close()
+	announced atomic.Pointer[Announced] // nil: it has not run yet
+	uncounted atomic.Bool               // the PT's own connections can't be counted
 }
 
 // Key tells servers apart by everything that they depend on.
@@ -108,19 +97,23 @@ func Key(c *config.Serve, state string) string {
 // Start starts the transport and serves until Stop. state is the PT's own
 // directory.
 func Start(ctx context.Context, c *config.Serve, state string, deps Deps) (*Server, error) {
-	s := &Server{cfg: c, state: state, deps: deps, key: Key(c, state), quiet: make(chan struct{}, 1), released: make(chan struct{}),
+	s := &Server{cfg: c, state: state, deps: deps, key: Key(c, state), quiet: make(chan struct{}, 1),
 		log: deps.Logger.With("serve", c.Transport, "port", c.Bind.Port())}
+	if s.deps.count == nil {
+		s.deps.count = count
+	}
 	s.stop, s.endStop = context.WithCancel(context.Background())
 	s.cut, s.endCut = context.WithCancel(context.Background())
-	src, err := s.open(ctx)
-	if err != nil {
-		s.endStop()
-		s.endCut()
+	s.pt = supervise.New(supervise.Config[transport]{
+		Name:   "pluggable transport",
+		Start:  s.open,
+		Logger: s.log,
+		Text:   func(err error) string { return redact.Text(err, s.private()) },
+	})
+	if _, err := s.pt.Keep(ctx); err != nil {
+		s.Stop(ctx, 0)
 		return nil, fmt.Errorf("serve %s on %s: %w", c.Transport, c.Bind, err)
 	}
-	s.set(src)
-	s.log.Info("serving")
-	s.wg.Go(func() { s.supervise(src) })
 	return s, nil
 }
 
@@ -131,20 +124,21 @@ func (s *Server) Key() string { return s.key }
 func (s *Server) State() string { return s.state }
 
 // Announced tells the transport's address and args.
-func (s *Server) Announced() Announced {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.announced
-}
+func (s *Server) Announced() Announced { return *s.announced.Load() }
+
+// PT tells how the PT does.
+func (s *Server) PT() supervise.Status { return s.pt.Status() }
 
 // Bind is the address that clients come to, as configured.
 func (s *Server) Bind() netip.AddrPort { return s.cfg.Bind }
 
 // Release takes no new clients and returns when the port is free. What is live
-// goes on until Stop.
+// goes on until Stop, where the PT can do that.
 func (s *Server) Release() {
 	s.endStop()
-	<-s.released
+	if pt, ok := s.pt.Retire(); ok {
+		pt.release(s.cut)
+	}
 }
 
 // Again starts a server with the same settings, after Release.
@@ -152,93 +146,53 @@ func (s *Server) Again(ctx context.Context, deps Deps) (*Server, error) {
 	return Start(ctx, s.cfg, s.state, deps)
 }
 
-// Active is how many streams and forwarded connections are open.
-func (s *Server) Active() int64 { return s.active.Load() }
+// Active is how many streams and forwarded connections are open. Those that a PT
+// leads to the service by itself are counted once a second at most.
+func (s *Server) Active() int64 {
+	n := s.active.Load()
+	if pt, ok := s.pt.Child(); ok {
+		n += pt.carried()
+	}
+	return n
+}
 
 // Stop ends the server: no new clients from now on, live streams go on for drain
 // at most, or until ctx ends.
 func (s *Server) Stop(ctx context.Context, drain time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, drain)
+	defer cancel()
+	defer context.AfterFunc(ctx, s.endCut)()
 	s.endStop()
-	t := time.NewTimer(drain)
-	defer t.Stop()
-	for s.active.Load() > 0 {
+	pt, running := s.pt.Retire()
+	if running {
+		pt.drain()
+	}
+	for s.active.Load() > 0 && ctx.Err() == nil {
 		select {
 		case <-s.quiet:
-			continue
-		case <-t.C:
 		case <-ctx.Done():
 		}
-		break
+	}
+	if running {
+		pt.idle(ctx)
 	}
 	s.endCut()
-	s.wg.Wait()
+	s.pt.Close()
+	s.handlers.Wait()
 }
 
 // bind is the address to listen on: after a restart the one that clients know,
 // also where the configuration left the port open.
 func (s *Server) bind() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	known := s.announced.Load()
+	if known == nil || s.cfg.Bind.Port() != 0 {
+		return s.cfg.Bind.String()
+	}
 	// A transport behind a web server may announce an address that is not its own.
-	if a, err := netip.ParseAddrPort(s.announced.Address); err == nil && s.cfg.Bind.Port() == 0 && a.Addr() == s.cfg.Bind.Addr() {
+	if a, err := netip.ParseAddrPort(known.Address); err == nil && a.Addr() == s.cfg.Bind.Addr() {
 		return a.String()
 	}
 	return s.cfg.Bind.String()
-}
-
-func (s *Server) set(src source) {
-	addr, args := src.announced()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.announced = Announced{s.key, s.cfg.Transport, s.cfg.Bind.String(), addr, args}
-}
-
-// supervise keeps the transport running until the end.
-func (s *Server) supervise(src source) {
-	pause := 250 * time.Millisecond
-	for {
-		up := time.Now()
-		err := src.run(s.stop)
-		if s.stop.Err() != nil {
-			src.release()
-			close(s.released)
-			<-s.cut.Done()
-			src.close()
-			return
-		}
-		src.close()
-		if time.Since(up) > time.Minute {
-			pause = 250 * time.Millisecond
-		}
-		s.log.Error("transport ended; it is started again", "error", redact.Text(err, s.private()), "after", time.Since(up).Round(time.Millisecond), "pause", pause)
-		for {
-			t := time.NewTimer(pause)
-			select {
-			case <-t.C:
-			case <-s.stop.Done():
-				t.Stop()
-				close(s.released)
-				return
-			}
-			pause = min(2*pause, time.Minute)
-			if src, err = s.open(s.stop); err == nil {
-				break
-			}
-			if s.stop.Err() == nil {
-				s.log.Error("transport did not start", "error", redact.Text(err, s.private()), "pause", pause)
-			}
-		}
-		s.set(src)
-		s.log.Info("serving again")
-	}
-}
-
-func (s *Server) open(ctx context.Context) (source, error) {
-	p := s.cfg.PT
-	if p.Builtin() && !p.Isolate && builtin.InProcess(s.cfg.Transport) {
-		return s.openInside()
-	}
-	return s.openChild(ctx)
 }
 
 // admit looks at [[serve]] deny and allow.
@@ -267,182 +221,8 @@ func (s *Server) lets(a netip.AddrPort) bool {
 	return len(s.cfg.Allow) == 0
 }
 
-// inside is a built-in transport in this process.
-type inside struct {
-	s  *Server
-	ln *builtin.Listener
-	wg sync.WaitGroup
-}
-
-func (s *Server) openInside() (source, error) {
-	ln, err := builtin.Listen(builtin.ServerConfig{
-		Transport:   s.cfg.Transport,
-		StateDir:    s.state,
-		Bind:        s.bind(),
-		Options:     s.cfg.Options,
-		Admit:       s.admit,
-		TrustedHops: s.cfg.TrustedHops,
-		Logger:      s.log,
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &inside{s: s, ln: ln}, nil
-}
-
-func (i *inside) announced() (string, adapter.Args) {
-	return i.ln.Addr().String(), i.ln.Args()
-}
-
-func (i *inside) run(stop context.Context) error {
-	defer context.AfterFunc(stop, func() { i.ln.Close() })()
-	for {
-		c, err := i.ln.Accept()
-		if err != nil {
-			return err
-		}
-		i.wg.Go(func() { i.s.handle(stream.Inside(c)) })
-	}
-}
-
-func (i *inside) release() { i.ln.Close() }
-
-func (i *inside) close() {
-	i.ln.Close()
-	i.wg.Wait()
-}
-
-// child is a PT program.
-type child struct {
-	s   *Server
-	pt  serverPT
-	ext *adapter.ExtServerAdapter // nil: the PT leads to the service by itself
-	wg  sync.WaitGroup
-}
-
-type serverPT interface {
-	AddTransport(name, bind string, options adapter.Args) error
-	Start(context.Context) error
-	Method(string) (adapter.ServerMethod, error)
-	Done() <-chan struct{}
-	Err() error
-	Drain() error
-	Close() error
-}
-
-func (s *Server) openChild(ctx context.Context) (source, error) {
-	p := s.cfg.PT
-	exec := p.Exec
-	if p.Builtin() {
-		exec = []string{s.deps.Exe, "pt"}
-	}
-	cfg := adapter.Config{Exec: exec, StateDir: s.state, Env: p.Env, BindV4: p.BindV4, BindV6: p.BindV6, Logger: s.log, OnEvent: s.event}
-	c := &child{s: s}
-	if addr, err := netip.ParseAddrPort(s.cfg.Forward); err == nil && len(s.cfg.Allow)+len(s.cfg.Deny) == 0 {
-		// Nothing is to be decided: the PT connects to the service itself.
-		c.pt = adapter.NewServer(adapter.ServerConfig{Config: cfg, Forward: addr.String()})
-	} else {
-		c.ext = adapter.NewExtServer(adapter.ExtServerConfig{Config: cfg,
-			PreConnect: func(i adapter.ClientInfo) bool { return s.admit(i.Addr) }})
-		c.pt = c.ext
-	}
-	if err := c.pt.AddTransport(s.cfg.Transport, s.bind(), childOptions(s.cfg)); err != nil {
-		return nil, err
-	}
-	if err := c.pt.Start(ctx); err != nil {
-		return nil, err
-	}
-	if _, err := c.pt.Method(s.cfg.Transport); err != nil {
-		c.pt.Close()
-		return nil, err
-	}
-	return c, nil
-}
-
-// childOptions are the options for a program. Ours learns from one how many proxies
-// in front are to be trusted, and trusts one where nothing is said.
-func childOptions(c *config.Serve) adapter.Args {
-	row, _ := builtin.Lookup(c.Transport)
-	if !row.Front || !c.PT.Builtin() || c.TrustedHops == 1 {
-		return c.Options
-	}
-	return append(slices.Clone(c.Options), adapter.Arg{Key: "trusted-hops", Value: strconv.Itoa(c.TrustedHops)})
-}
-
 // private tells whether the log is to hold nothing of clients.
 func (s *Server) private() bool { return s.deps.Private == nil || s.deps.Private() }
-
-// event writes what a PT says. It may name clients, so that a private log gets no
-// more than the fact.
-func (s *Server) event(e adapter.Event) {
-	if s.private() && e.Kind != adapter.EventDropped {
-		s.log.Debug("the transport program has something to say; log.private keeps it out", "kind", e.Kind.String(), "severity", e.Severity)
-		return
-	}
-	adapter.LogEvent(s.log, e)
-}
-
-func (c *child) announced() (string, adapter.Args) {
-	m, err := c.pt.Method(c.s.cfg.Transport)
-	if err != nil {
-		return "", nil
-	}
-	return m.Addr, m.Args
-}
-
-func (c *child) run(stop context.Context) error {
-	if c.ext != nil {
-		c.wg.Go(c.accept)
-	}
-	select {
-	case <-c.pt.Done():
-		if err := c.pt.Err(); err != nil {
-			return err
-		}
-		return errors.New("the program has ended")
-	case <-stop.Done():
-		// The end of the program is not waited for: obfs4proxy and lyrebird go
-		// on for ever where there was no connection to drain.
-		c.pt.Drain()
-		return nil
-	}
-}
-
-// accept takes connections until the program ends.
-func (c *child) accept() {
-	for {
-		conn, err := c.ext.Accept()
-		if err != nil {
-			return
-		}
-		c.wg.Go(func() { c.s.handle(stream.FromProgram(conn)) })
-	}
-}
-
-// release waits until the program has closed its port, which it does when it was
-// asked to drain. A program that does not is ended by close.
-func (c *child) release() {
-	addr := c.s.bind()
-	for range 50 {
-		if ln, err := net.Listen("tcp", addr); err == nil {
-			ln.Close()
-			return
-		}
-		t := time.NewTimer(100 * time.Millisecond)
-		select {
-		case <-t.C:
-		case <-c.s.cut.Done():
-			t.Stop()
-			return
-		}
-	}
-	c.pt.Close()
-}
-
-func (c *child) close() {
-	c.pt.Close()
-	c.wg.Wait()
-}
 
 // handle owns one PT connection.
 func (s *Server) handle(c stream.Conn) {

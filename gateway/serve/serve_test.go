@@ -41,6 +41,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(builtin.Main(context.Background(), os.Stdin, os.Stdout))
 	}
+	if len(os.Args) == 2 && os.Args[1] == "plain-pt" {
+		plainPT()
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -88,9 +91,11 @@ type far struct {
 	*Server
 	t      testing.TB
 	log    *journal
-	limit  *inbound.Limiter
+	limit  Limiter
 	limits *config.Limits
 	exit   *exit.Settings
+	state  string
+	count  counter
 	trial  bool // nothing is behind it
 }
 
@@ -116,6 +121,7 @@ func start(t testing.TB, c *config.Serve, change func(*far)) *far {
 		limit:  inbound.NewLimiter(100),
 		limits: &config.Limits{Connections: 100, Handshake: 10 * time.Second, Dial: 10 * time.Second},
 		exit:   &exit.Settings{Handshake: 10 * time.Second},
+		state:  filepath.Join(t.TempDir(), "state"),
 	}
 	if change != nil {
 		change(f)
@@ -125,12 +131,13 @@ func start(t testing.TB, c *config.Serve, change func(*far)) *far {
 	if f.trial {
 		behind = nil
 	}
-	f.Server, err = Start(t.Context(), c, filepath.Join(t.TempDir(), "state"), Deps{
+	f.Server, err = Start(t.Context(), c, f.state, Deps{
 		Exe:    exe,
 		Exit:   behind,
 		Limit:  f.limit,
 		Limits: func() *config.Limits { return f.limits }, Windows: new(carrier.Windows),
 		Logger: log,
+		count:  f.count,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -491,7 +498,8 @@ func TestRestart(t *testing.T) {
 	if _, err := s.Read(make([]byte, 1)); err == nil {
 		t.Error("a stream has outlived the transport")
 	}
-	f.log.await(t, "serving again")
+	f.log.await(t, "pluggable transport ended")
+	f.log.await(t, "pluggable transport started")
 	if after := f.Announced(); fmt.Sprint(after) != fmt.Sprint(before) {
 		t.Errorf("announced %v, before %v", after, before)
 	}

@@ -1,0 +1,135 @@
+package serve
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// canCount says whether count can work on this system at all.
+const canCount = true
+
+// count counts the TCP connections to an address that the processes of a group hold,
+// and tells whether the group listens on any TCP port. It fails where /proc does not
+// show the processes or their files: hidden by its mount options or by the capabilities
+// of a program.
+//
+// A connection counts as long as a process has it open, whatever TCP's state: one that
+// the service has ended may have bytes that the process has still to read.
+func count(group int, to netip.AddrPort) (n int64, listening bool, err error) {
+	members, err := groupMembers(group)
+	if err != nil {
+		return 0, false, err
+	}
+	found := map[string]bool{} // inodes: a socket may be held by several processes
+	for _, dir := range members {
+		connected, listens, err := sockets(dir, to)
+		if err != nil {
+			return 0, false, err
+		}
+		if len(connected)+len(listens) == 0 {
+			continue
+		}
+		fds, err := os.ReadDir(dir + "/fd")
+		if err != nil {
+			return 0, false, err
+		}
+		for _, fd := range fds {
+			link, err := os.Readlink(dir + "/fd/" + fd.Name())
+			if err != nil {
+				continue // closed since
+			}
+			inode, ok := strings.CutPrefix(link, "socket:[")
+			if !ok {
+				continue
+			}
+			inode = strings.TrimSuffix(inode, "]")
+			if connected[inode] {
+				found[inode] = true
+			}
+			if listens[inode] {
+				listening = true
+			}
+		}
+	}
+	return int64(len(found)), listening, nil
+}
+
+// groupMembers lists the directories of a group's processes in /proc.
+func groupMembers(group int) (dirs []string, err error) {
+	// The leader must be there: it has not been waited for.
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d/stat", group)); err != nil {
+		return nil, err
+	}
+	all, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range all {
+		stat, err := os.ReadFile(dir + "/stat")
+		if err != nil {
+			continue // it has ended since
+		}
+		// proc(5): pid (name) state parent group; the name may have anything in it.
+		_, rest, _ := bytes.Cut(stat[bytes.LastIndexByte(stat, ')')+1:], []byte(" "))
+		f := bytes.Fields(rest)
+		if len(f) > 2 && string(f[2]) == strconv.Itoa(group) && f[0][0] != 'Z' {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs, nil
+}
+
+// sockets gives the inodes of the TCP sockets in a process's network that are connected
+// to an address, and of those that listen.
+func sockets(dir string, to netip.AddrPort) (connected, listens map[string]bool, err error) {
+	connected, listens = map[string]bool{}, map[string]bool{}
+	read := func(file string, addr []byte) error {
+		table, err := os.ReadFile(dir + file)
+		if err != nil {
+			return err
+		}
+		remote := fmt.Appendf(nil, "%s:%04X", words(addr), to.Port())
+		listen := []byte(" 0A ")
+		for line := range bytes.Lines(table) {
+			if !bytes.Contains(line, remote) && !bytes.Contains(line, listen) {
+				continue // most of a large table
+			}
+			// sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
+			f := bytes.Fields(line)
+			switch {
+			case len(f) < 10 || string(f[9]) == "0": // nobody holds it
+			case string(f[3]) == "0A":
+				listens[string(f[9])] = true
+			case bytes.Equal(f[2], remote):
+				connected[string(f[9])] = true
+			}
+		}
+		return nil
+	}
+	var four []byte // none: nothing in the table of IPv4 is connected to it
+	if to.Addr().Unmap().Is4() {
+		four = to.Addr().Unmap().AsSlice()
+	}
+	err = read("/net/tcp", four)
+	six := to.Addr().As16()                                // an IPv4 address has a form there, too
+	if e := read("/net/tcp6", six[:]); !os.IsNotExist(e) { // as in a kernel without IPv6
+		err = errors.Join(err, e)
+	}
+	return connected, listens, err
+}
+
+// words is an address as the kernel prints it there: words of 32 bits in the machine's
+// own byte order.
+func words(addr []byte) (text string) {
+	for ; len(addr) > 0; addr = addr[4:] {
+		text += fmt.Sprintf("%08X", binary.NativeEndian.Uint32(addr))
+	}
+	return text
+}

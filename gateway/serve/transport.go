@@ -1,0 +1,331 @@
+package serve
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ptgate/adapter"
+	"ptgate/adapter/builtin"
+	"ptgate/gateway/config"
+	"ptgate/gateway/stream"
+	"ptgate/gateway/supervise"
+)
+
+// A transport is one run of a PT: a listener in this process, or a program. Its end
+// is not the end of connections that the Server has got from it.
+type transport interface {
+	supervise.Child
+
+	// drain takes no new clients from now on, as far as the PT can do that without
+	// harm to the others. It does not wait.
+	drain()
+
+	// release takes no new clients, and returns when the port is free, or cut ends. A
+	// PT that keeps its port is ended.
+	release(cut context.Context)
+
+	// carried is how many connections the PT leads to the service by itself, so that
+	// the Server does not see them. The number may be a second old.
+	carried() int64
+
+	// idle returns when carried is 0 and was not 0 by chance, or ctx ends.
+	idle(ctx context.Context)
+}
+
+// open starts the PT, and notes what it announces.
+func (s *Server) open(ctx context.Context) (t transport, err error) {
+	p := s.cfg.PT
+	var addr string
+	var args adapter.Args
+	if p.Builtin() && !p.Isolate && builtin.InProcess(s.cfg.Transport) {
+		t, addr, args, err = s.listen()
+	} else {
+		t, addr, args, err = s.launch(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.announced.Store(&Announced{s.key, s.cfg.Transport, s.cfg.Bind.String(), addr, args})
+	return t, nil
+}
+
+// A listener is a built-in transport in this process.
+type listener struct {
+	ln        *builtin.Listener
+	accepting sync.WaitGroup
+	done      chan struct{} // closed when nothing is accepted any more
+	err       error         // why
+}
+
+func (s *Server) listen() (transport, string, adapter.Args, error) {
+	ln, err := builtin.Listen(builtin.ServerConfig{
+		Transport:   s.cfg.Transport,
+		StateDir:    s.state,
+		Bind:        s.bind(),
+		Options:     s.cfg.Options,
+		Admit:       s.admit,
+		TrustedHops: s.cfg.TrustedHops,
+		Logger:      s.log,
+	})
+	if err != nil {
+		return nil, "", nil, err
+	}
+	l := &listener{ln: ln, done: make(chan struct{})}
+	l.accepting.Go(func() { l.accept(s) })
+	return l, ln.Addr().String(), ln.Args(), nil
+}
+
+func (l *listener) accept(s *Server) {
+	defer close(l.done)
+	for {
+		c, err := l.ln.Accept()
+		if err != nil {
+			l.err = err
+			return
+		}
+		s.handlers.Go(func() { s.handle(stream.Inside(c)) })
+	}
+}
+
+func (l *listener) Done() <-chan struct{} { return l.done }
+
+func (l *listener) Err() error { return l.err }
+
+func (l *listener) Close() error {
+	err := l.ln.Close()
+	l.accepting.Wait()
+	return err
+}
+
+func (l *listener) drain() { l.Close() }
+
+func (l *listener) release(context.Context) { l.Close() }
+
+func (l *listener) carried() int64 { return 0 }
+
+func (l *listener) idle(context.Context) {}
+
+// A program is a PT in a child process.
+type program struct {
+	serverPT
+	s         *Server
+	direct    netip.AddrPort // where the PT leads connections by itself; zero: they come to the Server
+	accepting sync.WaitGroup
+
+	interrupt func() error // Drain, once: a second signal would end the program
+
+	counting sync.Mutex
+	counted  time.Time // the last count; counting guards it
+	number   atomic.Int64
+}
+
+type serverPT interface {
+	supervise.Child
+	AddTransport(name, bind string, options adapter.Args) error
+	Start(context.Context) error
+	Method(string) (adapter.ServerMethod, error)
+	Pid() int
+	Drain() error
+}
+
+// A counter is the function count.
+type counter func(group int, to netip.AddrPort) (n int64, listening bool, err error)
+
+// launch starts the PT in a child process. Where nothing is to be decided about a
+// client, the PT connects to the service by itself, which saves a way through this
+// process; but only if its connections can be counted, so that a stop can wait for them.
+func (s *Server) launch(ctx context.Context) (transport, string, adapter.Args, error) {
+	direct, err := netip.ParseAddrPort(s.cfg.Forward)
+	if err != nil || direct.Addr().IsUnspecified() || len(s.cfg.Allow)+len(s.cfg.Deny) > 0 ||
+		s.deps.Exit == nil || !canCount || s.uncounted.Load() {
+		direct = netip.AddrPort{}
+	}
+	exec := s.cfg.PT.Exec
+	if s.cfg.PT.Builtin() {
+		exec = []string{s.deps.Exe, "pt"}
+	}
+	cfg := adapter.Config{Exec: exec, StateDir: s.state, Env: s.cfg.PT.Env, BindV4: s.cfg.PT.BindV4, BindV6: s.cfg.PT.BindV6,
+		Logger: s.log, OnEvent: s.event}
+	p := &program{s: s, direct: direct}
+	var ext *adapter.ExtServerAdapter
+	if direct.IsValid() {
+		p.serverPT = adapter.NewServer(adapter.ServerConfig{Config: cfg, Forward: direct.String()})
+	} else {
+		ext = adapter.NewExtServer(adapter.ExtServerConfig{Config: cfg,
+			PreConnect: func(i adapter.ClientInfo) bool { return s.admit(i.Addr) }})
+		p.serverPT = ext
+	}
+	p.interrupt = sync.OnceValue(p.Drain)
+	if err := p.AddTransport(s.cfg.Transport, s.bind(), childOptions(s.cfg)); err != nil {
+		return nil, "", nil, err
+	}
+	if err := p.Start(ctx); err != nil {
+		return nil, "", nil, err
+	}
+	m, err := p.Method(s.cfg.Transport)
+	if err != nil {
+		p.Close()
+		return nil, "", nil, err
+	}
+	if direct.IsValid() {
+		// A PT that listens is one whose sockets can be seen.
+		if _, listening, err := s.deps.count(p.Pid(), direct); err != nil || !listening {
+			s.log.Info("the transport program's connections can't be counted: they go through ptgate to the fixed service", "error", err)
+			p.Close()
+			s.uncounted.Store(true)
+			return s.launch(ctx)
+		}
+	} else {
+		p.accepting.Go(func() { p.accept(ext) })
+	}
+	return p, m.Addr, m.Args, nil
+}
+
+// childOptions are the options for a program. Ours learns from one how many proxies
+// in front are to be trusted, and trusts one where nothing is said.
+func childOptions(c *config.Serve) adapter.Args {
+	row, _ := builtin.Lookup(c.Transport)
+	if !row.Front || !c.PT.Builtin() || c.TrustedHops == 1 {
+		return c.Options
+	}
+	return append(slices.Clone(c.Options), adapter.Arg{Key: "trusted-hops", Value: strconv.Itoa(c.TrustedHops)})
+}
+
+// event writes what a PT says. It may name clients, so that a private log gets no
+// more than the fact.
+func (s *Server) event(e adapter.Event) {
+	if s.private() && e.Kind != adapter.EventDropped {
+		s.log.Debug("the transport program has something to say; log.private keeps it out", "kind", e.Kind.String(), "severity", e.Severity)
+		return
+	}
+	adapter.LogEvent(s.log, e)
+}
+
+// accept takes connections until the program ends.
+func (p *program) accept(ext *adapter.ExtServerAdapter) {
+	for {
+		c, err := ext.Accept()
+		if err != nil {
+			return
+		}
+		p.s.handlers.Go(func() { p.s.handle(stream.FromProgram(c)) })
+	}
+}
+
+func (p *program) Close() error {
+	err := p.serverPT.Close()
+	p.accepting.Wait()
+	return err
+}
+
+// drainers are the programs that, at SIGINT, close their port and let live connections
+// finish. Others end at once.
+var drainers = []string{"obfs4proxy", "lyrebird"}
+
+func drains(pt *config.PT) bool {
+	return pt.Builtin() || slices.Contains(drainers, strings.TrimSuffix(filepath.Base(pt.Exec[0]), ".exe"))
+}
+
+// drain leaves a program alone that would end at once. It goes on taking clients, whom
+// the Server turns away; those that it leads to the service by itself are served.
+func (p *program) drain() {
+	if drains(p.s.cfg.PT) {
+		p.interrupt() // where that can't be done, the program is as the others
+	}
+}
+
+// releaseLimit is how long a program may take to close its port.
+const releaseLimit = 5 * time.Second
+
+// release does not wait for the end of the program: obfs4proxy and lyrebird go on for
+// ever where there was no connection to drain.
+func (p *program) release(cut context.Context) {
+	if p.interrupt() != nil {
+		p.Close()
+		return
+	}
+	limit := time.NewTimer(releaseLimit)
+	defer limit.Stop()
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for addr := p.s.bind(); ; {
+		if ln, err := net.Listen("tcp", addr); err == nil {
+			ln.Close()
+			return
+		}
+		select {
+		case <-look.C:
+		case <-p.Done():
+			return
+		case <-cut.Done():
+			return
+		case <-limit.C:
+			p.Close()
+			return
+		}
+	}
+}
+
+// look counts what the program leads to the service by itself. Where a count fails, the
+// one before stands, until the program has ended.
+func (p *program) look() int64 {
+	p.counted = time.Now()
+	n, _, err := p.s.deps.count(p.Pid(), p.direct)
+	select {
+	case <-p.Done():
+		n, err = 0, nil
+	default:
+	}
+	if err == nil {
+		p.number.Store(n)
+	}
+	return p.number.Load()
+}
+
+func (p *program) carried() int64 {
+	if p.direct.IsValid() && p.counting.TryLock() { // who counts already does it for all
+		if time.Since(p.counted) > time.Second {
+			p.look()
+		}
+		p.counting.Unlock()
+	}
+	return p.number.Load()
+}
+
+// lookEvery is the pause between two looks, which are longer where a look takes long.
+const lookEvery = 100 * time.Millisecond
+
+func (p *program) idle(ctx context.Context) {
+	if !p.direct.IsValid() {
+		return
+	}
+	p.counting.Lock()
+	defer p.counting.Unlock()
+	// Twice: the kernel's list is no picture of one moment.
+	for none := 0; ; {
+		begun := time.Now()
+		if p.look() > 0 {
+			none = 0
+		} else if none++; none == 2 {
+			return
+		}
+		t := time.NewTimer(max(lookEvery, 5*time.Since(begun)))
+		select {
+		case <-t.C:
+		case <-p.Done():
+			t.Stop()
+			return
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+	}
+}
