@@ -112,6 +112,10 @@ type setting struct {
 	hosts string // its own hosts file; "": one with nothing but localhost
 	netns string // its network namespace, which brings its own hosts file
 	env   []string
+
+	// As systemd/ptgate.service runs it: as a user of its own, who may listen on ports
+	// below 1024 where port is set, and whose /proc hides what others run.
+	service, port bool
 }
 
 // A box is one `ptgate run`.
@@ -150,6 +154,9 @@ func write(t testing.TB, dir, name, text string) string {
 	return path
 }
 
+// nobody is a user who owns nothing.
+const nobody = "65534"
+
 const plainHosts = "127.0.0.1 localhost\n"
 
 // within returns the command line that runs argv in the setting. The boxes share
@@ -166,6 +173,14 @@ func within(t testing.TB, s setting, argv []string) []string {
 		hosts = plainHosts
 	}
 	script := `mount --bind "$1" /etc/hosts && mount --bind "$2" /etc/resolv.conf && shift 2 && exec "$@"`
+	if s.service {
+		script = `mount -t proc -o hidepid=invisible proc /proc && ` + script
+		user := []string{"setpriv", "--reuid=" + nobody, "--regid=" + nobody, "--clear-groups"}
+		if s.port {
+			user = append(user, "--inh-caps=+net_bind_service", "--ambient-caps=+net_bind_service", "--no-new-privs")
+		}
+		argv = append(user, argv...)
+	}
 	return append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh",
 		write(t, dir, "hosts", hosts), write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n")}, argv...)
 }
@@ -213,6 +228,10 @@ func (b *box) launch(s setting) <-chan struct{} {
 	notify, err := net.ListenUnixgram("unixgram", socket)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if s.service {
+		must(t, "chown", "-R", nobody, b.dir)
+		must(t, "chmod", "755", filepath.Dir(ptgate))
 	}
 	argv := within(t, s, []string{ptgate, "run", "-c", b.file})
 	b.cmd = exec.Command(argv[0], argv[1:]...)

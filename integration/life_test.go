@@ -3,6 +3,8 @@
 package integration
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"io/fs"
@@ -13,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ptgate/integration/realpt"
 )
@@ -65,6 +69,130 @@ func TestStop(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestStopForward: a server that leads to one fixed service lets a download finish, at
+// a stop and at a reload that changes the [[serve]], whichever program serves, and
+// whether or not it connects to the service by itself.
+func TestStopForward(t *testing.T) {
+	for _, pt := range []speaker{
+		{name: "ptgate pt", isolate: true},
+		{name: "obfs4proxy", exec: []string{realpt.Program(t, "obfs4proxy")}},
+		{name: "lyrebird", exec: []string{realpt.Lyrebird(t)}},
+	} {
+		for _, how := range []string{"stop", "stop, asked about each client", "reload"} {
+			t.Run(pt.name+", "+how, func(t *testing.T) {
+				release := make(chan struct{})
+				service := serveTCP(t, func(c *net.TCPConn) {
+					io.WriteString(c, "begun\n")
+					<-release
+					io.CopyN(c, noise("rest"), 16<<20)
+				})
+				text := debugLog + fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\nforward = \"%s\"\n", freeAddr(t), service)
+				more := pt.table("obfs4") + "[limits]\ndrain = \"10s\"\n"
+				asked := "allow = [\"127.0.0.0/8\"]\n"
+				if how == "stop, asked about each client" {
+					text += asked
+				}
+				server := run(t, "server", text+more, setting{})
+				client := run(t, "client", debugLog+fronts+lineBridge(bridgeLine(t, server), "far = \"forward\"\n")+everythingVia("far")+shortDrain, setting{})
+				begin := func() net.Conn {
+					c, reply := socksOpen(t, client.socks(), originName, "80")
+					if reply != 0 {
+						t.Fatalf("reply %d", reply)
+					}
+					if _, err := io.ReadFull(c, make([]byte, 6)); err != nil {
+						t.Fatal(err)
+					}
+					return c
+				}
+				c := begin()
+				if how == "reload" {
+					write(t, server.dir, "server.toml", "state_dir = \""+server.state+"\"\n"+text+asked+more)
+					server.signal(syscall.SIGHUP)
+					server.log.wait(t, "msg=reloaded")
+					begin().Close() // through the new one
+				} else {
+					server.signal(syscall.SIGTERM)
+					server.log.wait(t, "msg=stopping")
+				}
+				close(release)
+				h := sha256.New()
+				if n, err := io.Copy(h, io.LimitReader(c, 16<<20)); err != nil || sum(h) != noiseSum("rest", 16<<20) {
+					t.Errorf("%d bytes, %v, want all of 16 MiB", n, err)
+				}
+				c.Close()
+				if how != "reload" {
+					server.ended(0)
+				}
+			})
+		}
+	}
+}
+
+// TestStopForwardAsService: the same for a server that runs as the shipped unit has it,
+// which sees its own programs in /proc, and with a program whose capabilities hide it.
+func TestStopForwardAsService(t *testing.T) {
+	for _, hidden := range []bool{false, true} {
+		t.Run(fmt.Sprintf("hidden=%v", hidden), func(t *testing.T) {
+			program := realpt.Program(t, "obfs4proxy")
+			if hidden {
+				program = capable(t, program)
+			}
+			release := make(chan struct{})
+			service := serveTCP(t, func(c *net.TCPConn) {
+				io.WriteString(c, "begun\n")
+				<-release
+				io.CopyN(c, noise("rest"), 16<<20)
+			})
+			server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\nforward = \"%s\"\n", freeAddr(t), service)+
+				speaker{exec: []string{program}}.table("obfs4")+"[limits]\ndrain = \"10s\"\n", setting{service: true, port: !hidden})
+			if got := strings.Contains(server.log.String(), "can't be counted"); got != hidden {
+				t.Errorf("its connections can't be counted: %v", got)
+			}
+			client := run(t, "client", fronts+lineBridge(bridgeLine(t, server), "far = \"forward\"\n")+everythingVia("far")+shortDrain, setting{})
+			c, reply := socksOpen(t, client.socks(), originName, "80")
+			if reply != 0 {
+				t.Fatalf("reply %d", reply)
+			}
+			if _, err := io.ReadFull(c, make([]byte, 6)); err != nil {
+				t.Fatal(err)
+			}
+			server.signal(syscall.SIGTERM)
+			server.log.wait(t, "msg=stopping")
+			close(release)
+			if n, err := io.Copy(io.Discard, io.LimitReader(c, 16<<20)); err != nil || n != 16<<20 {
+				t.Errorf("%d bytes, %v, want all of 16 MiB", n, err)
+			}
+			c.Close()
+			server.ended(0)
+		})
+	}
+}
+
+// capable is a copy of a program with the capability to listen on ports below 1024, as
+// setcap(8) gives it: the kernel hides such a process from others of its user.
+func capable(t *testing.T, program string) string {
+	t.Helper()
+	dir := scratch(t)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh := filepath.Join(dir, filepath.Base(program))
+	if err := os.WriteFile(fresh, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// struct vfs_cap_data of revision 2, with its effective bit (capabilities(7)).
+	data := binary.LittleEndian.AppendUint32(nil, 0x02000001)
+	data = binary.LittleEndian.AppendUint32(data, 1<<unix.CAP_NET_BIND_SERVICE)
+	if err := unix.Setxattr(fresh, "security.capability", append(data, make([]byte, 12)...), 0); err != nil {
+		t.Fatal(err)
+	}
+	return fresh
 }
 
 // TestDrainEnds: a stream that never ends is cut after limits.drain.
@@ -142,8 +270,7 @@ func TestPTRestarts(t *testing.T) {
 	client.log.wait(t, `level=WARN msg="pluggable transport ended`)
 	carries(t, client, o)
 	kill(server)
-	server.log.wait(t, `level=ERROR msg="transport ended; it is started again"`)
-	server.log.wait(t, `msg="serving again"`)
+	server.log.wait(t, `(?s)level=WARN msg="pluggable transport ended" serve=obfs4.*msg="pluggable transport started" serve=obfs4`)
 	carries(t, client, o)
 }
 
