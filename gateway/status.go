@@ -7,6 +7,7 @@ import (
 	"ptgate/gateway/bridges"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/outcome"
+	"ptgate/gateway/supervise"
 )
 
 // A Status is what a running gateway says of itself. It names no destination and
@@ -40,6 +41,8 @@ type ServeStatus struct {
 	Active    int64  `json:"active"`  // streams and forwarded connections
 	In        int64  `json:"in"`      // bytes, of carriers
 	Out       int64  `json:"out"`
+
+	PT supervise.Status `json:"pt"`
 }
 
 // Status tells how the gateway does.
@@ -62,7 +65,7 @@ func (g *Gateway) Status() Status {
 	}
 	for _, x := range g.servers {
 		a := x.Announced()
-		s.Serve = append(s.Serve, ServeStatus{a.Transport, a.Address, x.Clients.Load(), x.Active(), x.Traffic.In.Load(), x.Traffic.Out.Load()})
+		s.Serve = append(s.Serve, ServeStatus{a.Transport, a.Address, x.Clients.Load(), x.Active(), x.Traffic.In.Load(), x.Traffic.Out.Load(), x.PT()})
 	}
 	return s
 }

@@ -16,6 +16,7 @@ import (
 	"ptgate/gateway"
 	"ptgate/gateway/config"
 	"ptgate/gateway/control"
+	"ptgate/gateway/supervise"
 )
 
 // running finds the socket of the ptgate that runs a file. The file may have
@@ -139,12 +140,28 @@ func printStatus(out io.Writer, s *gateway.Status) {
 		if b.Why != "" {
 			more = append(more, "tried again after "+b.Until.Format(time.TimeOnly), b.Why)
 		}
+		if b.PT != nil {
+			more = append(more, trouble(b.PT)...)
+		}
 		fmt.Fprintf(w, "bridge %s\t%s, %s: %s\n", b.Name, b.Transport, b.Far, strings.Join(more, ", "))
 	}
 	for _, x := range s.Serve {
-		fmt.Fprintf(w, "serve %s\t%s: %s, %s, %s in, %s out\n", x.Transport, x.Address,
-			plural(int(x.Clients), "client connection"), plural(int(x.Active), "stream"), size(x.In), size(x.Out))
+		more := append([]string{plural(int(x.Clients), "client connection"), plural(int(x.Active), "stream"),
+			size(x.In) + " in", size(x.Out) + " out"}, trouble(&x.PT)...)
+		fmt.Fprintf(w, "serve %s\t%s: %s\n", x.Transport, x.Address, strings.Join(more, ", "))
 	}
+}
+
+// trouble tells of a transport program that fails.
+func trouble(st *supervise.Status) (more []string) {
+	if st.Failures == 0 {
+		return nil
+	}
+	more = append(more, "its program has failed "+plural(st.Failures, "time"))
+	if st.State == supervise.Waiting {
+		more = append(more, "starts again after "+st.Until.Format(time.TimeOnly))
+	}
+	return append(more, st.Error)
 }
 
 func size(n int64) string {

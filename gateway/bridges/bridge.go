@@ -14,6 +14,7 @@ import (
 	"ptgate/gateway/config"
 	"ptgate/gateway/dest"
 	"ptgate/gateway/stream"
+	"ptgate/gateway/supervise"
 	"ptgate/routes"
 )
 
@@ -78,14 +79,15 @@ type Status struct {
 	RTT       time.Duration `json:"rtt_ns"`         // to an exit; 0: unknown
 	In        int64         `json:"in"`             // bytes through an exit's carriers
 	Out       int64         `json:"out"`
-	PTStarts  int           `json:"pt_starts"` // of its program; 0: inside this process
+
+	PT *supervise.Status `json:"pt,omitempty"` // nil: it runs inside this process
 }
 
 // Status tells how the bridge does.
 func (b *Bridge) Status() Status {
 	c := b.config()
 	s := Status{Name: c.Name, Transport: c.Transport, Far: string(c.Far), State: "idle",
-		Active: b.active.Load(), In: b.Traffic.In.Load(), Out: b.Traffic.Out.Load(), PTStarts: b.pt.starts()}
+		Active: b.active.Load(), In: b.Traffic.In.Load(), Out: b.Traffic.Out.Load(), PT: b.pt.status()}
 	var suspect bool
 	s.Carriers, s.RTT, suspect = b.carriers.status()
 	if s.Carriers > 0 || s.Active > 0 {

@@ -175,12 +175,13 @@ func (p *program) ready(ctx context.Context) (clientPT, error) {
 	return pt, err
 }
 
-// starts counts how often the PT was started; 0: it runs inside this process.
-func (p *program) starts() int {
+// status tells how the program does; nil: there is none.
+func (p *program) status() *supervise.Status {
 	if p.child == nil {
-		return 0
+		return nil
 	}
-	return p.child.Status().Starts
+	st := p.child.Status()
+	return &st
 }
 
 func (p *program) close() {

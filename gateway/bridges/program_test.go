@@ -225,7 +225,7 @@ func TestChild(t *testing.T) {
 			echo(t, c)
 			pt, _ := s.all[0].pt.child.Child()
 			pid := pt.(*adapter.ClientAdapter).Pid()
-			if n := s.all[0].Status().PTStarts; n != starts {
+			if n := s.all[0].Status().PT.Starts; n != starts {
 				t.Errorf("%d starts, want %d", n, starts)
 			}
 			m.Close()
@@ -288,7 +288,7 @@ func TestPrivacyFollowsReload(t *testing.T) {
 			t.Errorf("private = %v: %s", private, line)
 		}
 	}
-	if n := m.bridges[identity(cfg.Bridges[0], cfg)].Status().PTStarts; n != 1 {
+	if n := m.bridges[identity(cfg.Bridges[0], cfg)].Status().PT.Starts; n != 1 {
 		t.Errorf("%d starts of the PT, want 1", n)
 	}
 }

@@ -5,11 +5,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // canCount says whether count can work on this system at all.
@@ -30,14 +32,13 @@ func count(group int, to netip.AddrPort) (n int64, listening bool, err error) {
 	found := map[string]bool{} // inodes: a socket may be held by several processes
 	for _, dir := range members {
 		connected, listens, err := sockets(dir, to)
-		if err != nil {
-			return 0, false, err
-		}
-		if len(connected)+len(listens) == 0 {
+		if err == nil && len(connected)+len(listens) == 0 {
 			continue
 		}
-		fds, err := os.ReadDir(dir + "/fd")
-		if err != nil {
+		fds, e := os.ReadDir(dir + "/fd")
+		if err = errors.Join(err, e); errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			continue // the process has ended since
+		} else if err != nil {
 			return 0, false, err
 		}
 		for _, fd := range fds {
@@ -118,9 +119,9 @@ func sockets(dir string, to netip.AddrPort) (connected, listens map[string]bool,
 		four = to.Addr().Unmap().AsSlice()
 	}
 	err = read("/net/tcp", four)
-	six := to.Addr().As16()                                // an IPv4 address has a form there, too
-	if e := read("/net/tcp6", six[:]); !os.IsNotExist(e) { // as in a kernel without IPv6
-		err = errors.Join(err, e)
+	six := to.Addr().As16() // an IPv4 address has a form there, too
+	if e := read("/net/tcp6", six[:]); err == nil && !os.IsNotExist(e) {
+		err = e // else it is a kernel without IPv6
 	}
 	return connected, listens, err
 }

@@ -1,8 +1,9 @@
 // Package serve is the far end: it runs the server side of a pluggable
 // transport and leads what comes out of it to the exit or to one fixed service.
 //
-// A server PT is supervised: one that ends is started again, on the same port
-// and with the same keys.
+// A server PT is supervised: one that ends is started again, on the same port and with
+// the same keys. The connections that came through it belong to the Server: the next PT
+// does not wait for their end, but a stop does.
 package serve
 
 import (

@@ -19,8 +19,8 @@ import (
 	"ptgate/gateway/supervise"
 )
 
-// A transport is one run of a PT: a listener in this process, or a program. Its end
-// is not the end of connections that the Server has got from it.
+// A transport is one run of a PT: a listener in this process, or a program. Close does
+// not end the connections that the Server has got from it.
 type transport interface {
 	supervise.Child
 
@@ -36,7 +36,7 @@ type transport interface {
 	// the Server does not see them. The number may be a second old.
 	carried() int64
 
-	// idle returns when carried is 0 and was not 0 by chance, or ctx ends.
+	// idle returns when the PT leads no connection to the service any more, or ctx ends.
 	idle(ctx context.Context)
 }
 
