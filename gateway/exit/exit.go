@@ -9,15 +9,12 @@ package exit
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"time"
 
-	"ptgate/gateway/answer"
 	"ptgate/gateway/seldom"
-	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -51,7 +48,10 @@ type Exit struct {
 	resolver *resolver
 	log      *slog.Logger
 	warned   seldom.Gate
-	own      func(netip.Addr) (bool, error) // this box's
+	// isLocal tells whether an address is one of this machine's.
+	isLocal func(netip.Addr) (bool, error)
+	// source is the address that the system would use towards another one.
+	source func(netip.Addr) (netip.Addr, error)
 	// connect opens a TCP connection to a literal address.
 	connect func(context.Context, netip.AddrPort) (net.Conn, error)
 }
@@ -63,7 +63,8 @@ func New(settings func() *Settings, log *slog.Logger) *Exit {
 		settings: settings,
 		resolver: newResolver(),
 		log:      log,
-		own:      newOwn().has,
+		isLocal:  newLocalAddrs().has,
+		source:   source,
 		connect: func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
 			return d.DialContext(ctx, "tcp", a.String())
 		},
@@ -78,71 +79,6 @@ func matches(t *routes.Table, tg routes.Target) bool {
 	return ok
 }
 
-// Dial opens a connection to t, if the policy allows it. Every error has an
-// answer.Reason.
-func (e *Exit) Dial(ctx context.Context, t routes.Target) (stream.Conn, error) {
-	s := e.settings()
-	limit := s.Dial
-	if limit == 0 {
-		limit = time.Minute
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-
-	p := &s.Policy
-	if p.Allow != nil && !matches(p.Allow, t) {
-		return nil, answer.Errorf(answer.Blocked, "exit: not allowed by [exit] allow")
-	}
-	if matches(p.Deny, t) {
-		return nil, answer.Errorf(answer.Blocked, "exit: denied by [exit] deny")
-	}
-	addrs, known := []netip.Addr{t.Addr}, t.Addr.IsValid()
-	if !known {
-		addrs, known = s.Hosts[t.Name]
-	}
-	if !known {
-		var err error
-		if addrs, err = e.resolver.lookup(ctx, t.Name); err != nil {
-			return nil, failed(err)
-		}
-	}
-	allowed := make([]netip.AddrPort, 0, len(addrs))
-	var unknown error
-	for _, a := range addrs {
-		a = a.Unmap()
-		switch ok, err := e.may(p, a, t.Port); {
-		case err != nil:
-			unknown = err
-		case ok:
-			allowed = append(allowed, netip.AddrPortFrom(a, t.Port))
-		}
-	}
-	switch {
-	case len(allowed) > 0:
-	case unknown != nil:
-		// It may be allowed in a moment: a client takes Blocked as final.
-		return nil, failed(fmt.Errorf("exit: %w", unknown))
-	default:
-		return nil, answer.Errorf(answer.Blocked, "exit: address denied by [exit] deny")
-	}
-	c, err := race(ctx, interleave(allowed), e.connect)
-	if err != nil {
-		return nil, failed(err)
-	}
-	return stream.From(c), nil
-}
-
-// failed gives a reason to an error of the network. One without a name of its own
-// is the destination's: it must not look like a fault of this exit, for which
-// clients would give up the whole bridge.
-func failed(err error) error {
-	reason := answer.Of(err)
-	if reason == answer.Internal {
-		reason = answer.Unreachable
-	}
-	return answer.New(reason, err)
-}
-
 // may tells whether p lets a be dialled; with an error nobody can tell. An IPv6
 // address that a translator turns into an IPv4 one has to be allowed as both.
 func (e *Exit) may(p *Policy, a netip.Addr, port uint16) (bool, error) {
@@ -150,7 +86,7 @@ func (e *Exit) may(p *Policy, a netip.Addr, port uint16) (bool, error) {
 		return false, nil
 	}
 	if p.DenyPrivate {
-		if own, err := e.own(a); own || err != nil {
+		if local, err := e.isLocal(a); local || err != nil {
 			return false, err
 		}
 	}
@@ -176,6 +112,7 @@ var special = func() (ps []netip.Prefix) {
 var (
 	nat64  = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052
 	sixto4 = netip.MustParsePrefix("2002::/16")    // RFC 3056
+	teredo = netip.MustParsePrefix("2001::/32")    // RFC 4380
 )
 
 // embedded is the IPv4 address that an IPv6 address stands for; invalid for all

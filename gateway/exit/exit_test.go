@@ -55,8 +55,11 @@ func addrs(s string) (out []netip.Addr) {
 func newExit(s *Settings, names map[string]string, connect func(context.Context, netip.AddrPort) (net.Conn, error)) *Exit {
 	e := New(func() *Settings { return s }, quiet)
 	e.connect = connect
+	e.source = func(a netip.Addr) (netip.Addr, error) { return a, nil } // both families are there
 	for name, list := range names {
-		e.resolver.cache[name] = entry{addrs(list), time.Now().Add(time.Hour)}
+		for _, f := range families {
+			e.resolver.keep(name, f, entry{only(addrs(list), f), time.Now().Add(time.Hour)})
+		}
 	}
 	return e
 }
@@ -146,7 +149,6 @@ func TestPolicy(t *testing.T) {
 		"mixed.test":       "10.0.0.1 93.184.216.34 fd00::1",
 		"nat64public.test": "64:ff9b::5db8:d822", // 93.184.216.34
 		"zone.test":        "fe80::1%lo",
-		"none.test":        "",
 	}
 	const dialled = "dialled"
 	for _, c := range []struct {
@@ -169,7 +171,6 @@ func TestPolicy(t *testing.T) {
 		{"", "", true, "metadata.test:80", ""},
 		{"", "", true, "nat64.test:80", ""},
 		{"", "", true, "zone.test:80", ""},
-		{"", "", true, "none.test:80", ""},
 		{"rebind.test", "", true, "rebind.test:80", ""},
 		{"", "", false, "rebind.test:80", "127.0.0.1:80"},
 		{"", "", false, "mapped.test:80", "10.0.0.1:80"},
@@ -249,7 +250,7 @@ func TestOwnAddresses(t *testing.T) {
 		got = append(got, a)
 		return nil, errRefused
 	})
-	e.own = func(a netip.Addr) (bool, error) { return a == mine, nil }
+	e.isLocal = func(a netip.Addr) (bool, error) { return a == mine, nil }
 	for _, to := range []routes.Target{{Addr: mine, Port: 22}, {Name: "self.test", Port: 22}, {Addr: netip.MustParseAddr("64:ff9b::808:808"), Port: 22}} {
 		if _, err := e.Dial(t.Context(), to); answer.Of(err) != answer.Blocked {
 			t.Errorf("%v: %v", to, err)
@@ -269,12 +270,12 @@ func TestOwnAddresses(t *testing.T) {
 	}
 	for _, x := range list {
 		a, _ := netip.AddrFromSlice(x.(*net.IPNet).IP)
-		if yes, err := newOwn().has(a); !yes || err != nil {
+		if yes, err := newLocalAddrs().has(a); !yes || err != nil {
 			t.Errorf("%v is not taken for our own: %v", a, err)
 		}
 	}
 	other := netip.MustParseAddr("198.51.100.1")
-	if yes, err := newOwn().has(other); yes || err != nil {
+	if yes, err := newLocalAddrs().has(other); yes || err != nil {
 		t.Errorf("%v is taken for our own: %v", other, err)
 	}
 }
@@ -301,7 +302,7 @@ func TestOwnUnknown(t *testing.T) {
 		{syscall.EMFILE, "[64:ff9b::808:808]:5", answer.Limit},
 		{syscall.EMFILE, "some.test:6", answer.Refused},
 	} {
-		e.own = func(a netip.Addr) (bool, error) {
+		e.isLocal = func(a netip.Addr) (bool, error) {
 			if a == netip.MustParseAddr("8.8.8.8") {
 				return false, c.err
 			}
@@ -321,7 +322,7 @@ func TestOwnUnknown(t *testing.T) {
 }
 
 // The list of addresses and the routing each know what the other does not.
-func TestOwn(t *testing.T) {
+func TestLocalAddrs(t *testing.T) {
 	asked := netip.MustParseAddr("8.8.8.2")
 	const mine, other = "8.8.8.2", "8.8.8.1"
 	for name, c := range map[string]struct {
@@ -347,7 +348,7 @@ func TestOwn(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				lists := 0
-				o := &own{
+				l := &localAddrs{
 					list: func() (out []net.Addr, err error) {
 						lists++
 						for _, a := range addrs(c.listed) {
@@ -366,7 +367,7 @@ func TestOwn(t *testing.T) {
 					},
 				}
 				for range 2 {
-					if got, err := o.has(asked); got != c.want || !errors.Is(err, c.wantErr) {
+					if got, err := l.has(asked); got != c.want || !errors.Is(err, c.wantErr) {
 						t.Errorf("%v, %v; want %v, %v", got, err, c.want, c.wantErr)
 					}
 				}
@@ -376,13 +377,13 @@ func TestOwn(t *testing.T) {
 				// What comes and goes is noticed.
 				before := lists
 				c.listed, c.listErr, c.source, c.wayErr = "", nil, other, nil
-				<-time.After(ownFor + 1)
-				if got, err := o.has(asked); got || err != nil || lists != before+1 {
+				<-time.After(listedFor + 1)
+				if got, err := l.has(asked); got || err != nil || lists != before+1 {
 					t.Errorf("once it is gone: %v, %v", got, err)
 				}
 				c.listed = mine
-				<-time.After(ownFor + 1)
-				if got, err := o.has(asked); !got || err != nil {
+				<-time.After(listedFor + 1)
+				if got, err := l.has(asked); !got || err != nil {
 					t.Errorf("once it has come: %v, %v", got, err)
 				}
 			})

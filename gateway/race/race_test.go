@@ -187,7 +187,7 @@ func TestRun(t *testing.T) {
 					running = append(running, fmt.Sprint(a.Candidate.name, " ", time.Since(a.Since)))
 				}
 				cancel(nil)
-				wg.Wait() // for the attempts that were given up
+				wg.Wait()          // for the attempts that were given up
 				slices.Sort(begun) // two that begin together do so in any order
 				if o.Value != c.won || o.Err != c.err || !slices.Equal(o.Failed, c.failed) {
 					t.Errorf("won %q, error %v, failed %v; want %q, %v, %v", o.Value, o.Err, o.Failed, c.won, c.err, c.failed)

@@ -13,11 +13,11 @@ import (
 	"ptgate/gateway/answer"
 )
 
-// ownFor is how long the list of this box's addresses is good.
-const ownFor = 10 * time.Second
+// listedFor is how long the list of this box's addresses is good.
+const listedFor = 10 * time.Second
 
-// own knows this box's own addresses.
-type own struct {
+// localAddrs knows this machine's own addresses.
+type localAddrs struct {
 	list   func() ([]net.Addr, error)                    // of the interfaces
 	source func(netip.Addr) (source netip.Addr, _ error) // towards an address
 
@@ -26,19 +26,19 @@ type own struct {
 	until time.Time
 }
 
-func newOwn() *own { return &own{list: net.InterfaceAddrs, source: source} }
+func newLocalAddrs() *localAddrs { return &localAddrs{list: net.InterfaceAddrs, source: source} }
 
 // has tells whether a is one of this box's addresses: one of its interfaces has it,
 // or the way there leads back here. Neither is enough. A list of interfaces lacks
 // what only the routing table calls local, and a sandbox may deny it; the way to
 // the second address of a network begins at the first one, as if it led elsewhere.
 // With an error nobody can tell.
-func (o *own) has(a netip.Addr) (bool, error) {
+func (l *localAddrs) has(a netip.Addr) (bool, error) {
 	a = a.Unmap().WithZone("")
-	if listed, err := o.listed(a); listed || err != nil {
+	if listed, err := l.listed(a); listed || err != nil {
 		return listed, err
 	}
-	source, err := o.source(a)
+	source, err := l.source(a)
 	switch {
 	case err == nil:
 		return source == a || source.IsLoopback(), nil
@@ -48,25 +48,30 @@ func (o *own) has(a netip.Addr) (bool, error) {
 	return false, fmt.Errorf("whether an address is this box's own: %w", err)
 }
 
-func (o *own) listed(a netip.Addr) (bool, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if now := time.Now(); now.After(o.until) {
-		list, err := o.list()
+func (l *localAddrs) listed(a netip.Addr) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now := time.Now(); now.After(l.until) {
+		list, err := l.list()
 		if err != nil && !denied(err) {
 			return false, fmt.Errorf("this box's own addresses: %w", err)
 		}
-		o.addrs = make(map[netip.Addr]struct{}, len(list))
+		l.addrs = make(map[netip.Addr]struct{}, len(list))
 		for _, x := range list {
-			if n, ok := x.(*net.IPNet); ok {
-				if ip, ok := netip.AddrFromSlice(n.IP); ok {
-					o.addrs[ip.Unmap()] = struct{}{}
-				}
+			var ip net.IP
+			switch x := x.(type) {
+			case *net.IPNet:
+				ip = x.IP
+			case *net.IPAddr: // an anycast address, on Windows
+				ip = x.IP
+			}
+			if a, ok := netip.AddrFromSlice(ip); ok {
+				l.addrs[a.Unmap()] = struct{}{}
 			}
 		}
-		o.until = now.Add(ownFor)
+		l.until = now.Add(listedFor)
 	}
-	_, ok := o.addrs[a]
+	_, ok := l.addrs[a]
 	return ok, nil
 }
 

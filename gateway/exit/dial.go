@@ -1,0 +1,267 @@
+package exit
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"ptgate/gateway/answer"
+	"ptgate/gateway/race"
+	"ptgate/gateway/stream"
+	"ptgate/routes"
+)
+
+// Times of RFC 8305, "Happy Eyeballs".
+const (
+	// resolutionDelay is how long IPv4 addresses wait for the IPv6 ones of a new
+	// name (section 3).
+	resolutionDelay = 50 * time.Millisecond
+	// attemptDelay is how long one address is tried alone (section 5).
+	attemptDelay = 250 * time.Millisecond
+)
+
+// Dial opens a connection to t, if the policy allows it. Every error has an
+// answer.Reason.
+func (e *Exit) Dial(ctx context.Context, t routes.Target) (stream.Conn, error) {
+	c, err := e.dial(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	return stream.From(c), nil
+}
+
+func (e *Exit) dial(ctx context.Context, t routes.Target) (net.Conn, error) {
+	s := e.settings()
+	limit := s.Dial
+	if limit == 0 {
+		limit = time.Minute
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+
+	p := &s.Policy
+	if p.Allow != nil && !matches(p.Allow, t) {
+		return nil, answer.Errorf(answer.Blocked, "exit: not allowed by [exit] allow")
+	}
+	if matches(p.Deny, t) {
+		return nil, answer.Errorf(answer.Blocked, "exit: denied by [exit] deny")
+	}
+	if t.Addr.IsValid() {
+		return e.dialAddrs(ctx, e.sift(p, []netip.Addr{t.Addr}, t.Port))
+	}
+	if addrs, ok := s.Hosts[t.Name]; ok {
+		return e.dialAddrs(ctx, e.sift(p, addrs, t.Port))
+	}
+	return e.dialName(ctx, p, t)
+}
+
+// A finding is what is known of the addresses of a destination.
+type finding struct {
+	allowed []netip.AddrPort // those that may be dialled
+	denied  bool             // there are others, which the policy denies
+	err     error            // there may be more that are allowed: nobody can tell
+}
+
+// sift holds addresses against the policy. Each address that is dialled has been
+// through here.
+func (e *Exit) sift(p *Policy, addrs []netip.Addr, port uint16) (f finding) {
+	for _, a := range addrs {
+		a = a.Unmap()
+		switch ok, err := e.may(p, a, port); {
+		case err != nil:
+			f.err = fmt.Errorf("exit: %w", err)
+		case ok:
+			f.allowed = append(f.allowed, netip.AddrPortFrom(a, port))
+		default:
+			f.denied = true
+		}
+	}
+	return f
+}
+
+func (f *finding) add(g finding) {
+	f.allowed = append(f.allowed, g.allowed...)
+	f.denied = f.denied || g.denied
+	if f.err == nil {
+		f.err = g.err
+	}
+}
+
+// dialAddrs dials a destination all of whose addresses are known.
+func (e *Exit) dialAddrs(ctx context.Context, f finding) (net.Conn, error) {
+	switch {
+	case len(f.allowed) > 0:
+		return e.race(ctx, interleave(f.allowed), nil)
+	case f.err != nil:
+		// A client takes Blocked and NotFound as final, and this may change.
+		return nil, failed(f.err)
+	case f.denied:
+		return nil, answer.Errorf(answer.Blocked, "exit: address denied by [exit] deny")
+	}
+	return nil, answer.Errorf(answer.NotFound, "exit: the name has no address")
+}
+
+// dialName looks up both families of a name at the same time, and connects as
+// soon as it has an address. Addresses that come later take part in the race.
+func (e *Exit) dialName(ctx context.Context, p *Policy, t routes.Target) (net.Conn, error) {
+	var found finding
+	var missing []family
+	for _, f := range families {
+		if addrs, ok := e.resolver.cached(t.Name, f); ok {
+			found.add(e.sift(p, addrs, t.Port))
+		} else {
+			missing = append(missing, f)
+		}
+	}
+	if len(missing) == 0 {
+		e.sort(found.allowed)
+		return e.dialAddrs(ctx, found)
+	}
+
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	findings := make(chan finding, len(missing))
+	for _, f := range missing {
+		wg.Go(func() {
+			addrs, err := e.resolver.lookup(ctx, t.Name, f)
+			g := e.sift(p, addrs, t.Port)
+			if err != nil {
+				g.err = err
+			}
+			findings <- g
+		})
+	}
+	// What the cache has does not wait: a server that never answers for the other
+	// family must not slow down every connection.
+	begin := len(found.allowed) > 0
+	expected := len(missing)
+	var delay <-chan time.Time
+	for expected > 0 && !begin {
+		select {
+		case g := <-findings: // a look-up ends with ctx at the latest
+			expected--
+			found.add(g)
+			switch {
+			case slices.ContainsFunc(found.allowed, isIPv6):
+				begin = true
+			case len(found.allowed) > 0 && delay == nil:
+				delay = time.After(resolutionDelay)
+			}
+		case <-delay:
+			begin = true
+		}
+	}
+	if expected == 0 {
+		e.sort(found.allowed)
+		return e.dialAddrs(ctx, found)
+	}
+	later := make(chan []netip.AddrPort)
+	wg.Go(func() {
+		defer close(later)
+		for range expected {
+			g := <-findings
+			select {
+			case later <- g.allowed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return e.race(ctx, found.allowed, later)
+}
+
+// race connects to the first address that answers (RFC 8305 section 5).
+func (e *Exit) race(ctx context.Context, addrs []netip.AddrPort, later <-chan []netip.AddrPort) (net.Conn, error) {
+	var attempts sync.WaitGroup
+	defer attempts.Wait()
+	r := race.Race[netip.AddrPort, net.Conn]{
+		Try:     e.connect,
+		Drop:    func(c net.Conn) { c.Close() },
+		Go:      func(attempt func()) bool { attempts.Go(attempt); return true },
+		Stagger: attemptDelay,
+		Merge: func(untried, later []netip.AddrPort) []netip.AddrPort {
+			// Those of the other family have been tried already.
+			return interleave(append(later, untried...))
+		},
+	}
+	o := r.Run(ctx, addrs, later)
+	switch {
+	case o.Err == nil:
+		return o.Value, nil
+	case len(o.Failed) > 0:
+		return nil, failed(o.Failed[0])
+	}
+	return nil, failed(o.Err)
+}
+
+// failed gives a reason to an error of the network. One without a name of its own
+// is the destination's: it must not look like a fault of this exit, for which
+// clients would give up the whole bridge.
+func failed(err error) error {
+	reason := answer.Of(err)
+	if reason == answer.Internal {
+		reason = answer.Unreachable
+	}
+	return answer.New(reason, err)
+}
+
+func isIPv6(a netip.AddrPort) bool { return a.Addr().Is6() }
+
+// sort puts the addresses of the better family first. Those of one family are in
+// a good order already: net.Resolver sorts them.
+func (e *Exit) sort(addrs []netip.AddrPort) {
+	i := slices.IndexFunc(addrs, isIPv6)
+	if i < 0 {
+		return
+	}
+	source, err := e.source(addrs[i].Addr())
+	six := err == nil && native(source) && native(addrs[i].Addr())
+	slices.SortStableFunc(addrs, func(a, b netip.AddrPort) int {
+		switch {
+		case isIPv6(a) == isIPv6(b):
+			return 0
+		case isIPv6(a) == six:
+			return -1
+		}
+		return 1
+	})
+}
+
+// native tells whether an IPv6 address is of the kind that is preferred to IPv4,
+// where both the destination and the source are of it (RFC 6724 section 6, rules
+// 1, 2, 5 and 6, with the table of section 2.1).
+func native(a netip.Addr) bool {
+	return a.IsLoopback() || a.IsGlobalUnicast() && !a.IsPrivate() && !sixto4.Contains(a) && !teredo.Contains(a)
+}
+
+// interleave orders addresses for racing: families take turns, the first one's
+// first (RFC 8305 section 4).
+func interleave(in []netip.AddrPort) []netip.AddrPort {
+	if len(in) < 2 {
+		return in
+	}
+	var first, other []netip.AddrPort
+	for _, a := range in {
+		if isIPv6(a) == isIPv6(in[0]) {
+			first = append(first, a)
+		} else {
+			other = append(other, a)
+		}
+	}
+	out := make([]netip.AddrPort, 0, len(in))
+	for i := range max(len(first), len(other)) {
+		if i < len(first) {
+			out = append(out, first[i])
+		}
+		if i < len(other) {
+			out = append(out, other[i])
+		}
+	}
+	return out
+}
