@@ -119,16 +119,6 @@ func (b *Bridge) alive() bool {
 	return n > 0 && !suspect
 }
 
-// late judges a bridge that has not answered a request for took, which is more
-// than the stagger.
-func (b *Bridge) late(took time.Duration, err error) {
-	if b.alive() {
-		b.health.slow(took)
-		return
-	}
-	b.health.bad(err)
-}
-
 // enter counts a request among the active. A retired bridge takes none.
 func (b *Bridge) enter() error {
 	b.active.Add(1)
@@ -165,20 +155,9 @@ func (b *Bridge) open(ctx context.Context, t routes.Target) (stream.Conn, error)
 	} else {
 		c, err = b.openRaw(ctx, t)
 	}
-	_, answered := errors.AsType[*carrier.Refusal](err)
-	switch {
-	case err == nil || answered && answer.Of(err) != answer.Limit:
-		b.health.ok(time.Since(begin))
-	case answered:
-		// A far end that is about to stop, or has met what it has no words for.
-	case errors.Is(context.Cause(ctx), context.Canceled):
-		// The client has left, or another bridge was faster: nothing is known.
-	case ctx.Err() != nil && b.alive():
-		// The destination does not answer; the bridge does.
-	default:
-		if b.health.bad(err) {
-			b.log.Warn("bridge failed", "error", failure(err, b.m.private.Load()), "after", time.Since(begin).Round(time.Millisecond), "advice", advice(err, b.config().PT))
-		}
+	took := time.Since(begin)
+	if b.judge(ctx, err, took) {
+		b.log.Warn("bridge failed", "error", failure(err, b.m.private.Load()), "after", took.Round(time.Millisecond), "advice", advice(err, b.config().PT))
 	}
 	if err != nil {
 		b.leave()

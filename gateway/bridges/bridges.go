@@ -250,7 +250,7 @@ func (s *Set) Open(ctx context.Context, r *Route, t routes.Target) (stream.Conn,
 	if r.cfg.Pick == config.PickFastest {
 		together = unmeasured(order)
 	}
-	c, err := race(ctx, order, together, s.cfg.Limits.Stagger, t)
+	c, err := openFirst(ctx, order, together, s.cfg.Limits.Stagger, t)
 	if err == nil {
 		r.learned.set(t, true)
 		return c, nil

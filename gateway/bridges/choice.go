@@ -13,6 +13,7 @@ import (
 	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
+	"ptgate/gateway/race"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
@@ -166,84 +167,69 @@ func unmeasured(order []*Bridge) int {
 	return max(n, 1)
 }
 
-// race opens t over the first bridge that answers. The first `together` start at
-// once; each further one when one has failed, or beside the others after stagger. A
-// far end's own answer, good or bad, ends the race; but one that it can't serve
-// at the moment does not.
-func race(ctx context.Context, order []*Bridge, together int, stagger time.Duration, t routes.Target) (stream.Conn, error) {
-	if len(order) == 1 {
-		return order[0].open(ctx, t)
+// openFirst opens t over the first bridge that answers. The first `together` are
+// asked at once; each further one when one has failed, or when none has answered
+// for stagger. A far end's own answer, good or bad, decides; but not that it can't
+// serve at the moment.
+func openFirst(ctx context.Context, order []*Bridge, together int, stagger time.Duration, t routes.Target) (stream.Conn, error) {
+	r := race.Race[*Bridge, stream.Conn]{
+		Try:      func(ctx context.Context, b *Bridge) (stream.Conn, error) { return b.open(ctx, t) },
+		Drop:     func(c stream.Conn) { c.Close() },
+		Go:       order[0].m.spawn, // the manager waits for those that are given up
+		Stagger:  stagger,
+		Together: together,
+		Final:    answered,
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	type result struct {
-		b    *Bridge
-		conn stream.Conn
-		err  error
+	o := r.Run(ctx, order, nil)
+	switch {
+	case o.Err == nil || answered(o.Err):
+		for _, a := range o.Running {
+			a.Candidate.beaten(time.Since(a.Since), stagger)
+		}
+		return o.Value, o.Err
+	case errors.Is(o.Err, race.ErrNone):
+		return nil, answer.New(reasonOf(o.Failed), errors.Join(o.Failed...))
 	}
-	results := make(chan result)
-	running := map[*Bridge]time.Time{} // since when
-	begun := 0
-	next := func() {
-		b := order[begun]
-		begun++
-		running[b] = time.Now()
-		// The manager's, since the winner does not wait for the losers.
-		if !b.m.spawn(func() {
-			c, err := b.open(ctx, t)
-			select {
-			case results <- result{b, c, err}:
-			case <-ctx.Done():
-				if c != nil {
-					c.Close()
-				}
-			}
-		}) {
-			cancel()
+	return nil, answer.New(answer.Timeout, o.Err)
+}
+
+// answered tells whether err is what the far end has to say of the destination.
+func answered(err error) bool {
+	_, ok := errors.AsType[*carrier.Refusal](err)
+	return ok && answer.Of(err) != answer.Limit
+}
+
+// judge learns from a request that b had for took and that ended with err. It tells
+// whether the bridge goes to rest for it.
+func (b *Bridge) judge(ctx context.Context, err error, took time.Duration) (rests bool) {
+	if err == nil || answered(err) {
+		b.health.ok(took)
+		return false
+	}
+	if _, busy := errors.AsType[*carrier.Refusal](err); busy {
+		return false // it is about to stop, or as full as it may be
+	}
+	if ctx.Err() != nil {
+		l := b.settings.Load().limits
+		switch {
+		case !errors.Is(ctx.Err(), context.DeadlineExceeded):
+			return false // the client has left, or another bridge was faster
+		case took < min(l.Stagger, l.Dial/2):
+			return false // most of the time went to the bridges before it
+		case b.alive():
+			return false // it is the destination that does not answer
 		}
 	}
-	defer cancel()
-	for range together {
-		next()
+	return b.health.bad(err)
+}
+
+// beaten learns from a request that b had for took when another bridge answered it.
+func (b *Bridge) beaten(took, stagger time.Duration) {
+	if took < stagger || b.alive() {
+		b.health.slow(took)
+		return
 	}
-	timer := time.NewTimer(stagger)
-	defer timer.Stop()
-	var errs []error
-	for len(errs) < len(order) {
-		select {
-		case <-ctx.Done():
-			for b, since := range running {
-				if took := time.Since(since); took >= stagger {
-					b.late(took, context.Cause(ctx))
-				}
-			}
-			return nil, answer.New(answer.Timeout, context.Cause(ctx))
-		case <-timer.C:
-			if begun < len(order) {
-				next()
-				timer.Reset(stagger)
-			}
-		case r := <-results:
-			delete(running, r.b)
-			_, final := errors.AsType[*carrier.Refusal](r.err)
-			final = final && answer.Of(r.err) != answer.Limit
-			if r.err == nil || final {
-				for b, since := range running {
-					if took := time.Since(since); took >= stagger {
-						b.late(took, fmt.Errorf("no answer for %v", took.Round(100*time.Millisecond)))
-					} else {
-						b.health.slow(took)
-					}
-				}
-				return r.conn, r.err
-			}
-			errs = append(errs, r.err)
-			if begun < len(order) {
-				next()
-				timer.Reset(stagger)
-			}
-		}
-	}
-	return nil, answer.New(reasonOf(errs), errors.Join(errs...))
+	b.health.bad(fmt.Errorf("no answer for %v", took.Round(100*time.Millisecond)))
 }
 
 // reasonOf is what all bridges have failed for, where that is a timeout or the

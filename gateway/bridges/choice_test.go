@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -144,7 +145,7 @@ func TestNoProbing(t *testing.T) {
 	})
 }
 
-func TestRace(t *testing.T) {
+func TestOpenFirst(t *testing.T) {
 	for name, c := range map[string]struct {
 		setup  func(a, b *far)
 		reason answer.Reason
@@ -181,6 +182,7 @@ func TestRace(t *testing.T) {
 					echo(t, conn)
 					conn.Close()
 				}
+				synctest.Wait() // the attempts that were given up learn from it, too
 				over, rests := "", ""
 				for _, name := range []string{"a", "b"} {
 					if w.far[name].asked.Load() > 0 {
@@ -193,7 +195,6 @@ func TestRace(t *testing.T) {
 				if over != c.over || rests != c.rests {
 					t.Errorf("asked %q, want %q; resting %q, want %q", over, c.over, rests, c.rests)
 				}
-				synctest.Wait()
 				if n := s.bridge("a").active.Load() + s.bridge("b").active.Load(); n != 0 {
 					t.Errorf("%d connections still count as active", n)
 				}
@@ -312,5 +313,65 @@ func TestUnmeasured(t *testing.T) {
 	b.health.ok(1)
 	if n := unmeasured(order); n != 1 {
 		t.Errorf("%d start together where both are known", n)
+	}
+}
+
+// Only time that was really spent says something about a bridge.
+func TestWhoIsBlamed(t *testing.T) {
+	left := errors.New("left")
+	for name, c := range map[string]struct {
+		setup   func(a, b *far)
+		leaves  time.Duration // the client, after so long; 0: it does not
+		limit   time.Duration // of the request; 0: limits.dial
+		via     string
+		stagger time.Duration // 0: 3 s
+		rests   string
+	}{
+		"both are silent, the client leaves at once":         {setup: func(a, b *far) { a.block(true); b.block(true) }, leaves: time.Second, via: "ab"},
+		"both are silent, the client leaves after the first": {setup: func(a, b *far) { a.block(true); b.block(true) }, leaves: 4 * time.Second, via: "ab"},
+		"both are silent, the client leaves after both":      {setup: func(a, b *far) { a.block(true); b.block(true) }, leaves: 10 * time.Second, via: "ab"},
+		"one is silent, the client leaves":                   {setup: func(a, b *far) { a.block(true) }, leaves: 10 * time.Second, via: "a"},
+		"both are silent until the limit":                    {setup: func(a, b *far) { a.block(true); b.block(true) }, via: "ab", rests: "ab"},
+		"one is silent until the limit":                      {setup: func(a, b *far) { a.block(true) }, via: "a", rests: "a"},
+		"the second had no time":                             {setup: func(a, b *far) { a.block(true); b.block(true) }, limit: 3500 * time.Millisecond, via: "ab", rests: "a"},
+		"the limit is shorter than the stagger":              {setup: func(a, b *far) { a.block(true); b.block(true) }, limit: 2 * time.Second, via: "ab", rests: "a"},
+		"the one has failed, the client leaves":              {setup: func(a, b *far) { a.refuses.Store(true); b.block(true) }, leaves: 10 * time.Second, via: "ab", rests: "a"},
+		"the other answers":                                  {setup: func(a, b *far) { a.block(true) }, via: "ab", rests: "a"},
+		"the other answers soon":                             {setup: func(a, b *far) { a.block(true) }, via: "ab", stagger: time.Millisecond, rests: "a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				cfg := w.config(config.PickFirst, strings.Split(c.via, "")...)
+				if c.stagger > 0 {
+					cfg.Limits.Stagger = c.stagger
+				}
+				if c.limit > 0 {
+					cfg.Limits.Dial = c.limit
+				}
+				s := w.apply(cfg)
+				c.setup(w.far["a"], w.far["b"])
+				ctx, cancel := context.WithTimeout(t.Context(), cfg.Limits.Dial)
+				defer cancel()
+				ctx, leave := context.WithCancelCause(ctx)
+				defer leave(nil)
+				if c.leaves > 0 {
+					defer time.AfterFunc(c.leaves, func() { leave(left) }).Stop()
+				}
+				if conn, err := s.Open(ctx, s.Route(0), example); err == nil {
+					conn.Close()
+				}
+				synctest.Wait()
+				rests := ""
+				for _, b := range s.all {
+					if b.health.verdict().resting {
+						rests += b.Name()
+					}
+				}
+				if rests != c.rests {
+					t.Errorf("resting %q, want %q", rests, c.rests)
+				}
+			})
+		})
 	}
 }

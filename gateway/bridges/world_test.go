@@ -180,8 +180,12 @@ func (p *memoryPT) DialTransport(ctx context.Context, _, addr string, _ adapter.
 	c := &gated{Conn: near, f: f, closed: make(chan struct{})}
 	f.add(c)
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended { // meanwhile, with all its connections
+		c.Close()
+		return nil, &adapter.DialError{Transport: "fake", Stage: adapter.StageRequest, Err: io.ErrUnexpectedEOF}
+	}
 	p.conns = append(p.conns, c)
-	p.mu.Unlock()
 	p.w.wg.Go(func() { f.serve(side) })
 	return c, nil
 }

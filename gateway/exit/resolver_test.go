@@ -311,12 +311,12 @@ func TestFailuresAreNotKept(t *testing.T) {
 		want    answer.Reason
 		partial bool // net gives the addresses that it could read
 	}{
-		"server failure":             {bad: func() { s.a = zone{rcode: dnsmessage.RCodeServerFailure, negative: 300} }, want: answer.Unreachable},
-		"refused":                    {bad: func() { s.a = zone{rcode: dnsmessage.RCodeRefused} }, want: answer.Unreachable},
-		"silence":                    {bad: func() { s.a.mute = true }, want: answer.Timeout},
-		"truncated, and no TCP":      {bad: func() { s.a.truncated, s.tcpOff = true, true }, want: answer.Unreachable},
-		"cut off":                    {bad: func() { s.a.cutOff = true }, partial: true},
-		"cut off in the first one":   {bad: func() { s.a.addrs, s.a.cutOff = s.a.addrs[:1], true }, want: answer.Unreachable},
+		"server failure":            {bad: func() { s.a = zone{rcode: dnsmessage.RCodeServerFailure, negative: 300} }, want: answer.Unreachable},
+		"refused":                   {bad: func() { s.a = zone{rcode: dnsmessage.RCodeRefused} }, want: answer.Unreachable},
+		"silence":                   {bad: func() { s.a.mute = true }, want: answer.Timeout},
+		"truncated, and no TCP":     {bad: func() { s.a.truncated, s.tcpOff = true, true }, want: answer.Unreachable},
+		"cut off":                   {bad: func() { s.a.cutOff = true }, partial: true},
+		"cut off in the first one":  {bad: func() { s.a.addrs, s.a.cutOff = s.a.addrs[:1], true }, want: answer.Unreachable},
 		"no such name, and cut off": {bad: func() { s.a = zone{rcode: dnsmessage.RCodeNameError, negative: 300, cutOff: true} }, partial: true},
 	} {
 		t.Run(name, func(t *testing.T) {
