@@ -179,15 +179,19 @@ func (b *Bridge) openOptimistic(ctx context.Context, t routes.Target, settled fu
 	}
 	begin := time.Now()
 	s := b.settings.Load()
+	var given *tracked // before anybody reads the answer
 	opened, err := c.Open(ctx, t, carrier.Options{
 		Auth:       authOf(s.cfg),
 		Optimistic: true,
 		Limit:      s.limits.Dial,
 		Settled: func(err error) {
-			if err != nil {
+			switch took := time.Since(begin); {
+			case err == nil:
+				b.health.ok(took)
+			case given.ended.Load(), answer.Of(err) == answer.Timeout && took < s.limits.Dial:
+				return // the application has left: that says nothing of its destination
+			default:
 				b.early(t, err)
-			} else {
-				b.health.ok(time.Since(begin))
 			}
 			settled(err)
 		},
@@ -197,11 +201,11 @@ func (b *Bridge) openOptimistic(ctx context.Context, t routes.Target, settled fu
 		return nil
 	}
 	b.carriers.used()
-	return b.track(opened)
+	given = b.track(opened)
+	return given
 }
 
-// early logs that an application was told of success too soon. That it left before
-// the answer came is no news.
+// early logs that an application was told of success too soon.
 func (b *Bridge) early(t routes.Target, err error) {
 	level := slog.LevelDebug
 	if _, ok := errors.AsType[*carrier.Refusal](err); ok {
@@ -325,7 +329,7 @@ func (b *Bridge) tryAgain() {
 
 // track leaves c, which entered, among the active until it is closed, and resets
 // it with the bridge.
-func (b *Bridge) track(c stream.Conn) stream.Conn {
+func (b *Bridge) track(c stream.Conn) *tracked {
 	return &tracked{Conn: c, b: b, uncut: context.AfterFunc(b.ctx, c.Reset)}
 }
 

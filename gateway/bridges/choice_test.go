@@ -11,6 +11,7 @@ import (
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/config"
+	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
@@ -296,6 +297,45 @@ func TestOptimistic(t *testing.T) {
 			t.Error("a destination that refused is still known as reached")
 		}
 	})
+}
+
+// An application that leaves before the answer has come says nothing of its
+// destination: it may have been slow, no more.
+func TestLeavingForgetsNothing(t *testing.T) {
+	for name, leave := range map[string]func(c stream.Conn){
+		"closed":    func(c stream.Conn) { c.Close() },
+		"reset":     func(c stream.Conn) { c.Reset() },
+		"read on":   func(c stream.Conn) { c.SetReadDeadline(time.Unix(1, 0)) }, // as a relay ends a read
+		"no answer": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				cfg := w.config(config.PickFirst, "a")
+				cfg.Bridges[0].Optimistic = config.OptimisticLearned
+				s := w.apply(cfg)
+				c, _ := open(t, s)
+				c.Close()
+				w.far["a"].delay.Store(int64(time.Hour))
+				c, took := open(t, s)
+				if took != 0 {
+					t.Fatalf("a learned destination was granted after %v", took)
+				}
+				w.wg.Go(func() { c.Read(make([]byte, 1)) })
+				synctest.Wait()
+				if leave != nil {
+					leave(c)
+				} else {
+					<-time.After(cfg.Limits.Dial + 1)
+				}
+				synctest.Wait()
+				if known := s.Route(0).learned.has(example); known != (leave != nil) {
+					t.Errorf("the destination is known as reached: %v", known)
+				}
+				c.Close()
+			})
+		})
+	}
 }
 
 func TestUnmeasured(t *testing.T) {

@@ -306,7 +306,7 @@ func (c *gated) Close() error {
 }
 
 // open opens the example over the set's only route, and fails the test on error.
-func open(t testing.TB, s *Set) (c net.Conn, took time.Duration) {
+func open(t testing.TB, s *Set) (c stream.Conn, took time.Duration) {
 	t.Helper()
 	begin := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), s.cfg.Limits.Dial)
