@@ -42,8 +42,8 @@ func NewServer(cfg ServerConfig) *ServerAdapter {
 }
 
 // AddTransport adds a transport to be served, before Start. bind is the
-// literal ip:port it listens on; port 0 lets the system choose one, and an
-// empty bind is 127.0.0.1:0. Method tells what became of it. Options are the
+// literal ip:port it listens on (see BindAddr); port 0 lets the system choose one,
+// and an empty bind is 127.0.0.1:0. Method tells what became of it. Options are the
 // transport's own, in order.
 func (a *server) AddTransport(name, bind string, options Args) error {
 	fail := func(err error) error { return fmt.Errorf("add transport %q: %w", name, err) }
@@ -70,7 +70,7 @@ func (a *server) AddTransport(name, bind string, options Args) error {
 			return fail(errors.New("given twice"))
 		}
 	}
-	a.listens = append(a.listens, listen{name, addr.String(), options})
+	a.listens = append(a.listens, listen{name, BindAddr(addr).String(), options})
 	return nil
 }
 

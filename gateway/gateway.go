@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ptgate/adapter"
 	"ptgate/gateway/bridges"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
@@ -300,8 +301,11 @@ func (g *Gateway) apply(cfg *config.Config) error {
 // keep-alives, four system calls for each connection, are for the others.
 func listen(ctx context.Context, addr string) (net.Listener, error) {
 	var c net.ListenConfig
-	if a, err := netip.ParseAddrPort(addr); err == nil && a.Addr().IsLoopback() {
-		c.KeepAlive = -1
+	if a, err := netip.ParseAddrPort(addr); err == nil {
+		addr = adapter.BindAddr(a).String()
+		if a.Addr().IsLoopback() {
+			c.KeepAlive = -1
+		}
 	}
 	return c.Listen(ctx, "tcp", addr)
 }

@@ -35,6 +35,10 @@ var ptgate string
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	if len(os.Args) > 2 && os.Args[1] == withoutIPv6 {
+		fmt.Fprintln(os.Stderr, refuseIPv6(os.Args[2:])) // it returns with an error only
+		return 1
+	}
 	dir, err := os.MkdirTemp("", "ptgate-integration-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -116,6 +120,8 @@ type setting struct {
 	// As systemd/ptgate.service runs it: as a user of its own, who may listen on ports
 	// below 1024 where port is set, and whose /proc hides what others run.
 	service, port bool
+
+	noIPv6 bool // its kernel refuses IPv6 sockets
 }
 
 // A box is one `ptgate run`.
@@ -164,6 +170,13 @@ const plainHosts = "127.0.0.1 localhost\n"
 // hosts file, and never its name server: none of them may ask the outside.
 func within(t testing.TB, s setting, argv []string) []string {
 	t.Helper()
+	if s.noIPv6 {
+		own, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		argv = append([]string{own, withoutIPv6}, argv...)
+	}
 	if s.netns != "" {
 		return append([]string{"ip", "netns", "exec", s.netns}, argv...)
 	}

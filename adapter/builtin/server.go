@@ -116,7 +116,7 @@ func Listen(cfg ServerConfig) (*Listener, error) {
 	if err := l.row.listen(l); err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.Transport, err)
 	}
-	if l.tcp, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(bind)); err != nil {
+	if l.tcp, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(adapter.BindAddr(bind))); err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.Transport, err)
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())

@@ -91,11 +91,8 @@ func proxyURL(scheme, listener string) (string, error) {
 		return "", fmt.Errorf("listener %q gets another port each time: give it one", listener)
 	}
 	host := a.Addr()
-	switch {
-	case host == netip.IPv4Unspecified():
+	if host.IsUnspecified() { // also [::] takes IPv4, and this machine may have no IPv6
 		host = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	case host == netip.IPv6Unspecified():
-		host = netip.IPv6Loopback()
 	}
 	return scheme + "://" + netip.AddrPortFrom(host, a.Port()).String(), nil
 }

@@ -185,15 +185,15 @@ func (s *Server) Stop(ctx context.Context, drain time.Duration) {
 // bind is the address to listen on: after a restart the one that clients know,
 // also where the configuration left the port open.
 func (s *Server) bind() string {
-	known := s.announced.Load()
-	if known == nil || s.cfg.Bind.Port() != 0 {
-		return s.cfg.Bind.String()
+	bind, known := adapter.BindAddr(s.cfg.Bind), s.announced.Load()
+	if known == nil || bind.Port() != 0 {
+		return bind.String()
 	}
 	// A transport behind a web server may announce an address that is not its own.
-	if a, err := netip.ParseAddrPort(known.Address); err == nil && a.Addr() == s.cfg.Bind.Addr() {
+	if a, err := netip.ParseAddrPort(known.Address); err == nil && a.Addr() == bind.Addr() {
 		return a.String()
 	}
-	return s.cfg.Bind.String()
+	return bind.String()
 }
 
 // admit looks at [[serve]] deny and allow.
