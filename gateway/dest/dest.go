@@ -1,12 +1,15 @@
-// Package dest turns a destination as a client or an operator wrote it into a
-// routes.Target: one spelling for each host, so that a rule can't be got round by
-// another spelling, and nothing in it that a resolver would read differently from
-// us.
+// Package dest reads a destination that a client or an operator wrote, and makes a
+// routes.Target of it.
 //
-// Names are taken as browsers take them (the WHATWG URL Standard, section 3.3,
-// with UTS #46 for other than ASCII letters), but of ASCII only letters, digits,
-// hyphens and underscores. The package resolves nothing. Its errors never quote
-// the host: they may be logged where destinations must not be.
+// Each host has one spelling in a Target, so that nobody gets around a rule by another
+// spelling. A Target has nothing in it that a resolver could read in another way.
+//
+// Names are read as browsers read them: by the WHATWG URL Standard, section 3.3, and by
+// UTS #46 where there are other letters than those of ASCII. Of ASCII only letters,
+// digits, hyphens and underscores are allowed.
+//
+// The package looks up no name. Its errors never contain the host: they may be logged
+// where destinations must not be.
 package dest
 
 import (
@@ -29,13 +32,13 @@ func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
 }
 
-// The most that DNS can carry (RFC 1035 section 2.3.4): a name in text without
-// its final dot, and one label.
+// The longest name and label that DNS can carry (RFC 1035 section 2.3.4), in bytes. The
+// name is counted as text, without its final dot.
 const (
 	maxName  = 253
 	maxLabel = 63
-	// maxInput bounds what is looked at at all. One label of Unicode may be
-	// longer in UTF-8 than in its encoded form.
+	// maxInput is the longest text that is read. It is longer than maxName: in UTF-8 a
+	// label may take more bytes than in its encoded form.
 	maxInput = 1024
 )
 
@@ -66,8 +69,8 @@ func Parse(hostport string) (routes.Target, error) {
 	return FromHostPort(host, n)
 }
 
-// FromHostPort is Parse for a host and a port that came apart, as SOCKS has
-// them. An IPv6 address may have its brackets.
+// FromHostPort is Parse for a host and a port that come separately, as in SOCKS. An
+// IPv6 address may stand in brackets.
 func FromHostPort(host string, port int) (routes.Target, error) {
 	if port < 1 || port > 65535 {
 		return routes.Target{}, invalid("the port is not from 1 to 65535")
@@ -86,7 +89,7 @@ func FromHostPort(host string, port int) (routes.Target, error) {
 	return routes.Target{Name: name, Port: uint16(port)}, nil
 }
 
-// address reads host where it can only be an IP address.
+// address reads a host that is an IP address. ok is false for all others.
 func address(host string) (addr netip.Addr, ok bool, err error) {
 	inner, bracketed := strings.CutPrefix(host, "[")
 	if bracketed {
@@ -97,7 +100,7 @@ func address(host string) (addr netip.Addr, ok bool, err error) {
 		host = inner
 	}
 	if !strings.Contains(host, ":") && !endsInDigit(host) {
-		return netip.Addr{}, false, nil // the common case, without an error to make
+		return netip.Addr{}, false, nil // most hosts: no error value has to be made
 	}
 	addr, perr := netip.ParseAddr(host)
 	switch {
@@ -108,16 +111,16 @@ func address(host string) (addr netip.Addr, ok bool, err error) {
 	case strings.Contains(host, ":"):
 		return netip.Addr{}, false, invalid("not an IPv6 address")
 	}
-	return netip.Addr{}, false, nil // a name, or Canonical says why not
+	return netip.Addr{}, false, nil // a name, or Canonical tells what is wrong with it
 }
 
 func endsInDigit(host string) bool {
 	return host != "" && '0' <= host[len(host)-1] && host[len(host)-1] <= '9'
 }
 
-// Canonical returns the one spelling of a host name: lower-case ASCII, in the
-// encoded form of IDNA, without a final dot. It refuses addresses and whatever
-// else a resolver might take for one, such as "127.1" and "0x7f000001".
+// Canonical returns the one spelling of a host name: lower-case ASCII, in the encoded
+// form of IDNA, without a final dot. It refuses addresses, and also names that a resolver
+// might take for an address, such as "127.1" and "0x7f000001".
 func Canonical(name string) (string, error) {
 	if name == "" {
 		return "", invalid("the host is empty")
@@ -133,8 +136,8 @@ func Canonical(name string) (string, error) {
 	return fromASCII(name)
 }
 
-// profile is what the WHATWG URL Standard calls "domain to ASCII" with beStrict
-// false; lengths and characters are checked afterwards.
+// profile is what the WHATWG URL Standard calls "domain to ASCII" with beStrict false.
+// Lengths and characters are checked afterwards.
 var profile = idna.New(
 	idna.MapForLookup(),
 	idna.BidiRule(),
@@ -158,11 +161,13 @@ func fromUnicode(name string) (string, error) {
 			return "", invalid("the host name is not a valid internationalised name")
 		}
 	}
-	// The mapping makes ASCII of look-alikes, so that all checks come after it.
+	// The mapping turns other characters into ASCII ones, such as a full-width dot. So
+	// the checks come after it.
 	return fromASCII(ascii)
 }
 
-// fromASCII allocates nothing where name is canonical already.
+// fromASCII checks a name of ASCII. It allocates no memory where the name is canonical
+// already.
 func fromASCII(name string) (string, error) {
 	name = strings.TrimSuffix(name, ".")
 	if len(name) > maxName {
@@ -205,8 +210,8 @@ func checkLabel(n int) error {
 	return nil
 }
 
-// isNumber tells whether the last label makes a host an IPv4 address or nothing
-// (WHATWG URL, section 3.5, "ends in a number checker").
+// isNumber tells whether a last label is a number. Then the host is an IPv4 address or
+// not valid (WHATWG URL Standard, section 3.5, "ends in a number checker").
 func isNumber(label string) bool {
 	hex := len(label) >= 2 && label[0] == '0' && label[1]|0x20 == 'x'
 	if hex {

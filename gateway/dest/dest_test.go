@@ -237,7 +237,7 @@ func BenchmarkFromHostPort(b *testing.B) {
 	}
 }
 
-// The package resolves nothing: it stands on routes and idna and opens no socket.
+// The package looks up no name: it imports routes and idna, and nothing that opens a socket.
 func TestImports(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", `{{join .Imports "\n"}}`, ".").Output()
 	if err != nil {

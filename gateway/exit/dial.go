@@ -61,13 +61,13 @@ func (e *Exit) dial(ctx context.Context, t routes.Target) (net.Conn, error) {
 
 // A finding is what is known of the addresses of a destination.
 type finding struct {
-	allowed []netip.AddrPort // those that may be dialled
-	denied  bool             // there are others, which the policy denies
-	err     error            // there may be more that are allowed: nobody can tell
+	allowed []netip.AddrPort // may be dialled
+	denied  bool             // the policy denies some addresses
+	err     error            // why it is not known whether more addresses are allowed
 }
 
-// sift holds addresses against the policy. Each address that is dialled has been
-// through here.
+// sift checks addresses against the policy. Every address that is dialled was checked
+// here.
 func (e *Exit) sift(p *Policy, addrs []netip.Addr, port uint16) (f finding) {
 	for _, a := range addrs {
 		a = a.Unmap()
@@ -105,8 +105,9 @@ func (e *Exit) dialAddrs(ctx context.Context, f finding) (net.Conn, error) {
 	return nil, answer.Errorf(answer.NotFound, "exit: the name has no address")
 }
 
-// dialName looks up both families of a name at the same time, and connects as
-// soon as it has an address. Addresses that come later take part in the race.
+// dialName looks up both families of a name at the same time. It begins to connect as
+// soon as it has an address that may be dialled. Addresses that come later are tried
+// beside the first ones.
 func (e *Exit) dialName(ctx context.Context, p *Policy, t routes.Target) (net.Conn, error) {
 	var found finding
 	var missing []family
@@ -137,8 +138,8 @@ func (e *Exit) dialName(ctx context.Context, p *Policy, t routes.Target) (net.Co
 			findings <- g
 		})
 	}
-	// What the cache has does not wait: a server that never answers for the other
-	// family must not slow down every connection.
+	// Addresses from the cache are dialled at once. If they waited too, a name server
+	// that never answers for the other family would slow down every connection.
 	begin := len(found.allowed) > 0
 	expected := len(missing)
 	var delay <-chan time.Time
@@ -186,23 +187,30 @@ func (e *Exit) race(ctx context.Context, addrs []netip.AddrPort, later <-chan []
 		Go:      func(attempt func()) bool { attempts.Go(attempt); return true },
 		Stagger: attemptDelay,
 		Merge: func(untried, later []netip.AddrPort) []netip.AddrPort {
-			// Those of the other family have been tried already.
+			// The address that was tried last is of the other family.
 			return interleave(append(later, untried...))
 		},
 	}
 	o := r.Run(ctx, addrs, later)
-	switch {
-	case o.Err == nil:
+	if o.Err == nil {
 		return o.Value, nil
-	case len(o.Failed) > 0:
-		return nil, failed(o.Failed[0])
 	}
-	return nil, failed(o.Err)
+	return nil, failed(mostTelling(append(o.Failed, o.Err)))
 }
 
-// failed gives a reason to an error of the network. One without a name of its own
-// is the destination's: it must not look like a fault of this exit, for which
-// clients would give up the whole bridge.
+// mostTelling gives the first of the errors that says more than that there is no way to
+// an address: a machine without IPv6 has no way to half of them.
+func mostTelling(errs []error) error {
+	for _, err := range errs {
+		if r := answer.Of(err); r != answer.Unreachable && r != answer.Internal {
+			return err
+		}
+	}
+	return errs[0]
+}
+
+// failed gives a reason to an error of the network. An error that has none becomes
+// Unreachable. As a fault of this exit it would make clients give up the whole bridge.
 func failed(err error) error {
 	reason := answer.Of(err)
 	if reason == answer.Internal {
@@ -213,8 +221,8 @@ func failed(err error) error {
 
 func isIPv6(a netip.AddrPort) bool { return a.Addr().Is6() }
 
-// sort puts the addresses of the better family first. Those of one family are in
-// a good order already: net.Resolver sorts them.
+// sort puts the addresses of the better family first. The addresses of one family stay
+// in their order: net.Resolver has sorted them.
 func (e *Exit) sort(addrs []netip.AddrPort) {
 	i := slices.IndexFunc(addrs, isIPv6)
 	if i < 0 {
@@ -233,15 +241,15 @@ func (e *Exit) sort(addrs []netip.AddrPort) {
 	})
 }
 
-// native tells whether an IPv6 address is of the kind that is preferred to IPv4,
-// where both the destination and the source are of it (RFC 6724 section 6, rules
-// 1, 2, 5 and 6, with the table of section 2.1).
+// native tells whether an IPv6 address is an ordinary one. IPv6 is better than IPv4
+// where both the destination and the source are ordinary (RFC 6724 section 6, rules 1,
+// 2, 5 and 6, with the table of section 2.1).
 func native(a netip.Addr) bool {
 	return a.IsLoopback() || a.IsGlobalUnicast() && !a.IsPrivate() && !sixto4.Contains(a) && !teredo.Contains(a)
 }
 
-// interleave orders addresses for racing: families take turns, the first one's
-// first (RFC 8305 section 4).
+// interleave orders addresses so that the families take turns. The family of the first
+// address begins (RFC 8305 section 4).
 func interleave(in []netip.AddrPort) []netip.AddrPort {
 	if len(in) < 2 {
 		return in

@@ -1,10 +1,13 @@
-// Package exit opens the connections that clients of this box's server ask for.
+// Package exit opens the connections that clients of this machine's server ask for.
 //
-// Its policy is checked twice: on the destination as it was asked for, and, for
-// everything that names an address, on each address that is about to be
-// dialled, so that a name can't lead to where an address may not. Names are
-// resolved here and nowhere else, through the system's own configuration. What
-// was checked is what is dialled: no name is looked up again in between.
+// The policy is checked twice. First the destination as the client wrote it. Then
+// each address that is about to be dialled: a name must not lead to an address that
+// a client may not ask for directly. The address that was checked is the address that
+// is dialled. The name is not looked up again in between.
+//
+// Names are looked up by the system's own configuration. The two families, IPv4 and
+// IPv6, are asked for separately. The first address that may be dialled is dialled;
+// addresses that come later are tried beside it (RFC 8305).
 package exit
 
 import (
@@ -18,31 +21,36 @@ import (
 	"ptgate/routes"
 )
 
-// A Policy says what may be opened. Nil tables have no patterns.
+// A Policy says what may be opened.
 type Policy struct {
-	Allow    *routes.Table // the destination as asked for must match; nil: all do
-	Deny     *routes.Table // the destination as asked for must not match
-	DenyNets *routes.Table // nor the address dialled
-	// DenyPrivate: nor may that be other than a public unicast address, or one of
-	// this box's own, whose services a firewall may keep from everybody else.
+	// Allow must match the destination as the client wrote it. Nil: every destination
+	// is allowed.
+	Allow *routes.Table
+	// Deny must not match the destination as the client wrote it. Nil: nothing is
+	// denied.
+	Deny *routes.Table
+	// DenyNets must not match the address that is dialled. Nil: nothing is denied.
+	DenyNets *routes.Table
+	// DenyPrivate denies every address that is not public, and this machine's own
+	// public addresses: a firewall may keep their services from everybody else.
 	DenyPrivate bool
 }
 
 // Settings of an Exit.
 type Settings struct {
 	Policy Policy
-	// Dial bounds name look-up and connecting together. 0: 60 s.
+	// Dial is the longest time for the name look-up and the connection together. 0: 60 s.
 	Dial time.Duration
-	// Handshake bounds the SOCKS5 session up to the request. 0: no bound.
+	// Handshake is the longest time until the client's request is complete. 0: no limit.
 	Handshake time.Duration
 	// Users maps names to passwords. Empty: nobody is asked.
 	Users map[string]string
-	// Hosts has the addresses of names, in their canonical form, that are not
-	// looked up. The policy holds for them as for all.
+	// Hosts has the addresses of names that are not looked up. The names are in their
+	// canonical form. The policy holds for these addresses as for all others.
 	Hosts map[string][]netip.Addr
 }
 
-// An Exit dials. Its methods may be called from any goroutine.
+// An Exit opens connections. Its methods may be called from any goroutine.
 type Exit struct {
 	settings func() *Settings
 	resolver *resolver
@@ -56,7 +64,7 @@ type Exit struct {
 	connect func(context.Context, netip.AddrPort) (net.Conn, error)
 }
 
-// New makes an Exit that asks for its settings at each dial.
+// New makes an Exit. It calls settings for each connection.
 func New(settings func() *Settings, log *slog.Logger) *Exit {
 	var d net.Dialer
 	return &Exit{
@@ -79,8 +87,8 @@ func matches(t *routes.Table, tg routes.Target) bool {
 	return ok
 }
 
-// may tells whether p lets a be dialled; with an error nobody can tell. An IPv6
-// address that a translator turns into an IPv4 one has to be allowed as both.
+// may tells whether p allows to dial a. An error means that this can't be known now.
+// Some IPv6 addresses stand for an IPv4 address: then both have to be allowed.
 func (e *Exit) may(p *Policy, a netip.Addr, port uint16) (bool, error) {
 	if p.DenyPrivate && !public(a) || matches(p.DenyNets, routes.Target{Addr: a.WithZone(""), Port: port}) {
 		return false, nil
@@ -96,8 +104,8 @@ func (e *Exit) may(p *Policy, a netip.Addr, port uint16) (bool, error) {
 	return true, nil
 }
 
-// What is not global unicast, beyond what netip knows by itself: the IANA
-// special-purpose address registries (RFC 6890).
+// special has the networks that are not public, beyond those that netip knows: from
+// the IANA registries of special-purpose addresses (RFC 6890).
 var special = func() (ps []netip.Prefix) {
 	for _, s := range []string{
 		"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24",
@@ -115,8 +123,8 @@ var (
 	teredo = netip.MustParsePrefix("2001::/32")    // RFC 4380
 )
 
-// embedded is the IPv4 address that an IPv6 address stands for; invalid for all
-// others.
+// embedded gives the IPv4 address that an IPv6 address stands for. It is not valid
+// where there is none.
 func embedded(a netip.Addr) netip.Addr {
 	if !a.Is6() {
 		return netip.Addr{}
@@ -132,8 +140,8 @@ func embedded(a netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// public tells whether a is an address of the public Internet. An IPv6 address
-// that stands for an IPv4 one is what that one is.
+// public tells whether a is an address of the public Internet. An IPv6 address that
+// stands for an IPv4 address is public if that one is.
 func public(a netip.Addr) bool {
 	a = a.Unmap()
 	if v4 := embedded(a); v4.IsValid() {

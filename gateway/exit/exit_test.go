@@ -332,7 +332,9 @@ func TestLocalAddrs(t *testing.T) {
 		wayErr  error
 		want    bool
 		wantErr error
+		anycast bool // as Windows lists it
 	}{
+		"an anycast address":           {listed: other + " " + mine, source: other, want: true, anycast: true},
 		"neither":                      {listed: other, source: other},
 		"another address of a network": {listed: other + " " + mine, source: other, want: true},
 		"local by the routing table":   {listed: other, source: mine, want: true},
@@ -352,6 +354,10 @@ func TestLocalAddrs(t *testing.T) {
 					list: func() (out []net.Addr, err error) {
 						lists++
 						for _, a := range addrs(c.listed) {
+							if c.anycast {
+								out = append(out, &net.IPAddr{IP: a.AsSlice()})
+								continue
+							}
 							out = append(out, &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(24, 32)})
 						}
 						return out, c.listErr

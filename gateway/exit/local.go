@@ -13,7 +13,8 @@ import (
 	"ptgate/gateway/answer"
 )
 
-// listedFor is how long the list of this box's addresses is good.
+// listedFor is how long the list of this machine's addresses is used before it is
+// read again.
 const listedFor = 10 * time.Second
 
 // localAddrs knows this machine's own addresses.
@@ -28,11 +29,14 @@ type localAddrs struct {
 
 func newLocalAddrs() *localAddrs { return &localAddrs{list: net.InterfaceAddrs, source: source} }
 
-// has tells whether a is one of this box's addresses: one of its interfaces has it,
-// or the way there leads back here. Neither is enough. A list of interfaces lacks
-// what only the routing table calls local, and a sandbox may deny it; the way to
-// the second address of a network begins at the first one, as if it led elsewhere.
-// With an error nobody can tell.
+// has tells whether a is one of this machine's addresses. An error means that this
+// can't be known now.
+//
+// Two questions are asked, since neither is enough. Does an interface have the
+// address? The list of interfaces lacks addresses that are local by the routing table
+// only, and a sandbox may refuse to give it. Is the source address towards a the same
+// as a? It is not where an interface has two addresses in one network: the source
+// address towards the second one is the first.
 func (l *localAddrs) has(a netip.Addr) (bool, error) {
 	a = a.Unmap().WithZone("")
 	if listed, err := l.listed(a); listed || err != nil {
@@ -43,18 +47,19 @@ func (l *localAddrs) has(a netip.Addr) (bool, error) {
 	case err == nil:
 		return source == a || source.IsLoopback(), nil
 	case answer.Of(err) == answer.Unreachable:
-		return false, nil // no way there, as a connection will find, too
+		return false, nil // there is no route to a: a connection fails, too
 	}
-	return false, fmt.Errorf("whether an address is this box's own: %w", err)
+	return false, fmt.Errorf("whether an address is this machine's own: %w", err)
 }
 
+// listed tells whether one of the interfaces has a.
 func (l *localAddrs) listed(a netip.Addr) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now := time.Now(); now.After(l.until) {
 		list, err := l.list()
 		if err != nil && !denied(err) {
-			return false, fmt.Errorf("this box's own addresses: %w", err)
+			return false, fmt.Errorf("this machine's own addresses: %w", err)
 		}
 		l.addrs = make(map[netip.Addr]struct{}, len(list))
 		for _, x := range list {
@@ -75,14 +80,14 @@ func (l *localAddrs) listed(a netip.Addr) (bool, error) {
 	return ok, nil
 }
 
-// denied tells whether the system does not give the list to this process, now or
-// later: on Linux it needs a netlink socket. Routing has to do then.
+// denied tells whether the system never gives the list to this process, as in a sandbox
+// without netlink sockets. Then the source address alone has to be enough.
 func denied(err error) bool {
 	return errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported) ||
 		errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EPROTONOSUPPORT)
 }
 
-// source is the address that the system would use towards a. Nothing is sent.
+// source gives the address that the system would send from to reach a. Nothing is sent.
 func source(a netip.Addr) (netip.Addr, error) {
 	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 9)))
 	if err != nil {

@@ -16,18 +16,19 @@ import (
 
 const (
 	cacheSize = 4096 // names
-	// RFC 8767 section 4 advises a cap; an hour keeps a moved service findable.
+	// maxTTL is the longest time for which addresses are kept. RFC 8767 section 4
+	// advises a limit. After an hour a service that has moved is found again.
 	maxTTL = time.Hour
-	// That there is no record is kept for a minute at most (RFC 2308 section 5):
-	// a record that was made just now is soon found.
+	// maxNegativeTTL is the longest time for which it is kept that a name has no
+	// address (RFC 2308 section 5). A new record is found after a minute.
 	maxNegativeTTL = time.Minute
-	// Addresses of a name that are used, of each family. A name with more of them
-	// is somebody's way to fill our memory, or to have us scan a network.
+	// maxAddrs is how many addresses of a name are used, of each family. A name with
+	// many more may be there to fill our memory, or to make us scan a network.
 	maxAddrs = 8
 )
 
-// A family of addresses. Each is asked for and kept by itself, so that a failure of
-// one of two look-ups is not taken for the fact that there are no such addresses.
+// A family is one of the two kinds of address. Each is asked for and kept separately:
+// when one look-up fails, that does not mean that the name has no such address.
 type family uint8
 
 const (
@@ -39,10 +40,10 @@ var families = [...]family{ipv4, ipv6}
 
 func (f family) network() string { return [...]string{"ip4", "ip6"}[f] }
 
-// A resolver asks the system's resolver, by the system's own configuration, and
-// keeps answers for their TTL. net.Resolver does not tell the TTL, so it is read
-// from the messages that pass by; names from the hosts file have none and are
-// not kept. Failures are never kept.
+// A resolver looks up names by the system's own configuration, and keeps answers for
+// their time to live (TTL). net.Resolver does not tell the TTL, so it is read from the
+// messages that come from the name server. Names from the hosts file have no TTL and
+// are not kept. Failures are never kept.
 type resolver struct {
 	net   *net.Resolver
 	hosts *net.Resolver // only the hosts file
@@ -77,10 +78,11 @@ func newResolver() *resolver {
 		if !ok {
 			life = new(lifetime) // nobody waits for this answer any more
 		}
-		// net itself would wait out its time although nobody wants the answer.
+		// net.Resolver would wait for the answer until its own timeout, even when
+		// nobody wants it any more.
 		stop := context.AfterFunc(ctx, func() { c.Close() })
 		if u, ok := c.(*net.UDPConn); ok {
-			// net takes a connection that is a PacketConn for one with messages.
+			// net.Resolver takes a PacketConn for a connection with whole messages.
 			return &datagrams{u, life, stop}, nil
 		}
 		return &byteStream{Conn: c, life: life, stop: stop}, nil
@@ -88,8 +90,8 @@ func newResolver() *resolver {
 	return r
 }
 
-// cached gives one family's addresses of name, if they are known. There may be
-// none.
+// cached gives the addresses of one family of name. ok is false where they are not
+// known. Known addresses may be none.
 func (r *resolver) cached(name string, f family) (addrs []netip.Addr, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -100,6 +102,7 @@ func (r *resolver) cached(name string, f family) (addrs []netip.Addr, ok bool) {
 	return both[f].addrs, true
 }
 
+// keep puts an answer into the cache.
 func (r *resolver) keep(name string, f family, e entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -117,8 +120,8 @@ func (r *resolver) keep(name string, f family, e entry) {
 	both[f] = e
 }
 
-// lookup asks for one family's addresses of name. No address and no error means
-// that there is no such record. An error says nothing about the name.
+// lookup asks for the addresses of one family of name. No address and no error means
+// that the name has none. An error says nothing about the name.
 func (r *resolver) lookup(ctx context.Context, name string, f family) ([]netip.Addr, error) {
 	var life lifetime
 	addrs, err := r.ask(context.WithValue(ctx, lifetimeKey{}, &life), name, f)
@@ -134,12 +137,12 @@ func (r *resolver) lookup(ctx context.Context, name string, f family) ([]netip.A
 	return addrs, nil
 }
 
-// askSystem looks up name as a whole: with the system's search list, "db" would get
-// round a rule about "db.example.com", and a name that does not exist lead
-// somewhere else.
+// askSystem looks up name as it is, without the system's search list. With the list,
+// "db" could lead to "db.example.com" although a rule denies that name, and a name that
+// does not exist could lead to another host.
 func (r *resolver) askSystem(ctx context.Context, name string, f family) ([]netip.Addr, error) {
 	if !strings.Contains(name, ".") {
-		// With a dot behind it net does not find such a name in the hosts file.
+		// net.Resolver does not find such a name in the hosts file when a dot follows it.
 		if addrs, err := r.hosts.LookupNetIP(ctx, "ip", name); err == nil {
 			return only(addrs, f), nil
 		}
@@ -164,8 +167,8 @@ func only(addrs []netip.Addr, f family) (out []netip.Addr) {
 	return out
 }
 
-// A lifetime is for how long the answer of one look-up may be kept: as the last
-// message says that has come from a name server, which is the one that net uses.
+// A lifetime is the time for which the answer of one look-up may be kept. The last
+// message from a name server decides: that is the one that net.Resolver uses.
 type lifetime struct{ atomic.Int64 }
 
 type lifetimeKey struct{}
@@ -174,8 +177,8 @@ func (l *lifetime) saw(message []byte) { l.Store(int64(readTTL(message))) }
 
 func (l *lifetime) ttl() time.Duration { return time.Duration(l.Load()) }
 
-// readTTL gives the time for which the answer in message may be kept. It is 0 for
-// what is no answer, or is not whole: it may lack addresses.
+// readTTL gives the time for which the answer in message may be kept. It is 0 where the
+// message is no answer, or where its end is missing: then it may lack addresses.
 func readTTL(message []byte) time.Duration {
 	var p dnsmessage.Parser
 	h, err := p.Start(message)
@@ -202,7 +205,8 @@ func readTTL(message []byte) time.Duration {
 	if positive {
 		return ttl
 	}
-	// RFC 2308 section 5: the SOA record says for how long.
+	// The name has no such address. The SOA record says for how long that may be kept
+	// (RFC 2308 section 5).
 	for {
 		a, err := p.AuthorityHeader()
 		if err != nil {
@@ -230,7 +234,7 @@ func seconds(ttl uint32) time.Duration {
 	return time.Duration(ttl) * time.Second
 }
 
-// datagrams is a connection to a name server whose messages pass by.
+// datagrams is a UDP connection to a name server. It reads the TTL of each message.
 type datagrams struct {
 	*net.UDPConn
 	life *lifetime
@@ -250,12 +254,12 @@ func (c *datagrams) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// byteStream is the same for answers that are too long for a datagram.
+// byteStream is the same over TCP, for answers that are too long for a datagram.
 type byteStream struct {
 	net.Conn
 	life *lifetime
 	stop func() bool
-	got  []byte // so far: a length of two bytes and the message (RFC 1035 section 4.2.2)
+	got  []byte // until now: two bytes of length, then the message (RFC 1035 section 4.2.2)
 }
 
 func (c *byteStream) Close() error {
