@@ -19,24 +19,27 @@ import (
 )
 
 const (
+	// A bridge that has failed rests: others are asked first. The first rest is this
+	// long, each further one twice as long as the one before, up to maxRest.
 	firstRest = 5 * time.Second
 	maxRest   = 5 * time.Minute
-	// For how long a measured time decides under pick = "fastest".
+	// measuredFor is how long a measured time counts under pick = "fastest".
 	measuredFor = 5 * time.Minute
 )
 
-// health is what real traffic has taught about a bridge.
+// health is what requests have taught about a bridge.
 type health struct {
 	mu       sync.Mutex
-	fails    int
+	fails    int // since the last success
 	resting  bool
-	until    time.Time // when it may be tried again
-	trial    bool      // it is being tried in the background
-	why      error
-	answer   time.Duration // from request to answer; 0: unknown
-	measured time.Time
+	until    time.Time     // the end of the rest
+	trial    bool          // tryAgain runs
+	why      error         // the failure for which it rests
+	answer   time.Duration // from a request to its answer; 0: not known
+	measured time.Time     // when answer was
 }
 
+// ok notes that a request was answered after took.
 func (h *health) ok(took time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -49,16 +52,15 @@ func (h *health) ok(took time.Duration) {
 	h.measured = time.Now()
 }
 
-// recovered ends the bridge's rest. How long an answer takes is not known anew.
+// recovered ends the bridge's rest. It says nothing of how long an answer takes.
 func (h *health) recovered() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.fails, h.resting, h.why = 0, false, nil
 }
 
-// bad sends the bridge to rest, each time for longer, and tells whether it did. Of
-// one that rests already it notes the error only: many requests may have met the
-// same failure.
+// bad sends the bridge to rest, and tells whether it did. If the bridge rests already,
+// only the error is noted: many requests may have met the same failure.
 func (h *health) bad(err error) (news bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -73,8 +75,8 @@ func (h *health) bad(err error) (news bool) {
 	return true
 }
 
-// slow notes that an answer takes longer than so long. How much longer is not
-// known: twice the time keeps the bridge behind the one that was faster.
+// slow notes that an answer takes longer than this. How much longer is not known. Twice
+// the time is taken for it, so that the bridge comes after the one that was faster.
 func (h *health) slow(than time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -82,11 +84,12 @@ func (h *health) slow(than time.Duration) {
 	h.measured = time.Now()
 }
 
+// A verdict is a bridge's health at one moment.
 type verdict struct {
 	resting bool
 	until   time.Time
 	answer  time.Duration
-	fresh   bool
+	fresh   bool // answer is known, and was measured lately
 }
 
 func (h *health) verdict() verdict {
@@ -95,9 +98,10 @@ func (h *health) verdict() verdict {
 	return verdict{h.resting, h.until, h.answer, h.answer > 0 && time.Since(h.measured) < measuredFor}
 }
 
-// choose orders a route's bridges: those that work by the route's preference,
-// then the resting ones by when their rest ends. A resting bridge that the route
-// would prefer and whose rest is over is tried beside.
+// choose puts a route's bridges in the order in which they are asked. First come the
+// bridges that work, by the route's preference. Then come the bridges that rest: the
+// one whose rest ends first is the first of them. A bridge whose rest is over is tried
+// in the background, beside the request.
 func choose(via []*Bridge, pick config.Pick) []*Bridge {
 	if len(via) == 1 {
 		return via
@@ -132,7 +136,7 @@ func choose(via []*Bridge, pick config.Pick) []*Bridge {
 		}
 		switch pick {
 		case config.PickFastest:
-			if x.v.fresh != y.v.fresh { // measure it
+			if x.v.fresh != y.v.fresh { // the one that is not known is measured
 				if x.v.fresh {
 					return 1
 				}
@@ -151,8 +155,9 @@ func choose(via []*Bridge, pick config.Pick) []*Bridge {
 	return out
 }
 
-// unmeasured counts the bridges at the head of order that "fastest" knows
-// nothing of: they start together, with the first that is known.
+// unmeasured tells how many bridges at the head of order are asked at once under
+// pick = "fastest": all whose time is not known, and the first one whose time is known.
+// So a bridge is measured, and no request waits longer for that.
 func unmeasured(order []*Bridge) int {
 	n := 0
 	for n < len(order) {
@@ -167,15 +172,15 @@ func unmeasured(order []*Bridge) int {
 	return max(n, 1)
 }
 
-// openFirst opens t over the first bridge that answers. The first `together` are
-// asked at once; each further one when one has failed, or when none has answered
-// for stagger. A far end's own answer, good or bad, decides; but not that it can't
-// serve at the moment.
+// openFirst opens t over the first bridge that answers. The first bridges of order, as
+// many as together says, are asked at once. The next one is asked when a bridge has
+// failed, or when none has answered for stagger. The answer of a far end decides, also
+// a bad one; but not the answer that it can't serve at the moment.
 func openFirst(ctx context.Context, order []*Bridge, together int, stagger time.Duration, t routes.Target) (stream.Conn, error) {
 	r := race.Race[*Bridge, stream.Conn]{
 		Try:      func(ctx context.Context, b *Bridge) (stream.Conn, error) { return b.open(ctx, t) },
 		Drop:     func(c stream.Conn) { c.Close() },
-		Go:       order[0].m.spawn, // the manager waits for those that are given up
+		Go:       order[0].m.spawn, // the manager waits for the attempts that are given up
 		Stagger:  stagger,
 		Together: together,
 		Final:    answered,
@@ -193,13 +198,13 @@ func openFirst(ctx context.Context, order []*Bridge, together int, stagger time.
 	return nil, answer.New(answer.Timeout, o.Err)
 }
 
-// answered tells whether err is what the far end has to say of the destination.
+// answered tells whether err is a far end's answer about the destination.
 func answered(err error) bool {
 	_, ok := errors.AsType[*carrier.Refusal](err)
 	return ok && answer.Of(err) != answer.Limit
 }
 
-// judge learns from a request that b had for took and that ended with err. It tells
+// judge learns from a request that b had for took, and that ended with err. It tells
 // whether the bridge goes to rest for it.
 func (b *Bridge) judge(ctx context.Context, err error, took time.Duration) (rests bool) {
 	if err == nil || answered(err) {
@@ -223,7 +228,7 @@ func (b *Bridge) judge(ctx context.Context, err error, took time.Duration) (rest
 	return b.health.bad(err)
 }
 
-// beaten learns from a request that b had for took when another bridge answered it.
+// beaten learns from a request that another bridge has answered. b had it for took.
 func (b *Bridge) beaten(took, stagger time.Duration) {
 	if took < stagger || b.alive() {
 		b.health.slow(took)
@@ -232,8 +237,8 @@ func (b *Bridge) beaten(took, stagger time.Duration) {
 	b.health.bad(fmt.Errorf("no answer for %v", took.Round(100*time.Millisecond)))
 }
 
-// reasonOf is what all bridges have failed for, where that is a timeout or the
-// far end's limit, and else says that no bridge works.
+// reasonOf gives the reason why all bridges have failed, if it is a timeout or the far
+// end's limit and the same for all. Otherwise it says that no bridge works.
 func reasonOf(errs []error) answer.Reason {
 	reason := answer.Of(errs[0])
 	for _, err := range errs {
