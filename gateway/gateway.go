@@ -23,7 +23,7 @@ import (
 	"ptgate/gateway/bridges"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 	"ptgate/gateway/exit"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/outcome"
@@ -409,4 +409,4 @@ func (g *Gateway) hint(err error) string {
 	return ""
 }
 
-func formatTarget(t routes.Target) string { return dest.Format(t) }
+func formatTarget(t routes.Target) string { return destination.Format(t) }

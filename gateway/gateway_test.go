@@ -25,7 +25,7 @@ import (
 	"ptgate/gateway"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 	"ptgate/gateway/inbound"
 )
 
@@ -145,7 +145,7 @@ func ask(t testing.TB, near *box, addr string) (*net.TCPConn, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	target, err := dest.Parse(addr)
+	target, err := destination.Parse(addr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"ptgate/gateway/carrier"
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 	"ptgate/gateway/inbound"
 )
 
@@ -67,7 +67,7 @@ func TestReloadBeforeRequest(t *testing.T) {
 	text := fmt.Sprintf(nearEnd, b)
 	near := start(t, "client", text)
 	roundTrip(t, mustAsk(t, near, o), 1<<10)
-	target, err := dest.Parse(o)
+	target, err := destination.Parse(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestReloadUnderRequests(t *testing.T) {
 	near := start(t, "client", text)
 	changed := strings.Replace(text, "[[route]]", "user = \"x\"\npassword = \"y\"\n[[route]]", 1)
 	o := origin(t, echo)
-	target, err := dest.Parse(o)
+	target, err := destination.Parse(o)
 	if err != nil {
 		t.Fatal(err)
 	}

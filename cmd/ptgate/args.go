@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 )
 
 // noArgs refuses words behind a command, and says how what they seem to be is
@@ -16,7 +16,7 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	}
 	name, word := cmd.Name(), args[0]
 	if cmd.Flags().Lookup("address") != nil {
-		if _, err := dest.Parse(word); err == nil {
+		if _, err := destination.Parse(word); err == nil {
 			return usagef("%s: %q stands alone: write  ptgate %[1]s --address %[3]s", name, word, word)
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ptgate/gateway/config"
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 	"ptgate/routes"
 )
 
@@ -84,7 +84,7 @@ which bridges it goes. Nothing is looked up or dialled. Without a port, 443.`,
 }
 
 func explain(cfg *config.Config, arg string) (string, error) {
-	t, err := destination(arg)
+	t, err := readDestination(arg)
 	if err != nil {
 		return "", err
 	}
@@ -118,22 +118,22 @@ func explain(cfg *config.Config, arg string) (string, error) {
 	return text, nil
 }
 
-// destination reads what a person takes for one: the port may be absent.
-func destination(arg string) (routes.Target, error) {
+// readDestination reads what a person takes for one: the port may be absent.
+func readDestination(arg string) (routes.Target, error) {
 	arg, _, err := config.Pasted(arg, config.TextName)
 	if err != nil {
-		return routes.Target{}, fmt.Errorf("%w: it has %w", dest.ErrInvalid, err)
+		return routes.Target{}, fmt.Errorf("%w: it has %w", destination.ErrInvalid, err)
 	}
-	t, err := dest.Parse(arg)
+	t, err := destination.Parse(arg)
 	if err == nil {
 		return t, nil
 	}
-	t, err2 := dest.FromHostPort(trimBrackets(arg), 443)
+	t, err2 := destination.FromHostPort(trimBrackets(arg), 443)
 	if err2 == nil {
 		return t, nil
 	}
 	invalid := func(format string, args ...any) (routes.Target, error) {
-		return routes.Target{}, fmt.Errorf("%w: "+format, append([]any{dest.ErrInvalid}, args...)...)
+		return routes.Target{}, fmt.Errorf("%w: "+format, append([]any{destination.ErrInvalid}, args...)...)
 	}
 	switch {
 	case arg == "":

@@ -15,7 +15,7 @@ import (
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
 	"ptgate/gateway/config"
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 	"ptgate/routes"
 )
 
@@ -85,7 +85,7 @@ func pair(address, transport string) (server, client string, err error) {
 	if err != nil {
 		return "", "", usagef("--address: %v", err)
 	}
-	t, err := dest.Parse(address)
+	t, err := destination.Parse(address)
 	if err != nil {
 		return "", "", usagef("--address %q: %v", address, err)
 	}
@@ -99,7 +99,7 @@ func pair(address, transport string) (server, client string, err error) {
 	case !row.Placeholder && !t.Addr.IsValid():
 		return "", "", usagef("--address %q: %s needs the server's IP address, not a name: looking it up would tell the network where you go", address, transport)
 	}
-	public := dest.Format(t)
+	public := destination.Format(t)
 	options, args, err := row.Pair(public)
 	if err != nil {
 		return "", "", err
@@ -173,7 +173,7 @@ transport = %q
 bind      = %q
 `, row.Name, bind)
 	if !row.Placeholder {
-		fmt.Fprintf(&b, "public    = %q\n", dest.Format(public))
+		fmt.Fprintf(&b, "public    = %q\n", destination.Format(public))
 	}
 	fmt.Fprintf(&b, "options   = { %s }\n%s", inlineTable(options), serverExit)
 	return b.String(), nil

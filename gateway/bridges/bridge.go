@@ -12,7 +12,7 @@ import (
 	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 	"ptgate/gateway/stream"
 	"ptgate/gateway/supervise"
 	"ptgate/routes"
@@ -213,7 +213,7 @@ func (b *Bridge) early(t routes.Target, err error) {
 	}
 	attrs := []any{"reason", answer.Of(err).String()}
 	if !b.m.private.Load() {
-		attrs = append(attrs, "destination", dest.Format(t), "error", err)
+		attrs = append(attrs, "destination", destination.Format(t), "error", err)
 	}
 	b.log.Log(context.Background(), level, "request failed after an early answer", attrs...)
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"ptgate/adapter"
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 	"ptgate/routes"
 )
 
@@ -116,7 +116,7 @@ func mustLoad(t *testing.T, path string) *Config {
 
 func target(t *testing.T, s string) routes.Target {
 	t.Helper()
-	tg, err := dest.Parse(s)
+	tg, err := destination.Parse(s)
 	if err != nil {
 		t.Fatal(err)
 	}

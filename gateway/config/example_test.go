@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 
 	"ptgate/gateway/config"
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 )
 
 func Example() {
@@ -39,7 +39,7 @@ via = "direct"
 		return
 	}
 	for _, s := range []string{"www.Example.com:443", "mail.example.net:25", "example.net:443"} {
-		target, err := dest.Parse(s)
+		target, err := destination.Parse(s)
 		if err != nil {
 			fmt.Println(err)
 			continue

@@ -20,7 +20,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"ptgate/adapter/builtin"
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 	"ptgate/routes"
 )
 
@@ -384,11 +384,11 @@ func (l *loading) serveTable(t *table) *Serve {
 	s.TrustedHops = l.trustedHops(t, s)
 	s.Allow, s.Deny = t.prefixes("allow"), t.prefixes("deny")
 	if text := t.pasted("forward", TextName); text != "" {
-		target, err := dest.Parse(text)
+		target, err := destination.Parse(text)
 		if err != nil {
 			t.fail(t.lineOf("forward"), "forward: %q: %s", text, reason(err))
 		} else {
-			s.Forward = dest.Format(target)
+			s.Forward = destination.Format(target)
 		}
 	}
 	if t.integer("proxy_protocol", 0, 0, 2) != 0 {
@@ -407,7 +407,7 @@ func (l *loading) public(t *table, s *Serve) {
 		}
 		return
 	}
-	target, err := dest.Parse(text)
+	target, err := destination.Parse(text)
 	row, _ := builtin.Lookup(s.Transport)
 	switch {
 	case err != nil:
@@ -415,7 +415,7 @@ func (l *loading) public(t *table, s *Serve) {
 	case target.Name != "" && !row.Placeholder:
 		t.fail(t.lineOf("public"), "public: %q has a name: write the IP address, as clients look up no bridge's name", text)
 	default:
-		s.Public = dest.Format(target)
+		s.Public = destination.Format(target)
 	}
 }
 
@@ -558,18 +558,18 @@ func limitsTable(t *table) Limits {
 	return limits
 }
 
-// canonical is dest.Canonical for the patterns of a configuration.
+// canonical is destination.Canonical for the patterns of a configuration.
 func canonical(host string) (string, error) {
-	name, err := dest.Canonical(host)
+	name, err := destination.Canonical(host)
 	if err != nil {
 		return "", errors.New(reason(err))
 	}
 	return name, nil
 }
 
-// reason is an error of dest without its general beginning.
+// reason is an error of package destination without its general beginning.
 func reason(err error) string {
-	return strings.TrimPrefix(err.Error(), dest.ErrInvalid.Error()+": ")
+	return strings.TrimPrefix(err.Error(), destination.ErrInvalid.Error()+": ")
 }
 
 // hostPort checks the address of a bridge: a literal address and a port.
@@ -590,7 +590,7 @@ func hostPort(s string) (string, error) {
 		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 			return "", fmt.Errorf("%q has no port from 1 to 65535", s)
 		}
-		if _, err := dest.Canonical(host); err == nil {
+		if _, err := destination.Canonical(host); err == nil {
 			return "", fmt.Errorf("%q has a name: write the IP address, as looking the name up would tell the network where the bridge is", s)
 		}
 	}

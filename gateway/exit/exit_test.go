@@ -17,7 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"ptgate/gateway/answer"
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 	"ptgate/routes"
 )
 
@@ -213,7 +213,7 @@ func TestPolicy(t *testing.T) {
 				got = append(got, a.String())
 				return nil, errRefused
 			})
-			to, err := dest.Parse(c.to)
+			to, err := destination.Parse(c.to)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -308,7 +308,7 @@ func TestOwnUnknown(t *testing.T) {
 			}
 			return false, nil
 		}
-		to, err := dest.Parse(c.to)
+		to, err := destination.Parse(c.to)
 		if err != nil {
 			t.Fatal(err)
 		}

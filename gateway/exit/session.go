@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"ptgate/gateway/answer"
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 	"ptgate/gateway/relay"
 	"ptgate/gateway/socks"
 	"ptgate/gateway/stream"
@@ -90,7 +90,7 @@ func (s *session) valid(user, password string) bool {
 func (s *session) dial(host string, port int) (stream.Conn, error) {
 	s.conn.SetReadDeadline(time.Time{})
 	var c stream.Conn
-	t, err := dest.FromHostPort(host, port)
+	t, err := destination.FromHostPort(host, port)
 	if err != nil {
 		err = answer.New(answer.BadRequest, err)
 	} else {

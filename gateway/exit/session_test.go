@@ -18,14 +18,14 @@ import (
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 	"ptgate/gateway/relay"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
 func target(s string) routes.Target {
-	t, err := dest.Parse(s)
+	t, err := destination.Parse(s)
 	if err != nil {
 		panic(err)
 	}

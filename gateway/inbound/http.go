@@ -19,7 +19,7 @@ import (
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/credentials"
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
@@ -277,7 +277,7 @@ func (h *httpConn) open(r *http.Request) (stream.Conn, routes.Target, error) {
 		return nil, routes.Target{}, err
 	}
 	// RequestURI is what the client wrote; net/http has changed the other fields.
-	target, err := dest.Parse(r.RequestURI)
+	target, err := destination.Parse(r.RequestURI)
 	if err != nil {
 		return nil, target, answer.New(answer.BadRequest, err)
 	}

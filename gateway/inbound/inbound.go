@@ -30,7 +30,7 @@ import (
 	"time"
 
 	"ptgate/gateway/answer"
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
@@ -381,5 +381,5 @@ func format(t routes.Target) string {
 	if t == (routes.Target{}) {
 		return ""
 	}
-	return dest.Format(t)
+	return destination.Format(t)
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/elazarl/goproxy"
 
 	"ptgate/gateway/answer"
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
@@ -52,8 +52,8 @@ func (l *listener) request(r *http.Request, ctx *goproxy.ProxyCtx) (*http.Reques
 		h.refused(target, err)
 		return r, pageOf(answer.BadRequest).response(r)
 	}
-	r.URL.Host = dest.Format(target) // where it goes; r.Host stays what the client wrote
-	r.Close = false                  // that was said of the client's connection, not of the origin's
+	r.URL.Host = destination.Format(target) // where it goes; r.Host stays what the client wrote
+	r.Close = false                         // that was said of the client's connection, not of the origin's
 	endToEnd(r.Header, isWebSocket(r.Header))
 	if _, ok := r.Header["User-Agent"]; !ok {
 		r.Header["User-Agent"] = nil // net/http would add its own
@@ -70,7 +70,7 @@ func targetOf(u *url.URL) (routes.Target, error) {
 			return routes.Target{}, err
 		}
 	}
-	return dest.FromHostPort(u.Hostname(), port)
+	return destination.FromHostPort(u.Hostname(), port)
 }
 
 type requestKey struct{}
@@ -353,7 +353,7 @@ func (p *plain) dial(ctx context.Context, set *Settings, addr string) (net.Conn,
 	p.connMu.Unlock()
 	defer p.dials.Done()
 
-	target, err := dest.Parse(addr)
+	target, err := destination.Parse(addr)
 	if err != nil {
 		return nil, answer.New(answer.BadRequest, err)
 	}

@@ -7,7 +7,7 @@ import (
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/credentials"
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/socks"
 	"ptgate/gateway/stream"
@@ -76,7 +76,7 @@ func (s *socksSession) open(host string, port int) (stream.Conn, routes.Target, 
 	if s.over {
 		return nil, routes.Target{}, answer.Errorf(answer.Limit, "limits.connections is reached")
 	}
-	target, err := dest.FromHostPort(host, port)
+	target, err := destination.FromHostPort(host, port)
 	if err != nil {
 		return nil, target, answer.New(answer.BadRequest, err)
 	}

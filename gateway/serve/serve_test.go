@@ -26,7 +26,7 @@ import (
 	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 	"ptgate/gateway/exit"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/stream"
@@ -202,7 +202,7 @@ func origin(t testing.TB) routes.Target {
 		ln.Close()
 		wg.Wait()
 	})
-	target, err := dest.Parse(ln.Addr().String())
+	target, err := destination.Parse(ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,7 +285,7 @@ func TestForward(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cfg := obfs4(c.isolate)
-			cfg.Allow, cfg.Deny, cfg.Forward = c.allow, c.deny, dest.Format(at)
+			cfg.Allow, cfg.Deny, cfg.Forward = c.allow, c.deny, destination.Format(at)
 			if c.host != "" {
 				cfg.Forward = net.JoinHostPort(c.host, strconv.Itoa(int(at.Port)))
 			}
@@ -365,7 +365,7 @@ func TestLimit(t *testing.T) {
 	})
 	t.Run("forward", func(t *testing.T) {
 		cfg := obfs4(false)
-		cfg.Forward = dest.Format(at)
+		cfg.Forward = destination.Format(at)
 		if b := ending(t, start(t, cfg, full).dial()); len(b) > 0 {
 			t.Errorf("%q", b)
 		}

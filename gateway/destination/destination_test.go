@@ -1,4 +1,4 @@
-package dest
+package destination
 
 import (
 	"errors"

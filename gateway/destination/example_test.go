@@ -1,19 +1,19 @@
-package dest_test
+package destination_test
 
 import (
 	"fmt"
 
-	"ptgate/gateway/dest"
+	"ptgate/gateway/destination"
 )
 
 func Example() {
 	for _, s := range []string{"Bücher.Example.:443", "[::ffff:192.0.2.1]:22", "0x7f.1:80", "example.com"} {
-		target, err := dest.Parse(s)
+		target, err := destination.Parse(s)
 		if err != nil {
 			fmt.Println(err)
 			continue
 		}
-		fmt.Println(dest.Format(target))
+		fmt.Println(destination.Format(target))
 	}
 	// Output:
 	// xn--bcher-kva.example:443

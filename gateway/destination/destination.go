@@ -1,4 +1,4 @@
-// Package dest reads a destination that a client or an operator wrote, and makes a
+// Package destination reads a destination that a client or an operator wrote, and makes a
 // routes.Target of it.
 //
 // Each host has one spelling in a Target, so that nobody gets around a rule by another
@@ -10,7 +10,7 @@
 //
 // The package looks up no name. Its errors never contain the host: they may be logged
 // where destinations must not be.
-package dest
+package destination
 
 import (
 	"errors"
