@@ -116,10 +116,10 @@ func exists(path string) bool {
 
 // note remembers what the transports announce, for `ptgate bridges` and for the
 // next start. A line that has changed is worth a warning: clients have the old one.
-func (g *Gateway) note(cfg *config.Config) {
+func (g *Gateway) note(cfg *config.Config, servers []*serve.Server) {
 	notes := readNotes(cfg.StateDir)
 	var mine []note
-	for _, s := range g.servers {
+	for _, s := range servers {
 		n := note{s.Announced(), cfg.Path, s.State()}
 		for _, old := range notes {
 			if n.same(old) && !slices.Equal(n.Args, old.Args) {

@@ -31,6 +31,9 @@ import (
 
 // The test binary is its own `ptgate pt`.
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == "slow-pt" {
+		slowPT(os.Args[2])
+	}
 	if len(os.Args) == 2 && os.Args[1] == "pt" {
 		os.Exit(builtin.Main(context.Background(), os.Stdin, os.Stdout))
 	}

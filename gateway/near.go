@@ -12,20 +12,27 @@ import (
 	"ptgate/gateway/answer"
 	"ptgate/gateway/bridges"
 	"ptgate/gateway/config"
+	"ptgate/gateway/destination"
+	"ptgate/gateway/exit"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/relay"
+	"ptgate/gateway/serve"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
-// A view is one configuration at work. It is swapped whole; a request loads it
-// once.
+// A view is one configuration and all that runs for it. It is never changed: a
+// reload makes another one, and swaps it when everything in it runs. Who reads it
+// loads it once, and never waits.
 type view struct {
-	cfg      *config.Config
-	set      *bridges.Set
-	settings *inbound.Settings
-	loaded   time.Time
+	cfg       *config.Config
+	loaded    time.Time
+	set       *bridges.Set
+	front     *inbound.Settings
+	exit      *exit.Settings
+	listeners []*listener
+	servers   []*serve.Server
 }
 
 // A router opens what clients ask for, by the routes of the view at that moment:
@@ -55,7 +62,7 @@ func (v *view) open(ctx context.Context, t routes.Target) (stream.Conn, error) {
 		return nil, answer.Errorf(answer.Blocked, "blocked by the route at line %d", route.Line)
 	case config.ActionDirect:
 		var d net.Dialer
-		c, err := d.DialContext(ctx, "tcp", formatTarget(t))
+		c, err := d.DialContext(ctx, "tcp", destination.Format(t))
 		if err != nil {
 			return nil, answer.New(answer.Of(err), fmt.Errorf("direct: %w", err))
 		}

@@ -116,16 +116,12 @@ transports, totals. No destination and no client is named.`,
 func printStatus(out io.Writer, s *gateway.Status) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	defer w.Flush()
-	state := "running"
-	if s.Stopping {
-		state = "stopping"
-	}
-	fmt.Fprintf(w, "%s\tpid %d, since %s\n", state, s.PID, s.Since.Format(time.DateTime))
+	fmt.Fprintf(w, "%s\tpid %d, since %s\n", s.State, s.PID, s.Since.Format(time.DateTime))
 	fmt.Fprintf(w, "configuration\t%s, loaded %s\n", s.Config, s.Loaded.Format(time.DateTime))
 	for _, l := range s.Listeners {
 		fmt.Fprintf(w, "%s\t%s\n", l.Front, l.Address)
 	}
-	if len(s.Listeners) > 0 {
+	if len(s.Listeners) > 0 || s.Active > 0 {
 		fmt.Fprintf(w, "connections\t%d, %s up, %s down in all\n", s.Active, size(s.Up), size(s.Down))
 	}
 	for _, b := range s.Bridges {

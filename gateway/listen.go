@@ -1,0 +1,128 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+
+	"ptgate/adapter"
+	"ptgate/gateway/config"
+	"ptgate/gateway/inbound"
+)
+
+// A listener is an open port of a front. It serves from the swap of the view that
+// has it until close.
+type listener struct {
+	front inbound.Front
+	addr  string // as configured
+	ln    net.Listener
+	stop  context.Context
+	close context.CancelFunc
+}
+
+// address is the one that it really has.
+func (l *listener) address() string { return l.ln.Addr().String() }
+
+// listen opens what cfg wants to listen on and old has not. It gives all of them in
+// the configuration's order, and those that are new.
+func (g *Gateway) listen(cfg *config.Config, old []*listener) (all, opened []*listener, err error) {
+	for _, f := range []struct {
+		front inbound.Front
+		addrs []string
+	}{{inbound.SOCKS5, cfg.Listen.SOCKS5}, {inbound.HTTP, cfg.Listen.HTTP}} {
+		for _, addr := range f.addrs {
+			i := slices.IndexFunc(old, func(l *listener) bool { return l.front == f.front && l.addr == addr })
+			if i >= 0 {
+				all = append(all, old[i])
+				continue
+			}
+			ln, err := listen(g.stop, addr)
+			if err != nil {
+				discard(opened)
+				return nil, nil, fmt.Errorf("listen.%v: %w", f.front, err)
+			}
+			l := &listener{front: f.front, addr: addr, ln: ln}
+			l.stop, l.close = context.WithCancel(g.stop)
+			all, opened = append(all, l), append(opened, l)
+		}
+	}
+	return all, opened, nil
+}
+
+// discard closes listeners that were never served.
+func discard(opened []*listener) {
+	for _, l := range opened {
+		l.close()
+		l.ln.Close()
+	}
+}
+
+// listen opens one listener. Only a peer on another machine can vanish without a
+// trace, so loopback does without keep-alives: they cost four system calls for each
+// connection.
+func listen(ctx context.Context, addr string) (net.Listener, error) {
+	var c net.ListenConfig
+	if a, err := netip.ParseAddrPort(addr); err == nil {
+		addr = adapter.BindAddr(a).String()
+		if a.Addr().IsLoopback() {
+			c.KeepAlive = -1
+		}
+	}
+	return c.Listen(ctx, "tcp", addr)
+}
+
+// serve accepts what l gets, until l is closed or the gateway stops.
+func (g *Gateway) serve(l *listener) {
+	g.log.Info("listening", "front", l.front.String(), "address", l.address())
+	g.wg.Go(func() {
+		if err := g.front.Serve(l.stop, g.cut, l.ln, l.front); err != nil {
+			select {
+			case g.failed <- err:
+			default:
+			}
+		}
+	})
+}
+
+// hint says what to do about errors that people meet when a port is opened.
+func hint(err error, reload bool) string {
+	switch {
+	case failedWith(err, addrInUse):
+		own := ""
+		if reload {
+			own = "; if it is this one itself, which a reload can't move to an address that overlaps, restart it"
+		}
+		return " (another program, or another ptgate, has this port: " + whoListens() + " tells which" + own + ")"
+	case failedWith(err, noPermission) && runtime.GOOS == "linux":
+		return " (ports below 1024 need CAP_NET_BIND_SERVICE: see systemd/ptgate.service)"
+	}
+	return ""
+}
+
+// failedWith tells whether a port could not be opened because of cause. A transport
+// program gives no error but its own words, which quote the system's.
+func failedWith(err, cause error) bool {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return errors.Is(op.Err, cause)
+	}
+	if m, ok := errors.AsType[*adapter.MethodError](err); ok {
+		return strings.Contains(m.Message, cause.Error())
+	}
+	return false
+}
+
+// whoListens is the command that lists the programs that listen.
+func whoListens() string {
+	switch runtime.GOOS {
+	case "linux":
+		return "`ss -ltnp` as root"
+	case "windows":
+		return "`netstat -abno` as administrator"
+	}
+	return "`lsof -nP -iTCP -sTCP:LISTEN` as root"
+}

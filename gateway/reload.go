@@ -1,0 +1,185 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"ptgate/gateway/bridges"
+	"ptgate/gateway/config"
+	"ptgate/gateway/serve"
+)
+
+var (
+	errStarting = errors.New("not started yet")
+	errStopping = errors.New("stopping")
+)
+
+// Reload puts cfg in the place of the running configuration: all of it, or, with
+// an error, nothing. Live connections go on. It is refused before Ready and once the
+// gateway stops; a stop breaks off a reload that is under way.
+func (g *Gateway) Reload(cfg *config.Config) error {
+	select {
+	case <-g.ready:
+	default:
+		return errStarting
+	}
+	g.change.Lock()
+	defer g.change.Unlock()
+	if g.stop.Err() != nil {
+		return errStopping
+	}
+	g.reloading.Store(true)
+	defer g.reloading.Store(false)
+	return g.apply(cfg)
+}
+
+// apply makes the listeners and servers that cfg asks for, and then swaps the view.
+// With an error the view stays as it was, and so does all that runs. It may take as
+// long as a transport takes to start. The caller holds change, which nobody needs
+// who only reads.
+func (g *Gateway) apply(cfg *config.Config) error {
+	old := g.view.Load()
+	if cfg.StateDir != old.cfg.StateDir {
+		return fmt.Errorf("state_dir can't change from %s to %s while ptgate runs: restart it", old.cfg.StateDir, cfg.StateDir)
+	}
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return fmt.Errorf("state_dir: %w", err)
+	}
+	// All that can fail comes first, beside what runs.
+	listeners, opened, err := g.listen(cfg, old.listeners)
+	if err != nil {
+		return fmt.Errorf("%w%s", err, hint(err, g.reloading.Load()))
+	}
+	servers, started, err := g.startServers(cfg, old.servers)
+	if err != nil {
+		discard(opened)
+		return err
+	}
+
+	// From here on nothing fails.
+	g.limit.SetMax(cfg.Limits.Connections)
+	next := *old
+	if cfg != old.cfg {
+		next = *g.newView(cfg)
+	}
+	next.listeners, next.servers = listeners, servers
+	g.view.Store(&next)
+	next.set.Retire()
+	for _, s := range without(old.servers, servers) {
+		g.wg.Go(func() { s.Stop(g.cut, cfg.Limits.Drain) })
+	}
+	if started || len(servers) != len(old.servers) {
+		g.note(cfg, servers)
+	}
+	for _, l := range without(old.listeners, listeners) {
+		l.close()
+	}
+	for _, l := range opened {
+		g.serve(l)
+	}
+	return nil
+}
+
+// without gives those of all that are not in others.
+func without[T comparable](all, others []T) []T {
+	return slices.DeleteFunc(slices.Clone(all), func(x T) bool { return slices.Contains(others, x) })
+}
+
+// startServers gives the servers of cfg, in its order: those that run already where
+// nothing of theirs has changed, new ones else. A port that changes hands is free
+// only when its old server has let go of it, so such a server stops listening first,
+// and is started again should a new one fail.
+func (g *Gateway) startServers(cfg *config.Config, running []*serve.Server) (all []*serve.Server, started bool, err error) {
+	states := serveStates(cfg, readNotes(cfg.StateDir))
+	all = make([]*serve.Server, len(states))
+	for i, w := range states {
+		key := serve.Key(w.cfg, w.state)
+		if n := slices.IndexFunc(running, func(s *serve.Server) bool { return s.Key() == key }); n >= 0 {
+			all[i] = running[n]
+		}
+	}
+	leaving := without(running, all)
+	var fresh, released []*serve.Server
+	for i, w := range states {
+		if all[i] != nil {
+			continue
+		}
+		for _, s := range leaving {
+			if s.Bind() == w.cfg.Bind && !slices.Contains(released, s) {
+				released = append(released, s)
+				err = g.release(s)
+			}
+		}
+		if err == nil {
+			all[i], err = serve.Start(g.stop, w.cfg, w.state, g.deps())
+		}
+		if err != nil {
+			for _, s := range fresh {
+				s.Stop(g.cut, 0)
+			}
+			g.bringBack(released)
+			switch {
+			case g.stop.Err() != nil:
+				err = errStopping
+			case bridges.NoProgram(err):
+				err = fmt.Errorf("%w (%s)", err, w.cfg.PT.Install())
+			default:
+				err = fmt.Errorf("%w%s", err, hint(err, g.reloading.Load()))
+			}
+			return nil, false, err
+		}
+		fresh = append(fresh, all[i])
+	}
+	return all, len(fresh) > 0, nil
+}
+
+// deps is what each server gets.
+func (g *Gateway) deps() serve.Deps {
+	return serve.Deps{
+		Exe:     g.exe,
+		Exit:    g.exit,
+		Limit:   g.limit,
+		Windows: &g.windows,
+		Logger:  g.log,
+		Private: func() bool { return g.view.Load().cfg.Log.Private },
+		Limits:  func() *config.Limits { return &g.view.Load().cfg.Limits },
+	}
+}
+
+// release makes s let go of its port. A stop does not wait for it: it ends s anyway,
+// and so what waits here.
+func (g *Gateway) release(s *serve.Server) error {
+	free := make(chan struct{})
+	g.wg.Go(func() {
+		s.Release()
+		close(free)
+	})
+	select {
+	case <-free:
+		return nil
+	case <-g.stop.Done():
+		return errStopping
+	}
+}
+
+// bringBack starts servers again that have let go of their ports, and puts the new
+// ones in the place of the old in the view. What the old ones carry goes on.
+func (g *Gateway) bringBack(released []*serve.Server) {
+	if g.stop.Err() != nil {
+		return // the stop ends them
+	}
+	now := *g.view.Load()
+	now.servers = slices.Clone(now.servers)
+	for _, s := range released {
+		again, err := s.Again(g.stop, g.deps())
+		if err != nil {
+			g.log.Error("a transport could not be brought back after a failed reload", "error", err)
+			continue
+		}
+		now.servers[slices.Index(now.servers, s)] = again
+		g.wg.Go(func() { s.Stop(g.cut, now.cfg.Limits.Drain) })
+	}
+	g.view.Store(&now)
+}
