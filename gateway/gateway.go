@@ -71,7 +71,7 @@ func New(cfg *config.Config, exe string, log *slog.Logger) *Gateway {
 		Limit:    g.limit,
 		Book:     g.book,
 	})
-	g.exit = exit.New(func() *exit.Settings { return g.view.Load().exit }, log)
+	g.exit = exit.New(func() *exit.Settings { return g.view.Load().exit }, g.book, log)
 	g.view.Store(g.newView(cfg))
 	return g
 }

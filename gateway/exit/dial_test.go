@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/outcome"
 )
 
 func ports(s string) (out []netip.AddrPort) {
@@ -262,7 +263,7 @@ func TestHalfAnAnswer(t *testing.T) {
 					fail(flaky)
 					s.tcpOff = true
 				})
-				e := New(func() *Settings { return &Settings{} }, quiet)
+				e := New(func() *Settings { return &Settings{} }, outcome.New(quiet), quiet)
 				e.resolver = r
 				// Only the half that fails leads to a host that is up.
 				e.connect = func(_ context.Context, a netip.AddrPort) (net.Conn, error) {
@@ -303,7 +304,7 @@ func TestLateAnswer(t *testing.T) {
 					s.aaaa.hold = release
 				}
 			})
-			e := New(func() *Settings { return &Settings{} }, quiet)
+			e := New(func() *Settings { return &Settings{} }, outcome.New(quiet), quiet)
 			e.resolver = r
 			e.connect = func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
 				if a.Addr().Is4() == (late == ipv4) {

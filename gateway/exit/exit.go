@@ -17,7 +17,7 @@ import (
 	"net/netip"
 	"time"
 
-	"ptgate/gateway/seldom"
+	"ptgate/gateway/outcome"
 	"ptgate/routes"
 )
 
@@ -55,7 +55,7 @@ type Exit struct {
 	settings func() *Settings
 	resolver *resolver
 	log      *slog.Logger
-	warned   seldom.Gate
+	book     *outcome.Book
 	// isLocal tells whether an address is one of this machine's.
 	isLocal func(netip.Addr) (bool, error)
 	// source is the address that the system would use towards another one.
@@ -64,12 +64,14 @@ type Exit struct {
 	connect func(context.Context, netip.AddrPort) (net.Conn, error)
 }
 
-// New makes an Exit. It calls settings for each connection.
-func New(settings func() *Settings, log *slog.Logger) *Exit {
+// New makes an Exit. It calls settings for each connection. What becomes of clients'
+// requests is counted in book, and logged by it.
+func New(settings func() *Settings, book *outcome.Book, log *slog.Logger) *Exit {
 	var d net.Dialer
 	return &Exit{
 		settings: settings,
 		resolver: newResolver(),
+		book:     book,
 		log:      log,
 		isLocal:  newLocalAddrs().has,
 		source:   source,

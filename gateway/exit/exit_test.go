@@ -18,6 +18,7 @@ import (
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/destination"
+	"ptgate/gateway/outcome"
 	"ptgate/routes"
 )
 
@@ -53,7 +54,7 @@ func addrs(s string) (out []netip.Addr) {
 
 // newExit makes an Exit that connects with connect and knows names already.
 func newExit(s *Settings, names map[string]string, connect func(context.Context, netip.AddrPort) (net.Conn, error)) *Exit {
-	e := New(func() *Settings { return s }, quiet)
+	e := New(func() *Settings { return s }, outcome.New(quiet), quiet)
 	e.connect = connect
 	e.source = func(a netip.Addr) (netip.Addr, error) { return a, nil } // both families are there
 	for name, list := range names {
@@ -432,7 +433,7 @@ func TestDial(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	e := New(func() *Settings { return &Settings{} }, quiet)
+	e := New(func() *Settings { return &Settings{} }, outcome.New(quiet), quiet)
 	at := netip.MustParseAddrPort(ln.Addr().String())
 	c, err := e.Dial(t.Context(), routes.Target{Addr: at.Addr(), Port: at.Port()})
 	if err != nil {

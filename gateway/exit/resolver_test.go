@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/outcome"
 )
 
 // A zone is what a nameServer says of every name, for one type of record.
@@ -431,7 +432,7 @@ func TestNameThatRebinds(t *testing.T) {
 		s.a = zone{addrs: []string{"127.0.0.1"}, ttls: []uint32{60}}
 		s.aaaa.negative = 60
 	})
-	e := New(func() *Settings { return &Settings{Policy: Policy{DenyPrivate: true}} }, quiet)
+	e := New(func() *Settings { return &Settings{Policy: Policy{DenyPrivate: true}} }, outcome.New(quiet), quiet)
 	e.resolver = r
 	e.connect = func(context.Context, netip.AddrPort) (net.Conn, error) {
 		return nil, errors.New("dialled")

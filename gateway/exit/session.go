@@ -2,12 +2,12 @@ package exit
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"time"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/credentials"
 	"ptgate/gateway/destination"
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/relay"
 	"ptgate/gateway/socks"
 	"ptgate/gateway/stream"
@@ -30,6 +30,13 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, o relay.Options) (t
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
 	s.hs.Serve(c) // what there is to say of its error, the client has been told
 	live := stop()
+	switch {
+	case s.asked || !s.hs.Answered:
+	case !s.hs.Greeted: // it does not offer the method that is wanted
+		s.refused(answer.Credentials)
+	case !s.hs.Asked || s.hs.Authed:
+		s.refused(answer.Command)
+	}
 	upstream := s.hs.Upstream
 	if upstream == nil {
 		c.Close() // in order: the refusal still arrives
@@ -71,25 +78,28 @@ type session struct {
 	set  *Settings
 	ctx  context.Context
 	hs   socks.Session
+
+	asked bool // there was a request for a destination
 }
 
-// valid compares in a time that does not depend on the password.
 func (s *session) valid(user, password string) bool {
-	want, known := s.set.Users[user]
-	a, b := sha256.Sum256([]byte(want)), sha256.Sum256([]byte(password))
-	ok := subtle.ConstantTimeCompare(a[:], b[:]) == 1 && known
+	ok := credentials.Valid(s.set.Users, user, password)
 	if !ok {
-		if missed, open := s.exit.warned.Open(); open {
-			s.exit.log.Warn("exit: wrong user or password: set user and password of the client's bridge as in [exit] users here", "more", missed)
-		}
+		s.exit.book.Add(outcome.ExitBadCredentials, outcome.By())
 	}
 	return ok
 }
 
+func (s *session) refused(r answer.Reason) {
+	s.exit.book.Add(outcome.ExitRefused, outcome.By(r.String()))
+}
+
 // dial resolves, too, after the policy was asked.
 func (s *session) dial(host string, port int) (stream.Conn, error) {
+	s.asked = true
 	s.conn.SetReadDeadline(time.Time{})
 	var c stream.Conn
+	left := false
 	t, err := destination.FromHostPort(host, port)
 	if err != nil {
 		err = answer.New(answer.BadRequest, err)
@@ -98,11 +108,14 @@ func (s *session) dial(host string, port int) (stream.Conn, error) {
 		// it has to say.
 		ctx, done := stream.Watch(s.ctx, s.conn, watchAfter, false)
 		c, err = s.exit.Dial(ctx, t)
+		left = ctx.Err() != nil
 		done()
 	}
-	if err != nil {
-		s.exit.log.Debug("exit: refused", "reason", answer.Of(err))
-		return nil, err
+	switch {
+	case err == nil:
+		s.exit.book.Add(outcome.ExitOpened, outcome.By())
+	case !left: // the destination's answer, not the client's end
+		s.refused(answer.Of(err))
 	}
-	return c, nil
+	return c, err
 }

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +21,7 @@ import (
 	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/destination"
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/relay"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
@@ -208,8 +211,9 @@ func TestBusy(t *testing.T) {
 // Nobody learns from a log who asked for what.
 func TestNothingPrivateInTheLog(t *testing.T) {
 	var log bytes.Buffer
-	e := New(func() *Settings { return &Settings{Users: map[string]string{"ann": "secret"}} },
-		slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	logger := slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	book := outcome.New(logger)
+	e := New(func() *Settings { return &Settings{Users: map[string]string{"ann": "secret"}} }, book, logger)
 	e.connect = fails(errors.New("dial 8.8.8.8:80: known.to"))
 	for _, send := range []string{
 		"\x05\x01\x02\x01\x03ann\x06secret" + v4,
@@ -223,6 +227,7 @@ func TestNothingPrivateInTheLog(t *testing.T) {
 		client.Close()
 		wg.Wait()
 	}
+	book.Close()
 	if !strings.Contains(log.String(), `"reason":"unreachable"`) || !strings.Contains(log.String(), "wrong user or password") {
 		t.Errorf("log: %s", &log)
 	}
@@ -230,6 +235,69 @@ func TestNothingPrivateInTheLog(t *testing.T) {
 		if strings.Contains(log.String(), s) {
 			t.Errorf("%q is in the log: %s", s, &log)
 		}
+	}
+}
+
+// What becomes of sessions is counted, and a client that guesses passwords fills no log.
+func TestCounts(t *testing.T) {
+	var log bytes.Buffer
+	logger := slog.New(slog.NewTextHandler(&log, nil))
+	book := outcome.New(logger)
+	set := &Settings{Users: map[string]string{"ann": "secret"}}
+	e := New(func() *Settings { return set }, book, logger)
+	e.connect = func(_ context.Context, a netip.AddrPort) (net.Conn, error) {
+		if a.Port() == 443 {
+			c, far := net.Pipe()
+			far.Close()
+			return c, nil
+		}
+		return nil, syscall.ECONNREFUSED
+	}
+	const login = "\x05\x01\x02\x01\x03ann\x06secret"
+	for _, c := range []struct {
+		send  string
+		reply int // bytes, after which the client leaves
+		times int
+	}{
+		{login + v4, 14, 2}, // port 80
+		{login + "\x05\x01\x00\x01\x08\x08\x08\x08\x01\xbb", 14, 3}, // port 443
+		{login + "\x05\x02" + v4[2:], 14, 1},                        // BIND
+		{"\x05\x01\x02\x01\x03ann\x05guess", 4, 500},
+		{"\x05\x01\x00", 2, 4}, // without a password
+		{"\x05\x01", 0, 1},     // incomplete
+	} {
+		for range c.times {
+			client, server := net.Pipe()
+			var wg sync.WaitGroup
+			wg.Go(func() { serveConn(t.Context(), e, server) })
+			wg.Go(func() {
+				io.WriteString(client, c.send)
+				if c.reply == 0 {
+					client.Close()
+				}
+			})
+			if n, err := io.CopyN(io.Discard, client, int64(c.reply)); err != nil {
+				t.Errorf("%q: %d bytes for an answer, %v", c.send, n, err)
+			}
+			if c.reply > 0 {
+				client.Close()
+			}
+			wg.Wait()
+		}
+	}
+	book.Close()
+	got := map[string]int64{}
+	for _, v := range book.Snapshot() {
+		if v.Value > 0 {
+			got[strings.TrimSpace(v.Name+" "+v.Labels["reason"])] = v.Value
+		}
+	}
+	want := map[string]int64{"exit_opened": 3, "exit_refused refused": 2, "exit_refused command": 1, "exit_refused credentials": 4, "exit_bad_credentials": 500}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if n := strings.Count(log.String(), "\n"); n != 2 || !strings.Contains(log.String(), "more=499") {
+		t.Errorf("%d lines: %s", n, &log)
 	}
 }
 

@@ -64,8 +64,24 @@ type count struct {
 	n     atomic.Int64
 
 	mu    sync.Mutex
+	parts map[*part]struct{}
 	timer *time.Timer // of the burst that is being summed up; nil: there is none
 	more  int64       // since the last line
+}
+
+// A part is what one Attach adds to a count.
+type part struct{ read func() int64 }
+
+// value is the number with all its parts.
+func (c *count) value() int64 {
+	c.mu.Lock()
+	n := c.n.Load()
+	parts := slices.Collect(maps.Keys(c.parts))
+	c.mu.Unlock()
+	for _, p := range parts {
+		n += p.read()
+	}
+	return n
 }
 
 // New makes a Book that logs to log.
@@ -74,6 +90,30 @@ func New(log *slog.Logger) *Book { return &Book{log: log} }
 // Counter is the number itself, for what is not logged and happens too often to
 // look it up each time, and for gauges, which also go down.
 func (b *Book) Counter(o Outcome, l Label) *atomic.Int64 { return &b.count(o, l).n }
+
+// Attach makes a number that somebody else keeps a part of the outcome's: read gives
+// it, and is called whenever the outcome's number is asked for, from any goroutine.
+// It must not wait for anything, nor use the Book. detach ends that: the outcome
+// keeps what read gives then, or, where it is a gauge, loses it.
+func (b *Book) Attach(o Outcome, l Label, read func() int64) (detach func()) {
+	c := b.count(o, l)
+	p := &part{read}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.parts == nil {
+		c.parts = map[*part]struct{}{}
+	}
+	c.parts[p] = struct{}{}
+	return sync.OnceFunc(func() {
+		last := read()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.parts, p)
+		if !c.row.Gauge {
+			c.n.Add(last)
+		}
+	})
+}
 
 func (b *Book) count(o Outcome, l Label) *count {
 	r := &b.rows[o]
@@ -208,7 +248,7 @@ func (b *Book) Snapshot() []Value {
 			return cmp.Or(cmp.Compare(x[0], y[0]), cmp.Compare(x[1], y[1]))
 		})
 		for _, l := range labels {
-			v := Value{Outcome: o, Name: row.Name, Value: r.byLabel[l].n.Load()}
+			v := Value{Outcome: o, Name: row.Name, Value: r.byLabel[l].value()}
 			for i, name := range row.Labels {
 				if v.Labels == nil {
 					v.Labels = map[string]string{}
@@ -228,7 +268,7 @@ func (b *Book) Total(o Outcome) (n int64) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for _, c := range r.byLabel {
-		n += c.n.Load()
+		n += c.value()
 	}
 	return n
 }

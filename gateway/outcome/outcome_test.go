@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -175,13 +176,42 @@ func TestSnapshot(t *testing.T) {
 		`{"name":"refused","labels":{"front":"socks5","reason":"timeout"},"value":1},` +
 		`{"name":"relays","value":0},{"name":"up_bytes","value":0},{"name":"down_bytes","value":7},` +
 		`{"name":"bridge_streams","labels":{"bridge":"tokyo"},"value":1},` +
-		`{"name":"exit_bad_credentials","value":0}]`
+		`{"name":"exit_opened","value":0},{"name":"exit_bad_credentials","value":0}]`
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	if n := b.Total(outcome.Refused); n != 3 {
 		t.Errorf("total %d", n)
 	}
+}
+
+// TestAttach: a number that its owner keeps is part of the outcome's. When the owner
+// goes, a total stays, and a gauge falls.
+func TestAttach(t *testing.T) {
+	b, _ := newBook(slog.LevelError)
+	defer b.Close()
+	var in, streams [2]atomic.Int64
+	var detach []func()
+	for i := range 2 { // both have the same name: one comes in the place of the other
+		detach = append(detach, b.Attach(outcome.BridgeIn, outcome.By("tokyo"), in[i].Load),
+			b.Attach(outcome.BridgeStreams, outcome.By("tokyo"), streams[i].Load))
+		in[i].Store(100)
+		streams[i].Store(3)
+	}
+	want := func(bytes, open int64) {
+		t.Helper()
+		if x, y := b.Total(outcome.BridgeIn), b.Total(outcome.BridgeStreams); x != bytes || y != open {
+			t.Errorf("%d bytes and %d streams, want %d and %d", x, y, bytes, open)
+		}
+	}
+	want(200, 6)
+	detach[0]()
+	detach[1]()
+	detach[0]()
+	want(200, 3)
+	in[0].Store(1000)
+	in[1].Store(110)
+	want(210, 3)
 }
 
 // TestBound: labels without end take no memory without end.

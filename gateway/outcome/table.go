@@ -54,6 +54,7 @@ const (
 	ServeIn
 	ServeOut
 	ForwardFailed
+	ExitOpened
 	ExitBadCredentials
 	ExitRefused
 
@@ -186,6 +187,8 @@ var table = [outcomes]Row{
 	ForwardFailed: {Name: "forward_failed", Labels: []string{serve, port},
 		Help:    "Clients for which the fixed service of a [[serve]] could not be reached.",
 		Message: "the fixed service can't be reached: see forward of this [[serve]]", Level: slog.LevelWarn, AtWill: true},
+	ExitOpened: {Name: "exit_opened",
+		Help: "Requests of clients whose destination the exit opened."},
 	ExitBadCredentials: {Name: "exit_bad_credentials",
 		Help:    "Attempts at the exit with a wrong user or password.",
 		Message: "exit: wrong user or password: set user and password of the client's bridge as in [exit] users here", Level: slog.LevelWarn, AtWill: true},

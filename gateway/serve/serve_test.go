@@ -29,6 +29,7 @@ import (
 	"ptgate/gateway/destination"
 	"ptgate/gateway/exit"
 	"ptgate/gateway/inbound"
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
@@ -127,7 +128,7 @@ func start(t testing.TB, c *config.Serve, change func(*far)) *far {
 		change(f)
 	}
 	log := slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	behind := exit.New(func() *exit.Settings { return f.exit }, log)
+	behind := exit.New(func() *exit.Settings { return f.exit }, outcome.New(log), log)
 	if f.trial {
 		behind = nil
 	}
@@ -712,7 +713,7 @@ func Example() {
 		Bind:      netip.MustParseAddrPort("127.0.0.1:0"),
 		PT:        &config.PT{Name: "obfs4"},
 	}, dir, Deps{
-		Exit:   exit.New(func() *exit.Settings { return &exit.Settings{Policy: exit.Policy{DenyPrivate: true}} }, quiet),
+		Exit:   exit.New(func() *exit.Settings { return &exit.Settings{Policy: exit.Policy{DenyPrivate: true}} }, outcome.New(quiet), quiet),
 		Limit:  inbound.NewLimiter(100),
 		Limits: func() *config.Limits { return limits }, Windows: new(carrier.Windows),
 		Logger: quiet,
