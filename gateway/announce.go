@@ -16,6 +16,7 @@ import (
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
 	"ptgate/gateway/inbound"
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/serve"
 )
 
@@ -42,12 +43,13 @@ func Noted(cfg *config.Config, stateDir string) (all []serve.Announced, ok bool)
 func Announce(ctx context.Context, cfg *config.Config, exe string) (all []serve.Announced, err error) {
 	notes := readNotes(cfg.StateDir)
 	var mine []note
+	quiet := slog.New(slog.DiscardHandler)
 	for _, w := range serveStates(cfg, notes) {
 		trial := *w.cfg
 		trial.Bind = netip.MustParseAddrPort("127.0.0.1:0")
 		limits := cfg.Limits
 		s, err := serve.Start(ctx, &trial, w.state, serve.Deps{
-			Exe: exe, Limit: inbound.NewLimiter(1), Logger: slog.New(slog.DiscardHandler),
+			Exe: exe, Limit: inbound.NewLimiter(1), Logger: quiet, Book: outcome.New(quiet),
 			Limits: func() *config.Limits { return &limits }, Windows: new(carrier.Windows),
 		})
 		if err != nil {

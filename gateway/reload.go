@@ -140,6 +140,7 @@ func (g *Gateway) deps() serve.Deps {
 	return serve.Deps{
 		Exe:     g.exe,
 		Exit:    g.exit,
+		Book:    g.book,
 		Limit:   g.limit,
 		Windows: &g.windows,
 		Logger:  g.log,

@@ -303,6 +303,10 @@ func TestStatusWhileStopping(t *testing.T) {
 	server, b := far(t, "")
 	near := start(t, "client", fmt.Sprintf(nearEnd, b))
 	c := mustAsk(t, near, origin(t, echo))
+	c.Write([]byte("x")) // what comes back has gone all the way
+	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
 	stopped := make(chan error, 2)
 	go func() { stopped <- near.stop() }()
 	for near.Status().State != gateway.Stopping {

@@ -136,7 +136,7 @@ func TestNotAtWill(t *testing.T) {
 	b, l := newBook(slog.LevelInfo)
 	defer b.Close()
 	for range 3 {
-		b.Add(outcome.BridgeFailed, outcome.By("tokyo"), "error", "no answer")
+		b.Add(outcome.BridgeFailed, outcome.By("tokyo", "timeout"), "error", "no answer")
 	}
 	if n := len(l.lines()); n != 3 {
 		t.Errorf("%d lines", n)

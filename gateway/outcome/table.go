@@ -38,8 +38,8 @@ const (
 	BridgeStreams
 	BridgeIn
 	BridgeOut
-	PTEnded
-	PTStartFailed
+	PTStarts
+	PTFailures
 
 	// The far end: what clients of a [[serve]] ask for.
 	ServeAccepted
@@ -127,7 +127,7 @@ var table = [outcomes]Row{
 	Down: {Name: "down_bytes",
 		Help: "Bytes to applications."},
 
-	BridgeFailed: {Name: "bridge_failed", Labels: []string{bridge},
+	BridgeFailed: {Name: "bridge_failed", Labels: []string{bridge, reason},
 		Help:    "Failures after which a bridge was left alone for a while.",
 		Message: "bridge failed", Level: slog.LevelWarn},
 	BridgeRecovered: {Name: "bridge_recovered", Labels: []string{bridge},
@@ -149,12 +149,10 @@ var table = [outcomes]Row{
 		Help: "Bytes that came over a bridge's carriers."},
 	BridgeOut: {Name: "bridge_out_bytes", Labels: []string{bridge},
 		Help: "Bytes that went over a bridge's carriers."},
-	PTEnded: {Name: "pt_ended", Labels: []string{pt},
-		Help:    "Programs of pluggable transports that ended by themselves.",
-		Message: "pluggable transport ended", Level: slog.LevelWarn},
-	PTStartFailed: {Name: "pt_start_failed", Labels: []string{pt},
-		Help:    "Programs of pluggable transports that did not start.",
-		Message: "pluggable transport did not start", Level: slog.LevelError},
+	PTStarts: {Name: "pt_starts", Labels: []string{pt},
+		Help: "Starts of programs of pluggable transports, tried."},
+	PTFailures: {Name: "pt_failures", Labels: []string{pt}, Gauge: true,
+		Help: "Failures of programs of pluggable transports since they last ran for a minute."},
 
 	ServeAccepted: {Name: "serve_accepted", Labels: []string{serve, port},
 		Help: "Connections that came through a served transport."},

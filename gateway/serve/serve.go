@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,9 +24,9 @@ import (
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
 	"ptgate/gateway/exit"
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/redact"
 	"ptgate/gateway/relay"
-	"ptgate/gateway/seldom"
 	"ptgate/gateway/stream"
 	"ptgate/gateway/supervise"
 )
@@ -42,6 +43,7 @@ type Deps struct {
 	Exit   *exit.Exit // nil: every client is turned away, for a trial start
 	Limit  Limiter
 	Limits func() *config.Limits
+	Book   *outcome.Book
 	// Windows bounds the memory of all served carriers together.
 	Windows *carrier.Windows
 	Logger  *slog.Logger
@@ -79,8 +81,8 @@ type Server struct {
 	active  atomic.Int64  // streams and forwards open, likewise
 	quiet   chan struct{} // gets one when active falls to 0
 
-	warned seldom.Gate
-	kept   seldom.Gate // of clients kept out
+	label  outcome.Label
+	detach []func() // what the book has of this server
 
 	announced atomic.Pointer[Announced] // nil: it has not run yet
 	uncounted atomic.Bool               // the PT's own connections can't be counted
@@ -99,7 +101,8 @@ func Key(c *config.Serve, state string) string {
 // directory.
 func Start(ctx context.Context, c *config.Serve, state string, deps Deps) (*Server, error) {
 	s := &Server{cfg: c, state: state, deps: deps, key: Key(c, state), quiet: make(chan struct{}, 1),
-		log: deps.Logger.With("serve", c.Transport, "port", c.Bind.Port())}
+		log:   deps.Logger.With("serve", c.Transport, "port", c.Bind.Port()),
+		label: outcome.By(c.Transport, strconv.Itoa(int(c.Bind.Port())))}
 	if s.deps.count == nil {
 		s.deps.count = count
 	}
@@ -115,8 +118,30 @@ func Start(ctx context.Context, c *config.Serve, state string, deps Deps) (*Serv
 		s.Stop(ctx, 0)
 		return nil, fmt.Errorf("serve %s on %s: %w", c.Transport, c.Bind, err)
 	}
+	s.attach()
 	return s, nil
 }
+
+// attach makes the server's own numbers part of the book, until Stop.
+func (s *Server) attach() {
+	pt := outcome.By(s.cfg.PT.Name)
+	for _, x := range []struct {
+		outcome outcome.Outcome
+		label   outcome.Label
+		read    func() int64
+	}{
+		{outcome.ServeClients, s.label, s.Clients.Load},
+		{outcome.ServeStreams, s.label, s.Active},
+		{outcome.ServeIn, s.label, s.Traffic.In.Load},
+		{outcome.ServeOut, s.label, s.Traffic.Out.Load},
+		{outcome.PTStarts, pt, func() int64 { return int64(s.pt.Status().Starts) }},
+		{outcome.PTFailures, pt, func() int64 { return int64(s.pt.Status().Failures) }},
+	} {
+		s.detach = append(s.detach, s.deps.Book.Attach(x.outcome, x.label, x.read))
+	}
+}
+
+func (s *Server) add(o outcome.Outcome, attrs ...any) { s.deps.Book.Add(o, s.label, attrs...) }
 
 // Key is that of the package function.
 func (s *Server) Key() string { return s.key }
@@ -180,6 +205,9 @@ func (s *Server) Stop(ctx context.Context, drain time.Duration) {
 	s.endCut()
 	s.pt.Close()
 	s.handlers.Wait()
+	for _, detach := range s.detach {
+		detach()
+	}
 }
 
 // bind is the address to listen on: after a restart the one that clients know,
@@ -201,9 +229,7 @@ func (s *Server) admit(a netip.AddrPort) bool {
 	if s.lets(a) {
 		return true
 	}
-	if missed, ok := s.kept.Open(); ok {
-		s.log.Info("client kept out by allow or deny of this [[serve]]", "more", missed)
-	}
+	s.add(outcome.ServeKeptOut)
 	return false
 }
 
@@ -235,10 +261,11 @@ func (s *Server) handle(c stream.Conn) {
 	n := s.Clients.Add(1)
 	defer s.Clients.Add(-1)
 	if n > int64(limits.Connections) {
-		s.warn("client refused: limits.connections is reached")
+		s.add(outcome.ServeOverLimit)
 		c.Reset()
 		return
 	}
+	s.add(outcome.ServeAccepted)
 	if s.cfg.Forward != "" {
 		s.forward(c)
 		return
@@ -250,7 +277,7 @@ func (s *Server) handle(c stream.Conn) {
 	}
 	if err != nil {
 		// The error's text may have the client's address in it.
-		s.log.Debug("client said nothing that was understood", "reason", answer.Of(err))
+		s.add(outcome.ServeHandshakeFailed, "reason", answer.Of(err))
 		c.Reset()
 		return
 	}
@@ -263,7 +290,7 @@ func (s *Server) handle(c stream.Conn) {
 			then()
 		}
 	default:
-		s.warn("client speaks neither a carrier of this version nor SOCKS5: set far = \"exit\" or \"socks5\" in its bridge, and the same version of ptgate on both sides")
+		s.add(outcome.ServeForeign)
 		c.Reset()
 	}
 }
@@ -294,7 +321,7 @@ func (s *Server) relayOptions() relay.Options {
 
 func (s *Server) enter() bool {
 	if !s.deps.Limit.Acquire() {
-		s.warn("connection refused: limits.connections is reached")
+		s.add(outcome.ServeOverLimit)
 		return false
 	}
 	s.active.Add(1)
@@ -311,13 +338,6 @@ func (s *Server) leave() {
 	}
 }
 
-// warn logs what clients can bring about as often as they like.
-func (s *Server) warn(message string, args ...any) {
-	if missed, ok := s.warned.Open(); ok {
-		s.log.Warn(message, append(args, "more", missed)...)
-	}
-}
-
 // forward leads a connection to the fixed service.
 func (s *Server) forward(c stream.Conn) {
 	if s.stop.Err() != nil || !s.enter() {
@@ -331,7 +351,7 @@ func (s *Server) forward(c stream.Conn) {
 	service, err := d.DialContext(ctx, "tcp", s.cfg.Forward)
 	cancel()
 	if err != nil {
-		s.warn("the fixed service can't be reached: see forward of this [[serve]]", "error", adapter.WithoutAddresses(err))
+		s.add(outcome.ForwardFailed, "error", adapter.WithoutAddresses(err))
 		c.Reset()
 		return
 	}

@@ -97,6 +97,8 @@ type far struct {
 	exit   *exit.Settings
 	state  string
 	count  counter
+	book   *outcome.Book
+	level  slog.Level
 	trial  bool // nothing is behind it
 }
 
@@ -123,12 +125,15 @@ func start(t testing.TB, c *config.Serve, change func(*far)) *far {
 		limits: &config.Limits{Connections: 100, Handshake: 10 * time.Second, Dial: 10 * time.Second},
 		exit:   &exit.Settings{Handshake: 10 * time.Second},
 		state:  filepath.Join(t.TempDir(), "state"),
+		level:  slog.LevelDebug,
 	}
 	if change != nil {
 		change(f)
 	}
-	log := slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	behind := exit.New(func() *exit.Settings { return f.exit }, outcome.New(log), log)
+	log := slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: f.level}))
+	f.book = outcome.New(log)
+	t.Cleanup(f.book.Close)
+	behind := exit.New(func() *exit.Settings { return f.exit }, f.book, log)
 	if f.trial {
 		behind = nil
 	}
@@ -137,6 +142,7 @@ func start(t testing.TB, c *config.Serve, change func(*far)) *far {
 		Exit:   behind,
 		Limit:  f.limit,
 		Limits: func() *config.Limits { return f.limits }, Windows: new(carrier.Windows),
+		Book:   f.book,
 		Logger: log,
 		count:  f.count,
 	})
@@ -707,13 +713,16 @@ func Example() {
 	}
 	defer os.RemoveAll(dir)
 	quiet := slog.New(slog.DiscardHandler)
+	book := outcome.New(quiet)
+	defer book.Close()
 	limits := &config.Limits{Connections: 100, Handshake: 10 * time.Second, Dial: time.Minute}
 	s, err := Start(context.Background(), &config.Serve{
 		Transport: "obfs4",
 		Bind:      netip.MustParseAddrPort("127.0.0.1:0"),
 		PT:        &config.PT{Name: "obfs4"},
 	}, dir, Deps{
-		Exit:   exit.New(func() *exit.Settings { return &exit.Settings{Policy: exit.Policy{DenyPrivate: true}} }, outcome.New(quiet), quiet),
+		Exit:   exit.New(func() *exit.Settings { return &exit.Settings{Policy: exit.Policy{DenyPrivate: true}} }, book, quiet),
+		Book:   book,
 		Limit:  inbound.NewLimiter(100),
 		Limits: func() *config.Limits { return limits }, Windows: new(carrier.Windows),
 		Logger: quiet,
