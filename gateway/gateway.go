@@ -54,12 +54,13 @@ type Gateway struct {
 // New makes a Gateway for a configuration that has no errors. exe is the path of
 // this program, which built-in transports are run from in a child process.
 func New(cfg *config.Config, exe string, log *slog.Logger) *Gateway {
+	book := outcome.New(log)
 	g := &Gateway{
 		exe:     exe,
 		log:     log,
 		since:   time.Now(),
-		book:    outcome.New(log),
-		manager: bridges.NewManager(exe, log),
+		book:    book,
+		manager: bridges.NewManager(exe, book, log),
 		limit:   inbound.NewLimiter(cfg.Limits.Connections),
 		ready:   make(chan struct{}),
 		failed:  make(chan error, 1),

@@ -1,8 +1,10 @@
 package gateway_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -43,6 +45,7 @@ func TestMain(m *testing.M) {
 type box struct {
 	*gateway.Gateway
 	path string
+	log  *testLog
 	stop func() error // in order; again: nothing
 }
 
@@ -68,11 +71,12 @@ func start(t testing.TB, name, text string) *box {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := gateway.New(cfg, exe, slog.New(slog.NewTextHandler(&testLog{t: t}, nil)))
+	log := &testLog{t: t}
+	g := gateway.New(cfg, exe, slog.New(slog.NewJSONHandler(log, nil)))
 	stop, endStop := context.WithCancel(context.Background())
 	failed := make(chan error, 1)
 	go func() { failed <- g.Run(stop, context.Background()) }()
-	b := &box{Gateway: g, path: path}
+	b := &box{Gateway: g, path: path, log: log}
 	b.stop = sync.OnceValue(func() error {
 		endStop()
 		return <-failed
@@ -88,8 +92,9 @@ func start(t testing.TB, name, text string) *box {
 }
 
 type testLog struct {
-	t  testing.TB
-	mu sync.Mutex
+	t    testing.TB
+	mu   sync.Mutex
+	text bytes.Buffer
 }
 
 func (l *testLog) Write(p []byte) (int, error) {
@@ -98,7 +103,24 @@ func (l *testLog) Write(p []byte) (int, error) {
 	if os.Getenv("PTGATE_TEST_LOG") != "" {
 		os.Stderr.Write(p)
 	}
-	return len(p), nil
+	return l.text.Write(p)
+}
+
+// sums tells what the lines of each message add up to, after the end of the box.
+func (l *testLog) sums() map[string]int64 {
+	l.t.Helper()
+	n := map[string]int64{}
+	for lines := json.NewDecoder(&l.text); lines.More(); {
+		var line struct {
+			Msg  string
+			More int64
+		}
+		if err := lines.Decode(&line); err != nil {
+			l.t.Fatal(err)
+		}
+		n[line.Msg] += max(line.More, 1)
+	}
+	return n
 }
 
 const farEnd = `

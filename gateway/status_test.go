@@ -19,6 +19,7 @@ import (
 
 	"ptgate/gateway"
 	"ptgate/gateway/inbound"
+	"ptgate/gateway/outcome"
 )
 
 // slowPT is the server side of a pluggable transport that asks the test at addr
@@ -326,6 +327,96 @@ func TestStatusWhileStopping(t *testing.T) {
 	for range 2 {
 		if err := <-stopped; err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// The status and the log tell the same numbers: both are made from the same book.
+func TestOneBook(t *testing.T) {
+	closed := freeAddr(t)
+	farBox, b := far(t, "")
+	text := strings.Replace(fmt.Sprintf(nearEnd, b), "[[route]]\n", "[[route]]\nto = \".blocked.example\"\nvia = \"block\"\n"+
+		"[bridge.dead]\n"+strings.Replace(b, "127.0.0.1:", "127.0.0.3:", 1)+"[[route]]\nto = \"dead.example\"\nvia = \"dead\"\n[[route]]\n", 1)
+	near := start(t, "client", text)
+	o := origin(t, echo)
+	for range 3 {
+		roundTrip(t, mustAsk(t, near, o), 1<<10)
+	}
+	live := mustAsk(t, near, o)
+	live.Write([]byte("x"))
+	if _, err := io.ReadFull(live, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	const times = 40
+	for range times {
+		for _, addr := range []string{"a.blocked.example:1", closed} {
+			if _, err := ask(t, near, addr); err == nil {
+				t.Fatalf("%s is no error", addr)
+			}
+		}
+		c, err := net.Dial("tcp", near.Addresses(inbound.SOCKS5)[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(c, "GET / HTTP/1.1\r\n\r\n")
+		io.Copy(io.Discard, c)
+		c.Close()
+	}
+	for range 2 {
+		if _, err := ask(t, near, "dead.example:1"); err == nil {
+			t.Fatal("a dead bridge is no error")
+		}
+	}
+
+	s := near.Status()
+	for s.Active != 1 || s.Bridges[0].Active != 1 { // the others end beside this
+		runtime.Gosched()
+		s = near.Status()
+	}
+	if got := values(s); got["relays"] != 1 || got["bridge_streams"] != 1 || got["bridge_carriers"] == 0 {
+		t.Errorf("of one connection there is %v", got)
+	}
+	live.Close()
+	near.stop()
+	farBox.stop()
+	s = near.Status()
+	got := values(s)
+	for name, want := range map[string]int64{
+		"opened": 4, "relays": s.Active, "up_bytes": s.Up, "down_bytes": s.Down, "bridge_in_bytes": s.Bridges[0].In, "bridge_out_bytes": s.Bridges[0].Out,
+		"bridge_streams": s.Bridges[0].Active, "bridge_carriers": int64(s.Bridges[0].Carriers),
+		"refused": 2*times + 2, "foreign": times, "bridge_failed": 1,
+	} {
+		if got[name] != want {
+			t.Errorf("%s: %d, want %d", name, got[name], want)
+		}
+	}
+	if s.Up < 3<<10 || s.Bridges[0].In == 0 {
+		t.Errorf("%d bytes up, %d over the bridge", s.Up, s.Bridges[0].In)
+	}
+	far := values(farBox.Status())
+	if far["exit_refused"] != times || far["exit_opened"] != 4 || far["serve_in_bytes"] == 0 {
+		t.Errorf("the far end: %v", far)
+	}
+	near.log.add(t, got)
+	farBox.log.add(t, far)
+}
+
+// values adds up the outcomes of a status by name.
+func values(s gateway.Status) map[string]int64 {
+	n := map[string]int64{}
+	for _, v := range s.Outcomes {
+		n[v.Name] += v.Value
+	}
+	return n
+}
+
+// add holds the log's lines against the numbers of the outcomes that have lines.
+func (l *testLog) add(t *testing.T, got map[string]int64) {
+	t.Helper()
+	said := l.sums()
+	for _, r := range outcome.Rows() {
+		if r.Message != "" && r.Level >= slog.LevelInfo && said[r.Message] != got[r.Name] {
+			t.Errorf("%s: the lines add up to %d, the number is %d", r.Name, said[r.Message], got[r.Name])
 		}
 	}
 }

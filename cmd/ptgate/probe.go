@@ -18,6 +18,7 @@ import (
 	"ptgate/adapter"
 	"ptgate/gateway/bridges"
 	"ptgate/gateway/config"
+	"ptgate/gateway/outcome"
 )
 
 func newProbeCommand() *cobra.Command {
@@ -82,7 +83,8 @@ func probe(cmd *cobra.Command, cfg *config.Config, names []string, timeout time.
 	ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 	defer cancel()
 
-	m := bridges.NewManager(exe, slog.New(slog.DiscardHandler))
+	quiet := slog.New(slog.DiscardHandler)
+	m := bridges.NewManager(exe, outcome.New(quiet), quiet)
 	defer m.Close()
 	all := m.Apply(&trial).Bridges()
 	probes := make([]bridges.Probe, len(all))

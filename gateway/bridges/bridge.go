@@ -12,7 +12,7 @@ import (
 	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
-	"ptgate/gateway/destination"
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/stream"
 	"ptgate/gateway/supervise"
 	"ptgate/routes"
@@ -31,6 +31,7 @@ type Bridge struct {
 	// Requests under way, and connections given out and not yet ended.
 	active  atomic.Int64
 	Traffic carrier.Traffic
+	detach  []func() // what the book has of this bridge
 
 	ctx    context.Context // ends when the bridge's connections are to end
 	stop   context.CancelFunc
@@ -52,6 +53,7 @@ func newBridge(m *Manager, bc *config.Bridge, cfg *config.Config, p *program) *B
 	b.settings.Store(&bridgeSettings{cfg: bc, limits: &cfg.Limits})
 	b.ctx, b.stop = context.WithCancel(m.ctx)
 	b.carriers.b = b
+	b.attach()
 	return b
 }
 
@@ -157,7 +159,7 @@ func (b *Bridge) open(ctx context.Context, t routes.Target) (stream.Conn, error)
 	}
 	took := time.Since(begin)
 	if b.judge(ctx, err, took) {
-		b.log.Warn("bridge failed", "error", failure(err, b.m.private.Load()), "after", took.Round(time.Millisecond), "advice", advice(err, b.config().PT))
+		b.failed(err, took)
 	}
 	if err != nil {
 		b.leave()
@@ -191,7 +193,7 @@ func (b *Bridge) openOptimistic(ctx context.Context, t routes.Target, settled fu
 			case given.ended.Load(), answer.Of(err) == answer.Timeout && took < s.limits.Dial:
 				return // the application has left: that says nothing of its destination
 			default:
-				b.early(t, err)
+				b.refusedEarly(t, err)
 			}
 			settled(err)
 		},
@@ -203,19 +205,6 @@ func (b *Bridge) openOptimistic(ctx context.Context, t routes.Target, settled fu
 	b.carriers.used()
 	given = b.track(opened)
 	return given
-}
-
-// early logs that an application was told of success too soon.
-func (b *Bridge) early(t routes.Target, err error) {
-	level := slog.LevelDebug
-	if _, ok := errors.AsType[*carrier.Refusal](err); ok {
-		level = slog.LevelInfo
-	}
-	attrs := []any{"reason", answer.Of(err).String()}
-	if !b.m.private.Load() {
-		attrs = append(attrs, "destination", destination.Format(t), "error", err)
-	}
-	b.log.Log(context.Background(), level, "request failed after an early answer", attrs...)
 }
 
 // openStream opens t through a carrier. A carrier that is lost, or falls silent,
@@ -320,7 +309,7 @@ func (b *Bridge) tryAgain() {
 		switch {
 		case err == nil:
 			h.recovered()
-			b.log.Info("bridge works again")
+			b.m.book.Add(outcome.BridgeRecovered, outcome.By(b.Name()))
 		case b.ctx.Err() == nil:
 			h.bad(err)
 		}

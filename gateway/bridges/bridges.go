@@ -19,14 +19,16 @@ import (
 	"ptgate/adapter"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/config"
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
 // A Manager owns the PT clients and bridges of one process, over reloads.
 type Manager struct {
-	log *slog.Logger
-	exe string // this program, for built-in transports in a child
+	log  *slog.Logger
+	book *outcome.Book
+	exe  string // this program, for built-in transports in a child
 
 	startPT func(context.Context, adapter.ClientConfig) (clientPT, error) // startClient, but for tests
 
@@ -46,9 +48,10 @@ type Manager struct {
 	newest  *Set
 }
 
-// NewManager makes a Manager; exe is the path of this program. Close ends it.
-func NewManager(exe string, log *slog.Logger) *Manager {
-	m := &Manager{log: log, exe: exe, startPT: startClient, pts: map[string]*program{}, bridges: map[string]*Bridge{}, retired: map[*Bridge]struct{}{}}
+// NewManager makes a Manager; exe is the path of this program. What becomes of bridges
+// is counted in book, and logged by it. Close ends the Manager.
+func NewManager(exe string, book *outcome.Book, log *slog.Logger) *Manager {
+	m := &Manager{log: log, book: book, exe: exe, startPT: startClient, pts: map[string]*program{}, bridges: map[string]*Bridge{}, retired: map[*Bridge]struct{}{}}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	m.spawn(m.maintain)
 	return m
@@ -183,6 +186,9 @@ func (m *Manager) retire(b *Bridge, drain time.Duration) {
 	b.closeCarriers(time.Second)
 	m.mu.Lock()
 	delete(m.retired, b)
+	for _, detach := range b.detach {
+		detach()
+	}
 	p := b.pt
 	if p.users--; p.users == 0 {
 		delete(m.pts, p.key)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -234,7 +233,9 @@ func (b *Bridge) beaten(took, stagger time.Duration) {
 		b.health.slow(took)
 		return
 	}
-	b.health.bad(fmt.Errorf("no answer for %v", took.Round(100*time.Millisecond)))
+	if err := answer.Errorf(answer.Timeout, "no answer for %v", took.Round(100*time.Millisecond)); b.health.bad(err) {
+		b.failed(err, took)
+	}
 }
 
 // reasonOf gives the reason why all bridges have failed, if it is a timeout or the far

@@ -10,6 +10,7 @@ import (
 	"ptgate/gateway/answer"
 	"ptgate/gateway/bridges"
 	"ptgate/gateway/config"
+	"ptgate/gateway/outcome"
 	"ptgate/routes"
 )
 
@@ -37,7 +38,8 @@ args = { cert = "XHQQLQGlwhGz44t+DM2ekE1+VWVcS8Dg1G3p3PKLtwBiNw2zDPjp/NEOPDaVCm0
 		return
 	}
 
-	manager := bridges.NewManager("ptgate", slog.New(slog.DiscardHandler))
+	log := slog.New(slog.DiscardHandler)
+	manager := bridges.NewManager("ptgate", outcome.New(log), log)
 	defer manager.Close()
 	set := manager.Apply(cfg)
 	set.Retire() // of the configuration before, once set is the one in use

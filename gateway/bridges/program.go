@@ -28,6 +28,7 @@ type program struct {
 	inside *builtin.Client                 // nil: a child process
 	child  *supervise.Supervisor[clientPT] // nil: inside this process
 	err    error                           // the settings are no good
+	detach []func()                        // what the book has of the child
 }
 
 // A clientPT is a running PT client, an *adapter.ClientAdapter.
@@ -113,6 +114,7 @@ func (m *Manager) program(p *config.PT, transport string, cfg *config.Config) *p
 		Text:   func(err error) string { return failure(err, m.private.Load()) },
 		Advice: func(err error) string { return StartAdvice(err, p) },
 	})
+	pr.attach(m.book, p.Name)
 	return pr
 }
 
@@ -187,6 +189,9 @@ func (p *program) status() *supervise.Status {
 func (p *program) close() {
 	if p.child != nil {
 		p.child.Close()
+	}
+	for _, detach := range p.detach {
+		detach()
 	}
 }
 

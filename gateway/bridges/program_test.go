@@ -20,6 +20,7 @@ import (
 	"ptgate/adapter"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/config"
+	"ptgate/gateway/outcome"
 )
 
 // A PT that does not start, or dies at once, is started again ever more seldom,
@@ -219,7 +220,7 @@ func TestChild(t *testing.T) {
 			})
 			cfg := (&world{t: t}).config(config.PickFirst, ln.Addr().String())
 			cfg.Bridges[0].PT.Exec = []string{exe, "fake-pt", role}
-			m := NewManager(exe, quiet)
+			m := NewManager(exe, outcome.New(quiet), quiet)
 			s := m.Apply(cfg)
 			c, _ := open(t, s)
 			echo(t, c)
@@ -244,7 +245,7 @@ func TestChild(t *testing.T) {
 	t.Run("dies", func(t *testing.T) {
 		cfg := (&world{t: t}).config(config.PickFirst, "127.0.0.1:1")
 		cfg.Bridges[0].PT.Exec = []string{exe, "fake-pt", "dies"}
-		m := NewManager(exe, quiet)
+		m := NewManager(exe, outcome.New(quiet), quiet)
 		defer m.Close()
 		s := m.Apply(cfg)
 		_, err := s.Open(t.Context(), s.Route(0), example)
@@ -272,7 +273,8 @@ func TestPrivacyFollowsReload(t *testing.T) {
 	cfg.Bridges[0].PT.Exec = []string{exe, "fake-pt", "talks"}
 	cfg.Bridges[0].Far = config.FarForward // a connection of the PT for each request
 	said := make(lines, 100)
-	m := NewManager(exe, slog.New(slog.NewTextHandler(said, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	log := slog.New(slog.NewTextHandler(said, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	m := NewManager(exe, outcome.New(log), log)
 	defer m.Close()
 	for _, private := range []bool{false, true, false} {
 		cfg.Log.Private = private
@@ -304,7 +306,7 @@ func TestEnv(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	m := NewManager(exe, quiet)
+	m := NewManager(exe, outcome.New(quiet), quiet)
 	defer m.Close()
 	marks := []string{"FAKE_PT_MARK=one", "FAKE_PT_MARK=one", "FAKE_PT_MARK=two"}
 	programs, state := map[*program]bool{}, t.TempDir()

@@ -18,6 +18,7 @@ import (
 	"ptgate/adapter"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
@@ -53,7 +54,7 @@ type lifetime struct {
 
 // newWorld makes the far ends "a" and "b". It ends with the test.
 func newWorld(t testing.TB) *world {
-	w := &world{t: t, m: NewManager("", quiet), far: map[string]*far{"a": newFar(), "b": newFar()}}
+	w := &world{t: t, m: NewManager("", outcome.New(quiet), quiet), far: map[string]*far{"a": newFar(), "b": newFar()}}
 	w.m.startPT = w.start
 	t.Cleanup(func() {
 		for _, f := range w.far {

@@ -1,0 +1,48 @@
+package bridges
+
+import (
+	"time"
+
+	"ptgate/gateway/answer"
+	"ptgate/gateway/destination"
+	"ptgate/gateway/outcome"
+	"ptgate/routes"
+)
+
+// attach makes the bridge's own numbers part of the book. They have the name that the
+// bridge was made with.
+func (b *Bridge) attach() {
+	label := outcome.By(b.Name())
+	for o, read := range map[outcome.Outcome]func() int64{
+		outcome.BridgeCarriers: func() int64 { return int64(b.Status().Carriers) },
+		outcome.BridgeStreams:  b.active.Load,
+		outcome.BridgeIn:       b.Traffic.In.Load,
+		outcome.BridgeOut:      b.Traffic.Out.Load,
+	} {
+		b.detach = append(b.detach, b.m.book.Attach(o, label, read))
+	}
+}
+
+// attach makes the program's starts and failures part of the book.
+func (p *program) attach(book *outcome.Book, name string) {
+	p.detach = append(p.detach,
+		book.Attach(outcome.PTStarts, outcome.By(name), func() int64 { return int64(p.child.Status().Starts) }),
+		book.Attach(outcome.PTFailures, outcome.By(name), func() int64 { return int64(p.child.Status().Failures) }))
+}
+
+// failed counts a failure for which the bridge goes to rest.
+func (b *Bridge) failed(err error, took time.Duration) {
+	c := b.config()
+	b.m.book.Add(outcome.BridgeFailed, outcome.By(c.Name, answer.Of(err).String()), "transport", c.Transport,
+		"error", failure(err, b.m.private.Load()), "after", took.Round(time.Millisecond), "advice", advice(err, c.PT))
+}
+
+// refusedEarly counts a request that was refused after the application had been told
+// of success.
+func (b *Bridge) refusedEarly(t routes.Target, err error) {
+	var attrs []any
+	if !b.m.private.Load() {
+		attrs = append(attrs, "destination", destination.Format(t), "error", err)
+	}
+	b.m.book.Add(outcome.EarlyFailed, outcome.By(b.Name(), answer.Of(err).String()), attrs...)
+}
