@@ -20,9 +20,9 @@ import (
 	"ptgate/gateway/serve"
 )
 
-// Noted tells what each [[serve]] of cfg announces to clients, in the file's order,
-// by the notes of a ptgate that has run it with the state directory stateDir; ok is
-// false where there are none for one of them.
+// Noted tells what each [[serve]] of cfg announces to clients, in the file's order. It
+// reads the notes that a running ptgate leaves in its state directory, stateDir. If a
+// [[serve]] has none there, ok is false.
 func Noted(cfg *config.Config, stateDir string) (all []serve.Announced, ok bool) {
 	notes := readNotes(stateDir)
 	where := *cfg
@@ -37,9 +37,8 @@ func Noted(cfg *config.Config, stateDir string) (all []serve.Announced, ok bool)
 	return all, true
 }
 
-// Announce tells the same where no ptgate has run cfg yet, by starting each
-// transport for a moment on a loopback port with its own keys, which it makes and
-// will have from then on.
+// Announce tells the same where no ptgate has run cfg yet. It starts each transport for
+// a moment, on a loopback port. A transport makes its keys then, and keeps them.
 func Announce(ctx context.Context, cfg *config.Config, exe string) (all []serve.Announced, err error) {
 	notes := readNotes(cfg.StateDir)
 	var mine []note
@@ -87,8 +86,8 @@ func readNotes(stateDir string) (notes []note) {
 	return notes
 }
 
-// writeNotes puts mine in the place of what cfg's file had in notes, and leaves out
-// files that are gone.
+// writeNotes writes notes again, with mine in the place of those of cfg's file. Notes of
+// files that are gone are left out.
 func writeNotes(cfg *config.Config, notes, mine []note) error {
 	all := slices.Clone(mine)
 	for _, n := range notes {
@@ -141,11 +140,11 @@ type serveState struct {
 	state string
 }
 
-// serveStates gives each [[serve]] the directory where its transport keeps its
-// keys, which are what clients know it by. So a [[serve]] keeps the directory that
-// it has had, by its address, wherever it stands in the file and whatever else is
-// served; one that has moved to another address takes the one that it left. Options
-// that have the keys have a directory of their own: the transport writes them there.
+// serveStates gives each [[serve]] the directory where its transport keeps its keys.
+// Clients know a server by its keys. So a [[serve]] keeps the directory that its
+// address had before, wherever it stands in the file. One that moves to another address
+// takes along the directory that nobody else uses now. If the keys are in the options,
+// the transport writes them to a directory of their own.
 func serveStates(cfg *config.Config, notes []note) []serveState {
 	out := make([]serveState, len(cfg.Serve))
 	bases := make([]string, len(cfg.Serve))

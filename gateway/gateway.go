@@ -1,9 +1,14 @@
-// Package gateway assembles ptgate: the near end, which takes applications'
-// requests and opens them over bridges, and the far end, which serves transports
-// and exits; either or both, as the configuration says.
+// Package gateway puts ptgate together. The near end takes the requests of
+// applications and opens them over bridges. The far end serves transports, and opens
+// what their clients ask for. A configuration has one of them, or both.
 //
-// It knows no protocol and no transport itself: its parts do (see the packages
-// below this one).
+// What a configuration needs, and all that runs for it, is one view. A view is never
+// changed. A reload makes a new one ready beside the one that runs, which may take as
+// long as a transport takes to start, and then swaps them in one step. If anything
+// fails before that step, the old view stays. So nobody who reads waits: not a request,
+// not the status.
+//
+// The package knows no protocol and no transport. The packages below it do.
 package gateway
 
 import (

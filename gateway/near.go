@@ -22,9 +22,9 @@ import (
 	"ptgate/routes"
 )
 
-// A view is one configuration and all that runs for it. It is never changed: a
-// reload makes another one, and swaps it when everything in it runs. Who reads it
-// loads it once, and never waits.
+// A view is one configuration and all that runs for it. It is never changed: a reload
+// makes another one, and swaps them when everything in the new one runs. A reader loads
+// it once, and never waits.
 type view struct {
 	cfg       *config.Config
 	loaded    time.Time
@@ -35,8 +35,8 @@ type view struct {
 	servers   []*serve.Server
 }
 
-// A router opens what clients ask for, by the routes of the view at that moment:
-// a client may have connected long before it asks.
+// A router opens what clients ask for. It follows the routes of the view at the moment
+// of the request: the client may have connected long before.
 type router struct{ view *atomic.Pointer[view] }
 
 // Dial implements inbound.Dialer.

@@ -82,7 +82,8 @@ type Status struct {
 	In        int64         `json:"in"`             // bytes through an exit's carriers
 	Out       int64         `json:"out"`
 
-	PT *supervise.Status `json:"pt,omitempty"` // nil: it runs inside this process
+	PT       *supervise.Status `json:"pt,omitempty"` // nil: it runs inside this process
+	PTStarts int               `json:"pt_starts"`    // as in PT
 }
 
 // Status tells how the bridge does.
@@ -90,6 +91,9 @@ func (b *Bridge) Status() Status {
 	c := b.config()
 	s := Status{Name: c.Name, Transport: c.Transport, Far: string(c.Far), State: "idle",
 		Active: b.active.Load(), In: b.Traffic.In.Load(), Out: b.Traffic.Out.Load(), PT: b.pt.status()}
+	if s.PT != nil {
+		s.PTStarts = s.PT.Starts
+	}
 	var suspect bool
 	s.Carriers, s.RTT, suspect = b.carriers.status()
 	if s.Carriers > 0 || s.Active > 0 {

@@ -45,7 +45,6 @@ const (
 	ServeAccepted
 	ServeKeptOut
 	ServeOverLimit
-	ServeAcceptFailed
 	ServeForeign
 	ServeHandshakeFailed
 	ServeClients
@@ -162,9 +161,6 @@ var table = [outcomes]Row{
 	ServeOverLimit: {Name: "serve_over_limit", Labels: []string{serve, port},
 		Help:    "Clients and streams of a served transport beyond limits.connections.",
 		Message: "client or connection refused: limits.connections is reached", Level: slog.LevelWarn, AtWill: true},
-	ServeAcceptFailed: {Name: "serve_accept_failed", Labels: []string{serve, port},
-		Help:    "Failed attempts to accept a client of a served transport.",
-		Message: "accept failed: raise the limit of open files, or lower limits.connections", Level: slog.LevelWarn, AtWill: true},
 	ServeForeign: {Name: "serve_foreign", Labels: []string{serve, port},
 		Help: "Clients that came through a served transport with another protocol than those of an exit.",
 		Message: "client speaks neither a carrier of this version nor SOCKS5: set far = \"exit\" or \"socks5\" in its bridge, " +
