@@ -297,3 +297,45 @@ func TestEnvironment(t *testing.T) {
 		speaker{exec: []string{realpt.Program(t, "obfs4proxy")}}.table("obfs4"), env)
 	carries(t, client, o)
 }
+
+// TestEnv: what `ptgate env` prints leads each program to the destination, by a name
+// that only the far end knows. Debian's httpx refuses a proxy with socks5h:// for
+// whatever it is to fetch.
+func TestEnv(t *testing.T) {
+	const httpx = "import sys, httpx; print(httpx.get(sys.argv[1]).text, end='')"
+	const requests = "import sys, requests; print(requests.get(sys.argv[1]).text, end='')"
+	o := serveOrigin(t)
+	head := o.makeRepository(t, "repo")
+	s, c := pairFiles(t, "--address", freeAddr(t))
+	run(t, "server", s, setting{hosts: originHosts})
+	for range 2 { // fixed ports, which `ptgate env` needs
+		c = strings.Replace(c, "127.0.0.1:0", freeAddr(t), 1)
+	}
+	client := run(t, "client", c, setting{})
+	for name, argv := range map[string][]string{
+		"curl":             {"curl", "-sSf", "URL/hello"},
+		"curl, ALL_PROXY":  {"env", "-u", "all_proxy", "-u", "http_proxy", "-u", "https_proxy", "-u", "HTTPS_PROXY", "curl", "-sSf", "URL/hello"},
+		"curl, all_proxy":  {"env", "-u", "ALL_PROXY", "-u", "http_proxy", "-u", "https_proxy", "-u", "HTTPS_PROXY", "curl", "-sSf", "URL/hello"},
+		"wget":             {"wget", "-q", "--ca-certificate", o.ca, "-O", "-", "URL/hello"},
+		"git":              {"git", "ls-remote", "URL/repo.git", "HEAD"},
+		"python3-httpx":    {"/usr/bin/python3", "-c", httpx, "URL/hello"},
+		"python3-requests": {"/usr/bin/python3", "-c", requests, "URL/hello"},
+	} {
+		want := helloText
+		if name == "git" {
+			want = head + "\tHEAD\n"
+		}
+		for scheme, url := range map[string]string{"http": o.http, "https": o.https} {
+			t.Run(name+" "+scheme, func(t *testing.T) {
+				script := `eval "$("$0" env -c "$1")" && shift && export SSL_CERT_FILE="$1" CURL_CA_BUNDLE="$1" REQUESTS_CA_BUNDLE="$1" GIT_SSL_CAINFO="$1" && shift && exec "$@"`
+				full := []string{"sh", "-c", script, ptgate, client.file, o.ca}
+				for _, a := range argv {
+					full = append(full, strings.Replace(a, "URL/", url+"/", 1))
+				}
+				if got := must(t, within(t, setting{}, full)...); got != want {
+					t.Errorf("got %q, want %q", got, want)
+				}
+			})
+		}
+	}
+}

@@ -14,16 +14,23 @@ exec </dev/null
 
 readonly staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-# What the tests run, and the package of each.
+# What the tests run, and the package of each. Python 3's modules are python3.NAME.
 readonly needed="
 	obfs4proxy:obfs4proxy tor:tor curl:curl git:git tshark:tshark haproxy:haproxy ss:iproute2 ssh:openssh-client sshd:openssh-server
 	nc:netcat-openbsd nginx:nginx-light microsocks:microsocks chromium:chromium
-	ip:iproute2 nft:nftables unshare:util-linux mount:mount systemd-analyze:systemd gcc:gcc"
+	ip:iproute2 nft:nftables unshare:util-linux mount:mount systemd-analyze:systemd gcc:gcc
+	wget:wget python3.httpx:python3-httpx python3.requests:python3-requests"
 
 export PATH="$PATH:/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin"
 export GOFLAGS="${GOFLAGS:-} -buildvcs=false"
 
 step() { printf '\n== %s\n' "$*"; }
+have() {
+	case $1 in
+	python3.*) /usr/bin/python3 -c "import ${1#python3.}" ;;
+	*) command -v "$1" ;;
+	esac >/dev/null 2>&1
+}
 die() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
 if [ "$(id -u)" -ne 0 ]; then
@@ -35,7 +42,7 @@ command -v go >/dev/null || die "go is not installed, or not in PATH"
 
 missing=()
 for pair in $needed; do
-	command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+	have "${pair%%:*}" || missing+=("${pair##*:}")
 done
 [ -f /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 if [ "${#missing[@]}" -gt 0 ]; then
@@ -45,7 +52,7 @@ if [ "${#missing[@]}" -gt 0 ]; then
 	apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 for pair in $needed; do
-	command -v "${pair%%:*}" >/dev/null || die "${pair%%:*} is missing even after installing ${pair##*:}"
+	have "${pair%%:*}" || die "${pair%%:*} is missing even after installing ${pair##*:}"
 done
 
 if [ "$#" -eq 0 ]; then

@@ -21,10 +21,17 @@ func newEnvCommand() *cobra.Command {
   eval "$(ptgate env --unset)"    and no longer: removes these variables, also
                                   what was in them before
 
-They set ALL_PROXY, HTTPS_PROXY, HTTP_PROXY and NO_PROXY, each in both cases, since
-some programs read only one. SOCKS5 addresses have the scheme socks5h, so that
-names are not looked up on this machine. Without an HTTP listener all of them name
-the SOCKS5 one, and the other way round. NO_PROXY keeps this machine's own
+Each variable names a proxy that the programs which read it understand:
+
+  HTTP_PROXY, HTTPS_PROXY   the HTTP listener, in both cases of letters
+  all_proxy                 the HTTP listener: curl, git, Python, aria2 and Chromium
+                            look at it first, and some of them know no socks5h
+  ALL_PROXY                 the SOCKS5 listener: programs in Go look at it first, and
+                            go around any other kind of proxy without a word
+
+SOCKS5 addresses have the scheme socks5h, so that names are not looked up on this
+machine. Without an HTTP listener all of them name the SOCKS5 one, and the other way
+round; then some programs fail, or are not served. NO_PROXY keeps this machine's own
 addresses out of it; curl obeys it even with -x, unless --noproxy '' is given.
 
 User names and passwords of listen.users are never printed, for a program's
@@ -51,8 +58,10 @@ environment is open to others: give them to each program in its own way.`,
 		if len(cfg.Listen.Users) > 0 {
 			fmt.Fprintln(cmd.ErrOrStderr(), "# the gateway asks for a user and password (listen.users); give them to each program yourself")
 		}
-		for _, v := range [][2]string{{"ALL_PROXY", socks}, {"HTTPS_PROXY", web}, {"HTTP_PROXY", web}, {"NO_PROXY", noProxy}} {
-			fmt.Fprintf(cmd.OutOrStdout(), "export %s='%s' %s='%s'\n", v[0], v[1], strings.ToLower(v[0]), v[1])
+		for _, v := range []struct{ name, upper, lower string }{
+			{"ALL_PROXY", socks, web}, {"HTTPS_PROXY", web, web}, {"HTTP_PROXY", web, web}, {"NO_PROXY", noProxy, noProxy},
+		} {
+			fmt.Fprintf(cmd.OutOrStdout(), "export %s='%s' %s='%s'\n", v.name, v.upper, strings.ToLower(v.name), v.lower)
 		}
 		return nil
 	}
