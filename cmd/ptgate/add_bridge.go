@@ -2,7 +2,7 @@ package main
 
 import (
 	"bufio"
-	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -80,7 +80,7 @@ A route leads to the bridge once its name stands in the route's via.`,
 		for _, c := range append(around, removed...) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "left out of the line: %v\n", c)
 		}
-		added, problems, err := addBridge(path, *name, line, config.Far(*far))
+		added, problems, err := addBridge(cmd.Context(), path, *name, line, config.Far(*far))
 		for _, p := range problems {
 			fmt.Fprintln(cmd.ErrOrStderr(), p)
 		}
@@ -175,7 +175,7 @@ func cutPair(text string) (string, bool) {
 // addBridge appends a bridge to the file, if the outcome has no errors. It gives
 // the bridge's name and what the check of the new file has found, but for warnings
 // that are none of the bridge's.
-func addBridge(path, name string, line adapter.BridgeLine, far config.Far) (_ string, problems []config.Problem, _ error) {
+func addBridge(ctx context.Context, path, name string, line adapter.BridgeLine, far config.Far) (_ string, problems []config.Problem, _ error) {
 	// A file with errors may be one that lacks just this bridge: the outcome counts.
 	old, known := config.Load(path)
 	if old == nil {
@@ -197,7 +197,7 @@ func addBridge(path, name string, line adapter.BridgeLine, far config.Far) (_ st
 	case taken[name]:
 		return "", nil, fmt.Errorf("%s has a bridge %q already: give another --name", path, name)
 	}
-	err := replaceFile(path, func(doc []byte) []byte {
+	err := replaceFile(ctx, path, func(doc []byte, mode fs.FileMode) ([]byte, error) {
 		if len(doc) > 0 && doc[len(doc)-1] != '\n' {
 			doc = append(doc, '\n')
 		}
@@ -206,22 +206,16 @@ func addBridge(path, name string, line adapter.BridgeLine, far config.Far) (_ st
 		if far != config.FarExit {
 			doc = fmt.Appendf(doc, "far = %q\n", far)
 		}
-		return doc
-	}, func(candidate string) error {
-		cfg, found := config.Load(candidate)
+		cfg, found := config.Check(path, doc, mode)
 		for _, p := range found {
-			if p.File == candidate {
-				p.File = path
-			}
-			p.Message = strings.ReplaceAll(p.Message, candidate, path)
 			if !p.Warning || !slices.Contains(known, p) {
 				problems = append(problems, p)
 			}
 		}
 		if cfg == nil {
-			return fmt.Errorf("%s stays as it was: with the bridge it would have errors", path)
+			return nil, fmt.Errorf("%s stays as it was: with the bridge it would have errors", path)
 		}
-		return nil
+		return doc, nil
 	})
 	return name, problems, err
 }
@@ -232,10 +226,11 @@ func same(b *config.Bridge, line adapter.BridgeLine) bool {
 		slices.Equal(b.Args, line.Args)
 }
 
-// replaceFile puts what edit makes of a file in its place, at once and whole, if
-// check likes it. Mode and owner stay; a symbolic link stays one.
-func replaceFile(path string, edit func([]byte) []byte, check func(candidate string) error) (err error) {
-	if path, err = filepath.EvalSymlinks(path); err != nil {
+// replaceFile puts what edit makes of a file in its place, at once and whole. Mode
+// and owner stay; a symbolic link stays one.
+func replaceFile(ctx context.Context, path string, edit func([]byte, fs.FileMode) ([]byte, error)) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
 		return err
 	}
 	info, err := os.Stat(path)
@@ -249,23 +244,23 @@ func replaceFile(path string, edit func([]byte) []byte, check func(candidate str
 	if err != nil {
 		return err
 	}
-	// Beside the file, since what it names is found from its directory.
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
+	if doc, err = edit(doc, info.Mode()); err != nil {
 		return err
 	}
-	defer func() {
-		if e := os.Remove(f.Name()); e != nil && !errors.Is(e, fs.ErrNotExist) {
-			err = cmp.Or(err, e)
+	// A signal waits for this, so that nothing is left beside the file.
+	return interruptible(ctx, func(context.Context) error {
+		f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+		if err != nil {
+			return err
 		}
-	}()
-	_, err = f.Write(edit(doc))
-	err = errors.Join(err, keepOwner(f, info), f.Chmod(info.Mode().Perm()), f.Sync(), f.Close())
-	if err != nil {
+		_, err = f.Write(doc)
+		err = errors.Join(err, keepOwner(f, info), f.Chmod(info.Mode().Perm()), f.Sync(), f.Close())
+		if err == nil {
+			err = os.Rename(f.Name(), path)
+		}
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
 		return err
-	}
-	if err := check(f.Name()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	})
 }

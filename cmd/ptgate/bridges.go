@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -44,14 +45,22 @@ The lines hold the transport's secrets: whoever has one can use the server.`,
 		}
 		all, ok := gateway.Noted(cfg, cfg.StateDir)
 		if !ok { // it may be a system service's file
-			all, ok = gateway.Noted(cfg, serviceState)
+			all, ok = gateway.Noted(cfg, config.ServiceStateDir)
 		}
 		if !ok {
+			// A transport that runs wants its state directory for itself.
+			if _, err := running(cmd.Context(), *file); err == nil {
+				return fmt.Errorf("%s has changed since the ptgate that runs it has loaded it: `ptgate reload -c %s` comes first", cfg.Path, cfg.Path)
+			}
 			if keysInState(cfg) {
 				fmt.Fprintf(cmd.ErrOrStderr(), "# no ptgate has served this file from %s yet: the keys there are for one that does. "+
 					"If the server runs as another user, ask as that user\n", cfg.StateDir)
 			}
-			if all, err = gateway.Announce(cmd.Context(), cfg, exe); err != nil {
+			err := interruptible(cmd.Context(), func(ctx context.Context) (err error) {
+				all, err = gateway.Announce(ctx, cfg, exe)
+				return err
+			})
+			if err != nil {
 				return err
 			}
 		}

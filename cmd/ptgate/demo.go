@@ -40,7 +40,9 @@ stays up for your browser, until Ctrl-C.`,
 	}
 	once := cmd.Flags().Bool("once", false, "end after the fetches: exit code 0 if they worked, 1 if not")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return demo(cmd.Context(), cmd.OutOrStdout(), *once)
+		return interruptible(cmd.Context(), func(ctx context.Context) error {
+			return demo(ctx, cmd.OutOrStdout(), *once)
+		})
 	}
 	return cmd
 }

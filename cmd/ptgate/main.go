@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"runtime/debug"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -20,9 +18,7 @@ func main() {
 		// Transports make much short-lived garbage over a small live heap.
 		debug.SetGCPercent(400)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:]))
+	os.Exit(run(context.Background(), os.Args[1:]))
 }
 
 // run is the program but for the process around it.
@@ -35,6 +31,10 @@ func run(ctx context.Context, args []string) int {
 	}
 	if code, ok := errors.AsType[exitError](err); ok {
 		return int(code)
+	}
+	if by, ok := errors.AsType[endedBy](err); ok {
+		dieOf(by.signal)
+		return 1
 	}
 	fmt.Fprintln(os.Stderr, "ptgate:", err)
 	if _, ok := errors.AsType[usageError](err); ok || root.Annotations["ran"] == "" {

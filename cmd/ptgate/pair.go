@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -37,25 +38,13 @@ Both files hold secrets: move them over a channel that you trust.`,
 		if *address == "" {
 			return usagef("pair needs --address HOST:PORT, where clients reach the server")
 		}
-		server, client, err := pair(*address, *transport)
+		// A signal waits, so that there are both files or none, and no keys elsewhere.
+		err := interruptible(cmd.Context(), func(context.Context) error { return writePair(*address, *transport, *out) })
 		if err != nil {
 			return err
 		}
-		if err := os.MkdirAll(*out, 0o700); err != nil {
-			return err
-		}
-		files := []struct{ name, text string }{{"server.toml", server}, {"client.toml", client}}
-		for _, f := range files {
-			if _, err := os.Lstat(filepath.Join(*out, f.name)); !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("%s is there already; it may hold keys that clients use: move it away, or give --out", filepath.Join(*out, f.name))
-			}
-		}
-		for _, f := range files {
-			path := filepath.Join(*out, f.name)
-			if err := writeSecret(path, f.text); err != nil {
-				return err
-			}
-			fmt.Fprintln(cmd.OutOrStdout(), "wrote", path)
+		for _, name := range pairNames {
+			fmt.Fprintln(cmd.OutOrStdout(), "wrote", filepath.Join(*out, name))
 		}
 		if row, _ := builtin.Lookup(*transport); row.Front {
 			fmt.Fprintln(cmd.OutOrStdout(), "first, on the server: the comments in server.toml have what nginx needs")
@@ -69,14 +58,42 @@ Both files hold secrets: move them over a channel that you trust.`,
 	return cmd
 }
 
-// writeSecret makes a new file that only its owner reads.
+var pairNames = []string{"server.toml", "client.toml"}
+
+// writePair makes the two files in the directory out, or none.
+func writePair(address, transport, out string) error {
+	server, client, err := pair(address, transport)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(out, 0o700); err != nil {
+		return err
+	}
+	for _, name := range pairNames {
+		if _, err := os.Lstat(filepath.Join(out, name)); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s is there already; it may hold keys that clients use: move it away, or give --out", filepath.Join(out, name))
+		}
+	}
+	if err := writeSecret(filepath.Join(out, pairNames[0]), server); err != nil {
+		return err
+	}
+	if err := writeSecret(filepath.Join(out, pairNames[1]), client); err != nil {
+		return errors.Join(err, os.Remove(filepath.Join(out, pairNames[0])))
+	}
+	return nil
+}
+
+// writeSecret makes a new file that only its owner reads, whole or not at all.
 func writeSecret(path, text string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteString(text)
-	return errors.Join(err, f.Close())
+	if err = errors.Join(err, f.Close()); err != nil {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return err
 }
 
 // pair makes the texts of the two files.

@@ -64,38 +64,19 @@ Exit code 1 if one of them does not work.`,
 	return cmd
 }
 
-func probe(cmd *cobra.Command, cfg *config.Config, names []string, timeout time.Duration) (err error) {
-	exe, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	// A transport program wants its state directory for itself.
-	dir, err := os.MkdirTemp("", "ptgate-probe-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	trial := *cfg
-	trial.StateDir = dir
+func probe(cmd *cobra.Command, cfg *config.Config, names []string, timeout time.Duration) error {
+	chosen := func(i int) bool { return len(names) == 0 || slices.Contains(names, cfg.Bridges[i].Name) }
 	if timeout == 0 {
 		timeout = cfg.Limits.Dial
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
-	defer cancel()
-
-	quiet := slog.New(slog.DiscardHandler)
-	m := bridges.NewManager(exe, outcome.New(quiet), quiet)
-	defer m.Close()
-	all := m.Apply(&trial).Bridges()
-	probes := make([]bridges.Probe, len(all))
-	chosen := func(i int) bool { return len(names) == 0 || slices.Contains(names, cfg.Bridges[i].Name) }
-	var wg sync.WaitGroup
-	for i, b := range all {
-		if chosen(i) {
-			wg.Go(func() { probes[i] = b.Probe(ctx) })
-		}
+	var probes []bridges.Probe
+	err := interruptible(cmd.Context(), func(ctx context.Context) (err error) {
+		probes, err = probeAll(ctx, cfg, chosen, timeout)
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	wg.Wait()
 
 	out := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	defer out.Flush()
@@ -119,6 +100,55 @@ func probe(cmd *cobra.Command, cfg *config.Config, names []string, timeout time.
 		return exitError(1)
 	}
 	return nil
+}
+
+// probeAll dials the chosen bridges of cfg, by their index, and gives the outcomes at
+// the same indices.
+func probeAll(ctx context.Context, cfg *config.Config, chosen func(int) bool, timeout time.Duration) ([]bridges.Probe, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "ptgate-probe-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	quiet := slog.New(slog.DiscardHandler)
+	m := bridges.NewManager(exe, outcome.New(quiet), quiet)
+	defer m.Close()
+	limited, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	probes := make([]bridges.Probe, len(cfg.Bridges))
+	var wg sync.WaitGroup
+	for i, b := range m.Apply(apart(cfg, dir)).Bridges() {
+		if chosen(i) {
+			wg.Go(func() { probes[i] = b.Probe(limited) })
+		}
+	}
+	wg.Wait()
+	return probes, ctx.Err()
+}
+
+// apart is a configuration of the same bridges, whose transport programs share a
+// directory with no others: each has a fresh one in dir, also those whose [pt.NAME]
+// has a state. As clients they keep nothing there that a connection needs.
+func apart(cfg *config.Config, dir string) *config.Config {
+	trial := *cfg
+	trial.StateDir, trial.Routes = dir, nil
+	trial.Bridges = make([]*config.Bridge, len(cfg.Bridges))
+	pts := map[*config.PT]*config.PT{}
+	for i, b := range cfg.Bridges {
+		if pts[b.PT] == nil {
+			pt := *b.PT
+			pt.State = ""
+			pts[b.PT] = &pt
+		}
+		bridge := *b
+		bridge.PT = pts[b.PT]
+		trial.Bridges[i] = &bridge
+	}
+	return &trial
 }
 
 func steps(p bridges.Probe) string {

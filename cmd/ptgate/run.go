@@ -94,26 +94,36 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 	defer signal.Stop(hangups)
 	stop, endStop := context.WithCancel(context.WithoutCancel(stop))
 	cut, endCut := context.WithCancel(context.Background())
-	defer endStop()
 	var beside sync.WaitGroup
 	defer beside.Wait()
+	defer endStop()
 	defer endCut()
 	beside.Go(func() { growFileTable(cfg.Limits.Connections) })
 	beside.Go(func() { keepTrim(cut) })
 	var reloads sync.Mutex // the file read last is the one that stays
-	again := func() error {
+	again := func(ctx context.Context) error {
 		reloads.Lock()
 		defer reloads.Unlock()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(stop, cancel)()
+		if stop.Err() != nil {
+			return errStopping
+		}
 		notify(log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
-		defer notify(log, daemon.SdNotifyReady)
-		return reload(g, cfg.Path, log, level)
+		defer func() {
+			if stop.Err() == nil {
+				notify(log, daemon.SdNotifyReady)
+			}
+		}()
+		return reload(ctx, g, cfg.Path, log, level)
 	}
 	beside.Go(func() {
 		for {
 			select {
 			case <-hangups:
-				again() // it logs what is wrong
-			case <-cut.Done():
+				again(stop) // it logs what is wrong
+			case <-stop.Done():
 				return
 			}
 		}
@@ -122,38 +132,56 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 	go func() { done <- g.Run(stop, cut) }()
 
 	ready := g.Ready()
-	stopping := false
-	release := func() {} // what a ptgate that is started while this one drains needs
-	defer func() { release() }()
 	for {
 		select {
 		case err := <-done:
+			if stop.Err() != nil && errors.Is(err, context.Canceled) {
+				return nil // it was told to stop while it started
+			}
 			return err
 		case <-ready:
 			ready = nil
-			socket := control.Path(cfg.StateDir, cfg.Path)
-			c, err := control.Serve(socket, func() any { return g.Status() }, again)
-			if err != nil {
-				log.Warn("`ptgate status` and `ptgate reload` will not find this process", "error", err)
-			} else {
-				release = sync.OnceFunc(c.Close)
+			if c := answer(g, cfg, again, log); c != nil {
+				defer c.Close()
 			}
 			notify(log, daemon.SdNotifyReady)
 		case <-signals:
-			if stopping {
+			if stop.Err() != nil {
 				endCut()
 			}
-			stopping = true
 			notify(log, daemon.SdNotifyStopping)
 			endStop()
-			release()
 		}
 	}
 }
 
+// answer opens the control socket, where `ptgate status` and `ptgate reload` find it
+// until the process ends; nil if it can't.
+func answer(g *gateway.Gateway, cfg *config.Config, reload func(context.Context) error, log *slog.Logger) *control.Server {
+	c, err := control.Serve(control.Path(cfg.StateDir, cfg.Path), func() any { return g.Status() }, reload)
+	if err != nil {
+		log.Warn("`ptgate status` and `ptgate reload` will not find this process", "error", err)
+		return nil
+	}
+	// Whoever asks later may read of another state directory in the file, or nothing
+	// that can be understood.
+	if known := config.DefaultStateDir(os.Getenv); known != cfg.StateDir {
+		if err := c.Link(control.Path(known, cfg.Path)); err != nil {
+			log.Debug("`ptgate status` and `ptgate reload` will not find this process if state_dir is edited", "error", err)
+		}
+	}
+	return c
+}
+
+var errStopping = errors.New("ptgate is stopping")
+
 // reload reads the file again and puts it to work, or says why not.
-func reload(g *gateway.Gateway, path string, log *slog.Logger, level *slog.LevelVar) error {
-	cfg, problems := config.Load(path)
+func reload(ctx context.Context, g *gateway.Gateway, path string, log *slog.Logger, level *slog.LevelVar) error {
+	cfg, problems, err := loadUntil(ctx, path)
+	if err != nil {
+		log.Error("reload given up: the running configuration stays", "error", err)
+		return err
+	}
 	var text []string
 	for _, p := range problems {
 		log.Warn("configuration", "problem", p.String())
@@ -170,6 +198,25 @@ func reload(g *gateway.Gateway, path string, log *slog.Logger, level *slog.Level
 	level.Set(cfg.Log.Level)
 	log.Info("reloaded")
 	return nil
+}
+
+// loadUntil loads a file, and gives up when ctx ends. The system offers no way to break
+// a read off: one that never ends (a FIFO, a share of a machine that is gone) is left
+// to the end of the process.
+func loadUntil(ctx context.Context, path string) (*config.Config, []config.Problem, error) {
+	done := make(chan struct{})
+	var cfg *config.Config
+	var problems []config.Problem
+	go func() {
+		defer close(done)
+		cfg, problems = config.Load(path)
+	}()
+	select {
+	case <-done:
+		return cfg, problems, nil
+	case <-ctx.Done():
+		return nil, nil, fmt.Errorf("%s was not read to its end: %w", path, ctx.Err())
+	}
 }
 
 func notify(log *slog.Logger, state string) {

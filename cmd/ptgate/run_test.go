@@ -49,6 +49,7 @@ drain = "1h"
 
 // The life of `ptgate run` under its signals.
 func TestRunSignals(t *testing.T) {
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
 	path := filepath.Join(t.TempDir(), "ptgate.toml")
 	write := func(text string) {
 		t.Helper()

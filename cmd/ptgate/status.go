@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,35 +20,55 @@ import (
 	"ptgate/gateway/supervise"
 )
 
-// running finds the socket of the ptgate that runs a file. The file may have
-// become wrong since that one loaded it: then only its state directory is needed,
-// and found if that is the default.
-func running(file string) (socket string, err error) {
-	path, err := config.Find(file)
-	if err != nil {
-		return "", err
-	}
-	where, err := config.Locate(path)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w: give the file that ptgate runs with -c FILE", path, err)
-	}
-	socket = control.Path(where.StateDir, where.Path)
-	if !exists(socket) {
-		// A system service has its state where systemd puts it.
-		if service := control.Path(serviceState, where.Path); exists(service) {
-			return service, nil
-		}
-	}
-	return socket, nil
+// A runner is the ptgate that runs a file, as its control socket shows it.
+type runner struct {
+	socket string
+	file   config.Location
+	shown  string // the file's name, as given
 }
 
-// serviceState is where a system service keeps its state (StateDirectory=ptgate in
-// systemd/ptgate.service).
-const serviceState = "/var/lib/ptgate"
+// running finds the ptgate that runs a file. The file may have become wrong since that
+// one loaded it, or name another state directory.
+func running(ctx context.Context, file string) (r runner, err error) {
+	if r.shown, err = config.Find(file); err != nil {
+		return r, err
+	}
+	var unread error
+	r.file, unread = config.Locate(r.shown)
+	var sockets []string
+	for _, dir := range r.file.StateDirs {
+		sockets = append(sockets, control.Path(dir, r.file.Path))
+	}
+	if r.socket, err = control.Find(ctx, sockets...); err != nil && unread != nil {
+		err = fmt.Errorf("%s: %w: give the file that ptgate runs with -c FILE", r.shown, unread)
+	}
+	return r, err
+}
 
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
+// complain says what is wrong with the file as it is now: what a reload would refuse.
+func (r runner) complain(out io.Writer) {
+	cfg, problems := config.Load(r.shown)
+	for _, p := range problems {
+		if cfg == nil && !p.Warning {
+			fmt.Fprintln(out, p)
+		}
+	}
+	switch {
+	case cfg == nil:
+		fmt.Fprintf(out, "# %s has errors now: a reload would be refused, and the configuration that was loaded before runs on\n", r.shown)
+	case r.file.Named != "" && !sameDir(r.socket, r.file.Named):
+		fmt.Fprintf(out, "# state_dir of %s is now %s: that takes a restart, and a reload would be refused\n", r.shown, r.file.Named)
+	}
+}
+
+// sameDir tells whether a socket, or what a link there leads to, is in dir.
+func sameDir(socket, dir string) bool {
+	if to, err := os.Readlink(socket); err == nil {
+		socket = to
+	}
+	have, err := os.Stat(filepath.Dir(socket))
+	want, err2 := os.Stat(dir)
+	return err == nil && err2 == nil && os.SameFile(have, want)
 }
 
 func newReloadCommand() *cobra.Command {
@@ -60,13 +81,13 @@ outcome told here. A file with errors changes nothing; live connections go on.`,
 	}
 	file := configFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		socket, err := running(*file)
+		ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
+		defer cancel()
+		r, err := running(ctx, *file)
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
-		defer cancel()
-		if err := control.Reload(ctx, socket); err != nil {
+		if err := control.Reload(ctx, r.socket); err != nil {
 			if errors.Is(err, control.ErrNotRunning) {
 				return err
 			}
@@ -83,32 +104,36 @@ func newStatusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "What a running ptgate says of itself",
 		Long: `What a running ptgate says of itself: listeners, bridges and their state, served
-transports, totals. No destination and no client is named.`,
+transports, totals. No destination and no client is named.
+
+What is wrong with the file as it is now, if it was edited since, goes to the
+standard error.`,
 		Args: noArgs,
 	}
 	file := configFlag(cmd)
 	raw := cmd.Flags().Bool("json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		socket, err := running(*file)
+		ctx, cancel := context.WithTimeout(cmd.Context(), 10*time.Second)
+		defer cancel()
+		r, err := running(ctx, *file)
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), 10*time.Second)
-		defer cancel()
-		b, err := control.Status(ctx, socket)
+		b, err := control.Status(ctx, r.socket)
 		if err != nil {
 			return err
 		}
 		if *raw {
 			_, err = cmd.OutOrStdout().Write(b)
-			return err
+		} else {
+			var s gateway.Status
+			if err := json.Unmarshal(b, &s); err != nil {
+				return err
+			}
+			printStatus(cmd.OutOrStdout(), &s)
 		}
-		var s gateway.Status
-		if err := json.Unmarshal(b, &s); err != nil {
-			return err
-		}
-		printStatus(cmd.OutOrStdout(), &s)
-		return nil
+		r.complain(cmd.ErrOrStderr())
+		return err
 	}
 	return cmd
 }

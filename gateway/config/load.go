@@ -47,6 +47,18 @@ func (ld Loader) Load(path string) (*Config, []Problem) {
 	if err != nil {
 		return nil, []Problem{{File: path, Message: err.Error()}}
 	}
+	return ld.parse(path, doc, mode)
+}
+
+// Check tells what Load would if the file at path had this content and mode.
+func Check(path string, doc []byte, mode fs.FileMode) (*Config, []Problem) {
+	if len(doc) > maxFile {
+		return nil, []Problem{{File: path, Message: errTooLarge.Error()}}
+	}
+	return Loader{}.parse(path, doc, mode)
+}
+
+func (ld Loader) parse(path string, doc []byte, mode fs.FileMode) (*Config, []Problem) {
 	l := &loading{Loader: ld, file: path}
 	if l.LookPath == nil {
 		l.LookPath = exec.LookPath
@@ -54,6 +66,7 @@ func (ld Loader) Load(path string) (*Config, []Problem) {
 	if l.Getenv == nil {
 		l.Getenv = os.Getenv
 	}
+	var err error
 	if l.abs, err = filepath.Abs(path); err != nil {
 		return nil, []Problem{{File: path, Message: "its directory: " + err.Error()}}
 	}
@@ -90,10 +103,12 @@ func readFile(path string) ([]byte, fs.FileMode, error) {
 	case err != nil:
 		return nil, 0, shortError(err)
 	case len(doc) > maxFile:
-		return nil, 0, fmt.Errorf("is larger than %d MiB: put long lists into files of their own (to_file)", maxFile>>20)
+		return nil, 0, errTooLarge
 	}
 	return doc, info.Mode(), nil
 }
+
+var errTooLarge = fmt.Errorf("is larger than %d MiB: put long lists into files of their own (to_file)", maxFile>>20)
 
 // shortError leaves the path out, which stands before the message already.
 func shortError(err error) error {
@@ -216,20 +231,27 @@ func (l *loading) config(m map[string]any) *Config {
 
 // stateDir is where the program keeps what must survive it.
 func (l *loading) stateDir(top *table) string {
-	if dir := top.str("state_dir", ""); dir != "" {
-		return l.path(dir)
-	}
-	// systemd.exec(5): several directories are parted by colons.
-	if dir, _, _ := strings.Cut(l.Getenv("STATE_DIRECTORY"), ":"); filepath.IsAbs(dir) {
+	if dir := l.namedStateDir(top); dir != "" {
 		return dir
 	}
-	if dir := l.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+	return DefaultStateDir(l.Getenv)
+}
+
+func (l *loading) namedStateDir(top *table) string { return l.path(top.str("state_dir", "")) }
+
+// DefaultStateDir is the state directory of a configuration that names none.
+func DefaultStateDir(getenv func(string) string) string {
+	// systemd.exec(5): several directories are parted by colons.
+	if dir, _, _ := strings.Cut(getenv("STATE_DIRECTORY"), ":"); filepath.IsAbs(dir) {
+		return dir
+	}
+	if dir := getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "ptgate")
 	}
-	if home := l.Getenv("HOME"); filepath.IsAbs(home) {
+	if home := getenv("HOME"); filepath.IsAbs(home) {
 		return filepath.Join(home, ".local", "state", "ptgate")
 	}
-	return "/var/lib/ptgate"
+	return ServiceStateDir
 }
 
 func logTable(t *table) Log {

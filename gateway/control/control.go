@@ -1,6 +1,11 @@
 // Package control is how `ptgate status` and `ptgate reload` reach a running
 // ptgate: HTTP on a Unix socket in its state directory, which only its own user
 // may enter. It listens on no network.
+//
+// The socket is there for as long as the process, also while that stops and lets live
+// connections end. A ptgate that is started meanwhile takes its place. Who asks may not
+// know the state directory, as the file that names it may have been edited since; a
+// link in the default one leads to the socket then.
 package control
 
 import (
@@ -17,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -31,25 +37,47 @@ func Path(stateDir, config string) string {
 // A Server answers on a socket until Close.
 type Server struct {
 	http http.Server
+	path string
+	info fs.FileInfo // of the socket
+	link string      // "": none
 	done chan struct{}
+
+	mu       sync.Mutex
+	closed   bool
+	requests sync.WaitGroup // added to while not closed
 }
 
-// Serve listens on path. status's value goes out as JSON; reload's error text, one
-// line a problem, to whoever asked.
-func Serve(path string, status func() any, reload func() error) (*Server, error) {
-	// A socket that nobody answers on is left over from a process that was killed.
-	if c, err := net.Dial("unix", path); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("%s: another ptgate runs this configuration", path)
-	} else if errors.Is(err, syscall.ECONNREFUSED) {
-		os.Remove(path)
+// ErrRunning says that another ptgate answers on the socket, and does not stop.
+var ErrRunning = errors.New("another ptgate runs this configuration")
+
+// Serve listens on path, in the place of a ptgate that stops or was killed. status's
+// value goes out as JSON, and its field "stopping", if true, gives the place away.
+// reload's error text, one line a problem, goes to whoever asked; its context ends
+// when they have left, and at Close.
+func Serve(path string, status func() any, reload func(context.Context) error) (*Server, error) {
+	if err := vacant(path); err != nil {
+		return nil, err
 	}
-	ln, err := net.Listen("unix", path)
+	// At another name first: whoever asks finds the old socket or the new one. It is
+	// not longer than path, as there is a limit for names of sockets.
+	beside := filepath.Join(filepath.Dir(path), fmt.Sprintf("control-%d.new", os.Getpid()))
+	os.Remove(beside) // left over from a process of the same number
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: beside, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	ln.SetUnlinkOnClose(false) // at its end it has another name
+	s := &Server{path: path, done: make(chan struct{})}
+	err = os.Chmod(beside, 0o600)
+	if err == nil {
+		s.info, err = os.Lstat(beside)
+	}
+	if err == nil {
+		err = os.Rename(beside, path)
+	}
+	if err != nil {
 		ln.Close()
+		os.Remove(beside)
 		return nil, err
 	}
 	mux := http.NewServeMux()
@@ -60,11 +88,23 @@ func Serve(path string, status func() any, reload func() error) (*Server, error)
 		e.Encode(status())
 	})
 	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, r *http.Request) {
-		if err := reload(); err != nil {
+		if err := reload(r.Context()); err != nil {
 			http.Error(w, err.Error(), http.StatusConflict)
 		}
 	})
-	s := &Server{done: make(chan struct{}), http: http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}}
+	s.http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		closed := s.closed
+		if !closed {
+			s.requests.Add(1)
+			defer s.requests.Done()
+		}
+		s.mu.Unlock()
+		if !closed {
+			mux.ServeHTTP(w, r)
+		}
+	})
+	s.http.ReadHeaderTimeout = 5 * time.Second
 	go func() {
 		defer close(s.done)
 		s.http.Serve(ln)
@@ -72,10 +112,59 @@ func Serve(path string, status func() any, reload func() error) (*Server, error)
 	return s, nil
 }
 
-// Close ends the server and takes the socket away.
+// vacant tells whether the place of a socket can be taken.
+func vacant(path string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	b, err := Status(ctx, path)
+	var other struct{ Stopping bool }
+	switch {
+	case errors.Is(err, ErrNotRunning):
+		return nil
+	case err == nil && json.Unmarshal(b, &other) == nil && other.Stopping:
+		return nil
+	case err == nil:
+		err = ErrRunning
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
+
+// Link makes the socket be found at another path, too, until Close.
+func (s *Server) Link(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	if to, err := os.Readlink(path); err != nil || to != s.path {
+		if err := vacant(path); err != nil {
+			return err
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.Symlink(s.path, path); err != nil {
+			return err
+		}
+	}
+	s.link = path
+	return nil
+}
+
+// Close ends the server and takes the socket away, unless it is another ptgate's by
+// now. Requests under way are told to end, and waited for.
 func (s *Server) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
 	s.http.Close()
 	<-s.done
+	s.requests.Wait()
+	if now, err := os.Lstat(s.path); err != nil || !os.SameFile(now, s.info) {
+		return
+	}
+	os.Remove(s.path)
+	if to, err := os.Readlink(s.link); err == nil && to == s.path {
+		os.Remove(s.link)
+	}
 }
 
 // ErrNotRunning says that nobody answers on the socket.
@@ -90,6 +179,32 @@ func Status(ctx context.Context, path string) ([]byte, error) {
 func Reload(ctx context.Context, path string) error {
 	_, err := ask(ctx, path, http.MethodPost, "/reload")
 	return err
+}
+
+// Find gives the first of the sockets on which somebody answers, or ErrNotRunning.
+func Find(ctx context.Context, paths ...string) (string, error) {
+	for _, path := range paths {
+		if !genuine(path) {
+			continue
+		}
+		var d net.Dialer
+		if c, err := d.DialContext(ctx, "unix", path); err == nil {
+			c.Close()
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%w (sockets %s)", ErrNotRunning, strings.Join(paths, ", "))
+}
+
+// genuine tells whether path is a socket, or a link to one by the same user: who
+// may write into a user's directory shall lead nobody else to a third one's socket.
+func genuine(path string) bool {
+	link, err := os.Lstat(path)
+	if err != nil {
+		return false
+	}
+	socket, err := os.Stat(path)
+	return err == nil && socket.Mode()&fs.ModeSocket != 0 && sameOwner(link, socket)
 }
 
 func ask(ctx context.Context, path, method, what string) ([]byte, error) {

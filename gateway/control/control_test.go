@@ -2,10 +2,13 @@ package control_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -21,7 +24,7 @@ func TestAsk(t *testing.T) {
 		t.Fatalf("nobody there: %v", err)
 	}
 	var bad error
-	s, err := control.Serve(path, func() any { return map[string]int{"answer": 42} }, func() error { return bad })
+	s, err := control.Serve(path, func() any { return map[string]int{"answer": 42} }, func(context.Context) error { return bad })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,8 +41,8 @@ func TestAsk(t *testing.T) {
 	if err := control.Reload(t.Context(), path); err == nil || err.Error() != bad.Error() {
 		t.Errorf("reload: %v", err)
 	}
-	if _, err := control.Serve(path, nil, nil); err == nil {
-		t.Error("a second server took the socket")
+	if _, err := control.Serve(path, nil, nil); !errors.Is(err, control.ErrRunning) {
+		t.Errorf("a second server: %v", err)
 	}
 	s.Close()
 	if _, err := control.Status(t.Context(), path); !errors.Is(err, control.ErrNotRunning) {
@@ -50,28 +53,203 @@ func TestAsk(t *testing.T) {
 // A killed process leaves its socket behind.
 func TestLeftOver(t *testing.T) {
 	path := control.Path(t.TempDir(), "x")
-	os.Symlink("/nonexistent", path+".other")
-	s, err := control.Serve(path, nil, nil)
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Rename(path, path+".kept"); err != nil { // Close removes path only
-		t.Fatal(err)
-	}
-	s.Close()
-	os.Rename(path+".kept", path)
-	s, err = control.Serve(path, func() any { return 1 }, nil)
+	ln.SetUnlinkOnClose(false)
+	ln.Close()
+	s, err := control.Serve(path, func() any { return 1 }, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.Close()
+	empty(t, filepath.Dir(path))
+}
+
+// status is what a server says of itself.
+type status struct {
+	Name     string
+	Stopping bool `json:"stopping"`
+}
+
+func ask(t *testing.T, path string) string {
+	t.Helper()
+	b, err := control.Status(t.Context(), path)
+	var s status
+	if err == nil {
+		err = json.Unmarshal(b, &s)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	return s.Name
+}
+
+func empty(t *testing.T, dir string) {
+	t.Helper()
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// One that stops answers until its end, unless another has come in its place; then
+// it leaves that one's socket alone, and the link that both have.
+func TestHandOver(t *testing.T) {
+	dir, known := t.TempDir(), t.TempDir()
+	path, link := control.Path(dir, "x"), control.Path(known, "x")
+	var stopping atomic.Bool
+	first, err := control.Serve(path, func() any { return status{"first", stopping.Load()} }, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Link(link); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := control.Serve(path, nil, nil); !errors.Is(err, control.ErrRunning) {
+		t.Fatalf("beside one that runs: %v", err)
+	}
+	stopping.Store(true)
+	if got := ask(t, link); got != "first" {
+		t.Errorf("while the first one stops, %q answers", got)
+	}
+	second, err := control.Serve(path, func() any { return status{Name: "second"} }, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Link(link); err != nil {
+		t.Fatal(err)
+	}
+	if got := ask(t, path); got != "second" {
+		t.Errorf("after the second one has come, %q answers", got)
+	}
+	first.Close()
+	for _, p := range []string{path, link} {
+		if got := ask(t, p); got != "second" {
+			t.Errorf("after the first one's end, %q answers on %s", got, p)
+		}
+	}
+	second.Close()
+	empty(t, dir)
+	empty(t, known)
+}
+
+// A new state directory, while one that had another stops.
+func TestHandOverOfLink(t *testing.T) {
+	known := t.TempDir()
+	link := control.Path(known, "x")
+	serve := func(dir, name string, stopping bool) *control.Server {
+		t.Helper()
+		s, err := control.Serve(control.Path(dir, "x"), func() any { return status{name, stopping} }, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	first := serve(t.TempDir(), "first", true)
+	if err := first.Link(link); err != nil {
+		t.Fatal(err)
+	}
+	second := serve(t.TempDir(), "second", false)
+	if err := second.Link(link); err != nil {
+		t.Fatal(err)
+	}
+	third := serve(t.TempDir(), "third", false)
+	if err := third.Link(link); !errors.Is(err, control.ErrRunning) {
+		t.Errorf("a link to one that runs was taken: %v", err)
+	}
+	third.Close()
+	first.Close()
+	if got := ask(t, link); got != "second" {
+		t.Errorf("%q answers", got)
+	}
+	second.Close()
+	empty(t, known)
+	// What is served where the link was has the place.
+	first = serve(t.TempDir(), "first", true)
+	if err := first.Link(link); err != nil {
+		t.Fatal(err)
+	}
+	second = serve(known, "second", false)
+	first.Close()
+	if got := ask(t, link); got != "second" {
+		t.Errorf("%q answers", got)
+	}
+	second.Close()
+	empty(t, known)
+}
+
+func TestFind(t *testing.T) {
+	dir := t.TempDir()
+	paths := []string{filepath.Join(dir, "none"), filepath.Join(dir, "left"), filepath.Join(dir, "link"), filepath.Join(dir, "here")}
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: paths[1], Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.SetUnlinkOnClose(false)
+	ln.Close()
+	if got, err := control.Find(t.Context(), paths...); !errors.Is(err, control.ErrNotRunning) {
+		t.Errorf("nobody is there: %q, %v", got, err)
+	}
+	s, err := control.Serve(paths[3], func() any { return 1 }, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if got, err := control.Find(t.Context(), paths...); got != paths[3] || err != nil {
+		t.Errorf("found %q, %v", got, err)
+	}
+	if err := s.Link(paths[2]); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := control.Find(t.Context(), paths...); got != paths[2] || err != nil {
+		t.Errorf("found %q, %v", got, err)
+	}
+	if os.Getuid() != 0 {
+		return // nobody else can give a link to another user
+	}
+	if err := os.Lchown(paths[2], 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := control.Find(t.Context(), paths...); got != paths[3] || err != nil {
+		t.Errorf("by another user's link: %q, %v", got, err)
+	}
+}
+
+// A reload ends with whoever asked for it, and with the server.
+func TestReloadEnds(t *testing.T) {
+	path := control.Path(t.TempDir(), "x")
+	begun := make(chan struct{})
+	ended := make(chan struct{}, 2)
+	s, err := control.Serve(path, nil, func(ctx context.Context) error {
+		begun <- struct{}{}
+		<-ctx.Done()
+		ended <- struct{}{}
+		return ctx.Err()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	asked := make(chan error)
+	for _, end := range []func(){leave, s.Close} {
+		go func() { asked <- control.Reload(ctx, path) }()
+		<-begun
+		end()
+		if err := <-asked; err == nil {
+			t.Error("a reload that was given up counts as one")
+		}
+		<-ended
+		ctx = t.Context()
+	}
 }
 
 func Example() {
 	dir, _ := os.MkdirTemp("", "")
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "control.sock")
-	s, err := control.Serve(path, func() any { return "fine" }, func() error { return nil })
+	s, err := control.Serve(path, func() any { return "fine" }, func(context.Context) error { return nil })
 	if err != nil {
 		fmt.Println(err)
 		return
