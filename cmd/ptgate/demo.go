@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -114,18 +116,20 @@ func demo(ctx context.Context, out io.Writer, once bool) (err error) {
 	if err != nil {
 		return err
 	}
-	server = fmt.Sprintf("state_dir = %q\n[log]\nlevel = \"error\"\n", filepath.Join(dir, "server")) + server
+	server = fmt.Sprintf("state_dir = %q\n", filepath.Join(dir, "server")) + server
 	// The page is on this machine, which an exit does not let clients reach.
 	server = replaceTable(server, "[exit]", fmt.Sprintf("[exit]\nallow = [\"%s:%d\"]\ndeny = []\n", demoName, at.Port()))
-	client = fmt.Sprintf("state_dir = %q\n[log]\nlevel = \"error\"\n", filepath.Join(dir, "client")) + client
+	client = fmt.Sprintf("state_dir = %q\n", filepath.Join(dir, "client")) + client
 	client = replaceTable(client, "[listen]", "[listen]\nsocks5 = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n"+
 		"[[route]]\nto = \"*\"\nvia = \"far\"\n")
 
-	far, err := startBox(stop, &boxes, filepath.Join(dir, "server.toml"), server, map[string][]netip.Addr{demoName: {at.Addr()}})
+	log := newLogger("text", slog.LevelError, os.Stderr)
+	defer adoptLibraries(log, new(atomic.Bool))()
+	far, err := startBox(stop, log, &boxes, filepath.Join(dir, "server.toml"), server, map[string][]netip.Addr{demoName: {at.Addr()}})
 	if err != nil {
 		return fmt.Errorf("the server: %w", err)
 	}
-	near, err := startBox(stop, &boxes, filepath.Join(dir, "client.toml"), client, nil)
+	near, err := startBox(stop, log, &boxes, filepath.Join(dir, "client.toml"), client, nil)
 	if err != nil {
 		return fmt.Errorf("the gateway: %w", err)
 	}
@@ -165,7 +169,7 @@ to true in Firefox's about:config. Ctrl-C ends the demo.
 
 // startBox runs a configuration in this process, as `ptgate run` does in one of
 // its own. Its exit finds the names of hosts there.
-func startBox(ctx context.Context, boxes *sync.WaitGroup, path, text string, hosts map[string][]netip.Addr) (*gateway.Gateway, error) {
+func startBox(ctx context.Context, log *slog.Logger, boxes *sync.WaitGroup, path, text string, hosts map[string][]netip.Addr) (*gateway.Gateway, error) {
 	if err := writeSecret(path, text); err != nil {
 		return nil, err
 	}
@@ -178,7 +182,7 @@ func startBox(ctx context.Context, boxes *sync.WaitGroup, path, text string, hos
 	if err != nil {
 		return nil, err
 	}
-	g := gateway.New(cfg, exe, newLogger(cfg.Log.Format, cfg.Log.Level, os.Stderr))
+	g := gateway.New(cfg, exe, log)
 	failed := make(chan error, 1)
 	boxes.Go(func() { failed <- g.Run(ctx, ctx) })
 	select {

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -18,6 +20,7 @@ func main() {
 		// Transports make much short-lived garbage over a small live heap.
 		debug.SetGCPercent(400)
 	}
+	log.SetOutput(io.Discard) // libraries write there; a command that has a log adopts it
 	os.Exit(run(context.Background(), os.Args[1:]))
 }
 

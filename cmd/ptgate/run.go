@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -82,6 +83,9 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 	level := new(slog.LevelVar)
 	level.Set(cfg.Log.Level)
 	log := newLogger(cfg.Log.Format, level, stderr)
+	var private atomic.Bool
+	private.Store(cfg.Log.Private)
+	defer adoptLibraries(log, &private)()
 	checkFileLimit(log, &cfg.Limits)
 	g := gateway.New(cfg, exe, log)
 
@@ -116,7 +120,13 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 				notify(log, daemon.SdNotifyReady)
 			}
 		}()
-		return reload(ctx, g, cfg.Path, log, level)
+		now, err := reload(ctx, g, cfg.Path, log)
+		if err == nil {
+			level.Set(now.Log.Level)
+			private.Store(now.Log.Private)
+			log.Info("reloaded")
+		}
+		return err
 	}
 	beside.Go(func() {
 		for {
@@ -176,11 +186,11 @@ func answer(g *gateway.Gateway, cfg *config.Config, reload func(context.Context)
 var errStopping = errors.New("ptgate is stopping")
 
 // reload reads the file again and puts it to work, or says why not.
-func reload(ctx context.Context, g *gateway.Gateway, path string, log *slog.Logger, level *slog.LevelVar) error {
+func reload(ctx context.Context, g *gateway.Gateway, path string, log *slog.Logger) (*config.Config, error) {
 	cfg, problems, err := loadUntil(ctx, path)
 	if err != nil {
 		log.Error("reload given up: the running configuration stays", "error", err)
-		return err
+		return nil, err
 	}
 	var text []string
 	for _, p := range problems {
@@ -189,15 +199,13 @@ func reload(ctx context.Context, g *gateway.Gateway, path string, log *slog.Logg
 	}
 	if cfg == nil {
 		log.Error("reload refused: the running configuration stays")
-		return errors.New(strings.Join(text, "\n"))
+		return nil, errors.New(strings.Join(text, "\n"))
 	}
 	if err := g.Reload(cfg); err != nil {
 		log.Error("reload failed: the running configuration stays", "error", err)
-		return err
+		return nil, err
 	}
-	level.Set(cfg.Log.Level)
-	log.Info("reloaded")
-	return nil
+	return cfg, nil
 }
 
 // loadUntil loads a file, and gives up when ctx ends. The system offers no way to break
