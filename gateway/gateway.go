@@ -119,6 +119,10 @@ func newPolicy(cfg *config.Config) *exit.Settings {
 // Ready is closed when every listener and every served transport is up.
 func (g *Gateway) Ready() <-chan struct{} { return g.ready }
 
+// Work has something when connections have come or gone since it was last read, at
+// either end.
+func (g *Gateway) Work() <-chan struct{} { return g.limit.Moved() }
+
 // Addresses lists the listeners' addresses of a front, once Ready.
 func (g *Gateway) Addresses(f inbound.Front) (addrs []string) {
 	for _, l := range g.listeners() {

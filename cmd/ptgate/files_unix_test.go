@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"log/slog"
 	"strings"
-	"syscall"
 	"testing"
 
 	"ptgate/gateway/config"
@@ -28,25 +27,6 @@ func TestCheckFileLimit(t *testing.T) {
 		checkFileLimit(slog.New(slog.NewTextHandler(&b, nil)), &c.limits)
 		if got := b.String(); !strings.Contains(got, c.want) || c.want == "" && got != "" {
 			t.Errorf("%+v: %q, want %q in it", c.limits, got, c.want)
-		}
-	}
-}
-
-// The table grows as far as the limit of open files allows.
-func TestGrowFileTable(t *testing.T) {
-	var before syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
-		t.Fatal(err)
-	}
-	low := before
-	low.Cur = min(low.Cur, 1000)
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &low); err != nil {
-		t.Fatal(err)
-	}
-	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before)
-	for _, connections := range []int{1, 1 << 20} {
-		if err := growFileTable(connections); err != nil {
-			t.Errorf("for %d connections: %v", connections, err)
 		}
 	}
 }

@@ -2,16 +2,17 @@ package main
 
 import (
 	"context"
-	"runtime/debug"
 	"runtime/metrics"
 	"time"
 )
 
-// keepTrim gives memory back to the system when a burst of work is over. While
-// there is work, collecting rarely makes transports a quarter faster; afterwards
-// the garbage of a few hundred new connections would stay for as long as they are
-// idle. It returns when ctx ends.
-func keepTrim(ctx context.Context) {
+// trimAfterWork calls trim, which gives memory back to the system, when a burst of
+// work is over. While there is work, collecting rarely makes transports a quarter
+// faster; afterwards the garbage of a few hundred new connections would stay for as
+// long as they are idle, and so would what is left of many that have ended. work has
+// something when connections have come or gone; without it nothing is looked at. It
+// returns when ctx ends.
+func trimAfterWork(ctx context.Context, work <-chan struct{}, trim func()) {
 	const (
 		tick  = 100 * time.Millisecond
 		quiet = 32 << 10 // allocated in a tick; less means that the burst is over
@@ -23,25 +24,26 @@ func keepTrim(ctx context.Context) {
 		metrics.Read(sample)
 		return sample[0].Value.Uint64(), sample[1].Value.Uint64()
 	}
-	t := time.NewTicker(tick)
-	defer t.Stop()
-	last, most := read()
-	trimmed := uint64(0)
+	trimmed, most := read()
 	for {
 		select {
+		case <-work:
 		case <-ctx.Done():
 			return
-		case <-t.C:
 		}
 		now, goroutines := read()
-		most = max(most, goroutines)
-		// Connections that have ended leave memory behind, too.
-		ended := most > many && goroutines < most/2
-		if now-last < quiet && (now-trimmed > worth || ended) {
-			debug.FreeOSMemory()
-			now, most = read()
-			trimmed = now
+		for last := uint64(0); now-last >= quiet; {
+			last, most = now, max(most, goroutines)
+			select {
+			case <-time.After(tick):
+			case <-ctx.Done():
+				return
+			}
+			now, goroutines = read()
 		}
-		last = now
+		if now-trimmed > worth || most > many && goroutines < most/2 {
+			trim()
+			trimmed, most = read()
+		}
 	}
 }

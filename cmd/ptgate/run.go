@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -102,8 +103,7 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 	defer beside.Wait()
 	defer endStop()
 	defer endCut()
-	beside.Go(func() { growFileTable(cfg.Limits.Connections) })
-	beside.Go(func() { keepTrim(cut) })
+	beside.Go(func() { trimAfterWork(cut, g.Work(), debug.FreeOSMemory) })
 	var reloads sync.Mutex // the file read last is the one that stays
 	again := func(ctx context.Context) error {
 		reloads.Lock()

@@ -14,9 +14,6 @@ import (
 // checkFileLimit has nothing to tell: there is no limit of open files to be raised.
 func checkFileLimit(*slog.Logger, *config.Limits) {}
 
-// growFileTable does nothing: how the system keeps its handles is not known here.
-func growFileTable(int) error { return nil }
-
 // keepOwner leaves f to whoever runs ptgate: what the directory gives to new files
 // holds for it, not the owner and the access list of the file that it replaces.
 func keepOwner(*os.File, fs.FileInfo) error { return nil }

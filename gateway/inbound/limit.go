@@ -4,11 +4,14 @@ import "sync/atomic"
 
 // A Limiter bounds how many of something there are at the same time. A nil Limiter
 // has no bound. It is safe for use by many goroutines.
-type Limiter struct{ max, n atomic.Int64 }
+type Limiter struct {
+	max, n atomic.Int64
+	moved  chan struct{}
+}
 
 // NewLimiter returns a Limiter with n places; zero or less: there is no limit.
 func NewLimiter(n int) *Limiter {
-	l := new(Limiter)
+	l := &Limiter{moved: make(chan struct{}, 1)}
 	l.SetMax(n)
 	return l
 }
@@ -26,6 +29,7 @@ func (l *Limiter) Acquire() bool {
 		l.n.Add(-1)
 		return false
 	}
+	l.move()
 	return true
 }
 
@@ -33,5 +37,16 @@ func (l *Limiter) Acquire() bool {
 func (l *Limiter) Release() {
 	if l != nil {
 		l.n.Add(-1)
+		l.move()
+	}
+}
+
+// Moved has something to read if places were taken or given back since it was read.
+func (l *Limiter) Moved() <-chan struct{} { return l.moved }
+
+func (l *Limiter) move() {
+	select {
+	case l.moved <- struct{}{}:
+	default:
 	}
 }
