@@ -145,9 +145,6 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 	for {
 		select {
 		case err := <-done:
-			if stop.Err() != nil && errors.Is(err, context.Canceled) {
-				return nil // it was told to stop while it started
-			}
 			return err
 		case <-ready:
 			ready = nil

@@ -114,7 +114,7 @@ func Serve(path string, status func() any, reload func(context.Context) error) (
 
 // vacant tells whether the place of a socket can be taken.
 func vacant(path string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	b, err := Status(ctx, path)
 	var other struct{ Stopping bool }
@@ -183,28 +183,39 @@ func Reload(ctx context.Context, path string) error {
 
 // Find gives the first of the sockets on which somebody answers, or ErrNotRunning.
 func Find(ctx context.Context, paths ...string) (string, error) {
+	hidden := ""
 	for _, path := range paths {
-		if !genuine(path) {
-			continue
+		err := genuine(path)
+		if err == nil {
+			var d net.Dialer
+			var c net.Conn
+			if c, err = d.DialContext(ctx, "unix", path); err == nil {
+				c.Close()
+				return path, nil
+			}
 		}
-		var d net.Dialer
-		if c, err := d.DialContext(ctx, "unix", path); err == nil {
-			c.Close()
-			return path, nil
+		if errors.Is(err, fs.ErrPermission) && hidden == "" {
+			hidden = fmt.Sprintf("; %s is another user's: if that one runs ptgate, ask as that user, or as root", filepath.Dir(path))
 		}
 	}
-	return "", fmt.Errorf("%w (sockets %s)", ErrNotRunning, strings.Join(paths, ", "))
+	return "", fmt.Errorf("%w (sockets %s)%s", ErrNotRunning, strings.Join(paths, ", "), hidden)
 }
 
 // genuine tells whether path is a socket, or a link to one by the same user: who
 // may write into a user's directory shall lead nobody else to a third one's socket.
-func genuine(path string) bool {
+func genuine(path string) error {
 	link, err := os.Lstat(path)
 	if err != nil {
-		return false
+		return err
 	}
 	socket, err := os.Stat(path)
-	return err == nil && socket.Mode()&fs.ModeSocket != 0 && sameOwner(link, socket)
+	if err != nil {
+		return err
+	}
+	if socket.Mode()&fs.ModeSocket == 0 || !sameOwner(link, socket) {
+		return errors.New("no socket of its owner")
+	}
+	return nil
 }
 
 func ask(ctx context.Context, path, method, what string) ([]byte, error) {
