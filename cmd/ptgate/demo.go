@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -189,7 +190,7 @@ func startBox(ctx context.Context, log *slog.Logger, boxes *sync.WaitGroup, path
 	case <-g.Ready():
 		return g, nil
 	case err := <-failed:
-		return nil, err
+		return nil, cmp.Or(err, ctx.Err()) // it may have been told to stop
 	}
 }
 

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"context"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -31,5 +35,18 @@ func TestDemoHandler(t *testing.T) {
 			!strings.Contains(page, "--proxy-bypass-list='&lt;-loopback&gt;'")) {
 			t.Errorf("%q: what to do is not said: %s", host, page)
 		}
+	}
+}
+
+// Ctrl-C while a box starts.
+func TestStartBoxStopped(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var boxes sync.WaitGroup
+	defer boxes.Wait()
+	text := "state_dir = \"state\"\n[[serve]]\ntransport = \"obfs4\"\nbind = \"127.0.0.1:0\"\n"
+	g, err := startBox(ctx, slog.New(slog.DiscardHandler), &boxes, filepath.Join(t.TempDir(), "box.toml"), text, nil)
+	if g == nil && err == nil {
+		t.Error("neither a box nor an error")
 	}
 }

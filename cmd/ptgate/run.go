@@ -145,13 +145,16 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 	for {
 		select {
 		case err := <-done:
+			endStop() // also of a reload that waits for another one
 			return err
 		case <-ready:
 			ready = nil
 			if c := answer(g, cfg, again, log); c != nil {
 				defer c.Close()
 			}
-			notify(log, daemon.SdNotifyReady)
+			if stop.Err() == nil {
+				notify(log, daemon.SdNotifyReady)
+			}
 		case <-signals:
 			if stop.Err() != nil {
 				endCut()

@@ -4,8 +4,13 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"os/signal"
 	"syscall"
+	"time"
 
 	"ptgate/gateway/config"
 )
@@ -24,4 +29,30 @@ func checkFileLimit(log *slog.Logger, limits *config.Limits) {
 			"raise LimitNOFILE (systemd) or ulimit -n, or lower limits.connections",
 			"connections", limits.Connections, "needed", need, "files", l.Cur)
 	}
+}
+
+// keepOwner gives f the owner of another file.
+func keepOwner(f *os.File, of fs.FileInfo) error {
+	want, ok := of.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if have, ok := info.Sys().(*syscall.Stat_t); ok && have.Uid == want.Uid && have.Gid == want.Gid {
+		return nil
+	}
+	if err := f.Chown(int(want.Uid), int(want.Gid)); err != nil {
+		return fmt.Errorf("the file would change its owner: %w", err)
+	}
+	return nil
+}
+
+// dieOf ends the process as the signal does by default.
+func dieOf(s syscall.Signal) {
+	signal.Reset(s)
+	syscall.Kill(syscall.Getpid(), s)
+	time.Sleep(time.Minute) // it comes at any moment
 }
