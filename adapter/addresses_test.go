@@ -23,13 +23,16 @@ func TestWithoutAddresses(t *testing.T) {
 		is   error
 	}{
 		{op, "read: connection reset by peer", syscall.ECONNRESET},
-		{dns, "lookup: no such host", dns},
+		{dns, "name look-up: no such host", dns},
 		{fmt.Errorf("far end: %w", op), "far end: read: connection reset by peer", syscall.ECONNRESET},
-		{errors.Join(op, other), "read: connection reset by peer\ndial: lookup: no such host", dns},
+		{errors.Join(op, other), "read: connection reset by peer\ndial: name look-up: no such host", dns},
 		{fmt.Errorf("%w, then %w", op, op), "read: connection reset by peer, then read: connection reset by peer", op},
-		{&DialError{Transport: "t", Stage: StageConnect, Err: other}, "dial t: connect: dial: lookup: no such host", dns},
+		{&DialError{Transport: "t", Stage: StageConnect, Err: other}, "dial t: connect: dial: name look-up: no such host", dns},
 		{&url.Error{Op: "Get", URL: "https://" + canary, Err: op}, "Get: read: connection reset by peer", op},
 		{&net.AddrError{Err: "missing port in address", Addr: canary}, "missing port in address", nil},
+		{&net.DNSError{Err: "read udp 192.0.2.1:53->" + canary + ":53: i/o timeout", Name: "a.example", IsTimeout: true}, "name look-up: timeout", nil},
+		{&net.DNSError{Err: "dial udp: connect " + canary, Name: "a.example"}, "name look-up failed", nil},
+		{fmt.Errorf("no way to %s: %v", canary, io.EOF), "no way to …: EOF", nil},
 		{&net.OpError{Op: "accept", Net: "tcp", Addr: addr, Err: errors.New("")}, "accept: ", nil},
 	} {
 		got := WithoutAddresses(tt.err)
