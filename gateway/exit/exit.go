@@ -90,7 +90,7 @@ func matches(t *routes.Table, tg routes.Target) bool {
 }
 
 // may tells whether p allows to dial a. An error means that this can't be known now.
-// Some IPv6 addresses stand for an IPv4 address: then both have to be allowed.
+// Some addresses stand for another one: then both have to be allowed.
 func (e *Exit) may(p *Policy, a netip.Addr, port uint16) (bool, error) {
 	if p.DenyPrivate && !public(a) || matches(p.DenyNets, routes.Target{Addr: a.WithZone(""), Port: port}) {
 		return false, nil
@@ -100,8 +100,8 @@ func (e *Exit) may(p *Policy, a netip.Addr, port uint16) (bool, error) {
 			return false, err
 		}
 	}
-	if v4 := embedded(a); v4.IsValid() {
-		return e.may(p, v4, port)
+	if other := meant(a); other.IsValid() {
+		return e.may(p, other, port)
 	}
 	return true, nil
 }
@@ -125,29 +125,30 @@ var (
 	teredo = netip.MustParsePrefix("2001::/32")    // RFC 4380
 )
 
-// embedded gives the IPv4 address that an IPv6 address stands for. It is not valid
-// where there is none.
-func embedded(a netip.Addr) netip.Addr {
-	if !a.Is6() {
-		return netip.Addr{}
-	}
+// meant gives the address that a stands for. It is not valid where a stands for itself.
+func meant(a netip.Addr) netip.Addr {
 	a = a.WithZone("") // no prefix contains an address with a zone
-	b := a.As16()
 	switch {
+	case a == netip.IPv4Unspecified(): // Go and the systems connect to this machine
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case a == netip.IPv6Unspecified():
+		return netip.IPv6Loopback()
 	case nat64.Contains(a):
+		b := a.As16()
 		return netip.AddrFrom4([4]byte(b[12:16]))
 	case sixto4.Contains(a):
+		b := a.As16()
 		return netip.AddrFrom4([4]byte(b[2:6]))
 	}
 	return netip.Addr{}
 }
 
-// public tells whether a is an address of the public Internet. An IPv6 address that
-// stands for an IPv4 address is public if that one is.
+// public tells whether a is an address of the public Internet. An address that stands
+// for another one is public if that one is.
 func public(a netip.Addr) bool {
 	a = a.Unmap()
-	if v4 := embedded(a); v4.IsValid() {
-		return public(v4)
+	if other := meant(a); other.IsValid() {
+		return public(other)
 	}
 	if !a.IsGlobalUnicast() || a.IsPrivate() || a.Zone() != "" {
 		return false

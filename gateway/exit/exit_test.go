@@ -150,6 +150,7 @@ func TestPolicy(t *testing.T) {
 		"mixed.test":       "10.0.0.1 93.184.216.34 fd00::1",
 		"nat64public.test": "64:ff9b::5db8:d822", // 93.184.216.34
 		"zone.test":        "fe80::1%lo",
+		"any.test":         "0.0.0.0 ::",
 	}
 	const dialled = "dialled"
 	for _, c := range []struct {
@@ -200,6 +201,11 @@ func TestPolicy(t *testing.T) {
 		{"", "93.184.216.34", false, "[64:ff9b::5db8:d822]:443", ""},
 		{"", "93.184.216.34", false, "[2002:5db8:d822::1]:443", ""},
 		{"", "fe80::/10", false, "zone.test:80", ""},
+		// A connection to an unspecified address goes to this machine.
+		{"", "127.0.0.0/8", false, "0.0.0.0:80", ""},
+		{"", "127.0.0.0/8", false, "any.test:80", "[::]:80"},
+		{"", "::1", false, "[::]:80", ""},
+		{"", "127.0.0.0/8:22", false, "0.0.0.0:80", dialled},
 	} {
 		t.Run(c.to, func(t *testing.T) {
 			var got []string
