@@ -57,7 +57,7 @@ func Pasted(text string, kind TextKind) (clean string, removed []Char, err error
 	for _, r := range text { // a byte that is no UTF-8 is a U+FFFD
 		at++
 		class, c := classOf(r), Char{r, at}
-		if class == charInvisible && kind != TextSecret {
+		if (class == charInvisible || class == charVariant) && kind != TextSecret {
 			removed = append(removed, c)
 			continue
 		}
@@ -84,6 +84,7 @@ type charClass uint8
 const (
 	charFine      charClass = iota
 	charInvisible           // neither shape nor width
+	charVariant             // invisible: says how the character before it looks
 	charJoiner              // has a meaning in names of some scripts
 	charSpace
 	charQuote
@@ -102,7 +103,7 @@ func (k TextKind) allows(c charClass) bool {
 		return k == TextLine
 	case charJoiner, charWide: // IDNA knows what to do with them in names
 		return k == TextName || k == TextSecret
-	case charQuote, charDash, charEllipsis:
+	case charQuote, charDash, charEllipsis, charVariant: // keyboards write a charVariant behind emoji
 		return k == TextSecret
 	}
 	return false
@@ -120,6 +121,8 @@ func classOf(r rune) charClass {
 		return charControl
 	case r == utf8.RuneError:
 		return charDamaged
+	case unicode.Is(unicode.Variation_Selector, r):
+		return charVariant
 	case invisible(r):
 		return charInvisible
 	case unicode.In(r, unicode.Pi, unicode.Pf) || r == '\u201a' || r == '\u201e' || '\u2032' <= r && r <= '\u2037':
@@ -134,16 +137,17 @@ func classOf(r rune) charClass {
 	return charFine
 }
 
-// invisible is Unicode's property Default_Ignorable_Code_Point (UAX #44): the
-// characters that are not drawn at all where they are not understood.
+// invisible is Unicode's property Default_Ignorable_Code_Point (UAX #44), without the
+// variation selectors: the characters that are not drawn where they are not understood.
 func invisible(r rune) bool {
-	return unicode.In(r, unicode.Cf, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point) &&
+	return unicode.In(r, unicode.Cf, unicode.Other_Default_Ignorable_Code_Point) &&
 		!unicode.In(r, unicode.Prepended_Concatenation_Mark) &&
 		(r < '\ufff9' || r > '\ufffb') && (r < 0x13430 || r > 0x13440)
 }
 
 var classNames = map[charClass]string{
 	charInvisible: "an invisible character",
+	charVariant:   "an invisible character",
 	charJoiner:    "an invisible joiner",
 	charSpace:     "a special space",
 	charQuote:     "a typographic quote",
