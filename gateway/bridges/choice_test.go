@@ -91,6 +91,9 @@ func TestFirstGoesBack(t *testing.T) {
 		s := w.set(config.PickFirst, "a", "b")
 		c, _ := open(t, s)
 		echo(t, c)
+		// Nothing is under way any more: what the far end sends late would pass for its
+		// answer to the next request.
+		synctest.Wait()
 		w.far["a"].block(true)
 		stagger := s.cfg.Limits.Stagger
 
