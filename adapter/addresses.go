@@ -131,7 +131,7 @@ func plainWords(text string) string {
 			}
 			text = text[len(word):]
 			core := strings.TrimRight(strings.TrimLeft(word, "(["), ")],.:;!?")
-			if last == "lookup" || !plain(core) {
+			if last == "lookup" || strings.Contains(word, "::") || !plain(core) {
 				before, after, _ := strings.Cut(word, core)
 				word = before + omitted + after
 			}

@@ -74,6 +74,7 @@ func TestText(t *testing.T) {
 
 		{errors.New("error dialing " + addr + ":443: no route"), "error dialing …: no route"},
 		{errors.New("[2001:db8::1]:443 is down, " + host + ", too."), "[… is down, …, too."},
+		{errors.New("no route to 2600::, nor to fe80::"), "no route to …::, nor to …::"},
 		{errors.New("address " + `"hidden" has no port`), "address … has no port"},
 		{errors.New("malformed iat-mode 'hidden one'"), "malformed iat-mode …"},
 		{errors.New("it said `hidden"), "it said …"},
