@@ -31,8 +31,8 @@ const (
 	nameMeekLite  = "meek_lite"
 )
 
-// Placeholder is the address that stands in a bridge line where nothing is
-// dialled at it. It is one of a network for documentation (RFC 5737).
+// Placeholder is the address in the bridge lines of transports that do not connect to
+// that address. It is from a network for documentation (RFC 5737).
 const Placeholder = "192.0.2.1:443"
 
 // A Transport is all that ptgate knows of one transport: a row of the table.
@@ -41,54 +41,55 @@ const Placeholder = "192.0.2.1:443"
 type Transport struct {
 	Name string
 
-	// Client and Server are the roles that it can be had in.
+	// Client and Server tell for which of the two sides there is a program, or code of
+	// ours.
 	Client, Server bool
 
-	// Programs speak it, to be looked for in this order. None: it is one of ours.
+	// Programs that speak it. The first of them that is installed is used. None: it is
+	// one of ours.
 	Programs []string
 
-	// InProcess says that it may run inside the process that carries everything
-	// else. That is so where its code starts no goroutine of its own: a panic in
-	// one could not be turned into an error of one connection.
+	// InProcess says that it may run inside ptgate's own process. That is so where its
+	// code starts no goroutine: a panic in such a goroutine would end the process, and
+	// not one connection only.
 	InProcess bool
 
-	// Polled says that a connection is made of requests that come and go, and not
-	// of one TCP connection. So it can neither half-close nor wait for readability
-	// nor keep deadlines. Of the transports of other programs no connection can.
+	// Polled says that a connection is made of many short requests, and not of one TCP
+	// connection. Such a connection can't end one direction alone, can't wait until
+	// there is something to read, and has no deadlines.
 	Polled bool
 
 	// Args are those of a bridge line, Options those of a server.
 	Args, Options Params
 
-	// KeyOptions are the options that are the server's keys. Where an operator
-	// gives none, it makes its own.
+	// KeyOptions are the options that hold the server's keys. Where an operator gives
+	// none, the server makes its own.
 	KeyOptions []string
 
-	// NoKeys says that the server has no keys of its own. Others keep theirs in
-	// their state directory, and whoever loses these has to give out new bridge
-	// lines.
+	// NoKeys says that the server has no keys. Other servers keep their keys in the
+	// state directory. When those are lost, clients need new bridge lines.
 	NoKeys bool
 
-	// Placeholder says that nothing is dialled at the address of a bridge line:
-	// the args say where to go, by name if they like. Else the address is dialled,
-	// and it must be literal: to look a name up would tell the network where the
-	// bridge is.
+	// Placeholder says that the transport does not connect to the address of a bridge
+	// line. The args say where it connects to, and they may have a name. All other
+	// transports connect to the address. It must be an IP address then: looking up a
+	// name would tell the network where the bridge is.
 	Placeholder bool
 
-	// Front says that a web server stands in front of the server, at the url of
-	// its options. It ends TLS, and its X-Forwarded-For names the client, who is
-	// not known before the handshake.
+	// Front says that a web server stands in front of the transport's server, at the
+	// url of its options. That web server speaks TLS with the clients. It names the
+	// client in X-Forwarded-For, so the client is known only after the handshake.
 	Front bool
 
-	// Pair makes what two boxes need that are to fit each other: the server's
-	// options, with fresh keys, and the client's args. Clients reach the server at
-	// public, host:port. Nil: it can't be done.
+	// Pair makes the options of a new server, with new keys, and the args of its
+	// clients. public is the host:port at which clients reach the server. Nil: there
+	// is no way to make them.
 	Pair func(public string) (options, args adapter.Args, err error)
 
 	client  func(stateDir string) (base.ClientFactory, error)
 	listen  func(*Listener) error // makes the keys, and sets accept and args
-	upgrade bool                  // the client's handshake is an HTTP upgrade, without bounds of its own
-	prime   bool                  // the client's first read needs a push: see link
+	upgrade bool                  // the client's handshake is an HTTP upgrade, whose answer may have any length
+	prime   bool                  // see link
 	drains  bool                  // a read of relayBuffer bytes gets all that is decoded, and leaves less than one frame
 	delays  bool                  // the server keeps failed clients open for a while
 }
@@ -173,8 +174,8 @@ type Params struct {
 }
 
 // Check reports what is wrong with args, as far as that can be known without a
-// connection. pasted: they come from a bridge line, which the advice is for. The
-// errors quote no value.
+// connection. pasted says that they come from a bridge line: the errors then tell what
+// to do about the line. The errors quote no value.
 func (p *Params) Check(args adapter.Args, pasted bool) []error {
 	if p.check == nil {
 		return nil
@@ -312,8 +313,8 @@ func checkWebtunnel(args adapter.Args, _ bool) (errs []error) {
 	return errs
 }
 
-// sentWhole says what of a url webtunnel drops without a word: it asks the host for
-// the path, and for nothing else.
+// sentWhole gives an error for a url with parts that webtunnel would ignore. It uses
+// the host, the port and the path only.
 func sentWhole(u *url.URL, raw string) error {
 	switch {
 	case u.User != nil:
@@ -328,8 +329,8 @@ func sentWhole(u *url.URL, raw string) error {
 	return nil
 }
 
-// checkURL reads the url of an arg: of a web server, with a host and a port that can
-// be dialled.
+// checkURL reads a url. It must be that of a web server, with a host and a port to
+// which a connection is possible.
 func checkURL(raw string) (*url.URL, error) {
 	if strings.ContainsFunc(raw, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
 		return nil, errors.New("url has a space in it: take it out, or write \"%20\" where one is meant")
@@ -369,7 +370,7 @@ func validHostPort(s string) bool {
 	return err == nil && a.Zone() == "" || err != nil && adapter.ValidHostName(host)
 }
 
-// checkMeek wants a url, or the list of them that targets is.
+// checkMeek wants a url, or targets, which is a list of urls.
 func checkMeek(args adapter.Args, _ bool) []error {
 	if _, ok := args.Get("targets"); ok {
 		return nil
@@ -384,8 +385,7 @@ func checkMeek(args adapter.Args, _ bool) []error {
 	return nil
 }
 
-// pairWebtunnel makes a path that nobody can guess: it is all that keeps others
-// out.
+// pairWebtunnel makes a path that nobody can guess. Only the path keeps strangers out.
 func pairWebtunnel(public string) (options, args adapter.Args, err error) {
 	u := url.URL{Scheme: "https", Host: strings.TrimSuffix(public, ":443"), Path: "/" + rand.Text()}
 	args.Add("url", u.String())

@@ -161,7 +161,7 @@ via = "far"
 // frontPort is where a server listens for the web server in front of it.
 const frontPort = 15000
 
-// serverFile is the text of server.toml; clients reach the server at public.
+// serverFile is the text of server.toml. public is where clients reach the server.
 func serverFile(row *builtin.Transport, public routes.Target, options adapter.Args) (string, error) {
 	var b strings.Builder
 	b.WriteString("# ptgate, the far end")
@@ -196,7 +196,7 @@ bind      = %q
 	return b.String(), nil
 }
 
-// frontText tells what the web server in front has to do.
+// frontText says in a comment what the configuration of the web server needs.
 const frontText = `, behind a web server that ends TLS for %s:
 #
 #   location = %s {    # nginx, inside the server block
@@ -227,8 +227,8 @@ args      = { %s }
 %s`, row.Name, address, inlineTable(args), clientRoutes)
 }
 
-// inlineTable is args as the inside of a TOML table. Neither keys nor values have
-// what the two languages quote in different ways.
+// inlineTable is args as the inside of a TOML table. Go's %q is right for it: keys and
+// values are of plain ASCII, which both languages quote in the same way.
 func inlineTable(args adapter.Args) string {
 	parts := make([]string, len(args))
 	for i, a := range args {

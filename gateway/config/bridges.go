@@ -37,8 +37,9 @@ func (l *loading) namedBridges(top *table) []*Bridge {
 	return list
 }
 
-// dotted reports tables inside a bridge's: most often [bridge.a.c] where the name is
-// "a.c". What names that bridge is not reported as well.
+// dotted reports tables inside a bridge's table. Most often somebody has written
+// [bridge.a.c] for a bridge with the name "a.c", which needs quotes. A route that leads
+// to "a.c" is no further error then.
 func (l *loading) dotted(nt namedTable) (found bool) {
 	for _, key := range slices.Sorted(maps.Keys(nt.t.m)) {
 		if _, ok := nt.t.m[key].(map[string]any); !ok || key == "args" || didYouMean(key, []string{"args"}) != "" {
@@ -104,8 +105,8 @@ func (l *loading) bridgeKeys(t *table, b *Bridge, addressKey string) {
 	l.checkArgs(t, b, "args", t.lineOf("args"))
 }
 
-// bridgeRest reads what a bridge has in whichever way it is written, and finds
-// its PT.
+// bridgeRest reads the keys that do not depend on whether the bridge is written as a
+// line, as a table or in a route, and finds its PT.
 func (l *loading) bridgeRest(t *table, b *Bridge) {
 	b.Far = oneOf(t, "far", FarExit, FarSOCKS5, FarForward)
 	b.User, b.Password = t.pasted("user", TextSecret), t.pasted("password", TextSecret)
@@ -132,9 +133,9 @@ func (l *loading) bridgeRest(t *table, b *Bridge) {
 	}
 }
 
-// checkArgs looks at what can be known of args without a connection, so that a
-// slip shows now and not as a handshake that fails without a reason. key is where
-// they are written: "args", or "line".
+// checkArgs checks args as far as that is possible without a connection. A mistake in
+// them would otherwise show later, as a handshake that fails without a reason. key is
+// where they are written: "args", or "line".
 func (l *loading) checkArgs(t *table, b *Bridge, key string, line int) {
 	if len(b.Args) > 0 {
 		l.secret(line)
@@ -152,8 +153,8 @@ func (l *loading) checkArgs(t *table, b *Bridge, key string, line int) {
 	}
 }
 
-// unknownArgs warns of args that the transport does not read: they are slips most
-// often. Of a program that the file declares, nobody knows what it reads.
+// unknownArgs warns of args that the transport does not read: most often their names
+// are misspelt. It is not known what args a program of a [pt.NAME] reads.
 func (l *loading) unknownArgs(t *table, line int, key, transport string, known []string, args adapter.Args) {
 	if pt := l.pts.declared[transport]; known == nil || pt != nil && !pt.Builtin() {
 		return
@@ -165,11 +166,11 @@ func (l *loading) unknownArgs(t *table, line int, key, transport string, known [
 	}
 }
 
-// ptTable leads from a transport to its PT.
+// A ptTable finds the PT of a transport.
 type ptTable struct {
 	l        *loading
 	declared map[string]*PT // by transport
-	builtin  []*PT          // of transports that none declares
+	builtin  []*PT          // of transports that no [pt.NAME] has
 }
 
 // declaredPTs reads the [pt.NAME] tables.

@@ -12,8 +12,8 @@ import (
 // Find names the configuration file: explicit unless that is empty, else
 // $PTGATE_CONFIG, else the first that exists of ./ptgate.toml, ptgate/ptgate.toml
 // in the user's configuration directory, and /etc/ptgate/ptgate.toml. A file named
-// by one of the first two need not exist; Load says so better. The error for
-// none wraps fs.ErrNotExist.
+// by one of the first two need not exist; Load says so better. If there is no file
+// at all, the error wraps fs.ErrNotExist.
 func Find(explicit string) (string, error) {
 	if explicit != "" {
 		return explicit, nil
@@ -27,7 +27,7 @@ func Find(explicit string) (string, error) {
 	}
 	places = append(places, "/etc/ptgate/ptgate.toml")
 	for _, path := range places {
-		// One that is there and can't be looked at is meant; Load says why it can't.
+		// Also a file that this user may not look at: Load says so.
 		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 			return path, nil
 		}

@@ -121,8 +121,8 @@ func shortError(err error) error {
 // maxNesting keeps the TOML library's recursion from running out of stack.
 const maxNesting = 10_000
 
-// decode parses TOML into maps. The library is held to its promise not to panic:
-// a reload must not end the process.
+// decode parses TOML into maps. A panic of the library becomes an error: a reload must
+// not end the process.
 func decode(doc []byte) (m map[string]any, problem *Problem) {
 	depth, line := 0, 1
 	for _, c := range doc {
@@ -191,7 +191,8 @@ func (l *loading) path(name string) string {
 	return filepath.Join(filepath.Dir(l.abs), name)
 }
 
-// shown is path as problems name it: relative if the configuration's was.
+// shown is a file's name in problems. It is relative if the user has given the
+// configuration's own name as a relative one.
 func (l *loading) shown(name string) string {
 	if filepath.IsAbs(name) {
 		return name
@@ -229,7 +230,7 @@ func (l *loading) config(m map[string]any) *Config {
 	return cfg
 }
 
-// stateDir is where the program keeps what must survive it.
+// stateDir is where the program keeps what it needs again after a restart.
 func (l *loading) stateDir(top *table) string {
 	if dir := l.namedStateDir(top); dir != "" {
 		return dir
@@ -441,8 +442,8 @@ func (l *loading) public(t *table, s *Serve) {
 	}
 }
 
-// trustedHops is 1 where a web server stands in front and the file says nothing:
-// that server is one.
+// trustedHops reads trusted_hops. The default is 1, for the one web server that stands
+// in front.
 func (l *loading) trustedHops(t *table, s *Serve) int {
 	row, _ := builtin.Lookup(s.Transport)
 	hops := t.integer("trusted_hops", 1, 0, 16)

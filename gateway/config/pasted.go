@@ -12,20 +12,21 @@ type TextKind uint8
 
 // The kinds of text.
 const (
-	// TextPlain is for machines: an address, a URL, a key, an arg. None of them has
-	// other than plain punctuation.
+	// TextPlain is an address, a URL, a key or an arg. Its punctuation is that of
+	// ASCII.
 	TextPlain TextKind = iota
-	// TextLine is a bridge line: plain, but for spaces of any kind between words.
+	// TextLine is a bridge line: as TextPlain, but spaces of any kind may part its
+	// words.
 	TextLine
-	// TextName has a host's name in it, which may have letters of any script. What
-	// such a name must not have otherwise is found where names are read.
+	// TextName has a host's name in it, which may have letters of any script. Package
+	// destination checks what else is wrong with a name.
 	TextName
-	// TextSecret is a user or a password. It is what the other side has, to the
-	// last character, so nothing is left out of it.
+	// TextSecret is a user or a password. The other side has the same one, so nothing
+	// is left out of it.
 	TextSecret
 )
 
-// A Char is a character of a text that is hardly meant, and its place in it.
+// A Char is a character that probably came into a text by mistake, and its place.
 type Char struct {
 	Rune rune
 	At   int // from 1, in characters
@@ -40,14 +41,14 @@ func (c Char) String() string {
 	return fmt.Sprintf("%U (%s) at character %d", c.Rune, name, c.At)
 }
 
-// Pasted looks through a text that people copy out of mail, chats, web pages and
-// documents, where it has got characters that nobody sees or that only look right.
+// Pasted checks a text that people copy from mail, chats, web pages and documents.
+// These add characters that nobody sees, and put others in the place of plain ones.
 //
-// Those that have neither a shape nor a width say how text is laid out. They mean
-// nothing to a machine: clean is text without them, and removed names them. What
-// has a shape or a width, or a meaning in some script, might stand for something:
-// the first such character that this kind of text can't have is an error. The error
-// names it and quotes nothing else.
+// An invisible character without a width, such as a soft hyphen, is left out: clean is
+// text without such characters, and removed lists them. Every other character might
+// stand for something, such as a curly quote for a plain one. The first of them that
+// may not stand in this kind of text is an error. The error names that character and
+// quotes nothing else.
 func Pasted(text string, kind TextKind) (clean string, removed []Char, err error) {
 	if isASCII(text) {
 		return text, nil, nil
@@ -83,9 +84,9 @@ type charClass uint8
 
 const (
 	charFine      charClass = iota
-	charInvisible           // neither shape nor width
+	charInvisible           // has neither a shape nor a width
 	charVariant             // invisible: says how the character before it looks
-	charJoiner              // has a meaning in names of some scripts
+	charJoiner              // invisible, but some scripts need it in names
 	charSpace
 	charQuote
 	charDash
@@ -223,8 +224,8 @@ func (t *table) pasted(key string, kind TextKind) string {
 	return text
 }
 
-// pastedList is list for texts that may have been pasted. It leaves out those that
-// are no good.
+// pastedList is list for texts that may have been pasted. It leaves out those with an
+// error, which it reports.
 func (t *table) pastedList(key string, kind TextKind) []item {
 	var fine []item
 	for _, it := range t.list(key) {
@@ -235,8 +236,8 @@ func (t *table) pastedList(key string, kind TextKind) []item {
 	return fine
 }
 
-// look reports what is odd in a pasted text, called what, and returns it without
-// what is left out.
+// look checks a pasted text and returns it as Pasted does. It reports what Pasted has
+// found; what is the text's name in the report.
 func (t *table) look(line int, what, text string, kind TextKind) (clean string, ok bool) {
 	clean, removed, err := Pasted(text, kind)
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// A Problem is something wrong with a configuration file, or, as a warning,
-// something that is hardly meant.
+// A Problem is something wrong with a configuration file. A warning is about something
+// that works, but is probably a mistake.
 type Problem struct {
 	File    string // as the user named it, or as the configuration file names it
 	Line    int    // from 1; 0: of the file as a whole

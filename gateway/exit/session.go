@@ -13,10 +13,10 @@ import (
 	"ptgate/gateway/stream"
 )
 
-// ServeConn serves one SOCKS5 session on c, a carrier's stream or a bare
-// connection from a PT. It owns c. The relay that follows a success is returned,
-// to be called, on a smaller stack; nil where there is none. The end of ctx resets
-// both connections.
+// ServeConn serves one SOCKS5 session on c, which is a carrier's stream or a bare
+// connection from a PT. It owns c. After a success it returns the relay, and the caller
+// has to call that: in a new goroutine its stack is smaller. Otherwise it returns nil.
+// The end of ctx resets both connections.
 func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, o relay.Options) (then func()) {
 	set := e.settings()
 	s := &session{exit: e, conn: c, set: set, ctx: ctx}
@@ -28,7 +28,7 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, o relay.Options) (t
 		s.hs.Valid = s.valid
 	}
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
-	s.hs.Serve(c) // what there is to say of its error, the client has been told
+	s.hs.Serve(c) // the client has been told about an error
 	live := stop()
 	switch {
 	case s.asked || !s.hs.Answered:
@@ -56,9 +56,9 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, o relay.Options) (t
 	}
 }
 
-// Busy is what a client gets for a session that is one too many, without having
-// been read: a method, a status where users are asked for, and general failure
-// (RFC 1928 sections 3 and 6, RFC 1929 section 2).
+// Busy is the answer to a session beyond the limit. It is sent without reading anything
+// from the client: the choice of a method, a status if there are users, and a general
+// failure (RFC 1928 sections 3 and 6, RFC 1929 section 2).
 func (e *Exit) Busy() []byte {
 	failure := []byte{5, answer.Limit.SOCKS(), 0, 1, 0, 0, 0, 0, 0, 0}
 	if len(e.settings().Users) > 0 {
@@ -67,8 +67,8 @@ func (e *Exit) Busy() []byte {
 	return append([]byte{5, 0}, failure...)
 }
 
-// Only a dial that takes longer is watched for a client that leaves: most are through
-// before.
+// watchAfter is how old a dial is when the watch for its client begins. Most dials are
+// done by then, and need none.
 const watchAfter = time.Second
 
 // A session is one handshake.
@@ -94,7 +94,7 @@ func (s *session) refused(r answer.Reason) {
 	s.exit.book.Add(outcome.ExitRefused, outcome.By(r.String()))
 }
 
-// dial resolves, too, after the policy was asked.
+// dial opens the destination that the client asks for.
 func (s *session) dial(host string, port int) (stream.Conn, error) {
 	s.asked = true
 	s.conn.SetReadDeadline(time.Time{})

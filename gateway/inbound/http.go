@@ -181,9 +181,9 @@ func (h *httpConn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // live returns a context for a plain request. It ends when the client goes away. The
 // function ends it when the request has been served.
 //
-// net/http thinks that the client goes away when it ends its side. But with its last
-// request (RFC 9112 section 9.6) a client may do that and still wait for the response.
-// Such a client is served as long as content comes.
+// For net/http a client goes away when it ends its side of the connection. But after its
+// last request (RFC 9112 section 9.6) a client may do that and still wait for the
+// response. Such a client is served as long as content comes.
 func (h *httpConn) live(r *http.Request) (context.Context, func()) {
 	if !r.Close {
 		return r.Context(), func() {}

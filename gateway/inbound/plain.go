@@ -78,7 +78,7 @@ type requestKey struct{}
 // roundTrip sends a request to its origin and returns the response.
 func (h *httpConn) roundTrip(r *http.Request, _ *goproxy.ProxyCtx) (*http.Response, error) {
 	// The transport's dial gets the values of this context, but does not end with it.
-	// So the context is its own value, for dial.
+	// So the request's context is one of these values: dial ends with that.
 	ctx := context.WithValue(r.Context(), requestKey{}, r.Context())
 	var conn net.Conn
 	upgrade := isWebSocket(r.Header)
