@@ -88,7 +88,7 @@ type Transport struct {
 
 	client  func(stateDir string) (base.ClientFactory, error)
 	listen  func(*Listener) error // makes the keys, and sets accept and args
-	upgrade bool                  // the client's handshake is an HTTP upgrade, whose answer may have any length
+	upgrade bool                  // the client's handshake is an HTTP upgrade, whose length and time the caller has to limit
 	prime   bool                  // see link
 	drains  bool                  // a read of relayBuffer bytes gets all that is decoded, and leaves less than one frame
 	delays  bool                  // the server keeps failed clients open for a while
