@@ -81,6 +81,12 @@ func (ld Loader) parse(path string, doc []byte, mode fs.FileMode) (*Config, []Pr
 		l.problems = append(l.problems, Problem{path, l.secretLine,
 			fmt.Sprintf("others can read the secrets in this file (mode %#o): chmod 600 %s", mode.Perm(), path), true})
 	}
+	seen := map[Problem]bool{} // a key that is read twice is reported twice
+	l.problems = slices.DeleteFunc(l.problems, func(p Problem) bool {
+		again := seen[p]
+		seen[p] = true
+		return again
+	})
 	sortProblems(l.problems, path)
 	if HasError(l.problems) {
 		return nil, l.problems
