@@ -131,27 +131,13 @@ func (a *ExtServerAdapter) Start(ctx context.Context) error {
 
 // acceptLoop takes connections until the listener is closed.
 func (a *ExtServerAdapter) acceptLoop(listener net.Listener) {
-	for {
-		c, err := listener.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			// Out of descriptors, most likely: there is nothing to do but wait.
-			a.log.Warn("extended orport cannot accept", "error", err)
-			select {
-			case <-time.After(100 * time.Millisecond):
-			case <-a.closed:
-				return
-			}
-			continue
-		}
+	AcceptEach(a.handlers, a.log, listener.Accept, func(c net.Conn) {
 		if !a.admit(c) {
 			c.Close()
-			continue
+			return
 		}
 		a.exchange.Go(func() { a.serve(c.(*net.TCPConn)) })
-	}
+	})
 }
 
 // admit takes a connection into pending if there is room.

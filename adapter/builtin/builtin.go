@@ -59,6 +59,18 @@ func rescue(transport string, err *error) {
 	}
 }
 
+// A panicLog tells of panics, which somebody may have found out how to cause.
+type panicLog struct{ limit adapter.LogLimit }
+
+// tell reports whether err is a panic.
+func (p *panicLog) tell(log *slog.Logger, err error) bool {
+	perr, ok := errors.AsType[*PanicError](err)
+	if ok {
+		p.limit.Log(log, slog.LevelError, "transport panicked", "transport", perr.Transport, "value", perr.Value, "stack", string(perr.Stack))
+	}
+	return ok
+}
+
 // ptLines stands in for goptlib's package variable Stdout, which transports
 // write LOG lines to: they go nowhere until Main says where. Each line is one
 // Write, and Writes don't mix.

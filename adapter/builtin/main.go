@@ -127,6 +127,10 @@ type child struct {
 	log       *slog.Logger
 	listeners []io.Closer
 	wg        sync.WaitGroup // accept loops and streams
+
+	// What programs and strangers can cause at will.
+	dials, denials adapter.LogLimit
+	panics         panicLog
 }
 
 func (c *child) closeListeners() {
@@ -256,22 +260,9 @@ func (c *child) offer(name string, cfg ClientConfig) error {
 // acceptEach hands each connection to handle in a goroutine of its own until the
 // listener is closed.
 func acceptEach[C any](c *child, accept func() (C, error), handle func(C)) {
-	for {
-		conn, err := accept()
-		if err == nil {
-			c.wg.Go(func() { handle(conn) })
-			continue
-		}
-		if errors.Is(err, net.ErrClosed) || c.live.Err() != nil {
-			return
-		}
-		c.log.Warn("accept failed", "error", err)
-		select {
-		case <-time.After(acceptRetry):
-		case <-c.live.Done():
-			return
-		}
-	}
+	adapter.AcceptEach(c.live, c.log, accept, func(conn C) {
+		c.wg.Go(func() { handle(conn) })
+	})
 }
 
 // carryClient serves one SOCKS request (pt-spec 3.5) and carries its stream.
@@ -301,10 +292,8 @@ func (c *child) carryClient(client *Client, local *net.TCPConn) {
 		if derr, ok := errors.AsType[*DialError](err); ok {
 			stage = derr.Stage
 		}
-		c.log.Info("dial failed", "transport", client.cfg.Transport, "stage", stage, "reply", byte(replyFor(err)))
-		if perr, ok := errors.AsType[*PanicError](err); ok {
-			c.log.Error("transport panicked", "transport", perr.Transport, "stack", string(perr.Stack))
-		}
+		c.dials.Log(c.log, slog.LevelInfo, "dial failed", "transport", client.cfg.Transport, "stage", stage, "reply", byte(replyFor(err)))
+		c.panics.tell(c.log, err)
 		_ = request.Reply(replyFor(err))
 		return
 	}
@@ -442,7 +431,7 @@ func (c *child) carryServer(info *pt.ServerInfo, name string, remote Conn) {
 	if err != nil {
 		stop()
 		remote.Abort()
-		c.log.Warn("parent did not take the connection", "transport", name, "error", err)
+		c.denials.Log(c.log, slog.LevelWarn, "parent did not take the connection", "transport", name, "error", err)
 		return
 	}
 	local := or.(*net.TCPConn)

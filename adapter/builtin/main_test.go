@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -20,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	pt "gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/goptlib"
 
 	"ptgate/adapter"
 )
@@ -651,4 +654,27 @@ func mustAddrPort(t *testing.T, s string) netip.AddrPort {
 		t.Fatal(err)
 	}
 	return ap
+}
+
+// Clients that the parent does not take, and panics that somebody has found out how
+// to cause, don't fill the log.
+func TestMainLogIsBounded(t *testing.T) {
+	gone := mustAddrPort(t, freeAddr(t))
+	info := &pt.ServerInfo{OrAddr: net.TCPAddrFromAddrPort(gone)}
+	var log bytes.Buffer
+	c := &child{live: t.Context(), log: slog.New(slog.NewTextHandler(&log, nil))}
+	begin := time.Now()
+	const n = 200
+	for range n {
+		a, b := tcpPair(t)
+		c.carryServer(info, nameObfs4, newLink(a, 0))
+		_ = b.Close()
+		if !c.panics.tell(c.log, &PanicError{Transport: nameObfs4}) || c.panics.tell(c.log, errDenied) {
+			t.Fatal("a panic is a panic")
+		}
+	}
+	most := 2 * (1 + int(time.Since(begin)/time.Second))
+	if got := strings.Count(log.String(), "\n"); got < 2 || got > most {
+		t.Errorf("%d lines for %d clients, want %d at most", got, n, most)
+	}
 }

@@ -28,9 +28,6 @@ const (
 	// upgradeTimeout bounds webtunnel's handshake on the server. It stands behind
 	// a web server that has the request already.
 	upgradeTimeout = 30 * time.Second
-
-	// acceptRetry is how long to wait when the system has no descriptors left.
-	acceptRetry = 100 * time.Millisecond
 )
 
 // A ServerConfig says what a Listener offers.
@@ -90,6 +87,7 @@ type Listener struct {
 	slots   chan struct{} // handshakes
 	delayed chan struct{}
 	crowd   crowd
+	panics  panicLog
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -229,28 +227,21 @@ func (l *Listener) Close() error {
 }
 
 func (l *Listener) acceptLoop() {
-	for {
+	accept := func() (*net.TCPConn, error) {
 		select {
 		case l.slots <- struct{}{}:
 		case <-l.ctx.Done():
-			return
+			return nil, net.ErrClosed
 		}
 		tcp, err := l.tcp.AcceptTCP()
-		if err == nil {
-			l.wg.Go(func() { l.serve(tcp) })
-			continue
+		if err != nil {
+			<-l.slots
 		}
-		<-l.slots
-		if l.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-			return
-		}
-		l.log.Warn("accept failed", "transport", l.cfg.Transport, "error", err)
-		select {
-		case <-time.After(acceptRetry):
-		case <-l.ctx.Done():
-			return
-		}
+		return tcp, err
 	}
+	adapter.AcceptEach(l.ctx, l.log.With("transport", l.cfg.Transport), accept, func(tcp *net.TCPConn) {
+		l.wg.Go(func() { l.serve(tcp) })
+	})
 }
 
 // serve does one client's handshake and hands the connection to Accept. It holds
@@ -260,9 +251,7 @@ func (l *Listener) serve(tcp *net.TCPConn) {
 	defer free()
 	conn, err := l.handshake(tcp, free)
 	if err != nil {
-		if perr, ok := errors.AsType[*PanicError](err); ok {
-			l.log.Error("transport panicked", "transport", l.cfg.Transport, "value", perr.Value, "stack", string(perr.Stack))
-		} else {
+		if !l.panics.tell(l.log, err) {
 			l.log.Debug("handshake failed", "transport", l.cfg.Transport, "error", adapter.WithoutAddresses(err))
 		}
 		return

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"ptgate/adapter"
@@ -280,4 +282,32 @@ func TestCloseEndsEverything(t *testing.T) {
 			_ = conn.Close()
 		}
 	}
+}
+
+// Where accept fails again and again, for want of descriptors, the log gets a line a
+// minute.
+func TestListenerWithoutDescriptors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		l, err := Listen(ServerConfig{
+			Transport: nameObfs4,
+			StateDir:  t.TempDir(),
+			Bind:      "127.0.0.1:0",
+			Logger:    slog.New(slog.NewTextHandler(&log, nil)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Every accept fails at once.
+		if err := l.tcp.SetDeadline(time.Unix(1, 0)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(90 * time.Second)
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		if n := strings.Count(log.String(), "\n"); n != 2 {
+			t.Errorf("%d lines:\n%s", n, log.String())
+		}
+	})
 }

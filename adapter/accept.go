@@ -1,0 +1,70 @@
+package adapter
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+)
+
+// A LogLimit keeps what strangers can cause as often as they like from filling a
+// log: the first message is written at once, then at most one in each Every, which
+// tells in its attribute "more" how many were left out since the one before it. It
+// may be used from any goroutine.
+type LogLimit struct {
+	Every time.Duration // 0: a second
+
+	mu   sync.Mutex
+	next time.Time
+	more int
+}
+
+// Log writes the message to log, or counts it.
+func (l *LogLimit) Log(log *slog.Logger, level slog.Level, message string, args ...any) {
+	l.mu.Lock()
+	now := time.Now()
+	if now.Before(l.next) {
+		l.more++
+		l.mu.Unlock()
+		return
+	}
+	every := l.Every
+	if every == 0 {
+		every = time.Second
+	}
+	more := l.more
+	l.next, l.more = now.Add(every), 0
+	l.mu.Unlock()
+	log.Log(context.Background(), level, message, append(args, "more", more)...)
+}
+
+// AcceptEach hands each connection that accept gives to handle, one after the
+// other, until accept says net.ErrClosed or ctx has ended. Any other error passes
+// with time, most of all the want of descriptors: AcceptEach tells log about it, not
+// more than once a minute, and tries again after 5 ms, and later up to 1 s.
+func AcceptEach[C any](ctx context.Context, log *slog.Logger, accept func() (C, error), handle func(C)) {
+	failed := LogLimit{Every: time.Minute}
+	var pause time.Duration
+	for {
+		c, err := accept()
+		if err == nil {
+			pause = 0
+			handle(c)
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
+			return
+		}
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+		failed.Log(log, slog.LevelWarn, "new connections can't be accepted for now", "error", err)
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
