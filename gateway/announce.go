@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"ptgate/adapter/durable"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
 	"ptgate/gateway/inbound"
@@ -100,11 +101,7 @@ func writeNotes(cfg *config.Config, notes, mine []note) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(cfg.StateDir, notesFile)
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
+	return durable.WriteFile(filepath.Join(cfg.StateDir, notesFile), b, 0o600)
 }
 
 // same tells whether two notes are of one server, which clients know by its port.

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
-	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/obfs4"
 	webtunnelproject "gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/webtunnel"
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/webtunnel/transport/httpupgrade"
 
@@ -34,9 +33,9 @@ const (
 type ServerConfig struct {
 	// Transport is one of ours that has the role of a server.
 	Transport string
-	// StateDir keeps obfs4's keys (obfs4_state.json) and is made, for us alone,
-	// where it does not exist. Whoever loses it must give out new bridge lines.
-	// webtunnel keeps nothing.
+	// StateDir keeps obfs4's keys (obfs4_state.json) where Options have none, and
+	// is made, for us alone, where it does not exist. Whoever loses it must give
+	// out new bridge lines. webtunnel keeps nothing.
 	StateDir string
 	// Bind is the address to listen on, host:port with a literal host. Port 0:
 	// the system's choice.
@@ -130,8 +129,7 @@ func (l *Listener) setUpObfs4() (err error) {
 	if err := os.MkdirAll(l.cfg.StateDir, 0o700); err != nil {
 		return fmt.Errorf("state directory: %w", err)
 	}
-	options := toPT(l.cfg.Options)
-	factory, err := new(obfs4.Transport).ServerFactory(l.cfg.StateDir, &options)
+	factory, err := obfs4Server(l.cfg.StateDir, toPT(l.cfg.Options), l.log)
 	if err != nil {
 		return err
 	}

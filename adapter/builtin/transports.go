@@ -11,8 +11,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -263,32 +261,19 @@ func checkIATMode(args adapter.Args) []error {
 
 // pairObfs4 has the transport make the keys.
 func pairObfs4(string) (options, args adapter.Args, err error) {
-	dir, err := os.MkdirTemp("", "ptgate-pair-")
+	factory, made, err := tryObfs4("", nil, nil)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer os.RemoveAll(dir)
-	l := Listener{cfg: ServerConfig{Transport: nameObfs4, StateDir: dir}}
-	if err := l.setUpObfs4(); err != nil {
-		return nil, nil, err
-	}
-	b, err := os.ReadFile(filepath.Join(dir, "obfs4_state.json"))
-	if err != nil {
-		return nil, nil, err
-	}
-	var state struct {
-		NodeID     string `json:"node-id"`
-		PrivateKey string `json:"private-key"`
-		DRBGSeed   string `json:"drbg-seed"`
-	}
-	if err := json.Unmarshal(b, &state); err != nil {
+	var state obfs4StateFile
+	if err := json.Unmarshal(made[obfs4State], &state); err != nil {
 		return nil, nil, err
 	}
 	options.Add("iat-mode", "0")
 	options.Add("node-id", state.NodeID)
 	options.Add("private-key", state.PrivateKey)
 	options.Add("drbg-seed", state.DRBGSeed)
-	return options, l.args, nil
+	return options, fromPT(*factory.Args()), nil
 }
 
 var webtunnelArgs = []string{"url", "ver", "addr", "servername", "sni-imitation", "utls", "cert", "cert-domain"}

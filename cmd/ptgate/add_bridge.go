@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ptgate/adapter"
+	"ptgate/adapter/durable"
 	"ptgate/gateway/config"
 )
 
@@ -256,7 +257,7 @@ func replaceFile(ctx context.Context, path string, edit func([]byte, fs.FileMode
 		_, err = f.Write(doc)
 		err = errors.Join(err, keepOwner(f, info), f.Chmod(info.Mode().Perm()), f.Sync(), f.Close())
 		if err == nil {
-			err = os.Rename(f.Name(), path)
+			err = durable.Rename(f.Name(), path)
 		}
 		if err != nil {
 			err = errors.Join(err, os.Remove(f.Name()))

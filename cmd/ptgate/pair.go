@@ -15,6 +15,7 @@ import (
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
+	"ptgate/adapter/durable"
 	"ptgate/gateway/config"
 	"ptgate/gateway/destination"
 	"ptgate/routes"
@@ -85,15 +86,7 @@ func writePair(address, transport, out string) error {
 
 // writeSecret makes a new file that only its owner reads, whole or not at all.
 func writeSecret(path, text string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	if err = errors.Join(err, f.Close()); err != nil {
-		err = errors.Join(err, os.Remove(path))
-	}
-	return err
+	return durable.WriteNew(path, []byte(text), 0o600)
 }
 
 // pair makes the texts of the two files.

@@ -1,0 +1,109 @@
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func names(t *testing.T, dir string) (all []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		all = append(all, e.Name())
+	}
+	return all
+}
+
+func holds(t *testing.T, path, text string, perm fs.FileMode) {
+	t.Helper()
+	got, err := os.ReadFile(path)
+	if err != nil || string(got) != text {
+		t.Errorf("%s has %q, %v", path, got, err)
+	}
+	if info, err := os.Stat(path); err == nil && runtime.GOOS != "windows" && info.Mode() != perm {
+		t.Errorf("%s has mode %v, want %v", path, info.Mode(), perm)
+	}
+}
+
+func TestWriteFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "keys")
+	for i, perm := range []fs.FileMode{0o600, 0o644, 0o600} {
+		text := fmt.Sprint("text", i)
+		if err := WriteFile(path, []byte(text), perm); err != nil {
+			t.Fatal(err)
+		}
+		holds(t, path, text, perm)
+	}
+	if got := names(t, dir); !slices.Equal(got, []string{"keys"}) {
+		t.Errorf("left over: %q", got)
+	}
+}
+
+// What fails leaves everything as it was, and nothing beside it.
+func TestWriteFileFails(t *testing.T) {
+	dir := t.TempDir()
+	inTheWay := filepath.Join(dir, "directory")
+	if err := os.MkdirAll(filepath.Join(inTheWay, "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteFile(inTheWay, []byte("text"), 0o600); err == nil {
+		t.Error("a directory was replaced")
+	}
+	if err := WriteFile(filepath.Join(dir, "none", "keys"), nil, 0o600); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no directory: %v", err)
+	}
+	if got := names(t, dir); !slices.Equal(got, []string{"directory"}) {
+		t.Errorf("left over: %q", got)
+	}
+}
+
+func TestWriteNew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	if err := WriteNew(path, []byte("first"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteNew(path, []byte("second"), 0o600); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a file was overwritten: %v", err)
+	}
+	holds(t, path, "first", 0o600)
+}
+
+// Package adapter/builtin uses this one, which may use the standard library only.
+func TestStandardLibraryOnly(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Fields(string(out)); !slices.Equal(got, []string{"ptgate/adapter/durable"}) {
+		t.Errorf("depends on %v", got)
+	}
+}
+
+func ExampleWriteFile() {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "state.json")
+	if err := WriteFile(path, []byte("{}"), 0o600); err != nil {
+		fmt.Println(err)
+		return
+	}
+	text, err := os.ReadFile(path)
+	fmt.Println(string(text), err)
+	// Output: {} <nil>
+}
