@@ -56,7 +56,11 @@ func obfs4Server(stateDir string, options pt.Args, log *slog.Logger) (base.Serve
 
 	fresh := !given && kept == nil
 	factory, made, err := tryObfs4(stateDir, kept, options)
-	if _, ofFiles := errors.AsType[*fs.PathError](err); ofFiles && !fresh {
+	_, ofFiles := errors.AsType[*fs.PathError](err)
+	if ofFiles && fresh {
+		return nil, fmt.Errorf("the server's new keys can't be kept: %w", err)
+	}
+	if ofFiles {
 		// The state directory is full, or can't be written. That is no reason to
 		// stop: nothing new has to be kept.
 		factory, made, err = tryObfs4("", kept, options)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -189,10 +191,6 @@ func bindAddr(variable string, is func(netip.Addr) bool) (netip.Addr, error) {
 }
 
 func (c *child) startClient() error {
-	stateDir, err := pt.MakeStateDir()
-	if err != nil {
-		return err
-	}
 	info, err := pt.ClientSetup(nil)
 	if err != nil {
 		// goptlib reports all but a malformed proxy.
@@ -202,7 +200,8 @@ func (c *child) startClient() error {
 		return err
 	}
 	pt.ReportVersion("ptgate", "1")
-	base := ClientConfig{StateDir: stateDir, Logger: c.log}
+	// Clients keep nothing: one whose state directory is no good works, too.
+	base := ClientConfig{StateDir: os.Getenv("TOR_PT_STATE_LOCATION"), Logger: c.log}
 	if base.BindV4, err = bindAddr("TOR_PT_OUTBOUND_BIND_ADDRESS_V4", netip.Addr.Is4); err != nil {
 		return err
 	}
@@ -354,15 +353,25 @@ func replyFor(err error) socks5.ReplyCode {
 }
 
 func (c *child) startServer() error {
-	stateDir, err := pt.MakeStateDir()
-	if err != nil {
-		return err
-	}
 	info, err := pt.ServerSetup(nil)
 	if err != nil {
 		return err
 	}
+	stateDir, err := pt.MakeStateDir()
+	if err != nil {
+		// goptlib reports that the variable is not set, and no more.
+		if _, ok := errors.AsType[*fs.PathError](err); ok {
+			say("ENV-ERROR TOR_PT_STATE_LOCATION can't be used: " + printable(err.Error()))
+		}
+		return err
+	}
 	pt.ReportVersion("ptgate", "1")
+	for name := range strings.SplitSeq(os.Getenv("TOR_PT_SERVER_TRANSPORTS"), ",") {
+		// goptlib leaves these out without a word.
+		if !slices.ContainsFunc(info.Bindaddrs, func(b pt.Bindaddr) bool { return b.MethodName == name }) {
+			_ = pt.SmethodError(printable(name), "TOR_PT_SERVER_BINDADDR has no address for it")
+		}
+	}
 	for _, b := range info.Bindaddrs {
 		if err := c.listen(&info, b, stateDir); err != nil {
 			_ = pt.SmethodError(printable(b.MethodName), printable(err.Error()))

@@ -8,6 +8,16 @@ import (
 	"time"
 )
 
+// A server that can't keep its keys says so. Not even root can write in /proc.
+func TestMainStateNotWritable(t *testing.T) {
+	p := startPT(t, "TOR_PT_SERVER_TRANSPORTS=obfs4", "TOR_PT_ORPORT=127.0.0.1:9",
+		"TOR_PT_SERVER_BINDADDR=obfs4-127.0.0.1:0", "TOR_PT_STATE_LOCATION=/proc/self")
+	p.until("SMETHOD-ERROR obfs4 obfs4: the server's new keys can't be kept: ")
+	if code := p.exit(); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
 // A stream that has ended leaves no descriptor in either child.
 func TestStreamsLeaveNothingBehind(t *testing.T) {
 	_, addr, args := startServerPT(t, nameObfs4, "TOR_PT_ORPORT="+orPort(t, echoAtEnd))

@@ -330,6 +330,10 @@ func TestMainPassesResets(t *testing.T) {
 }
 
 func TestMainConversation(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, tt := range map[string]struct {
 		env  []string
 		want []string // prefixes of lines, in this order
@@ -355,7 +359,30 @@ func TestMainConversation(t *testing.T) {
 		},
 		"no state": {
 			[]string{"TOR_PT_CLIENT_TRANSPORTS=obfs4", "TOR_PT_STATE_LOCATION="},
-			[]string{"ENV-ERROR "}, 1,
+			[]string{"VERSION 1", "CMETHOD obfs4 ", "CMETHODS DONE"}, -1,
+		},
+		"state is a file": {
+			[]string{"TOR_PT_CLIENT_TRANSPORTS=obfs4", "TOR_PT_STATE_LOCATION=" + file},
+			[]string{"VERSION 1", "CMETHOD obfs4 ", "CMETHODS DONE"}, -1,
+		},
+		"server without state": {
+			[]string{"TOR_PT_SERVER_TRANSPORTS=obfs4", "TOR_PT_ORPORT=127.0.0.1:9",
+				"TOR_PT_SERVER_BINDADDR=obfs4-127.0.0.1:0", "TOR_PT_STATE_LOCATION="},
+			[]string{"VERSION 1", "ENV-ERROR "}, 1,
+		},
+		"server whose state is a file": {
+			[]string{"TOR_PT_SERVER_TRANSPORTS=obfs4", "TOR_PT_ORPORT=127.0.0.1:9",
+				"TOR_PT_SERVER_BINDADDR=obfs4-127.0.0.1:0", "TOR_PT_STATE_LOCATION=" + file},
+			[]string{"VERSION 1", "ENV-ERROR TOR_PT_STATE_LOCATION can't be used: mkdir " + file + ": not a directory"}, 1,
+		},
+		"server whose state is below a file": {
+			[]string{"TOR_PT_SERVER_TRANSPORTS=obfs4", "TOR_PT_ORPORT=127.0.0.1:9",
+				"TOR_PT_SERVER_BINDADDR=obfs4-127.0.0.1:0", "TOR_PT_STATE_LOCATION=" + filepath.Join(file, "state")},
+			[]string{"VERSION 1", "ENV-ERROR TOR_PT_STATE_LOCATION can't be used: "}, 1,
+		},
+		"server without an address": {
+			[]string{"TOR_PT_SERVER_TRANSPORTS=obfs4,obfs9", "TOR_PT_ORPORT=127.0.0.1:9", "TOR_PT_SERVER_BINDADDR=obfs3-127.0.0.1:0"},
+			[]string{"VERSION 1", "STATUS ", "SMETHOD-ERROR obfs4 TOR_PT_SERVER_BINDADDR ", "SMETHOD-ERROR obfs9 ", "SMETHODS DONE"}, 1,
 		},
 		"proxy": {
 			[]string{"TOR_PT_CLIENT_TRANSPORTS=obfs4", "TOR_PT_PROXY=socks5://user:secret@127.0.0.1:1"},

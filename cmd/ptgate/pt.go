@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -33,10 +34,15 @@ set in the environment by that program; by hand this command is of no use.
 In a torrc:
 
   ClientTransportPlugin ` + strings.Join(names, ",") + ` exec /usr/local/bin/ptgate pt`,
-		Args:          noArgs,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		// Configurations written for other programs give them words of their own
+		// (managed, -enableLogging, -logLevel=DEBUG), which these ignore, too.
+		DisableFlagParsing: true,
+		SilenceErrors:      true,
+		SilenceUsage:       true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if slices.Equal(args, []string{"--help"}) || slices.Equal(args, []string{"-h"}) {
+				return cmd.Help()
+			}
 			// Main has its own meaning for signals: SIGINT lets streams finish.
 			ctx := context.WithoutCancel(cmd.Context())
 			if code := builtin.Main(ctx, cmd.InOrStdin(), cmd.OutOrStdout()); code != 0 {
