@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"strings"
 	"time"
 
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
@@ -16,8 +15,8 @@ import (
 	"ptgate/adapter"
 )
 
-// handshakeTimeout bounds what a proxy and a webtunnel bridge take, each, where
-// the context gives no less; it is what obfs4 gives its bridge.
+// handshakeTimeout bounds what a proxy and a bridge take, each, where the context
+// gives no less.
 const handshakeTimeout = 60 * time.Second
 
 // A ClientConfig says how a Client connects.
@@ -126,11 +125,9 @@ type attempt struct {
 	client *Client
 	ctx    context.Context
 	stage  Stage
-	plain  bool // webtunnel over http://
 
 	link    *link       // once TCP, and the proxy, are through
 	release func() bool // ends ctx's hold on the link
-	failed  error       // of connecting: transports lose its type
 }
 
 func (d *attempt) dial(addr string, args adapter.Args) (Conn, error) {
@@ -147,9 +144,6 @@ func (d *attempt) dial(addr string, args adapter.Args) (Conn, error) {
 	}
 	inner, err := d.handshake(addr, parsed)
 	if d.link == nil {
-		if d.failed != nil {
-			err = d.failed
-		}
 		if err == nil {
 			err = errors.New("the transport made no connection")
 		}
@@ -174,17 +168,6 @@ func (d *attempt) dial(addr string, args adapter.Args) (Conn, error) {
 func (d *attempt) parseArgs(args adapter.Args) (parsed any, err error) {
 	defer rescue(d.client.cfg.Transport, &err)
 	m := toPT(args)
-	if d.client.row.upgrade {
-		raw, ok := m.Get("url")
-		if !ok {
-			return nil, errors.New("missing argument 'url'")
-		}
-		u, err := url.Parse(raw)
-		if err != nil {
-			return nil, errors.New("malformed argument 'url'")
-		}
-		d.plain = u.Scheme == "http"
-	}
 	return d.client.factory.ParseArgs(&m)
 }
 
@@ -198,25 +181,13 @@ func (d *attempt) connect(_, addr string) (net.Conn, error) {
 	d.stage = StageConnect
 	l, err := d.client.connect(d.ctx, addr, &d.stage)
 	if err != nil {
-		d.failed = err
 		return nil, err
 	}
 	d.stage = StageHandshake
 	d.link = l
 	d.release = closeOnDone(d.ctx, l.tcp)
-	if d.client.row.upgrade {
-		// Others bound their handshake themselves. Over TLS the head can't be seen from
-		// below; there only the bound holds.
-		if d.plain {
-			l.expect(maxHead, true)
-		} else {
-			l.expect(maxTLSHandshake, false)
-		}
-		if err := l.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
-			return nil, err
-		}
-	}
-	return l, nil
+	l.expect(maxHandshake)
+	return l, l.SetDeadline(time.Now().Add(handshakeTimeout))
 }
 
 // closeOnDone closes tcp when ctx ends. The function it returns ends that and
@@ -239,10 +210,6 @@ func closeOnDone(ctx context.Context, tcp *net.TCPConn) func() bool {
 
 // connect opens the TCP connection to addr, through the proxy where there is one.
 func (c *Client) connect(ctx context.Context, addr string, stage *Stage) (*link, error) {
-	addr, err := bracketed(addr)
-	if err != nil {
-		return nil, err
-	}
 	if c.cfg.Proxy == nil {
 		tcp, err := c.dialTCP(ctx, addr)
 		if err != nil {
@@ -269,22 +236,6 @@ func (c *Client) connect(ctx context.Context, addr string, stage *Stage) (*link,
 		return nil, err
 	}
 	return newLink(tcp, c.cfg.SendBuffer), nil
-}
-
-// bracketed puts the brackets around an IPv6 address that webtunnel leaves out.
-func bracketed(addr string) (string, error) {
-	if _, _, err := net.SplitHostPort(addr); err == nil {
-		return addr, nil
-	}
-	i := strings.LastIndexByte(addr, ':')
-	if i < 0 {
-		return "", fmt.Errorf("address %q has no port", addr)
-	}
-	ip, err := netip.ParseAddr(addr[:i])
-	if err != nil {
-		return "", fmt.Errorf("address %q: %w", addr, err)
-	}
-	return net.JoinHostPort(ip.String(), addr[i+1:]), nil
 }
 
 // dialTCP connects directly, from the configured source address.

@@ -79,8 +79,8 @@ func TestDialErrors(t *testing.T) {
 		"webtunnel v6":        {nameWebtunnel, "192.0.2.1:1", argsOf("url", "http://[::1]:1/"), t.Context(), StageConnect, nil},
 		"webtunnel garbage":   {nameWebtunnel, "192.0.2.1:1", argsOf("url", "http://"+garbage), t.Context(), StageHandshake, nil},
 		"webtunnel tls":       {nameWebtunnel, "192.0.2.1:1", argsOf("url", "https://"+garbage), t.Context(), StageHandshake, nil},
-		"webtunnel bad name":  {nameWebtunnel, "192.0.2.1:1", argsOf("url", "https://"+garbage, "servername", ","), t.Context(), StageHandshake, nil},
-		"webtunnel bad print": {nameWebtunnel, "192.0.2.1:1", argsOf("url", "https://"+garbage, "utls", "x"), t.Context(), StageHandshake, nil},
+		"webtunnel bad name":  {nameWebtunnel, "192.0.2.1:1", argsOf("url", "https://"+garbage, "servername", ","), t.Context(), StageArgs, nil},
+		"webtunnel bad print": {nameWebtunnel, "192.0.2.1:1", argsOf("url", "https://"+garbage, "utls", "x"), t.Context(), StageArgs, nil},
 		"meek_lite no url":    {nameMeekLite, "192.0.2.1:1", nil, t.Context(), StageArgs, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -239,20 +239,7 @@ func TestBindAddresses(t *testing.T) {
 // tlsFront ends TLS before l, as a web server does, and passes each end on.
 func tlsFront(t *testing.T, l *Listener) (addr, hash string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"front.example"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := sha256.Sum256(der)
-	cfg := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
-	addr = orPort(t, func(raw *net.TCPConn) {
-		c := tls.Server(raw, cfg)
+	return tlsServer(t, func(c *tls.Conn) {
 		back, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {
 			t.Errorf("front: %v", err)
@@ -268,6 +255,25 @@ func tlsFront(t *testing.T, l *Listener) (addr, hash string) {
 		_ = c.CloseWrite()
 		wg.Wait()
 	})
+}
+
+// tlsServer serves front.example, with a certificate of its own making that has this
+// hash.
+func tlsServer(t *testing.T, handle func(*tls.Conn)) (addr, hash string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"front.example"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(der)
+	cfg := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	addr = orPort(t, func(raw *net.TCPConn) { handle(tls.Server(raw, cfg)) })
 	return addr, base64.StdEncoding.EncodeToString(sum[:])
 }
 

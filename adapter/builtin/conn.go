@@ -52,6 +52,9 @@ type conn struct {
 	link      *link
 	remote    net.Addr
 
+	// ahead is what the handshake has read beyond its end. It is the reader's.
+	ahead []byte
+
 	// full says that the last Read filled its buffer, so that the transport may
 	// have more that it has decoded. It is the reader's.
 	full bool
@@ -62,7 +65,11 @@ type conn struct {
 }
 
 func newConn(row *Transport, inner net.Conn, l *link) *conn {
-	return &conn{transport: row.Name, drains: row.drains, inner: inner, link: l, remote: l.RemoteAddr()}
+	c := &conn{transport: row.Name, drains: row.drains, inner: inner, link: l, remote: l.RemoteAddr()}
+	if a, ok := inner.(*aheadConn); ok {
+		c.inner, c.ahead = a.Conn, a.ahead
+	}
+	return c
 }
 
 // fail remembers why the connection is over and ends it with a reset. Once a
@@ -91,6 +98,11 @@ func (c *conn) Read(p []byte) (int, error) {
 }
 
 func (c *conn) read(p []byte) (n int, err error) {
+	if len(c.ahead) > 0 {
+		n = copy(p, c.ahead)
+		c.ahead = c.ahead[n:]
+		return n, nil
+	}
 	defer rescue(c.transport, &err)
 	return c.inner.Read(p)
 }
@@ -98,7 +110,7 @@ func (c *conn) read(p []byte) (n int, err error) {
 // WaitRead returns at once where the transport may hold input that the socket
 // does not show: TLS reads ahead.
 func (c *conn) WaitRead() error {
-	if c.full || !c.drains && c.inner != net.Conn(c.link) {
+	if c.full || len(c.ahead) > 0 || !c.drains && c.inner != net.Conn(c.link) {
 		return nil
 	}
 	return c.link.WaitRead()

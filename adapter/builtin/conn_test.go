@@ -3,7 +3,6 @@ package builtin
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -327,45 +326,13 @@ func tcpPair(t testing.TB) (a, b *net.TCPConn) {
 	return c, s
 }
 
-// The head of an upgrade may come in any pieces, with anything behind it.
-func TestHeadIsCut(t *testing.T) {
-	const head, rest = "HTTP/1.1 101 X\r\nA: b\r\n\r\n", "rest\r\n\r\nof it"
-	for size := 1; size <= len(head+rest); size++ {
-		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			a, b := tcpPair(t)
-			if _, err := io.WriteString(b, head+rest); err != nil {
-				t.Fatal(err)
-			}
-			l := newLink(a, 0)
-			l.expect(maxHead, true)
-			got := make([]byte, 0, 100)
-			for len(got) < len(head) {
-				p := make([]byte, size)
-				n, err := l.Read(p)
-				if err != nil {
-					t.Fatal(err)
-				}
-				got = append(got, p[:n]...)
-			}
-			if string(got) != head {
-				t.Fatalf("head %q", got)
-			}
-			l.settle()
-			behind := make([]byte, len(rest))
-			if _, err := io.ReadFull(l, behind); err != nil || string(behind) != rest {
-				t.Errorf("rest %q, %v", behind, err)
-			}
-		})
-	}
-}
-
 func TestHandshakeIsBounded(t *testing.T) {
 	a, b := tcpPair(t)
 	if _, err := b.Write(make([]byte, 100)); err != nil {
 		t.Fatal(err)
 	}
 	l := newLink(a, 1<<16)
-	l.expect(60, true)
+	l.expect(60)
 	if n, err := io.Copy(io.Discard, l); n != 60 || !errors.Is(err, errHandshakeTooLong) {
 		t.Errorf("read %d, %v", n, err)
 	}

@@ -1,6 +1,6 @@
 // Package builtin holds the transports that ship inside ptgate: obfs4 (both
 // sides), webtunnel (both sides) and meek_lite (client), as the Tor Project's
-// own Go packages implement them.
+// own Go packages implement them. Of webtunnel, both sides' HTTP is our own.
 //
 // They can be had in two ways. [Main] is the child side of pt-spec version 1: a
 // pluggable transport that any parent can start, ptgate itself or tor.

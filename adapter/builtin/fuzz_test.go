@@ -3,7 +3,9 @@ package builtin
 import (
 	"bytes"
 	"io"
+	"net"
 	"net/url"
+	"strings"
 	"testing"
 )
 
@@ -54,30 +56,57 @@ func FuzzProxyAnswers(f *testing.F) {
 	})
 }
 
-// FuzzCutHead: in whatever pieces a stream comes, the head ends where it ends and
-// not a byte is lost or moved.
-func FuzzCutHead(f *testing.F) {
-	f.Add([]byte("GET / HTTP/1.1\r\n\r\nrest"), uint8(3))
-	f.Add([]byte("\r\n\r\r\n\r\n"), uint8(1))
-	f.Add([]byte("no end\r\n\r"), uint8(2))
+// FuzzUpgradeAnswers: whatever a web server says, in whatever pieces, nothing that
+// follows its head is lost or moved.
+func FuzzUpgradeAnswers(f *testing.F) {
+	f.Add([]byte(switching), uint8(0))
+	f.Add([]byte(switching+"rest\r\n\r\n"), uint8(3))
+	f.Add([]byte(switching[:len(switching)-1]), uint8(100))
+	f.Add([]byte("HTTP/1.1 404 Not Found\r\n\r\n"), uint8(100))
+	u := &url.URL{Scheme: "https", Host: "front.example", Path: "/secret"}
 	f.Fuzz(func(t *testing.T, stream []byte, size uint8) {
-		l := &link{inHead: true}
-		var head []byte
-		left := stream
-		for len(left) > 0 && l.inHead {
-			piece := left[:min(len(left), int(size)+1)]
-			left = left[len(piece):]
-			head = append(head, piece[:l.cutHead(piece)]...)
+		in := bytes.NewReader(stream)
+		c, err := askUpgrade(&pieces{in: in, size: int(size) + 1}, u)
+		if err != nil {
+			return
 		}
-		want := len(stream)
-		if i := bytes.Index(stream, endOfHead); i >= 0 {
-			want = i + len(endOfHead)
+		var rest []byte
+		if a, ok := c.(*aheadConn); ok {
+			rest = a.ahead
 		}
-		if !bytes.Equal(head, stream[:want]) {
-			t.Errorf("head %q of %q", head, stream)
-		}
-		if !bytes.Equal(append(bytes.Clone(l.rest), left...), stream[want:]) {
-			t.Errorf("rest %q, left %q of %q", l.rest, left, stream)
+		left, _ := io.ReadAll(in)
+		rest = append(rest, left...)
+		head, ok := bytes.CutSuffix(stream, rest)
+		if !ok || !bytes.HasSuffix(head, []byte("\n\r\n")) && !bytes.HasSuffix(head, []byte("\n\n")) {
+			t.Errorf("head %q, rest %q of %q", head, rest, stream)
 		}
 	})
 }
+
+// FuzzForwardedFor: the last entries decide, whatever stands before them.
+func FuzzForwardedFor(f *testing.F) {
+	f.Add("192.0.2.1, x", ",", "192.0.2.7")
+	f.Add("", "", "[2001:db8::1]:4")
+	f.Fuzz(func(t *testing.T, a, b, last string) {
+		if strings.Contains(last, ",") {
+			t.Skip()
+		}
+		want := forwardedFor([]string{last}, 1)
+		if got := forwardedFor([]string{a, b, last}, 1); got != want {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		if got := forwardedFor([]string{a + "," + b + "," + last + ",192.0.2.9"}, 2); got != want {
+			t.Errorf("with two hops: got %v, want %v", got, want)
+		}
+	})
+}
+
+// A pieces is a connection that gives size bytes at a time and takes everything.
+type pieces struct {
+	net.Conn
+	in   *bytes.Reader
+	size int
+}
+
+func (p *pieces) Read(b []byte) (int, error)  { return p.in.Read(b[:min(len(b), p.size)]) }
+func (p *pieces) Write(b []byte) (int, error) { return len(b), nil }

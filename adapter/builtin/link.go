@@ -1,7 +1,6 @@
 package builtin
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -10,16 +9,14 @@ import (
 	"time"
 )
 
-// maxHead bounds the head of an HTTP/1.1 upgrade, request or answer, in bytes.
+// maxHead bounds the head of an HTTP/1.1 request, or of a proxy's answer, in bytes.
 const maxHead = 16 << 10
 
-// maxTLSHandshake bounds what a webtunnel client reads before its tunnel stands:
-// a TLS handshake with long certificate chains, and the head of the answer.
-const maxTLSHandshake = 256 << 10
+// maxHandshake bounds what a client reads before its tunnel stands, in bytes: a TLS
+// handshake with long certificate chains, and the head of an answer.
+const maxHandshake = 256 << 10
 
 var errHandshakeTooLong = errors.New("handshake is too long")
-
-var endOfHead = []byte("\r\n\r\n")
 
 // A link is the TCP connection beneath a transport. The transport is given the
 // link as its net.Conn, which lets us bound its handshake and work around its
@@ -35,12 +32,6 @@ type link struct {
 	// the next read from the network: without this the first bytes of a server
 	// that speaks first can stay in its buffer for ever.
 	prime bool
-
-	// inHead is on while an HTTP head is read. What follows the head waits in
-	// rest: the transport's handshake reads through a buffer that it drops.
-	inHead bool
-	tail   []byte // the last bytes of the head so far, up to three
-	rest   []byte
 
 	// limited says that at most budget more bytes may be read.
 	limited bool
@@ -64,11 +55,6 @@ func (l *link) Read(p []byte) (int, error) {
 		l.prime = false
 		return 0, nil
 	}
-	if len(l.rest) > 0 {
-		n := copy(p, l.rest)
-		l.rest = l.rest[n:]
-		return n, nil
-	}
 	if l.limited {
 		if l.budget == 0 {
 			return 0, errHandshakeTooLong
@@ -79,9 +65,6 @@ func (l *link) Read(p []byte) (int, error) {
 	if l.limited {
 		l.budget -= n
 	}
-	if l.inHead {
-		n = l.cutHead(p[:n])
-	}
 	if err == io.EOF {
 		err = l.end()
 	}
@@ -90,7 +73,7 @@ func (l *link) Read(p []byte) (int, error) {
 
 // WaitRead returns when Read would not block.
 func (l *link) WaitRead() error {
-	if l.prime || len(l.rest) > 0 {
+	if l.prime {
 		return nil
 	}
 	if l.readiness == nil {
@@ -118,28 +101,12 @@ func (l *link) end() error {
 	return io.EOF
 }
 
-// cutHead returns how many bytes of b belong to the head and keeps the rest.
-func (l *link) cutHead(b []byte) int {
-	joined := append(l.tail, b...)
-	if i := bytes.Index(joined, endOfHead); i >= 0 {
-		n := i + len(endOfHead) - len(l.tail)
-		l.rest = bytes.Clone(b[n:])
-		l.inHead, l.tail = false, nil
-		return n
-	}
-	l.tail = bytes.Clone(joined[max(0, len(joined)-len(endOfHead)+1):])
-	return len(b)
-}
-
-// expect bounds the handshake to n bytes; with head, what follows an HTTP head
-// is kept for later.
-func (l *link) expect(n int, head bool) {
-	l.limited, l.budget, l.inHead = true, n, head
-}
+// expect bounds the handshake to n bytes.
+func (l *link) expect(n int) { l.limited, l.budget = true, n }
 
 // settle ends the handshake: no bounds from here on.
 func (l *link) settle() {
-	l.limited, l.inHead, l.tail, l.delayed = false, false, nil, nil
+	l.limited, l.delayed = false, nil
 }
 
 func (l *link) Write(p []byte) (int, error) {

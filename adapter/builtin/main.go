@@ -386,12 +386,17 @@ func (c *child) startServer() error {
 
 // listen opens one server transport.
 func (c *child) listen(info *pt.ServerInfo, b pt.Bindaddr, stateDir string) error {
+	options, hops, err := cutTrustedHops(fromPT(b.Options))
+	if err != nil {
+		return err
+	}
 	ln, err := Listen(ServerConfig{
-		Transport: b.MethodName,
-		StateDir:  stateDir,
-		Bind:      b.Addr.String(),
-		Options:   fromPT(b.Options),
-		Logger:    c.log,
+		Transport:   b.MethodName,
+		StateDir:    stateDir,
+		Bind:        b.Addr.String(),
+		Options:     options,
+		TrustedHops: hops,
+		Logger:      c.log,
 	})
 	if err != nil {
 		return err
@@ -432,11 +437,25 @@ func announce(ln *Listener) (net.Addr, error) {
 	return &net.TCPAddr{IP: ip, Port: 443}, nil
 }
 
+// userAddr is what the parent is told of a client; "" is nothing.
+func userAddr(remote Conn) string {
+	from := addrPort(remote.RemoteAddr())
+	if !from.IsValid() {
+		return ""
+	}
+	if from.Port() == 0 {
+		// tor takes no address without a port. This one stands for "not known", as
+		// with the project's webtunnel server.
+		from = netip.AddrPortFrom(from.Addr(), 60000)
+	}
+	return from.String()
+}
+
 // carryServer leads one client to the parent's ORPort, or Extended ORPort
 // (ext-orport-spec), and carries its stream.
 func (c *child) carryServer(info *pt.ServerInfo, name string, remote Conn) {
 	stop := context.AfterFunc(c.live, func() { remote.Abort() })
-	or, err := pt.DialOrWithDialer(&net.Dialer{Timeout: orTimeout}, info, remote.RemoteAddr().String(), name)
+	or, err := pt.DialOrWithDialer(&net.Dialer{Timeout: orTimeout}, info, userAddr(remote), name)
 	if err != nil {
 		stop()
 		remote.Abort()

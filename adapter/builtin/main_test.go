@@ -576,11 +576,7 @@ func TestMainEndsAtOnce(t *testing.T) {
 // The client's address and the transport's name reach the Extended ORPort, and a
 // denial ends the client's connection.
 func TestMainExtendedORPort(t *testing.T) {
-	cookie := filepath.Join(t.TempDir(), "cookie")
 	secret := randomBytes(t, 32)
-	if err := os.WriteFile(cookie, append([]byte("! Extended ORPort Auth Cookie !\n"), secret...), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	type seen struct{ addr, transport string }
 	got := make(chan seen, 2)
 	verdicts := make(chan bool, 2)
@@ -593,7 +589,7 @@ func TestMainExtendedORPort(t *testing.T) {
 		got <- seen{addr, transport}
 		echoAtEnd(c)
 	})
-	_, addr, args := startServerPT(t, nameObfs4, "TOR_PT_ORPORT=", "TOR_PT_EXTENDED_SERVER_PORT="+or, "TOR_PT_AUTH_COOKIE_FILE="+cookie)
+	_, addr, args := startServerPT(t, nameObfs4, "TOR_PT_ORPORT=", "TOR_PT_EXTENDED_SERVER_PORT="+or, "TOR_PT_AUTH_COOKIE_FILE="+cookieFile(t, secret))
 	client := clientFor(t, nameObfs4, nil)
 	for _, let := range []bool{true, false} {
 		verdicts <- let
@@ -614,6 +610,16 @@ func TestMainExtendedORPort(t *testing.T) {
 		}
 		_ = c.Close()
 	}
+}
+
+// cookieFile is what the parent proves itself with.
+func cookieFile(t *testing.T, secret []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "cookie")
+	if err := os.WriteFile(path, append([]byte("! Extended ORPort Auth Cookie !\n"), secret...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // extOR is the parent's side of ext-orport-spec; let is its verdict.

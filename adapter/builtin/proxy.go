@@ -119,7 +119,7 @@ func readHead(r io.Reader) ([]byte, error) {
 			return nil, err
 		}
 		head = append(head, one[0])
-		if bytes.HasSuffix(head, endOfHead) {
+		if bytes.HasSuffix(head, []byte("\r\n\r\n")) {
 			return head, nil
 		}
 	}

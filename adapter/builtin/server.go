@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
-	webtunnelproject "gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/webtunnel"
-	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/webtunnel/transport/httpupgrade"
 
 	"ptgate/adapter"
 )
@@ -43,9 +41,9 @@ type ServerConfig struct {
 	// Options are the transport's: iat-mode for obfs4; url for webtunnel, which
 	// needs it.
 	Options adapter.Args
-	// Admit says whether a client may come in; others are reset before they
-	// learn anything (webtunnel: after the request that names the client). It is
-	// called from many goroutines. nil: everybody.
+	// Admit says whether a client may come in; others are turned away before they
+	// learn anything. Of a client that nobody has named, the address is not valid:
+	// see TrustedHops. It is called from many goroutines. nil: everybody.
 	Admit func(netip.AddrPort) bool
 	// TrustedHops is how many proxies in front are trusted to name the client in
 	// X-Forwarded-For: each adds one entry, so the client's is that many from the
@@ -144,42 +142,6 @@ func acceptObfs4(factory base.ServerFactory, c *link) (inner net.Conn, from neti
 	return inner, addrPort(c.RemoteAddr()), err
 }
 
-func (l *Listener) setUpWebtunnel() error {
-	options := toPT(l.cfg.Options)
-	if _, ok := options.Get("url"); !ok {
-		return errors.New("missing option 'url'")
-	}
-	if _, ok := options.Get("ver"); !ok {
-		options.Add("ver", webtunnelproject.Version)
-	}
-	l.args = fromPT(options)
-	l.accept = acceptWebtunnel
-	return nil
-}
-
-func acceptWebtunnel(c *link) (_ net.Conn, from netip.AddrPort, err error) {
-	defer rescue(nameWebtunnel, &err)
-	c.expect(maxHead, true)
-	if err := c.SetDeadline(time.Now().Add(upgradeTimeout)); err != nil {
-		return nil, from, err
-	}
-	upgrade, err := httpupgrade.NewHTTPUpgradeTransport(&httpupgrade.Config{})
-	if err != nil {
-		return nil, from, err
-	}
-	inner, err := upgrade.Server(c)
-	if err != nil {
-		return nil, from, err
-	}
-	// The web server in front names the client in X-Forwarded-For; a name there
-	// that is no address counts as none.
-	from = addrPort(inner.RemoteAddr())
-	if !from.IsValid() {
-		from = addrPort(c.RemoteAddr())
-	}
-	return c, from, c.SetDeadline(time.Time{})
-}
-
 func addrPort(a net.Addr) netip.AddrPort {
 	tcp, ok := a.(*net.TCPAddr)
 	if !ok {
@@ -199,7 +161,7 @@ func (l *Listener) Addr() net.Addr { return l.tcp.Addr() }
 func (l *Listener) Args() adapter.Args { return l.args }
 
 // Accept waits for the next client whose handshake is done. The connection's
-// RemoteAddr is the client's. After Close the error is net.ErrClosed.
+// RemoteAddr is the client's, as Admit has got it. After Close the error is net.ErrClosed.
 func (l *Listener) Accept() (Conn, error) {
 	// A connection and the end may be ready together: the end wins.
 	if l.ctx.Err() == nil {
@@ -270,7 +232,7 @@ func (l *Listener) handshake(tcp *net.TCPConn, free func()) (*conn, error) {
 	}
 	leave := sync.OnceFunc(func() { l.crowd.leave(peer.Addr()) })
 	defer leave()
-	// Behind a web server, clients are known only after their request.
+	// Behind a web server, clients are known only after their request: accept asks.
 	if !l.row.Front && !l.admitted(peer) {
 		c.Abort()
 		return nil, errDenied
@@ -296,9 +258,6 @@ func (l *Listener) handshake(tcp *net.TCPConn, free func()) (*conn, error) {
 	}
 	if !release() && err == nil {
 		err = net.ErrClosed
-	}
-	if err == nil && l.row.Front && !l.admitted(from) {
-		err = errDenied
 	}
 	if err != nil {
 		_ = tcp.Close()

@@ -3,7 +3,6 @@ package builtin
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -167,41 +166,6 @@ func TestAdmit(t *testing.T) {
 				t.Error("let in")
 			}
 		})
-	}
-}
-
-// The web server in front says who the client is.
-func TestWebtunnelForwardedFor(t *testing.T) {
-	for header, want := range map[string]string{
-		"":                                      "127.0.0.1",
-		"X-Forwarded-For: 192.0.2.7\r\n":        "192.0.2.7:60000",
-		"X-Forwarded-For: 2001:db8::7, x\r\n":   "[2001:db8::7]:60000",
-		"X-Forwarded-For: unknown\r\n":          "127.0.0.1",
-		"X-Forwarded-For: 192.0.2.7:4000\r\n":   "127.0.0.1",
-		"X-Forwarded-For: ::ffff:192.0.2.7\r\n": "192.0.2.7:60000",
-	} {
-		asked := make(chan netip.AddrPort, 1)
-		l := serverFor(t, nameWebtunnel, func(c *ServerConfig) {
-			c.Admit = func(a netip.AddrPort) bool { asked <- a; return true }
-		})
-		c, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		fmt.Fprintf(c, "GET /x HTTP/1.1\r\nHost: h\r\n%sConnection: upgrade\r\nUpgrade: websocket\r\n\r\nhello", header)
-		s, err := l.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		got := make([]byte, 5)
-		if _, err := io.ReadFull(s, got); err != nil || string(got) != "hello" {
-			t.Errorf("%q: got %q, %v", header, got, err)
-		}
-		if a := <-asked; !strings.HasPrefix(s.RemoteAddr().String(), want) || a.String() != s.RemoteAddr().String() {
-			t.Errorf("%q: client %v, asked for %v, want %s", header, s.RemoteAddr(), a, want)
-		}
-		_ = c.Close()
-		_ = s.Close()
 	}
 }
 

@@ -17,7 +17,6 @@ import (
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/meeklite"
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/obfs4"
-	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/webtunnel"
 
 	"ptgate/adapter"
 )
@@ -76,7 +75,8 @@ type Transport struct {
 
 	// Front says that a web server stands in front of the transport's server, at the
 	// url of its options. That web server speaks TLS with the clients. It names the
-	// client in X-Forwarded-For, so the client is known only after the handshake.
+	// client in X-Forwarded-For, so the client is known only after the request: see
+	// ServerConfig.TrustedHops.
 	Front bool
 
 	// Pair makes the options of a new server, with new keys, and the args of its
@@ -84,12 +84,11 @@ type Transport struct {
 	// is no way to make them.
 	Pair func(public string) (options, args adapter.Args, err error)
 
-	client  func(stateDir string) (base.ClientFactory, error)
-	listen  func(*Listener) error // makes the keys, and sets accept and args
-	upgrade bool                  // the client's handshake is an HTTP upgrade, whose length and time the caller has to limit
-	prime   bool                  // see link
-	drains  bool                  // a read of relayBuffer bytes gets all that is decoded, and leaves less than one frame
-	delays  bool                  // the server keeps failed clients open for a while
+	client func(stateDir string) (base.ClientFactory, error)
+	listen func(*Listener) error // makes the keys, and sets accept and args
+	prime  bool                  // the client's first read needs a push: see link
+	drains bool                  // a read of relayBuffer bytes gets all that is decoded, and leaves less than one frame
+	delays bool                  // the server keeps failed clients open for a while
 }
 
 // Inside reports whether t is one of ours.
@@ -123,9 +122,8 @@ var table = []Transport{
 		Placeholder: true,
 		Front:       true,
 		Pair:        pairWebtunnel,
-		client:      webtunnel.Transport.ClientFactory,
+		client:      newWebtunnelClient,
 		listen:      (*Listener).setUpWebtunnel,
-		upgrade:     true,
 	},
 	{
 		Name:        nameMeekLite,

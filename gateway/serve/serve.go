@@ -229,11 +229,19 @@ func (s *Server) admit(a netip.AddrPort) bool {
 	if s.lets(a) {
 		return true
 	}
-	s.add(outcome.ServeKeptOut)
+	var attrs []any
+	if !a.IsValid() {
+		attrs = []any{"address", "not known"}
+	}
+	s.add(outcome.ServeKeptOut, attrs...)
 	return false
 }
 
+// lets turns a client away whose address is not known where that is to decide.
 func (s *Server) lets(a netip.AddrPort) bool {
+	if !a.IsValid() {
+		return len(s.cfg.Allow)+len(s.cfg.Deny) == 0
+	}
 	addr := a.Addr().Unmap().WithZone("")
 	for _, p := range s.cfg.Deny {
 		if p.Contains(addr) {

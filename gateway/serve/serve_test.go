@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -10,6 +11,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -312,6 +314,44 @@ func TestForward(t *testing.T) {
 				t.Errorf("a denied client got %q", b)
 			}
 		})
+	}
+}
+
+// Who may come in, and that an address which nobody knows is in no network that is
+// let in, and not beyond those that are kept out.
+func TestLets(t *testing.T) {
+	nets := func(texts ...string) (all []netip.Prefix) {
+		for _, text := range texts {
+			all = append(all, netip.MustParsePrefix(text))
+		}
+		return all
+	}
+	in, out := nets("192.0.2.0/24", "2001:db8::/32"), nets("192.0.2.128/25")
+	for _, tt := range []struct {
+		allow, deny []netip.Prefix
+		addr        string // "": not known
+		want        bool
+	}{
+		{nil, nil, "", true},
+		{nil, nil, "203.0.113.1:1", true},
+		{in, nil, "192.0.2.1:1", true},
+		{in, nil, "[::ffff:192.0.2.1]:1", true},
+		{in, nil, "[2001:db8::1%eth0]:0", true},
+		{in, nil, "203.0.113.1:1", false},
+		{in, out, "192.0.2.129:1", false},
+		{nil, out, "203.0.113.1:1", true},
+		{in, nil, "", false},
+		{nil, out, "", false},
+		{nets("0.0.0.0/0", "::/0"), nil, "", false},
+	} {
+		var a netip.AddrPort
+		if tt.addr != "" {
+			a = netip.MustParseAddrPort(tt.addr)
+		}
+		s := &Server{cfg: &config.Serve{Allow: tt.allow, Deny: tt.deny}}
+		if got := s.lets(a); got != tt.want {
+			t.Errorf("allow %v, deny %v: %q is let in: %v", tt.allow, tt.deny, tt.addr, got)
+		}
 	}
 }
 
@@ -646,6 +686,55 @@ func TestEnv(t *testing.T) {
 	start(t, c, nil)
 	if _, err := os.Stat(mark); err != nil {
 		t.Error(err)
+	}
+}
+
+// Behind a web server deny is evaded with nothing that a client can put into
+// X-Forwarded-For, whether the transport runs in this process or in a child.
+func TestDenyBehindFront(t *testing.T) {
+	for _, isolate := range []bool{false, true} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := netip.MustParseAddrPort(ln.Addr().String())
+		ln.Close()
+		start(t, &config.Serve{
+			Transport:   "webtunnel",
+			Bind:        at,
+			PT:          &config.PT{Name: "webtunnel", Isolate: isolate},
+			Options:     adapter.Args{{Key: "url", Value: "https://example.com/x"}},
+			Deny:        []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")},
+			TrustedHops: 1,
+		}, nil)
+		for header, let := range map[string]bool{
+			"X-Forwarded-For: 198.51.100.1\r\n":                                 true,
+			"X-Forwarded-For: 203.0.113.5, 198.51.100.1\r\n":                    true, // who writes first is not believed
+			"X-Forwarded-For: 203.0.113.5\r\n":                                  false,
+			"X-Forwarded-For: 203.0.113.5:4711\r\n":                             false,
+			"X-Forwarded-For: a.name, 203.0.113.5\r\n":                          false,
+			"X-Forwarded-For: 198.51.100.1, 203.0.113.5\r\n":                    false,
+			"X-Forwarded-For: 198.51.100.1\r\nX-Forwarded-For: 203.0.113.5\r\n": false,
+			"X-Forwarded-For: a.name\r\n":                                       false,
+			"":                                                                  false,
+		} {
+			c, err := net.Dial("tcp", at.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.SetDeadline(time.Now().Add(30 * time.Second))
+			// The greeting of a SOCKS5 client goes to the exit behind.
+			fmt.Fprintf(c, "GET /x HTTP/1.1\r\nHost: h\r\n%sConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n\x05\x01\x00", header)
+			in := bufio.NewReader(c)
+			answer := make([]byte, 2)
+			if _, err = http.ReadResponse(in, nil); err == nil {
+				_, err = io.ReadFull(in, answer)
+			}
+			if let != (err == nil) || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("isolate %v, %q: %v, want it let in: %v", isolate, header, err, let)
+			}
+			c.Close()
+		}
 	}
 }
 

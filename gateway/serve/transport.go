@@ -196,7 +196,7 @@ func childOptions(c *config.Serve) adapter.Args {
 	if !row.Front || !c.PT.Builtin() || c.TrustedHops == 1 {
 		return c.Options
 	}
-	return append(slices.Clone(c.Options), adapter.Arg{Key: "trusted-hops", Value: strconv.Itoa(c.TrustedHops)})
+	return append(slices.Clone(c.Options), adapter.Arg{Key: builtin.OptionTrustedHops, Value: strconv.Itoa(c.TrustedHops)})
 }
 
 // event writes what a PT says. It may name clients, so that a private log gets no

@@ -1,0 +1,345 @@
+package builtin
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/hmac"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	utls "github.com/refraction-networking/utls"
+	pt "gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/goptlib"
+	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/common/utlsutil"
+	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
+	webtunnelproject "gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/webtunnel"
+	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/webtunnel/common/certiChainHashCalc"
+	"golang.org/x/net/http/httpguts"
+
+	"ptgate/adapter"
+)
+
+// Both sides of webtunnel are written here, on top of the projects' own pieces for
+// TLS. Their clients and servers are the same on the wire, but they read the HTTP
+// head through a buffer that they drop, with all that came behind the head, send an
+// IPv6 host without its brackets, and take the client's address from that part of
+// X-Forwarded-For that the client itself may have written.
+
+// webtunnelHello is the TLS client hello that clients imitate unless told otherwise.
+const webtunnelHello = "hellorandomizednoalpn"
+
+// switching is the server's answer, to the byte that of the project's server.
+const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+// A webtunnelClient makes connections for any number of bridges.
+type webtunnelClient struct {
+	mu   sync.Mutex
+	turn map[string]int // of a list of server names, the one in use
+}
+
+func newWebtunnelClient(string) (base.ClientFactory, error) {
+	return &webtunnelClient{turn: make(map[string]int)}, nil
+}
+
+func (c *webtunnelClient) Transport() base.Transport         { return nil } // it belongs to none
+func (c *webtunnelClient) OnEvent(func(base.TransportEvent)) {}
+
+// A webtunnelBridge is a bridge line's args, read.
+type webtunnelBridge struct {
+	url   *url.URL
+	addr  string // host:port to connect to
+	list  string // server names for TLS, with commas; one of them is sent
+	check string // the name that the certificate is for, where it is another; "*": any
+	hash  []byte // of the certificate chain, instead of what authorities say; nil: none
+	hello *utls.ClientHelloID
+}
+
+// ParseArgs gives a *webtunnelBridge.
+func (c *webtunnelClient) ParseArgs(args *pt.Args) (any, error) {
+	raw, ok := args.Get("url")
+	if !ok {
+		return nil, errors.New("missing argument 'url'")
+	}
+	u, err := url.Parse(raw)
+	if err != nil || u.Hostname() == "" {
+		return nil, errors.New("malformed argument 'url'")
+	}
+	port := map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	if port == "" {
+		return nil, errors.New("argument 'url' is neither http nor https")
+	}
+	if u.Port() != "" {
+		port = u.Port()
+	}
+	b := &webtunnelBridge{url: u, addr: net.JoinHostPort(u.Hostname(), port), list: u.Hostname()}
+	if addr, ok := args.Get("addr"); ok {
+		b.addr = addr
+	}
+	if name, ok := args.Get("sni-imitation"); ok {
+		b.list, b.check = name, u.Hostname()
+	}
+	if name, ok := args.Get("servername"); ok {
+		b.list = name
+	}
+	if name, ok := args.Get("cert-domain"); ok {
+		b.check = name
+	}
+	if len(serverNames(b.list)) == 0 {
+		return nil, errors.New("there is no server name for TLS")
+	}
+	if text, ok := args.Get("cert"); ok {
+		if b.hash, err = base64.StdEncoding.DecodeString(text); err != nil {
+			return nil, errors.New("malformed argument 'cert'")
+		}
+	}
+	hello, _ := args.Get("utls")
+	if hello == "" {
+		hello = webtunnelHello
+	}
+	b.hello, err = utlsutil.ParseClientHelloID(hello) // nil for none
+	return b, err
+}
+
+func serverNames(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+// serverName picks one of the names of list. They take turns: failed gives way to
+// the next one.
+func (c *webtunnelClient) serverName(list string) (name string, failed func()) {
+	names := serverNames(list)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now, ok := c.turn[list]
+	if !ok && len(names) > 1 {
+		now = rand.IntN(len(names))
+		c.turn[list] = now
+	}
+	return names[now], func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if len(names) > 1 && c.turn[list] == now {
+			c.turn[list] = (now + 1) % len(names)
+		}
+	}
+}
+
+// Dial connects, and leaves the connection open where that fails.
+func (c *webtunnelClient) Dial(network, _ string, dial base.DialFunc, args any) (net.Conn, error) {
+	b := args.(*webtunnelBridge)
+	conn, err := dial(network, b.addr)
+	if err != nil {
+		return nil, err
+	}
+	if b.url.Scheme == "http" {
+		return askUpgrade(conn, b.url)
+	}
+	name, failed := c.serverName(b.list)
+	secure, err := b.startTLS(conn, name)
+	if err == nil {
+		conn, err = askUpgrade(secure, b.url)
+	}
+	if err != nil {
+		failed()
+	}
+	return conn, err
+}
+
+// startTLS does the TLS handshake, with name as the server name.
+func (b *webtunnelBridge) startTLS(conn net.Conn, name string) (net.Conn, error) {
+	if b.hello != nil {
+		cfg := &utls.Config{ServerName: name, InsecureServerNameToVerify: b.check}
+		if b.hash != nil {
+			cfg.InsecureSkipVerify = true
+			cfg.VerifyPeerCertificate = func(chain [][]byte, _ [][]*x509.Certificate) error { return b.checkHash(chain) }
+		}
+		c := utls.UClient(conn, cfg, *b.hello)
+		return c, c.Handshake()
+	}
+	cfg := &tls.Config{ServerName: name}
+	switch {
+	case b.hash != nil:
+		cfg.InsecureSkipVerify = true
+		cfg.VerifyPeerCertificate = func(chain [][]byte, _ [][]*x509.Certificate) error { return b.checkHash(chain) }
+	case b.check != "":
+		cfg.InsecureSkipVerify = true
+		cfg.VerifyConnection = func(s tls.ConnectionState) error { return checkChain(s.PeerCertificates, b.check) }
+	}
+	c := tls.Client(conn, cfg)
+	return c, c.Handshake()
+}
+
+// checkHash compares with the hash in the bridge line.
+func (b *webtunnelBridge) checkHash(chain [][]byte) error {
+	if !hmac.Equal(certiChainHashCalc.GenerateCertChainHash(chain), b.hash) {
+		return errors.New("the certificate is not that of the bridge line")
+	}
+	return nil
+}
+
+// checkChain does what crypto/tls does itself where the server name that is sent is
+// the one that the certificate is for. "*": any name.
+func checkChain(chain []*x509.Certificate, name string) error {
+	opts := x509.VerifyOptions{DNSName: name, Intermediates: x509.NewCertPool()}
+	if name == "*" {
+		opts.DNSName = ""
+	}
+	for _, c := range chain[1:] {
+		opts.Intermediates.AddCert(c)
+	}
+	_, err := chain[0].Verify(opts)
+	return err
+}
+
+// askUpgrade asks the web server at the other end of conn for the tunnel.
+func askUpgrade(conn net.Conn, u *url.URL) (net.Conn, error) {
+	host := u.Hostname()
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]" // RFC 9110 section 7.2: as in the URL
+	}
+	request := &http.Request{
+		Method: http.MethodGet,
+		URL:    &url.URL{Path: u.Path, RawPath: u.RawPath},
+		Host:   host,
+		Header: http.Header{"Connection": {"upgrade"}, "Upgrade": {"websocket"}},
+	}
+	if err := request.Write(conn); err != nil {
+		return nil, err
+	}
+	bounded := &io.LimitedReader{R: conn, N: maxHead}
+	in := bufio.NewReader(bounded)
+	answer, err := http.ReadResponse(in, request)
+	if bounded.N == 0 && err != nil {
+		err = errHandshakeTooLong
+	}
+	if err != nil {
+		return nil, err
+	}
+	if answer.StatusCode != http.StatusSwitchingProtocols || !isUpgrade(answer.Header) {
+		return nil, fmt.Errorf("the web server answered %d, and opened no tunnel", answer.StatusCode)
+	}
+	return behindHead(conn, in), nil
+}
+
+// isUpgrade looks for the two header fields, which request and answer share (RFC 9110
+// section 7.8). Both are lists.
+func isUpgrade(h http.Header) bool {
+	return httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade") &&
+		httpguts.HeaderValuesContainsToken(h["Upgrade"], "websocket")
+}
+
+// behindHead is conn, from which in has read a head.
+func behindHead(conn net.Conn, in *bufio.Reader) net.Conn {
+	rest, _ := in.Peek(in.Buffered())
+	if len(rest) == 0 {
+		return conn
+	}
+	return &aheadConn{conn, bytes.Clone(rest)}
+}
+
+// An aheadConn is a connection that more was read of than its handshake. newConn
+// takes it apart.
+type aheadConn struct {
+	net.Conn
+	ahead []byte
+}
+
+func (l *Listener) setUpWebtunnel() error {
+	options := toPT(l.cfg.Options)
+	if _, ok := options.Get("url"); !ok {
+		return errors.New("missing option 'url'")
+	}
+	if _, ok := options.Get("ver"); !ok {
+		options.Add("ver", webtunnelproject.Version)
+	}
+	l.args = fromPT(options)
+	l.accept = l.acceptWebtunnel
+	return nil
+}
+
+// acceptWebtunnel reads the request that the web server in front passes on. What is
+// no request for a tunnel gets no answer, as from the project's server: the web
+// server then makes one in its own words, by which nobody can tell us from others.
+func (l *Listener) acceptWebtunnel(c *link) (_ net.Conn, from netip.AddrPort, err error) {
+	defer rescue(nameWebtunnel, &err)
+	c.expect(maxHead)
+	if err := c.SetDeadline(time.Now().Add(upgradeTimeout)); err != nil {
+		return nil, from, err
+	}
+	in := bufio.NewReader(c)
+	request, err := http.ReadRequest(in)
+	if err != nil {
+		return nil, from, err
+	}
+	if !isUpgrade(request.Header) {
+		return nil, from, errors.New("a request that asks for no tunnel")
+	}
+	from = addrPort(c.RemoteAddr())
+	if l.cfg.TrustedHops > 0 {
+		from = forwardedFor(request.Header["X-Forwarded-For"], l.cfg.TrustedHops)
+	}
+	if !l.admitted(from) {
+		return nil, from, errDenied
+	}
+	if _, err := c.Write([]byte(switching)); err != nil {
+		return nil, from, err
+	}
+	return behindHead(c, in), from, c.SetDeadline(time.Time{})
+}
+
+// forwardedFor gives the client's address: the entry of X-Forwarded-For that is hops
+// from the end, where each proxy has put that of its own client. Several lines are
+// one list (RFC 9110 section 5.3). What stands before that entry may come from the
+// client itself. The result is invalid where there is no such entry, or it is no
+// address.
+func forwardedFor(lines []string, hops int) (client netip.AddrPort) {
+	entries := strings.Split(strings.Join(lines, ","), ",")
+	if len(entries) < hops {
+		return client
+	}
+	entry := strings.TrimSpace(entries[len(entries)-hops])
+	// Some proxies add the port.
+	if client, err := netip.ParseAddrPort(entry); err == nil {
+		return netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
+	}
+	if inner, ok := strings.CutPrefix(entry, "["); ok {
+		entry = strings.TrimSuffix(inner, "]")
+	}
+	addr, err := netip.ParseAddr(entry)
+	if err != nil {
+		return client
+	}
+	return netip.AddrPortFrom(addr.Unmap(), 0)
+}
+
+// OptionTrustedHops is the option by which `ptgate pt` is told
+// ServerConfig.TrustedHops. It is not announced. Without it, the one web server in
+// front is trusted.
+const OptionTrustedHops = "trusted-hops"
+
+// cutTrustedHops takes the option out.
+func cutTrustedHops(options adapter.Args) (rest adapter.Args, hops int, err error) {
+	hops = 1
+	for _, o := range options {
+		if o.Key != OptionTrustedHops {
+			rest = append(rest, o)
+			continue
+		}
+		if hops, err = strconv.Atoi(o.Value); err != nil || hops < 0 {
+			return nil, 0, fmt.Errorf("option %q is no number of proxies", o.Key)
+		}
+	}
+	return rest, hops, nil
+}
