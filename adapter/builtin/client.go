@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"net/url"
@@ -36,8 +35,6 @@ type ClientConfig struct {
 	// SendBuffer is SO_SNDBUF of the TCP connections in bytes. 0: the system's
 	// choice.
 	SendBuffer int
-	// Logger gets what can't be returned. nil: nothing is logged.
-	Logger *slog.Logger
 }
 
 // A Client dials through one transport. It holds nothing open itself and may be
@@ -46,7 +43,6 @@ type Client struct {
 	cfg     ClientConfig
 	row     *Transport
 	factory base.ClientFactory
-	log     *slog.Logger
 }
 
 // NewClient checks cfg and makes a Client.
@@ -71,7 +67,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{cfg: cfg, row: row, factory: f, log: orDiscard(cfg.Logger)}, nil
+	return &Client{cfg: cfg, row: row, factory: f}, nil
 }
 
 // A Stage is how far a dial has come.

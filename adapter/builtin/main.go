@@ -201,7 +201,7 @@ func (c *child) startClient() error {
 	}
 	pt.ReportVersion("ptgate", "1")
 	// Clients keep nothing: one whose state directory is no good works, too.
-	base := ClientConfig{StateDir: os.Getenv("TOR_PT_STATE_LOCATION"), Logger: c.log}
+	base := ClientConfig{StateDir: os.Getenv("TOR_PT_STATE_LOCATION")}
 	if base.BindV4, err = bindAddr("TOR_PT_OUTBOUND_BIND_ADDRESS_V4", netip.Addr.Is4); err != nil {
 		return err
 	}

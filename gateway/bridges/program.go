@@ -85,7 +85,6 @@ func (m *Manager) program(p *config.PT, transport string, cfg *config.Config) *p
 			Proxy:     proxy,
 			BindV4:    p.BindV4,
 			BindV6:    p.BindV6,
-			Logger:    log,
 		})
 		return pr
 	}
