@@ -797,13 +797,13 @@ func TestRelativeStateDir(t *testing.T) {
 	}
 }
 
-// TestStandardLibraryOnly holds the fence around this package.
+// TestStandardLibraryOnly holds the fence around this package and its codec.
 func TestStandardLibraryOnly(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", ".").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Fields(string(out)); !slices.Equal(got, []string{"ptgate/adapter"}) {
+	if got := strings.Fields(string(out)); !slices.Equal(got, []string{"ptgate/adapter/socks5", "ptgate/adapter"}) {
 		t.Errorf("depends on %v", got)
 	}
 }

@@ -9,9 +9,10 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
+
+	"ptgate/adapter/socks5"
 )
 
 // dialLimit bounds a dial whose context does not: above the 90 s that
@@ -20,17 +21,16 @@ const dialLimit = 150 * time.Second
 
 var errSOCKS = errors.New("malformed socks answer")
 
-// socksRequest has the messages of one SOCKS session, ready to be sent.
+// A socksRequest asks a child for a connection to a bridge.
 //
-// They are sent one at a time, each after the answer to the one before:
+// Its messages are sent one at a time, each after the answer to the one before:
 // programs drop a connection on which bytes arrive before their turn.
 type socksRequest struct {
-	greeting []byte // SOCKS5 only
-	auth     []byte // RFC 1929, where there are args
-	request  []byte
+	five socks5.Client
+	four []byte // the one message of SOCKS4; nil: SOCKS5 it is
 }
 
-// newSOCKSRequest makes the messages that ask for addr with args.
+// newSOCKSRequest makes the request that asks for addr with args.
 func newSOCKSRequest(protocol, addr string, args Args) (*socksRequest, error) {
 	host, portText, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -54,41 +54,32 @@ func newSOCKSRequest(protocol, addr string, args Args) (*socksRequest, error) {
 			return nil, errors.New("socks4 carries IPv4 addresses only")
 		}
 		// SOCKS4: version, CONNECT, port, address, USERID, NUL.
-		r.request = binary.BigEndian.AppendUint16([]byte{4, 1}, uint16(port))
-		r.request = append(r.request, ip.AsSlice()...)
-		r.request = append(append(r.request, encoded...), 0)
+		r.four = binary.BigEndian.AppendUint16([]byte{4, 1}, uint16(port))
+		r.four = append(r.four, ip.AsSlice()...)
+		r.four = append(append(r.four, encoded...), 0)
 		return r, nil
 	}
 
-	// RFC 1928 section 3: one method is offered, so that a program that knows
-	// no args cannot silently drop them.
-	r.greeting = []byte{5, 1, 0}
-	if encoded != "" {
-		r.greeting[2] = 2
-		// pt-spec 3.5: the args fill the user name, then the password. A
-		// password must not be empty; a single NUL stands for none.
-		user, password := encoded, "\x00"
-		if len(encoded) > 255 {
-			user, password = encoded[:255], encoded[255:]
-		}
-		r.auth = append([]byte{1, byte(len(user))}, user...)
-		r.auth = append(append(r.auth, byte(len(password))), password...)
-	}
-	r.request = []byte{5, 1, 0}
+	r.five = socks5.Client{Command: socks5.Connect, Addr: socks5.Addr{Port: uint16(port)}, Strict: true}
 	switch {
-	case literal && ip.Zone() != "":
-		return nil, errors.New("socks5 carries no address zones")
-	case literal && ip.Is4():
-		r.request = append(append(r.request, 1), ip.AsSlice()...)
 	case literal:
-		r.request = append(append(r.request, 4), ip.AsSlice()...)
-	case host == "" || len(host) > 255 || strings.ContainsRune(host, 0):
-		return nil, errors.New("host name is empty or too long for socks5")
+		r.five.Addr.IP = ip
+	case host == "":
+		return nil, errors.New("the host name is empty")
 	default:
-		r.request = append(append(r.request, 3, byte(len(host))), host...)
+		r.five.Addr.Name = host
 	}
-	r.request = binary.BigEndian.AppendUint16(r.request, uint16(port))
-	return r, nil
+	if encoded != "" {
+		// pt-spec 3.5: the args fill the user name, then the password. A
+		// password must not be empty; a single NUL stands for none. A program that
+		// knows no args can't drop them in silence: no other method is offered.
+		r.five.Auth = socks5.Auth{User: encoded, Password: "\x00"}
+		if len(encoded) > 255 {
+			r.five.Auth = socks5.Auth{User: encoded[:255], Password: encoded[255:]}
+		}
+	}
+	_, err = r.five.Append(nil) // whether it can be said at all
+	return r, err
 }
 
 // dial connects to the listener and goes through the session.
@@ -128,79 +119,41 @@ func (r *socksRequest) dial(ctx context.Context, listener string) (*net.TCPConn,
 
 // session speaks SOCKS. It reads not one byte beyond the last answer.
 func (r *socksRequest) session(c io.ReadWriter) (DialStage, error) {
-	if r.greeting == nil {
+	if r.four != nil {
 		return StageRequest, r.session4(c)
 	}
-	var answer [4]byte
-
-	// RFC 1928 section 3.
-	if err := exchange(c, r.greeting, answer[:2]); err != nil {
-		return StageGreeting, err
-	}
-	switch {
-	case answer[0] != 5:
-		return StageGreeting, fmt.Errorf("%w: version %d", errSOCKS, answer[0])
-	case answer[1] == 0xff && r.auth != nil:
-		return StageGreeting, errors.New("the program takes no args")
-	case answer[1] != r.greeting[2]:
-		return StageGreeting, fmt.Errorf("%w: method %d was not offered", errSOCKS, answer[1])
-	}
-
-	// RFC 1929 section 2.
-	if r.auth != nil {
-		if err := exchange(c, r.auth, answer[:2]); err != nil {
-			return StageAuth, err
-		}
-		if answer[0] != 1 {
-			return StageAuth, fmt.Errorf("%w: subnegotiation version %d", errSOCKS, answer[0])
-		}
-		if answer[1] != 0 {
-			return StageAuth, errors.New("args refused")
-		}
-	}
-
-	// RFC 1928 sections 4 and 6.
-	if err := exchange(c, r.request, answer[:2]); err != nil {
+	_, err := r.five.Do(c)
+	e, ok := errors.AsType[*socks5.Error](err)
+	if !ok {
 		return StageRequest, err
 	}
-	if answer[0] != 5 {
-		return StageRequest, fmt.Errorf("%w: version %d", errSOCKS, answer[0])
-	}
-	if answer[1] != 0 {
-		return StageRequest, Reply(answer[1]) // some send no more than this
-	}
-	return StageRequest, skipBoundAddress(c)
-}
-
-// skipBoundAddress reads the rest of a successful reply: RSV, ATYP, BND.ADDR
-// and BND.PORT.
-func skipBoundAddress(r io.Reader) error {
-	var b [256 + 2]byte
-	if _, err := io.ReadFull(r, b[:2]); err != nil {
-		return noEOF(err)
-	}
-	var n int
-	switch b[1] {
-	case 1:
-		n = 4
-	case 4:
-		n = 16
-	case 3:
-		if _, err := io.ReadFull(r, b[:1]); err != nil {
-			return noEOF(err)
+	stage := map[socks5.Stage]DialStage{socks5.StageMethod: StageGreeting, socks5.StageAuth: StageAuth, socks5.StageRequest: StageRequest}[e.Stage]
+	switch reason := e.Err.(type) {
+	case *socks5.MethodError:
+		if reason.Chosen == socks5.NoMethod && reason.Offered == socks5.UserPassword {
+			return stage, errors.New("the program takes no args")
 		}
-		n = int(b[0])
-	default:
-		return fmt.Errorf("%w: address type %d", errSOCKS, b[1])
+		return stage, fmt.Errorf("%w: %w", errSOCKS, reason)
+	case socks5.StatusError:
+		return stage, errors.New("args refused")
+	case socks5.ReplyError:
+		return stage, Reply(reason)
 	}
-	_, err := io.ReadFull(r, b[:n+2])
-	return noEOF(err)
+	if errors.Is(e.Err, socks5.ErrMalformed) {
+		return stage, fmt.Errorf("%w: %w", errSOCKS, e.Err)
+	}
+	return stage, e.Err
 }
 
 // session4 speaks SOCKS4: an answer of version 0, code, port and address.
 func (r *socksRequest) session4(c io.ReadWriter) error {
+	if _, err := c.Write(r.four); err != nil {
+		return err
+	}
 	var answer [8]byte
-	if err := exchange(c, r.request, answer[:]); err != nil {
+	if _, err := io.ReadFull(c, answer[:]); err == io.EOF {
+		return io.ErrUnexpectedEOF
+	} else if err != nil {
 		return err
 	}
 	if answer[0] != 0 {
@@ -210,21 +163,4 @@ func (r *socksRequest) session4(c io.ReadWriter) error {
 		return Reply(answer[1])
 	}
 	return nil
-}
-
-// exchange sends a message and fills answer.
-func exchange(c io.ReadWriter, message, answer []byte) error {
-	if _, err := c.Write(message); err != nil {
-		return err
-	}
-	_, err := io.ReadFull(c, answer)
-	return noEOF(err)
-}
-
-// noEOF turns an EOF between two messages into the unexpected one it is.
-func noEOF(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
 }

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"ptgate/adapter/socks5"
 )
 
 // A ProxyError is the upstream proxy's refusal. Code is its own: an HTTP status,
@@ -169,83 +171,20 @@ var socks5Errno = map[byte]syscall.Errno{
 // askSOCKS5 does the CONNECT of RFC 1928, with user and password (RFC 1929)
 // where there are some.
 func askSOCKS5(rw io.ReadWriter, user *url.Userinfo, host string, port uint16) error {
-	// Section 3: offer the one method that is wanted.
-	method := byte(0)
-	if user != nil {
-		method = 2
-	}
-	if _, err := rw.Write([]byte{5, 1, method}); err != nil {
-		return err
-	}
-	var two [2]byte
-	if _, err := readFull(rw, two[:]); err != nil {
-		return fmt.Errorf("socks5 proxy: method: %w", err)
-	}
-	if two[0] != 5 {
-		return fmt.Errorf("socks5 proxy: the answer begins with 0x%02x", two[0])
-	}
-	if two[1] != method {
-		return fmt.Errorf("socks5 proxy: chose method 0x%02x, offered 0x%02x", two[1], method)
-	}
-	if method == 2 {
-		name := user.Username()
-		password, _ := user.Password()
-		req := append([]byte{1, byte(len(name))}, name...)
-		req = append(append(req, byte(len(password))), password...)
-		if _, err := rw.Write(req); err != nil {
-			return err
-		}
-		if _, err := readFull(rw, two[:]); err != nil {
-			return fmt.Errorf("socks5 proxy: user and password: %w", err)
-		}
-		if two[1] != 0 {
-			return errors.New("socks5 proxy: user or password refused")
-		}
-	}
-	// Section 4.
-	req := []byte{5, 1, 0}
-	if ip, err := netip.ParseAddr(host); err != nil {
-		req = append(append(req, 3, byte(len(host))), host...)
-	} else if ip = ip.Unmap(); ip.Is4() {
-		req = append(append(req, 1), ip.AsSlice()...)
+	c := socks5.Client{Command: socks5.Connect, Addr: socks5.Addr{Port: port}}
+	c.Auth.User = user.Username()
+	c.Auth.Password, _ = user.Password()
+	if ip, err := netip.ParseAddr(host); err == nil {
+		c.Addr.IP = ip
 	} else {
-		req = append(append(req, 4), ip.AsSlice()...)
+		c.Addr.Name = host
 	}
-	req = binary.BigEndian.AppendUint16(req, port)
-	if _, err := rw.Write(req); err != nil {
-		return err
+	_, err := c.Do(rw)
+	if code, ok := errors.AsType[socks5.ReplyError](err); ok {
+		return &ProxyError{Scheme: "socks5", Code: int(code), Errno: socks5Errno[byte(code)]}
 	}
-	// Section 6. A refusal need not carry an address.
-	var head [4]byte
-	if _, err := readFull(rw, head[:2]); err != nil {
-		return fmt.Errorf("socks5 proxy: reply: %w", err)
-	}
-	if head[0] != 5 {
-		return fmt.Errorf("socks5 proxy: the reply begins with 0x%02x", head[0])
-	}
-	if head[1] != 0 {
-		return &ProxyError{Scheme: "socks5", Code: int(head[1]), Errno: socks5Errno[head[1]]}
-	}
-	if _, err := readFull(rw, head[2:]); err != nil {
-		return fmt.Errorf("socks5 proxy: reply: %w", err)
-	}
-	var bound int
-	switch head[3] {
-	case 1:
-		bound = 4
-	case 3:
-		if _, err := readFull(rw, two[:1]); err != nil {
-			return fmt.Errorf("socks5 proxy: reply: %w", err)
-		}
-		bound = int(two[0])
-	case 4:
-		bound = 16
-	default:
-		return fmt.Errorf("socks5 proxy: unknown address type 0x%02x", head[3])
-	}
-	var rest [255 + 2]byte
-	if _, err := readFull(rw, rest[:bound+2]); err != nil {
-		return fmt.Errorf("socks5 proxy: reply: %w", err)
+	if err != nil {
+		return fmt.Errorf("upstream proxy: %w", err)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"ptgate/adapter/socks5"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/credentials"
 	"ptgate/gateway/destination"
@@ -60,11 +61,13 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, o relay.Options) (t
 // from the client: the choice of a method, a status if there are users, and a general
 // failure (RFC 1928 sections 3 and 6, RFC 1929 section 2).
 func (e *Exit) Busy() []byte {
-	failure := []byte{5, answer.Limit.SOCKS(), 0, 1, 0, 0, 0, 0, 0, 0}
+	var b []byte
 	if len(e.settings().Users) > 0 {
-		return append([]byte{5, 2, 1, 0}, failure...)
+		b = socks5.AppendStatus(socks5.AppendMethod(b, socks5.UserPassword), 0)
+	} else {
+		b = socks5.AppendMethod(b, socks5.NoAuth)
 	}
-	return append([]byte{5, 0}, failure...)
+	return socks5.AppendFailure(b, answer.Limit.SOCKS())
 }
 
 // watchAfter is how old a dial is when the watch for its client begins. Most dials are

@@ -17,6 +17,7 @@ import (
 
 	"github.com/elazarl/goproxy"
 
+	"ptgate/adapter/socks5"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/credentials"
 	"ptgate/gateway/destination"
@@ -300,7 +301,7 @@ func (h *httpConn) foreign() {
 	switch h.first {
 	case byteSOCKS5:
 		h.client.foreign(protocol{"socks5", "set the program to the port of listen.socks5, or to HTTP"})
-		h.Conn.Write([]byte{byteSOCKS5, methodNone})
+		h.Conn.Write(socks5.AppendMethod(nil, socks5.NoMethod))
 	case byteSOCKS4:
 		h.client.foreign(protocol{"socks4", "set the program to HTTP, or to SOCKS5 and the port of listen.socks5"})
 		io.WriteString(h.Conn, socks4Rejected)

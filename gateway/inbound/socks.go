@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"ptgate/adapter/socks5"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/credentials"
 	"ptgate/gateway/destination"
@@ -12,12 +13,6 @@ import (
 	"ptgate/gateway/socks"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
-)
-
-// Bytes of RFC 1928 and RFC 1929.
-const (
-	methodNone  = 0xff
-	authVersion = 0x01
 )
 
 // serveSOCKS serves one request. If that was granted, it leaves the connection to the
@@ -98,10 +93,10 @@ func (s *socksSession) finish(err error) {
 			"advice", "the client offers no method that fits: user name and password are required if and only if listen.users has entries")
 	case s.Answered:
 	case s.Greeted && s.Asked && !s.Authed: // RFC 1929: a status other than 0 is a failure
-		s.Conn.Write([]byte{authVersion, 1})
+		s.Conn.Write(socks5.AppendStatus(nil, 1))
 		s.client.refused(routes.Target{}, answer.New(answer.Credentials, nil), "advice", "listen.users has entries: the client must send a user name and a password")
 	case s.Greeted:
-		s.Conn.Write([]byte{byteSOCKS5, answer.Internal.SOCKS(), 0, 1, 0, 0, 0, 0, 0, 0})
+		s.Conn.Write(socks5.AppendFailure(nil, answer.Internal.SOCKS()))
 		s.unfinished(err)
 	}
 }

@@ -13,14 +13,9 @@ import (
 
 	"github.com/armon/go-socks5"
 
+	codec "ptgate/adapter/socks5"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/stream"
-)
-
-// Bytes of RFC 1928 section 3.
-const (
-	methodUserPass = 0x02
-	methodNone     = 0xff
 )
 
 // A Session is the handshake on one connection. The caller sets Dial and Valid; Serve
@@ -138,9 +133,9 @@ func (c *client) Write(p []byte) (int, error) {
 	switch {
 	case len(p) < 2:
 	case !c.Greeted && !c.Answered:
-		c.Greeted = p[1] != methodNone
+		c.Greeted = p[1] != byte(codec.NoMethod)
 		c.Answered = !c.Greeted
-		c.Asked = p[1] == methodUserPass
+		c.Asked = p[1] == byte(codec.UserPassword)
 	case c.Asked && !c.Authed && !c.Answered:
 		c.Authed = p[1] == 0
 		c.Answered = !c.Authed
