@@ -14,11 +14,11 @@ import (
 	"strings"
 
 	"ptgate/adapter/durable"
-	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/serve"
+	"ptgate/gateway/session"
 )
 
 // Noted tells what each [[serve]] of cfg announces to clients, in the file's order. It
@@ -50,7 +50,7 @@ func Announce(ctx context.Context, cfg *config.Config, exe string) (all []serve.
 		limits := cfg.Limits
 		s, err := serve.Start(ctx, &trial, w.state, serve.Deps{
 			Exe: exe, Limit: inbound.NewLimiter(1), Logger: quiet, Book: outcome.New(quiet),
-			Limits: func() *config.Limits { return &limits }, Windows: new(carrier.Windows),
+			Limits: func() *config.Limits { return &limits }, Sessions: new(session.Server),
 		})
 		if err != nil {
 			return nil, err

@@ -19,12 +19,12 @@ import (
 	"time"
 
 	"ptgate/gateway/bridges"
-	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
 	"ptgate/gateway/exit"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/serve"
+	"ptgate/gateway/session"
 )
 
 // A Gateway runs one configuration file. Make it with New, then call Run once. Its
@@ -36,13 +36,13 @@ type Gateway struct {
 	since time.Time
 
 	// What all configurations share, one after the other.
-	book    *outcome.Book
-	manager *bridges.Manager
-	front   *inbound.Server
-	traffic traffic
-	limit   *inbound.Limiter
-	exit    *exit.Exit
-	windows carrier.Windows
+	book     *outcome.Book
+	manager  *bridges.Manager
+	front    *inbound.Server
+	traffic  traffic
+	limit    *inbound.Limiter
+	exit     *exit.Exit
+	sessions session.Server
 
 	// view is what runs now. Readers load it; a reload swaps it.
 	view      atomic.Pointer[view]

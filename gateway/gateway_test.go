@@ -25,10 +25,10 @@ import (
 
 	"ptgate/adapter/builtin"
 	"ptgate/gateway"
-	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
 	"ptgate/gateway/destination"
 	"ptgate/gateway/inbound"
+	"ptgate/gateway/session"
 )
 
 // The test binary is its own `ptgate pt`.
@@ -175,7 +175,7 @@ func ask(t testing.TB, near *box, addr string) (*net.TCPConn, error) {
 		t.Fatal(err)
 	}
 	c.SetDeadline(time.Now().Add(30 * time.Second))
-	if err := carrier.Handshake(c, target, carrier.Auth{}); err != nil {
+	if err := session.Handshake(c, target, session.Auth{}); err != nil {
 		c.Close()
 		return nil, err
 	}
@@ -225,7 +225,7 @@ func echo(c *net.TCPConn) {
 }
 
 func code(err error) byte {
-	if r, ok := errors.AsType[*carrier.Refusal](err); ok {
+	if r, ok := errors.AsType[*session.Refusal](err); ok {
 		return r.Code
 	}
 	return 0

@@ -138,14 +138,14 @@ func (g *Gateway) startServers(cfg *config.Config, running []*serve.Server) (all
 // deps is what each server gets.
 func (g *Gateway) deps() serve.Deps {
 	return serve.Deps{
-		Exe:     g.exe,
-		Exit:    g.exit,
-		Book:    g.book,
-		Limit:   g.limit,
-		Windows: &g.windows,
-		Logger:  g.log,
-		Private: func() bool { return g.view.Load().cfg.Log.Private },
-		Limits:  func() *config.Limits { return &g.view.Load().cfg.Limits },
+		Exe:      g.exe,
+		Exit:     g.exit,
+		Book:     g.book,
+		Limit:    g.limit,
+		Sessions: &g.sessions,
+		Logger:   g.log,
+		Private:  func() bool { return g.view.Load().cfg.Log.Private },
+		Limits:   func() *config.Limits { return &g.view.Load().cfg.Limits },
 	}
 }
 

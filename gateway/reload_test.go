@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"ptgate/gateway/carrier"
 	"ptgate/gateway/destination"
 	"ptgate/gateway/inbound"
+	"ptgate/gateway/session"
 )
 
 // A plain HTTP request that is being served gets the drain time, too.
@@ -122,7 +122,7 @@ func TestReloadUnderRequests(t *testing.T) {
 			c, err := net.Dial("tcp", front)
 			if err == nil {
 				c.SetDeadline(time.Now().Add(30 * time.Second))
-				err = carrier.Handshake(c, target, carrier.Auth{})
+				err = session.Handshake(c, target, session.Auth{})
 				c.Close()
 			}
 			if err != nil {

@@ -8,8 +8,8 @@ import (
 
 	"ptgate/adapter"
 	"ptgate/gateway/answer"
-	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
+	"ptgate/gateway/session"
 )
 
 // StartAdvice tells the operator what to do about a PT that did not start; "" where
@@ -32,7 +32,7 @@ func StartAdvice(err error, pt *config.PT) string {
 // AuthAdvice tells the operator what to do about a far end that does not take the
 // bridge's user and password; "" where err is about something else.
 func AuthAdvice(err error) string {
-	if _, ok := errors.AsType[*carrier.AuthError](err); !ok {
+	if _, ok := errors.AsType[*session.AuthError](err); !ok {
 		return ""
 	}
 	return "user and password of the bridge must be one of [exit] users on the server, where that has any"

@@ -2,7 +2,6 @@ package bridges
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -13,17 +12,20 @@ import (
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
 	"ptgate/gateway/outcome"
+	"ptgate/gateway/session"
 	"ptgate/gateway/stream"
 	"ptgate/gateway/supervise"
 	"ptgate/routes"
 )
 
-// A Bridge is one far end: its PT, its carriers where it is an exit, and what is
+// A Bridge is one far end: its PT, its session where it is an exit, and what is
 // known of its health.
 type Bridge struct {
 	m   *Manager
 	log *slog.Logger
 	pt  *program
+	// Everything that its connections depend on; see identity.
+	identity string
 
 	settings atomic.Pointer[bridgeSettings]
 	health   health
@@ -38,7 +40,7 @@ type Bridge struct {
 	unused chan struct{} // closed when retired and nothing is active
 	once   sync.Once
 
-	carriers carriers
+	session *session.Client // nil: the far end is no exit
 }
 
 type bridgeSettings struct {
@@ -52,15 +54,30 @@ func newBridge(m *Manager, bc *config.Bridge, cfg *config.Config, p *program) *B
 	b := &Bridge{m: m, log: log, pt: p, unused: make(chan struct{})}
 	b.settings.Store(&bridgeSettings{cfg: bc, limits: &cfg.Limits})
 	b.ctx, b.stop = context.WithCancel(m.ctx)
-	b.carriers.b = b
+	if bc.Far == config.FarExit {
+		b.session = session.NewClient(sessionSettings(bc, &cfg.Limits), session.Options{
+			Dial:    func(ctx context.Context) (stream.Conn, error) { return b.pt.dial(ctx, b.config()) },
+			Traffic: &b.Traffic,
+			Log:     log,
+			Wall:    m.wall,
+		})
+	}
 	b.attach()
 	return b
 }
 
+func sessionSettings(c *config.Bridge, l *config.Limits) session.Settings {
+	return session.Settings{Auth: authOf(c), Carriers: c.Carriers, Dial: l.Dial}
+}
+
+// update gives b the settings of a newer configuration.
 func (b *Bridge) update(bc *config.Bridge, l *config.Limits) {
 	s := *b.settings.Load()
 	s.cfg, s.limits = bc, l
 	b.settings.Store(&s)
+	if b.session != nil {
+		b.session.Update(sessionSettings(bc, l))
+	}
 }
 
 func (b *Bridge) config() *config.Bridge { return b.settings.Load().cfg }
@@ -73,7 +90,7 @@ type Status struct {
 	Name      string        `json:"name"`
 	Transport string        `json:"transport"`
 	Far       string        `json:"far"`
-	State     string        `json:"state"`          // "idle", "up", "suspect" or "resting"
+	State     string        `json:"state"`          // "idle", "connecting", "up", "suspect" or "resting"
 	Why       string        `json:"why,omitempty"`  // of "resting": what went wrong
 	Until     time.Time     `json:"until,omitzero"` // of "resting": not tried before
 	Carriers  int           `json:"carriers"`       // PT connections that carry streams
@@ -94,13 +111,15 @@ func (b *Bridge) Status() Status {
 	if s.PT != nil {
 		s.PTStarts = s.PT.Starts
 	}
-	var suspect bool
-	s.Carriers, s.RTT, suspect = b.carriers.status()
-	if s.Carriers > 0 || s.Active > 0 {
-		s.State = "up"
-	}
-	if suspect {
+	far := b.sessionStatus()
+	s.Carriers, s.RTT = far.Carriers, far.RTT
+	switch {
+	case far.Suspect:
 		s.State = "suspect"
+	case s.Carriers > 0 || s.Active > 0 && far.Connecting == 0:
+		s.State = "up"
+	case far.Connecting > 0:
+		s.State = "connecting"
 	}
 	b.health.mu.Lock()
 	defer b.health.mu.Unlock()
@@ -113,17 +132,17 @@ func (b *Bridge) Status() Status {
 	return s
 }
 
-// usable tells whether a new stream can start on the bridge this moment.
-func (b *Bridge) usable() bool {
-	return b.config().Far == config.FarExit && !b.health.verdict().resting && b.carriers.best() != nil
+// sessionStatus is that of the session, where there is one.
+func (b *Bridge) sessionStatus() session.Status {
+	if b.session == nil {
+		return session.Status{}
+	}
+	return b.session.Status()
 }
 
-// alive tells that there is a carrier whose peer answers: what takes long is the
-// destination's doing, not the bridge's.
-func (b *Bridge) alive() bool {
-	n, _, suspect := b.carriers.status()
-	return n > 0 && !suspect
-}
+// alive tells that the far end answers: what takes long is the destination's doing, not
+// the bridge's.
+func (b *Bridge) alive() bool { return b.sessionStatus().Alive() }
 
 // enter counts a request among the active. A retired bridge takes none.
 func (b *Bridge) enter() error {
@@ -141,13 +160,10 @@ func (b *Bridge) leave() {
 	}
 }
 
-// stuck tells that all the bridge's carriers owe an answer.
-func (b *Bridge) stuck() bool {
-	n, _, suspect := b.carriers.status()
-	return n > 0 && suspect
-}
+// stuck tells that the far end was heard before, and now owes an answer.
+func (b *Bridge) stuck() bool { return b.sessionStatus().Suspect }
 
-// open connects to t. Its error is a *carrier.Refusal where the far end has
+// open connects to t. Its error is a *session.Refusal where the far end has
 // answered; anything else is the bridge's own failure.
 func (b *Bridge) open(ctx context.Context, t routes.Target) (stream.Conn, error) {
 	if err := b.enter(); err != nil {
@@ -156,7 +172,7 @@ func (b *Bridge) open(ctx context.Context, t routes.Target) (stream.Conn, error)
 	begin := time.Now()
 	var c stream.Conn
 	var err error
-	if b.config().Far == config.FarExit {
+	if b.session != nil {
 		c, err = b.openStream(ctx, t)
 	} else {
 		c, err = b.openRaw(ctx, t)
@@ -172,92 +188,40 @@ func (b *Bridge) open(ctx context.Context, t routes.Target) (stream.Conn, error)
 	return b.track(c), nil
 }
 
-// openOptimistic starts a stream whose success is assumed, if that can be done
-// at once.
-func (b *Bridge) openOptimistic(ctx context.Context, t routes.Target, settled func(error)) stream.Conn {
-	if b.enter() != nil {
-		return nil
-	}
-	c := b.carriers.best()
-	if c == nil {
-		b.leave()
+// openEarly opens a stream to t before the far end has answered, if that can be done at
+// once; else it returns nil. answered is told of the answer, unless the application leaves
+// before.
+func (b *Bridge) openEarly(ctx context.Context, t routes.Target, answered func(error)) stream.Conn {
+	if b.session == nil || b.health.verdict().resting || b.enter() != nil {
 		return nil
 	}
 	begin := time.Now()
-	s := b.settings.Load()
-	var given *tracked // before anybody reads the answer
-	opened, err := c.Open(ctx, t, carrier.Options{
-		Auth:       authOf(s.cfg),
-		Optimistic: true,
-		Limit:      s.limits.Dial,
-		Settled: func(err error) {
-			switch took := time.Since(begin); {
-			case err == nil:
-				b.health.ok(took)
-			case given.ended.Load(), answer.Of(err) == answer.Timeout && took < s.limits.Dial:
-				return // the application has left: that says nothing of its destination
-			default:
-				b.refusedEarly(t, err)
-			}
-			settled(err)
-		},
+	limit := b.settings.Load().limits.Dial
+	s := b.session.OpenEarly(ctx, t, func(err error) {
+		switch took := time.Since(begin); {
+		case err == nil:
+			b.health.ok(took)
+		case answer.Of(err) == answer.Timeout && took < limit:
+			return // the application has left: that says nothing of its destination
+		default:
+			b.refusedEarly(t, err)
+		}
+		answered(err)
 	})
-	if err != nil {
+	if s == nil {
 		b.leave()
 		return nil
 	}
-	b.carriers.used()
-	given = b.track(opened)
-	return given
+	return b.track(s)
 }
 
-// openStream opens t through a carrier. A carrier that is lost, or falls silent,
-// before the exit has answered is replaced: nothing of the application's has
-// been sent yet.
+// openStream opens t through the session.
 func (b *Bridge) openStream(ctx context.Context, t routes.Target) (stream.Conn, error) {
-	s := b.settings.Load()
-	auth := authOf(s.cfg)
-	var last error
-	for range 4 {
-		c, err := b.carriers.get(ctx)
-		if err != nil {
-			return nil, err
-		}
-		opened, err := openWatched(ctx, c, t, auth)
-		if err == nil {
-			b.carriers.used()
-			return opened, nil
-		}
-		if _, lost := errors.AsType[*carrier.Lost](err); !lost || ctx.Err() != nil {
-			return nil, err
-		}
-		last = err
+	s, err := b.session.Open(ctx, t)
+	if err != nil {
+		return nil, err
 	}
-	return nil, last
-}
-
-var errSuspect = errors.New("the carrier does not answer")
-
-// openWatched is Open, given up when the carrier falls silent.
-func openWatched(ctx context.Context, c *carrier.Client, t routes.Target, auth carrier.Auth) (stream.Conn, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	const look = 500 * time.Millisecond
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel(nil)
-	wg.Go(func() {
-		watch := time.NewTicker(look)
-		defer watch.Stop()
-		for !c.Suspect() {
-			select {
-			case <-watch.C:
-			case <-ctx.Done():
-				return
-			}
-		}
-		cancel(errSuspect)
-	})
-	return c.Open(ctx, t, carrier.Options{Auth: auth})
+	return s, nil
 }
 
 // openRaw opens a PT connection of its own for one application.
@@ -269,7 +233,7 @@ func (b *Bridge) openRaw(ctx context.Context, t routes.Target) (stream.Conn, err
 	}
 	if s.cfg.Far == config.FarSOCKS5 {
 		stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
-		err = carrier.Handshake(c, t, authOf(s.cfg))
+		err = session.Handshake(c, t, authOf(s.cfg))
 		if !stop() && err == nil {
 			err = context.Cause(ctx)
 		}
@@ -299,8 +263,8 @@ func (b *Bridge) tryAgain() {
 		ctx, cancel := context.WithTimeout(b.ctx, min(b.settings.Load().limits.Dial, trialLimit))
 		defer cancel()
 		var err error
-		if b.config().Far == config.FarExit {
-			err = b.carriers.try(ctx)
+		if b.session != nil {
+			err = b.session.Check(ctx)
 		} else {
 			var c stream.Conn
 			if c, err = b.pt.dial(ctx, b.config()); err == nil {
@@ -356,6 +320,9 @@ func (b *Bridge) retire() {
 	s := *b.settings.Load()
 	s.retired = true
 	b.settings.Store(&s)
+	if b.session != nil {
+		b.session.Retire()
+	}
 	if b.active.Load() == 0 {
 		b.once.Do(func() { close(b.unused) })
 	}
@@ -364,8 +331,18 @@ func (b *Bridge) retire() {
 // cut resets what is still active.
 func (b *Bridge) cut() { b.stop() }
 
-func (b *Bridge) closeCarriers(grace time.Duration) { b.carriers.close(grace) }
+func (b *Bridge) closeSession(grace time.Duration) {
+	if b.session != nil {
+		b.session.Close(grace)
+	}
+}
 
-func (b *Bridge) tidy() { b.carriers.tidy() }
+func (b *Bridge) tidy() {
+	if b.session != nil {
+		b.session.Tidy()
+	}
+}
 
-func authOf(c *config.Bridge) carrier.Auth { return carrier.Auth{User: c.User, Password: c.Password} }
+func authOf(c *config.Bridge) session.Auth {
+	return session.Auth{User: c.User, Password: c.Password}
+}

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ type Manager struct {
 	exe  string // this program, for built-in transports in a child
 
 	startPT func(context.Context, adapter.ClientConfig) (clientPT, error) // startClient, but for tests
+	wall    func() time.Time                                              // the wall clock; nil: time.Now. Tests set it
 
 	private atomic.Bool // log.private of the newest configuration
 
@@ -43,7 +45,7 @@ type Manager struct {
 
 	mu      sync.Mutex
 	pts     map[string]*program // by key
-	bridges map[string]*Bridge  // those of the newest Set, by identity
+	bridges []*Bridge           // those of the newest Set
 	retired map[*Bridge]struct{}
 	newest  *Set
 }
@@ -51,7 +53,7 @@ type Manager struct {
 // NewManager makes a Manager; exe is the path of this program. What becomes of bridges
 // is counted in book, and logged by it. Close ends the Manager.
 func NewManager(exe string, book *outcome.Book, log *slog.Logger) *Manager {
-	m := &Manager{log: log, book: book, exe: exe, startPT: startClient, pts: map[string]*program{}, bridges: map[string]*Bridge{}, retired: map[*Bridge]struct{}{}}
+	m := &Manager{log: log, book: book, exe: exe, startPT: startClient, pts: map[string]*program{}, retired: map[*Bridge]struct{}{}}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	m.spawn(m.maintain)
 	return m
@@ -60,17 +62,14 @@ func NewManager(exe string, book *outcome.Book, log *slog.Logger) *Manager {
 // Close resets every connection and stops every PT. It returns when all is gone.
 func (m *Manager) Close() {
 	m.mu.Lock()
-	all := make([]*Bridge, 0, len(m.bridges)+len(m.retired))
-	for _, b := range m.bridges {
-		all = append(all, b)
-	}
+	all := slices.Clone(m.bridges)
 	for b := range m.retired {
 		all = append(all, b)
 	}
 	m.mu.Unlock()
 	var wg sync.WaitGroup
 	for _, b := range all {
-		wg.Go(func() { b.closeCarriers(2 * time.Second) })
+		wg.Go(func() { b.closeSession(2 * time.Second) })
 	}
 	wg.Wait()
 	m.stop()
@@ -106,7 +105,7 @@ type Set struct {
 	cfg    *config.Config
 	routes []*Route
 	all    []*Bridge
-	old    []*Bridge // of the Set before that s does without
+	old    []*Bridge // the previous Set had them, this one does not
 }
 
 // A Route is one route's runtime.
@@ -127,29 +126,26 @@ func (m *Manager) Apply(cfg *config.Config) *Set {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.private.Store(cfg.Log.Private)
-	old := m.bridges
-	m.bridges = map[string]*Bridge{}
+	kept := m.keep(cfg)
 	byConfig := map[*config.Bridge]*Bridge{}
-	for _, bc := range cfg.Bridges {
-		id := identity(bc, cfg)
-		b := m.bridges[id]
-		if b == nil {
-			if b = old[id]; b != nil {
-				b.update(bc, &cfg.Limits)
-			} else {
-				b = newBridge(m, bc, cfg, m.program(bc.PT, bc.Transport, cfg))
-			}
-			m.bridges[id] = b
+	for i, bc := range cfg.Bridges {
+		b := kept[i]
+		if b != nil {
+			b.update(bc, &cfg.Limits)
+		} else {
+			b = newBridge(m, bc, cfg, m.program(bc.PT, bc.Transport, cfg))
+			b.identity = identity(bc, cfg)
 		}
 		byConfig[bc] = b
 		s.all = append(s.all, b)
 	}
-	for id, b := range old {
-		if m.bridges[id] != b {
+	for _, b := range m.bridges {
+		if !slices.Contains(s.all, b) {
 			m.retired[b] = struct{}{}
 			s.old = append(s.old, b)
 		}
 	}
+	m.bridges = s.all
 	for _, rc := range cfg.Routes {
 		r := &Route{cfg: rc, learned: newLearned()}
 		for _, bc := range rc.Via {
@@ -159,6 +155,26 @@ func (m *Manager) Apply(cfg *config.Config) *Set {
 	}
 	m.newest = s
 	return s
+}
+
+// keep finds for each bridge of cfg the one of the newest Set that goes on as it; nil:
+// none does. What goes on has the same identity, and the same name where there is such a
+// one: else two bridges that differ in name only might swap their connections and
+// settings. No bridge goes on as two. The caller holds mu.
+func (m *Manager) keep(cfg *config.Config) []*Bridge {
+	kept := make([]*Bridge, len(cfg.Bridges))
+	taken := map[*Bridge]bool{}
+	for _, byName := range []bool{true, false} {
+		for i, bc := range cfg.Bridges {
+			id := identity(bc, cfg)
+			for _, b := range m.bridges {
+				if kept[i] == nil && !taken[b] && b.identity == id && (!byName || b.Name() == bc.Name) {
+					kept[i], taken[b] = b, true
+				}
+			}
+		}
+	}
+	return kept
 }
 
 // Retire lets go of the bridges that the Set before had and s has not: from now
@@ -183,7 +199,7 @@ func (m *Manager) retire(b *Bridge, drain time.Duration) {
 	case <-m.ctx.Done():
 	}
 	b.cut()
-	b.closeCarriers(time.Second)
+	b.closeSession(time.Second)
 	m.mu.Lock()
 	delete(m.retired, b)
 	for _, detach := range b.detach {
@@ -212,11 +228,7 @@ func (m *Manager) maintain() {
 		case <-t.C:
 		}
 		m.mu.Lock()
-		all := make([]*Bridge, 0, len(m.bridges))
-		for _, b := range m.bridges {
-			all = append(all, b)
-		}
-		set := m.newest
+		all, set := m.bridges, m.newest
 		m.mu.Unlock()
 		for _, b := range all {
 			b.tidy()
@@ -242,14 +254,10 @@ func (s *Set) Open(ctx context.Context, r *Route, t routes.Target) (stream.Conn,
 		return nil, answer.Errorf(answer.NoBridge, "route has no bridges")
 	}
 	order := choose(r.via, r.cfg.Pick)
-	if b := order[0]; b.usable() {
-		if mode := b.config().Optimistic; mode == config.OptimisticAlways ||
-			mode == config.OptimisticLearned && r.learned.has(t) {
-			if c := b.openOptimistic(ctx, t, func(err error) {
-				r.learned.set(t, err == nil)
-			}); c != nil {
-				return c, nil
-			}
+	if mode := order[0].config().Optimistic; mode == config.OptimisticAlways ||
+		mode == config.OptimisticLearned && r.learned.has(t) {
+		if c := order[0].openEarly(ctx, t, func(err error) { r.learned.set(t, err == nil) }); c != nil {
+			return c, nil
 		}
 	}
 	together := 1
@@ -267,8 +275,8 @@ func (s *Set) Open(ctx context.Context, r *Route, t routes.Target) (stream.Conn,
 	return nil, err
 }
 
-// identity tells bridges apart by everything that a connection depends on, but
-// not by name or place in the file.
+// identity is everything that a bridge's connections depend on: not its name, nor its
+// place in the file. Two bridges of one configuration may have the same.
 func identity(b *config.Bridge, cfg *config.Config) string {
 	id := b.Transport + "\x00" + b.Address + "\x00" + string(b.Far) + "\x00" + b.User + "\x00" + b.Password + "\x00" + ptKey(b.PT, b.Transport, cfg)
 	for _, a := range b.Args {

@@ -9,7 +9,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
 )
 
@@ -48,93 +47,6 @@ func TestCarriers(t *testing.T) {
 		echo(t, c) // its carrier has lived through it
 		if st := s.bridge("a").Status(); st.State != "up" {
 			t.Errorf("%v after the cut: %+v", time.Since(begun)-20*time.Second, st)
-		}
-	})
-}
-
-// Carriers are opened ahead of need and by load, and those beyond the warm one go
-// when they are not needed; after some more time, that one, too.
-func TestCarriersByLoad(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		s := w.set(config.PickFirst, "a")
-		b := s.bridge("a")
-		var all []io.Closer
-		for range 4 * streamsEach * autoMax {
-			c, _ := open(t, s)
-			all = append(all, c)
-			synctest.Wait()
-		}
-		if n := b.Status().Carriers; n != autoMax {
-			t.Errorf("%d carriers under load, want %d", n, autoMax)
-		}
-		for _, c := range all {
-			c.Close()
-		}
-		<-time.After(2 * time.Minute)
-		if n := b.Status().Carriers; n != 1 {
-			t.Errorf("%d carriers are kept ready, want 1", n)
-		}
-		<-time.After(warmFor)
-		if n := b.Status().Carriers; n != 0 {
-			t.Errorf("%d carriers of a bridge that nobody uses", n)
-		}
-	})
-}
-
-// A spare carrier that is being closed is given to nobody, is not replaced, and
-// is waited for when all are closed.
-func TestSpareCarrierLeaves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		cfg := w.config(config.PickFirst, "a")
-		cfg.Bridges[0].Optimistic = config.OptimisticLearned
-		s := w.apply(cfg)
-		b, f := s.bridge("a"), w.far["a"]
-		oldest := func() *carrier.Client {
-			b.carriers.mu.Lock()
-			defer b.carriers.mu.Unlock()
-			return b.carriers.list[0]
-		}
-		tidied := time.After(spareFor + 5*time.Second) // by maintain
-		c1, _ := open(t, s)
-		c2, _ := open(t, s)
-		synctest.Wait()
-		c1.Close()
-		c2.Close()
-		spare, dials := oldest(), f.dials.Load()
-		<-time.After(spareFor)
-		f.block(true) // the end takes a round trip: now, longer
-		<-tidied
-		synctest.Wait()
-		if n := b.Status().Carriers; n != 1 || spare.Closed() {
-			t.Fatalf("%d carriers are offered, the spare one is closed: %v; want it to be leaving", n, spare.Closed())
-		}
-		c, took := open(t, s)
-		if took > 0 {
-			t.Errorf("an optimistic stream took %v", took)
-		}
-		f.block(false)
-		echo(t, c)
-		c.Close()
-		synctest.Wait()
-		if n := f.dials.Load(); n != dials || !spare.Closed() {
-			t.Errorf("%d carriers were opened, the spare one is closed: %v", n-dials, spare.Closed())
-		}
-
-		last := oldest()
-		<-time.After(warmFor - time.Second)
-		f.block(true)
-		for b.Status().Carriers > 0 {
-			<-time.After(100 * time.Millisecond)
-			synctest.Wait()
-		}
-		if last.Closed() {
-			t.Fatal("the last carrier of a bridge that nobody uses is closed, not leaving")
-		}
-		b.closeCarriers(time.Second)
-		if !last.Closed() {
-			t.Error("a carrier that was leaving was not waited for")
 		}
 	})
 }

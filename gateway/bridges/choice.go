@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"ptgate/gateway/answer"
-	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
 	"ptgate/gateway/race"
+	"ptgate/gateway/session"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
@@ -199,7 +199,7 @@ func openFirst(ctx context.Context, order []*Bridge, together int, stagger time.
 
 // answered tells whether err is a far end's answer about the destination.
 func answered(err error) bool {
-	_, ok := errors.AsType[*carrier.Refusal](err)
+	_, ok := errors.AsType[*session.Refusal](err)
 	return ok && answer.Of(err) != answer.Limit
 }
 
@@ -210,7 +210,7 @@ func (b *Bridge) judge(ctx context.Context, err error, took time.Duration) (rest
 		b.health.ok(took)
 		return false
 	}
-	if _, busy := errors.AsType[*carrier.Refusal](err); busy {
+	if _, busy := errors.AsType[*session.Refusal](err); busy {
 		return false // it is about to stop, or as full as it may be
 	}
 	if ctx.Err() != nil {

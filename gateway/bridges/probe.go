@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"time"
 
-	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
+	"ptgate/gateway/session"
 	"ptgate/gateway/stream"
 )
 
@@ -69,17 +69,14 @@ func (b *Bridge) Probe(ctx context.Context) (p Probe) {
 	switch c.Far {
 	case config.FarExit:
 		step(StageFar, func() error {
-			client, err := carrier.NewClient(conn, new(carrier.Traffic), b.log)
-			if err != nil {
-				return err
-			}
-			defer client.Close(0)
-			return client.Check(ctx, authOf(c))
+			s := session.Over(conn, sessionSettings(c, b.settings.Load().limits), session.Options{Log: b.log})
+			defer s.Close(0)
+			return s.Check(ctx)
 		})
 	case config.FarSOCKS5:
 		step(StageFar, func() error {
 			defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
-			return carrier.Greet(conn, authOf(c))
+			return session.Greet(conn, authOf(c))
 		})
 		conn.Close()
 	default:

@@ -290,7 +290,7 @@ func TestPrivacyFollowsReload(t *testing.T) {
 			t.Errorf("private = %v: %s", private, line)
 		}
 	}
-	if n := m.bridges[identity(cfg.Bridges[0], cfg)].Status().PT.Starts; n != 1 {
+	if n := m.bridges[0].Status().PT.Starts; n != 1 {
 		t.Errorf("%d starts of the PT, want 1", n)
 	}
 }

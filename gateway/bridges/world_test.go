@@ -19,6 +19,7 @@ import (
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
 	"ptgate/gateway/outcome"
+	"ptgate/gateway/session"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
@@ -187,7 +188,15 @@ func (p *memoryPT) DialTransport(ctx context.Context, _, addr string, _ adapter.
 		return nil, &adapter.DialError{Transport: "fake", Stage: adapter.StageRequest, Err: io.ErrUnexpectedEOF}
 	}
 	p.conns = append(p.conns, c)
-	p.w.wg.Go(func() { f.serve(side) })
+	way := time.Duration(f.way.Load())
+	p.w.wg.Go(func() {
+		select {
+		case <-time.After(way):
+			f.serve(side)
+		case <-c.closed:
+			side.Close()
+		}
+	})
 	return c, nil
 }
 
@@ -198,6 +207,7 @@ type far struct {
 	refuses atomic.Bool  // the PT can't connect
 	code    atomic.Int32 // of the answer
 	delay   atomic.Int64 // before it, a time.Duration
+	way     atomic.Int64 // how long a granted connection moves nothing, a time.Duration
 
 	mu    sync.Mutex
 	gate  chan struct{} // closed: bytes pass
@@ -262,7 +272,8 @@ func (f *far) serve(c net.Conn) {
 	if err != nil || kind != carrier.Carrier {
 		return
 	}
-	carrier.Serve(context.Background(), sniffed, 1000, new(carrier.Windows), new(carrier.Traffic), quiet, func(s *carrier.Stream) func() {
+	o := session.ServeOptions{MaxStreams: 1000, Traffic: new(carrier.Traffic), Log: quiet}
+	new(session.Server).Serve(context.Background(), sniffed, o, func(s *session.Stream) func() {
 		defer s.Close()
 		greeting, request := make([]byte, 3), make([]byte, 4+1+len(example.Name)+2)
 		if _, err := io.ReadFull(s, greeting); err != nil {

@@ -1,25 +1,38 @@
-// Package carrier moves many streams over one connection of a pluggable
-// transport, between a gateway (Client) and a server (Serve).
+// Package carrier is one connection of a pluggable transport between a gateway and a
+// server, seen as something that carries the traffic of many programs at once.
 //
-// A carrier starts with a four byte preamble that tells it from a bare SOCKS5
-// session, whose first byte is 5. What follows is yamux. Each stream is an
-// ordinary SOCKS5 session (RFC 1928, with RFC 1929 where the exit asks for a
-// password) whose client side is sent in one write, so that a new stream costs
-// one round trip plus the far end's dial. Half-close and reset work in both
-// directions and lose no byte.
+// Such a connection is expensive to write to and may die without a sign. So a Conn does
+// three things for whoever uses it:
 //
-// The package opens no connection itself and knows nothing of routes: a Client
-// is given a connection, and Serve a function that speaks SOCKS5 on a stream.
+//   - It gathers. Many small writes that come close together leave as one large one,
+//     because each write of an obfuscating transport costs padding and a system call. What
+//     waits in front of the connection is bounded: more of it would not make bulk data
+//     faster, but would delay everything that comes later.
+//   - It knows how the peer is: when it was last heard, whether it owes an answer, and for
+//     how long. The states are those of the table below.
+//   - It counts bytes.
+//
+// A gateway's Conn is in one of these states:
+//
+//	connecting   no byte has come from the peer yet. That the transport has granted the
+//	             connection proves nothing: some need half a minute to find their way.
+//	heard        the peer answers, or has not been asked
+//	suspect      the peer owes an answer for longer than it should need. No new work is
+//	             given to it. One byte from it ends the suspicion.
+//	dead         the peer has given no sign for DeadAfter: the Conn ends by itself
+//
+// A server's Conn ends by itself when its client was not heard for vanishedAfter: a client
+// asks for a sign of life much more often than that.
+//
+// A connection begins with a preamble of four bytes, which tells it from a bare SOCKS5
+// session, whose first byte is 5 (see Sniff). What comes then is the user's own: this
+// package knows no streams, no frames and no requests. It opens no connection itself.
 package carrier
 
 import (
-	"bytes"
 	"io"
-	"log/slog"
 	"sync/atomic"
 	"time"
-
-	"github.com/libp2p/go-yamux/v5"
 
 	"ptgate/gateway/stream"
 )
@@ -27,50 +40,7 @@ import (
 // Preamble is how a carrier begins. Its last byte is the version.
 const Preamble = "PTG\x01"
 
-// Settings found by measurement; see the benchmarks of this package.
-const (
-	keepAlive = 15 * time.Second
-	// An idle carrier that does not answer for so long is not offered to new
-	// streams; one that gives no sign for deadAfter is given up. Between the two
-	// lies a cut link that comes back: its streams go on.
-	suspectAfter = 1500 * time.Millisecond
-	deadAfter    = 45 * time.Second
-
-	maxMessage   = 32 << 10 // of yamux, header and all
-	streamWindow = 8 << 20  // fills 30 MiB/s at 100 ms; an application that does not read holds as much
-	backlog      = 1024     // streams opened and not yet accepted
-	// What one carrier holds ahead of the connection. More of it does not make
-	// bulk faster, and makes every other stream wait behind it.
-	queueLimit = 128 << 10
-)
-
-func settings(maxStreams int, log *slog.Logger) *yamux.Config {
-	c := yamux.DefaultConfig()
-	c.AcceptBacklog = backlog
-	c.EnableKeepAlive = false // ours knows suspicion before death
-	c.ConnectionWriteTimeout = deadAfter
-	c.MaxIncomingStreams = uint32(max(maxStreams, 0))
-	// No growth: where yamux 5.1.0 doubles a window it grants the sender less than
-	// it books for it, and after a few doublings the stream stands still for ever.
-	c.InitialStreamWindowSize, c.MaxStreamWindowSize = streamWindow, streamWindow
-	c.ReadBufSize = 64 << 10
-	c.MaxMessageSize = maxMessage
-	c.LogOutput = &logWriter{log}
-	return c
-}
-
-// logWriter gives yamux's lines to slog. They speak of frames, never of
-// destinations.
-type logWriter struct{ log *slog.Logger }
-
-func (w *logWriter) Write(p []byte) (int, error) {
-	_, text, _ := bytes.Cut(p, []byte("yamux: "))
-	w.log.Debug("carrier", "yamux", string(bytes.TrimSpace(text)))
-	return len(p), nil
-}
-
-// Traffic counts what a carrier's connection has moved, in bytes of the
-// transport's payload.
+// Traffic counts what connections have moved, in bytes of the transport's payload.
 type Traffic struct{ In, Out atomic.Int64 }
 
 // A Kind is what a connection that came in through a PT turns out to be.
@@ -84,7 +54,7 @@ const (
 )
 
 // Sniff reads a connection's first byte, and for a carrier its preamble, within
-// limit. The connection it returns still gives all bytes that belong to what
+// limit. The connection that it returns still gives all bytes that belong to what
 // follows: for a carrier those after the preamble, else all.
 func Sniff(c stream.Conn, limit time.Duration) (Kind, stream.Conn, error) {
 	if err := c.SetReadDeadline(time.Now().Add(limit)); err != nil {

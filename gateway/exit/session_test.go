@@ -23,6 +23,7 @@ import (
 	"ptgate/gateway/destination"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/relay"
+	sessions "ptgate/gateway/session"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
@@ -426,17 +427,15 @@ func TestClientLeavesDuringDial(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		carrier.Serve(t.Context(), c, 10, new(carrier.Windows), new(carrier.Traffic), quiet, func(s *carrier.Stream) func() {
+		o := sessions.ServeOptions{MaxStreams: 10, Traffic: new(carrier.Traffic), Log: quiet}
+		new(sessions.Server).Serve(t.Context(), c, o, func(s *sessions.Stream) func() {
 			return e.ServeConn(t.Context(), s, relay.Options{})
 		})
 	})
-	client, err := carrier.NewClient(stream.From(near), new(carrier.Traffic), quiet)
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := sessions.Over(stream.From(near), sessions.Settings{}, sessions.Options{})
 	ctx, cancel := context.WithCancel(t.Context())
 	wg.Go(func() {
-		if _, err := client.Open(ctx, target("8.8.8.8:80"), carrier.Options{}); err == nil {
+		if _, err := client.Open(ctx, target("8.8.8.8:80")); err == nil {
 			t.Error("opened")
 		}
 	})

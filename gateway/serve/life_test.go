@@ -15,8 +15,8 @@ import (
 
 	pt "gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/goptlib"
 
-	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
+	"ptgate/gateway/session"
 )
 
 // plainPT is a server PT whose transport is no transport at all: what clients send is
@@ -266,7 +266,7 @@ func TestAgainOutlivesOld(t *testing.T) {
 			if forward {
 				old = service.begin(f)
 			} else {
-				s, err := f.carrier().Open(t.Context(), at, carrier.Options{})
+				s, err := f.session(session.Auth{}).Open(t.Context(), at)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -282,7 +282,7 @@ func TestAgainOutlivesOld(t *testing.T) {
 				service.complete(t, old)
 			} else {
 				echo(t, old, 10)
-				if err := carrier.Handshake(fresh, at, carrier.Auth{}); err != nil {
+				if err := session.Handshake(fresh, at, session.Auth{}); err != nil {
 					t.Errorf("isolate=%v: %v", isolate, err)
 				}
 				echo(t, fresh, 10)
@@ -295,7 +295,7 @@ func TestAgainOutlivesOld(t *testing.T) {
 				if _, err := io.ReadFull(fresh, make([]byte, 5)); err != nil {
 					t.Errorf("isolate=%v: after the old one's end: %v", isolate, err)
 				}
-			} else if err := carrier.Handshake(fresh, at, carrier.Auth{}); err != nil {
+			} else if err := session.Handshake(fresh, at, session.Auth{}); err != nil {
 				t.Errorf("isolate=%v: after the old one's end: %v", isolate, err)
 			}
 		}

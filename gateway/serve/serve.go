@@ -27,6 +27,7 @@ import (
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/redact"
 	"ptgate/gateway/relay"
+	"ptgate/gateway/session"
 	"ptgate/gateway/stream"
 	"ptgate/gateway/supervise"
 )
@@ -44,9 +45,9 @@ type Deps struct {
 	Limit  Limiter
 	Limits func() *config.Limits
 	Book   *outcome.Book
-	// Windows bounds the memory of all served carriers together.
-	Windows *carrier.Windows
-	Logger  *slog.Logger
+	// Sessions is the far end of all sessions of the process.
+	Sessions *session.Server
+	Logger   *slog.Logger
 	// Private keeps what a PT says out of the log: it may name clients. Nil: yes.
 	Private func() bool
 
@@ -291,9 +292,12 @@ func (s *Server) handle(c stream.Conn) {
 	}
 	switch kind {
 	case carrier.Carrier:
-		err := carrier.Serve(s.cut, c2, limits.Connections, s.deps.Windows, &s.Traffic, s.log, func(c *carrier.Stream) func() { return s.session(c) })
+		o := session.ServeOptions{MaxStreams: limits.Connections, Traffic: &s.Traffic, Log: s.log}
+		err := s.deps.Sessions.Serve(s.cut, c2, o, func(c *session.Stream) func() { return s.session(c) })
 		s.log.Debug("carrier ended", "error", err)
 	case carrier.BareSOCKS5:
+		// Such a client need not ever say a word once it has its connection, so that its
+		// silence means nothing. The relay's half_open and TCP's keep-alives must do.
 		if then := s.session(c2); then != nil {
 			then()
 		}

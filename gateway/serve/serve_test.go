@@ -32,6 +32,7 @@ import (
 	"ptgate/gateway/exit"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/outcome"
+	"ptgate/gateway/session"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
@@ -143,7 +144,7 @@ func start(t testing.TB, c *config.Serve, change func(*far)) *far {
 		Exe:    exe,
 		Exit:   behind,
 		Limit:  f.limit,
-		Limits: func() *config.Limits { return f.limits }, Windows: new(carrier.Windows),
+		Limits: func() *config.Limits { return f.limits }, Sessions: new(session.Server),
 		Book:   f.book,
 		Logger: log,
 		count:  f.count,
@@ -177,12 +178,9 @@ func (f *far) try() (net.Conn, error) {
 	return client.Dial(f.t.Context(), a.Address, a.Args)
 }
 
-func (f *far) carrier() *carrier.Client {
+func (f *far) session(a session.Auth) *session.Client {
 	f.t.Helper()
-	c, err := carrier.NewClient(stream.From(f.dial()), new(carrier.Traffic), slog.New(slog.DiscardHandler))
-	if err != nil {
-		f.t.Fatal(err)
-	}
+	c := session.Over(stream.From(f.dial()), session.Settings{Auth: a}, session.Options{})
 	f.t.Cleanup(func() { c.Close(0) })
 	return c
 }
@@ -247,9 +245,9 @@ func TestExit(t *testing.T) {
 		t.Run(fmt.Sprintf("isolate=%v", isolate), func(t *testing.T) {
 			f := start(t, obfs4(isolate), nil)
 			at := origin(t)
-			client := f.carrier()
+			client := f.session(session.Auth{})
 			for range 3 {
-				s, err := client.Open(t.Context(), at, carrier.Options{})
+				s, err := client.Open(t.Context(), at)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -262,7 +260,7 @@ func TestExit(t *testing.T) {
 			}
 			// And any SOCKS5 client.
 			c := f.dial()
-			if err := carrier.Handshake(c, at, carrier.Auth{}); err != nil {
+			if err := session.Handshake(c, at, session.Auth{}); err != nil {
 				t.Fatal(err)
 			}
 			echo(t, c, 100<<10)
@@ -381,13 +379,13 @@ func TestLimit(t *testing.T) {
 	}
 	t.Run("stream", func(t *testing.T) {
 		f := start(t, obfs4(false), full)
-		client := f.carrier()
-		_, err := client.Open(t.Context(), at, carrier.Options{})
-		if r, ok := errors.AsType[*carrier.Refusal](err); !ok || r.Code != 1 || answer.Of(err) != answer.Limit {
+		client := f.session(session.Auth{})
+		_, err := client.Open(t.Context(), at)
+		if r, ok := errors.AsType[*session.Refusal](err); !ok || r.Code != 1 || answer.Of(err) != answer.Limit {
 			t.Errorf("%v", err)
 		}
 		f.limit.Release()
-		s, err := client.Open(t.Context(), at, carrier.Options{})
+		s, err := client.Open(t.Context(), at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -399,14 +397,14 @@ func TestLimit(t *testing.T) {
 			full(f)
 			f.exit.Users = map[string]string{"ann": "secret"}
 		})
-		_, err := f.carrier().Open(t.Context(), at, carrier.Options{Auth: carrier.Auth{User: "ann", Password: "secret"}})
-		if r, ok := errors.AsType[*carrier.Refusal](err); !ok || r.Code != 1 {
+		_, err := f.session(session.Auth{User: "ann", Password: "secret"}).Open(t.Context(), at)
+		if r, ok := errors.AsType[*session.Refusal](err); !ok || r.Code != 1 {
 			t.Errorf("%v", err)
 		}
 	})
 	t.Run("bare SOCKS5", func(t *testing.T) {
 		c := start(t, obfs4(false), full).dial()
-		if err := carrier.Handshake(c, at, carrier.Auth{}); answer.Of(err) != answer.Limit {
+		if err := session.Handshake(c, at, session.Auth{}); answer.Of(err) != answer.Limit {
 			t.Errorf("%v", err)
 		}
 	})
@@ -419,7 +417,7 @@ func TestLimit(t *testing.T) {
 	})
 	t.Run("clients", func(t *testing.T) {
 		f := start(t, obfs4(false), func(f *far) { f.limits.Connections = 1 })
-		s, err := f.carrier().Open(t.Context(), at, carrier.Options{})
+		s, err := f.session(session.Auth{}).Open(t.Context(), at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -436,8 +434,8 @@ func TestStop(t *testing.T) {
 	for _, isolate := range []bool{false, true} {
 		t.Run(fmt.Sprintf("drain, isolate=%v", isolate), func(t *testing.T) {
 			f := start(t, obfs4(isolate), nil)
-			client := f.carrier()
-			s, err := client.Open(t.Context(), at, carrier.Options{})
+			client := f.session(session.Auth{})
+			s, err := client.Open(t.Context(), at)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -449,7 +447,7 @@ func TestStop(t *testing.T) {
 			}()
 			<-f.stop.Done()
 			// What is new is refused, and what is there goes on.
-			if _, err := client.Open(t.Context(), at, carrier.Options{}); answer.Of(err) != answer.Limit {
+			if _, err := client.Open(t.Context(), at); answer.Of(err) != answer.Limit {
 				t.Errorf("a new stream: %v", err)
 			}
 			f.Release()
@@ -469,7 +467,7 @@ func TestStop(t *testing.T) {
 	}
 	t.Run("cut", func(t *testing.T) {
 		f := start(t, obfs4(false), nil)
-		s, err := f.carrier().Open(t.Context(), at, carrier.Options{})
+		s, err := f.session(session.Auth{}).Open(t.Context(), at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -529,7 +527,7 @@ func TestRestart(t *testing.T) {
 	at := origin(t)
 	f := start(t, obfs4(true), nil)
 	before := f.Announced()
-	s, err := f.carrier().Open(t.Context(), at, carrier.Options{})
+	s, err := f.session(session.Auth{}).Open(t.Context(), at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -550,7 +548,7 @@ func TestRestart(t *testing.T) {
 	if after := f.Announced(); fmt.Sprint(after) != fmt.Sprint(before) {
 		t.Errorf("announced %v, before %v", after, before)
 	}
-	s, err = f.carrier().Open(t.Context(), at, carrier.Options{})
+	s, err = f.session(session.Auth{}).Open(t.Context(), at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -661,7 +659,7 @@ func TestStartErrors(t *testing.T) {
 func TestAgain(t *testing.T) {
 	at := origin(t)
 	f := start(t, obfs4(false), nil)
-	old, err := f.carrier().Open(t.Context(), at, carrier.Options{})
+	old, err := f.session(session.Auth{}).Open(t.Context(), at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -813,7 +811,7 @@ func Example() {
 		Exit:   exit.New(func() *exit.Settings { return &exit.Settings{Policy: exit.Policy{DenyPrivate: true}} }, book, quiet),
 		Book:   book,
 		Limit:  inbound.NewLimiter(100),
-		Limits: func() *config.Limits { return limits }, Windows: new(carrier.Windows),
+		Limits: func() *config.Limits { return limits }, Sessions: new(session.Server),
 		Logger: quiet,
 	})
 	if err != nil {

@@ -30,7 +30,7 @@ import (
 	"testing"
 	"time"
 
-	"ptgate/gateway/carrier"
+	"ptgate/gateway/session"
 	"ptgate/routes"
 )
 
@@ -446,7 +446,7 @@ func (b *box) openTarget(ctx context.Context, target routes.Target) (net.Conn, e
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
-	err = carrier.Handshake(c, target, carrier.Auth{})
+	err = session.Handshake(c, target, session.Auth{})
 	stop()
 	if err != nil {
 		c.Close()

@@ -1,4 +1,4 @@
-package carrier
+package session
 
 import (
 	"bytes"
@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"ptgate/gateway/carrier"
 	"ptgate/gateway/stream"
 )
 
@@ -28,19 +29,19 @@ func (brokenConn) SetWriteDeadline(time.Time) error { return nil }
 // Neither the log nor the error that ends a carrier tells who its client is.
 func TestErrorsWithoutAddresses(t *testing.T) {
 	var log bytes.Buffer
-	err := Serve(t.Context(), stream.From(brokenConn{}), 10, new(Windows), new(Traffic),
-		slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		func(*Stream) func() { return nil })
+	o := ServeOptions{MaxStreams: 10, Traffic: new(carrier.Traffic),
+		Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	err := new(Server).Serve(t.Context(), stream.From(brokenConn{}), o, func(*Stream) func() { return nil })
 	if err == nil || !strings.Contains(log.String(), io.ErrNoProgress.Error()) {
 		t.Errorf("error %v, log %s", err, &log)
 	}
 	if text := err.Error() + log.String(); strings.Contains(text, "192.0.2.1") || strings.Contains(text, "203.0.113.7") {
 		t.Error(text)
 	}
-	l := newLink(stream.From(brokenConn{}), Preamble, new(Traffic))
-	<-l.done
-	if _, err := l.Write([]byte("x")); err == nil || strings.Contains(err.Error(), "203.0.113.7") {
+	c := carrier.Open(stream.From(brokenConn{}), options)
+	<-c.Ended()
+	if _, err := c.Write([]byte("x")); err == nil || strings.Contains(err.Error(), "203.0.113.7") {
 		t.Errorf("write: %v", err)
 	}
-	l.Close()
+	c.Close()
 }

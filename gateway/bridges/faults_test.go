@@ -1,0 +1,125 @@
+package bridges
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ptgate/gateway/config"
+)
+
+// carriers = 1 means one connection, also while its dial takes long and requests come.
+func TestOneCarrier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		cfg := w.config(config.PickFirst, "a")
+		cfg.Bridges[0].Carriers = 1
+		s, f := w.apply(cfg), w.far["a"]
+		f.block(true)
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				c, _ := open(t, s)
+				c.Close()
+			})
+			<-time.After(2500 * time.Millisecond)
+		}
+		if n := f.dials.Load(); n != 1 {
+			t.Errorf("%d dials under way", n)
+		}
+		f.block(false)
+		wg.Wait()
+	})
+}
+
+// Two bridges that differ in nothing that a connection depends on have each their own
+// settings and connections; a reload keeps both, each by its name.
+func TestBridgesAlike(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		cfg := w.config(config.PickFirst, "a", "a")
+		one, two := cfg.Bridges[0], cfg.Bridges[1]
+		one.Name, two.Name = "one", "two"
+		two.Optimistic, two.Carriers = config.OptimisticAlways, 1
+		s := w.apply(cfg)
+		b1, b2 := s.bridge("one"), s.bridge("two")
+		if len(s.Bridges()) != 2 || b1 == nil || b2 == nil || b1 == b2 {
+			t.Fatalf("bridges %v and %v of %d", b1, b2, len(s.Bridges()))
+		}
+		if b1.config().Carriers != 0 || b2.config().Carriers != 1 || b2.config().Optimistic != config.OptimisticAlways {
+			t.Errorf("settings %+v and %+v", b1.config(), b2.config())
+		}
+		c, _ := open(t, s)
+		if n1, n2 := b1.Status().Carriers, b2.Status().Carriers; n1 != 1 || n2 != 0 {
+			t.Errorf("%d and %d carriers", n1, n2)
+		}
+
+		again := func(names ...string) *Set {
+			cfg := w.config(config.PickFirst, make([]string, len(names))...)
+			cfg.StateDir = s.cfg.StateDir
+			for i, b := range cfg.Bridges {
+				b.Name, b.Address = names[i], "a"
+			}
+			return w.apply(cfg)
+		}
+		// The order in the file is nothing.
+		s2 := again("two", "one")
+		if s2.bridge("one") != b1 || s2.bridge("two") != b2 {
+			t.Error("bridges have swapped their connections")
+		}
+		echo(t, c)
+		// A new name is no reason to lose connections, but one that stays goes first.
+		s2 = again("new", "two")
+		if s2.bridge("new") != b1 || s2.bridge("two") != b2 {
+			t.Error("a bridge that got a new name was replaced")
+		}
+		echo(t, c)
+		s2 = again("two")
+		if s2.bridge("two") != b2 || len(s2.Bridges()) != 1 {
+			t.Error("the bridge that stays was replaced")
+		}
+		c.Close()
+	})
+}
+
+// A far end that is long in coming is not a dead one: one connection is made and waited
+// for, for as long as a dial may take; other bridges are tried beside it.
+func TestLongWayToFarEnd(t *testing.T) {
+	for _, way := range []time.Duration{8 * time.Second, 25 * time.Second, 50 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			s, f := w.set(config.PickFirst, "a"), w.far["a"]
+			f.way.Store(int64(way))
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				begin := time.Now()
+				ctx, cancel := context.WithTimeout(t.Context(), s.cfg.Limits.Dial)
+				defer cancel()
+				c, err := s.Open(ctx, s.Route(0), example)
+				if took := time.Since(begin); err != nil || took < way || took > way+time.Second {
+					t.Errorf("%v: %v after %v", way, err, took)
+					return
+				}
+				echo(t, c)
+				c.Close()
+			})
+			<-time.After(way - time.Second)
+			if n, st := f.dials.Load(), s.bridge("a").Status(); n != 1 || st.State != "connecting" || st.Carriers != 0 {
+				t.Errorf("%v: %d dials, %+v", way, n, st)
+			}
+			wg.Wait()
+		})
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			s := w.set(config.PickFirst, "a", "b")
+			w.far["a"].way.Store(int64(way))
+			c, took := open(t, s)
+			if took > s.cfg.Limits.Stagger+time.Second {
+				t.Errorf("%v: over the other bridge it took %v", way, took)
+			}
+			c.Close()
+		})
+	}
+}

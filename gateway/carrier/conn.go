@@ -1,0 +1,248 @@
+package carrier
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"runtime"
+	"sync"
+	"time"
+
+	"ptgate/adapter"
+	"ptgate/gateway/stream"
+)
+
+// QueueLimit is how many bytes wait in front of the connection at most.
+const QueueLimit = 128 << 10
+
+// ErrClosed says that the Conn was closed on this side.
+var ErrClosed = errors.New("carrier: closed")
+
+// Options of a Conn.
+type Options struct {
+	Traffic *Traffic     // may be shared by several connections
+	Log     *slog.Logger // told when the Conn ends by itself
+	// Wall is the wall clock, which goes on while the machine sleeps; nil: time.Now.
+	Wall func() time.Time
+}
+
+// A Conn is one end of a carrier. One goroutine may read while another one writes; all
+// other methods may be called at any time.
+type Conn struct {
+	conn    stream.Conn
+	traffic *Traffic
+	log     *slog.Logger
+	unsent  *unsent // flush's
+	life    life
+
+	mu     sync.Mutex
+	room   sync.Cond // Write waits here for room in buf
+	buf    []byte    // gathered, not yet taken by flush
+	spare  []byte
+	closed bool
+	err    error
+	wake   chan struct{} // flush has work
+
+	ended chan struct{} // closed with err
+	wg    sync.WaitGroup
+}
+
+// Open makes the gateway's end of a carrier of c, and owns c from then on. The preamble
+// goes out with the first bytes. ask is called when the peer should give a sign of life:
+// it sends something that the peer answers at once, does not wait for the answer, and
+// tells Answered how long that took. Call Start when ask can be called.
+func Open(c stream.Conn, o Options) *Conn {
+	x := newConn(c, o)
+	x.buf = append(x.buf, Preamble...)
+	x.wake <- struct{}{}
+	return x
+}
+
+// Accept makes the server's end of a carrier of c, which comes from Sniff, and owns c
+// from then on.
+func Accept(c stream.Conn, o Options) *Conn {
+	x := newConn(c, o)
+	x.life.hear()
+	x.wg.Go(x.watchVanished)
+	return x
+}
+
+func newConn(c stream.Conn, o Options) *Conn {
+	x := &Conn{conn: c, traffic: o.Traffic, log: o.Log, wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	x.room.L = &x.mu
+	x.life.init(o.Wall)
+	x.unsent = newUnsent(c)
+	x.wg.Go(x.flush)
+	return x
+}
+
+// Start begins to watch over the peer. It is called at most once.
+func (c *Conn) Start(ask func()) {
+	c.Expect()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed {
+		c.wg.Go(func() { c.watch(ask) })
+	}
+}
+
+// Read is that of io.Reader. Its error holds no address.
+func (c *Conn) Read(p []byte) (int, error) {
+	n, err := c.conn.Read(p)
+	if n > 0 {
+		c.traffic.In.Add(int64(n))
+		c.life.hear()
+	}
+	if err != nil {
+		err = c.cause(err)
+	}
+	return n, err
+}
+
+// cause is why the Conn has ended, where that is known better than from err.
+func (c *Conn) cause(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return c.err
+	}
+	return adapter.WithoutAddresses(err)
+}
+
+// Write takes p as one piece. It returns before p is on the connection, and waits only
+// while QueueLimit bytes are in front of it. A later call tells of an error.
+func (c *Conn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.buf) >= QueueLimit && c.err == nil {
+		c.room.Wait()
+	}
+	if c.err != nil {
+		return 0, c.err
+	}
+	if len(c.buf) == 0 {
+		select {
+		case c.wake <- struct{}{}:
+		default:
+		}
+	}
+	c.buf = append(c.buf, p...)
+	return len(p), nil
+}
+
+// flush writes what has gathered. It gives way once before, so that what other
+// goroutines are about to send goes along.
+func (c *Conn) flush() {
+	for range c.wake {
+		runtime.Gosched()
+		c.mu.Lock()
+		out := c.buf
+		c.buf, c.spare = c.spare[:0], nil
+		closed := c.closed
+		c.room.Signal()
+		c.mu.Unlock()
+		if len(out) == 0 {
+			if closed {
+				return
+			}
+			c.mu.Lock()
+			c.spare = out
+			c.mu.Unlock()
+			continue // an empty write would still cost a padded packet
+		}
+
+		if err := c.put(out); err != nil {
+			c.fail(adapter.WithoutAddresses(err))
+			c.conn.Close() // so that reading ends, too
+			return
+		}
+		if cap(out) > 4*QueueLimit {
+			out = nil
+		}
+		c.mu.Lock()
+		c.spare = out
+		c.mu.Unlock()
+	}
+}
+
+const (
+	// What goes to the connection at once. It has DeadAfter for that: a link that is
+	// slower is as good as dead, one that was cut for less is not.
+	pieceSize = 64 << 10
+	// A write that took longer had to wait for room.
+	waited = 100 * time.Millisecond
+)
+
+// put writes b to the connection. A deadline that passes leaves it useless: some
+// transports can't go on after half a write.
+func (c *Conn) put(b []byte) error {
+	for len(b) > 0 {
+		piece := b[:min(len(b), pieceSize)]
+		b = b[len(piece):]
+		begin := time.Now()
+		var deadline time.Time // none: who waits for the peer's first sign has a limit
+		if !c.Connecting() {
+			deadline = begin.Add(DeadAfter)
+		}
+		if err := c.conn.SetWriteDeadline(deadline); err != nil {
+			return err
+		}
+		if _, err := c.conn.Write(piece); err != nil {
+			return err
+		}
+		end := time.Now()
+		if end.Sub(begin) > waited {
+			c.life.took()
+		}
+		c.traffic.Out.Add(int64(len(piece)))
+		c.unsent.wrote(len(piece), end)
+	}
+	return nil
+}
+
+// Ended is closed when the Conn has ended, by whatever.
+func (c *Conn) Ended() <-chan struct{} { return c.ended }
+
+// fail notes the first error, after which nothing is taken any more.
+func (c *Conn) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		c.err = err
+		close(c.ended)
+	}
+	c.room.Broadcast()
+}
+
+// giveUp ends the connection because the peer gives no sign.
+func (c *Conn) giveUp(err error) {
+	c.fail(err)
+	c.conn.Reset()
+}
+
+// Close ends the connection at once and waits until nothing of the Conn is left. What
+// was written before and has not left yet is lost.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		c.wg.Wait()
+		return nil
+	}
+	c.closed = true
+	c.mu.Unlock()
+	c.fail(ErrClosed)
+	err := c.conn.Close() // ends a Write, too
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+	c.wg.Wait()
+	return err
+}
+
+// LocalAddr is the connection's.
+func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
+
+// RemoteAddr is the connection's.
+func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }

@@ -1,0 +1,115 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+
+	"ptgate/adapter/socks5"
+	"ptgate/gateway/answer"
+	"ptgate/routes"
+)
+
+// Auth is the user and password for an exit that asks for them. The zero value
+// offers none.
+type Auth = socks5.Auth
+
+// request is what an application asks of the exit.
+func request(t routes.Target, a Auth) socks5.Client {
+	return socks5.Client{Auth: a, Command: socks5.Connect, Addr: socks5.Addr{Name: t.Name, IP: t.Addr, Port: t.Port}}
+}
+
+// readAnswers reads the exit's side of a request that was sent in one write.
+func readAnswers(r io.Reader, m socks5.Method) error {
+	_, err := socks5.ReadAnswers(r, m)
+	return meaning(err)
+}
+
+// Handshake asks a SOCKS5 server that need not be ours for a connection to t, step by
+// step, as such servers may expect. The caller bounds it with c's deadline. Errors are
+// those of Client.Open.
+func Handshake(c net.Conn, t routes.Target, a Auth) error {
+	_, err := request(t, a).Do(c)
+	return meaning(err)
+}
+
+// Greet is the part of Handshake before the request: it shows that the far end
+// answers and takes a.
+func Greet(c net.Conn, a Auth) error {
+	return meaning(socks5.Client{Auth: a}.Greet(c))
+}
+
+// meaning tells what a handshake's error says of the far end.
+func meaning(err error) error {
+	e, ok := errors.AsType[*socks5.Error](err)
+	if !ok {
+		return err
+	}
+	switch reason := e.Err.(type) {
+	case *socks5.MethodError:
+		switch {
+		case reason.Offered == socks5.UserPassword:
+			return badAuth("takes no user and password: remove them from the bridge")
+		case reason.Chosen == socks5.NoMethod:
+			return badAuth("asks for a user and password: set them in the bridge")
+		}
+		return answer.Errorf(answer.NoBridge, "the far end chooses an unknown method, %d", reason.Chosen)
+	case socks5.StatusError:
+		return badAuth("says that user or password of the bridge are wrong")
+	case socks5.ReplyError:
+		return answer.New(answer.FromSOCKS(byte(reason)), &Refusal{byte(reason)})
+	}
+	if errors.Is(e.Err, socks5.ErrMalformed) {
+		return answer.Errorf(answer.NoBridge, "the far end gives no SOCKS5 answer: %w", e.Err)
+	}
+	return lost(string(e.Stage), e.Err)
+}
+
+// An AuthError says that the user and password of the bridge are not what the far
+// end wants.
+type AuthError struct{ What string }
+
+func (e *AuthError) Error() string { return "the far end " + e.What }
+
+func badAuth(what string) error { return answer.New(answer.NoBridge, &AuthError{what}) }
+
+// A Refusal is the far end's own answer to a request: no other bridge to the
+// same box would do better.
+type Refusal struct {
+	Code byte // RFC 1928 section 6
+}
+
+func (e *Refusal) Error() string {
+	return fmt.Sprintf("the far end answers %#02x, %v", e.Code, answer.FromSOCKS(e.Code))
+}
+
+func isRefusal(err error) bool {
+	_, ok := errors.AsType[*Refusal](err)
+	return ok
+}
+
+// Lost says that the way to the far end broke, or fell silent, before the answer came.
+type Lost struct {
+	Stage string
+	Err   error
+}
+
+func (e *Lost) Error() string { return fmt.Sprintf("carrier lost, awaiting %s: %v", e.Stage, e.Err) }
+
+// Unwrap returns the reason.
+func (e *Lost) Unwrap() error { return e.Err }
+
+func isLost(err error) bool {
+	_, ok := errors.AsType[*Lost](err)
+	return ok
+}
+
+func lost(stage string, err error) error {
+	reason := answer.NoBridge
+	if t, ok := err.(interface{ Timeout() bool }); ok && t.Timeout() {
+		reason, err = answer.Timeout, os.ErrDeadlineExceeded
+	}
+	return answer.New(reason, &Lost{stage, err})
+}
