@@ -172,6 +172,16 @@ func (b *Bridge) open(ctx context.Context, t routes.Target) (stream.Conn, error)
 	begin := time.Now()
 	var c stream.Conn
 	var err error
+	given := false
+	defer func() { // also in a panic, which an HTTP server survives
+		if given {
+			return
+		}
+		if c != nil {
+			c.Reset()
+		}
+		b.leave()
+	}()
 	if b.session != nil {
 		c, err = b.openStream(ctx, t)
 	} else {
@@ -182,9 +192,9 @@ func (b *Bridge) open(ctx context.Context, t routes.Target) (stream.Conn, error)
 		b.failed(err, took)
 	}
 	if err != nil {
-		b.leave()
 		return nil, fmt.Errorf("bridge %q: %w", b.Name(), err)
 	}
+	given = true
 	return b.track(c), nil
 }
 
@@ -231,17 +241,24 @@ func (b *Bridge) openRaw(ctx context.Context, t routes.Target) (stream.Conn, err
 	if err != nil {
 		return nil, err
 	}
-	if s.cfg.Far == config.FarSOCKS5 {
-		stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
-		err = session.Handshake(c, t, authOf(s.cfg))
-		if !stop() && err == nil {
-			err = context.Cause(ctx)
-		}
-		if err != nil {
-			c.Close()
-			return nil, err
-		}
+	if s.cfg.Far != config.FarSOCKS5 {
+		return c, nil
 	}
+	ready := false
+	defer func() {
+		if !ready {
+			c.Close()
+		}
+	}()
+	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+	err = session.Handshake(c, t, authOf(s.cfg))
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	ready = true
 	return c, nil
 }
 

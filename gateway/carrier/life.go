@@ -162,20 +162,15 @@ func (c *Conn) watch(ask func()) {
 	interval := func() time.Duration { return KeepAlive - time.Duration(rand.Int64N(int64(KeepAlive/4))) }
 	pause := interval()
 	ask()
-	looked, lookedWall, asked := now(), l.wall(time.Now()), now()
+	last := look{now(), l.wall(time.Now())}
+	asked := last.at
 	for {
 		select {
 		case <-c.ended:
 			return
 		case <-t.C:
 		}
-		at := time.Now()
-		late := time.Duration(max(since(at)-looked, l.wall(at)-lookedWall)) > absent
-		looked, lookedWall = since(at), l.wall(at)
-		if late && l.owes.Load() != 0 {
-			// The answer may wait here, unread: its time begins anew.
-			l.owes.Store(looked)
-		}
+		late := last.late(l, time.Now())
 		if c.Connecting() {
 			continue // the owner bounds that
 		}
@@ -184,17 +179,33 @@ func (c *Conn) watch(ask func()) {
 			c.giveUp(errDead)
 			return
 		}
-		quiet := time.Duration(looked - l.heard.Load())
-		if quiet < pause && time.Duration(looked-asked) < askAgain && !late {
+		quiet := time.Duration(last.at - l.heard.Load())
+		if quiet < pause && time.Duration(last.at-asked) < askAgain && !late {
 			continue
 		}
 		pause = interval()
 		if l.overdue() == 0 || late {
 			c.Expect()
-			asked = looked
+			asked = last.at
 			ask()
 		}
 	}
+}
+
+// A look is when the peer was last looked at, by both clocks.
+type look struct{ at, wall int64 }
+
+// late takes the next look, and tells whether it comes so late that the machine was asleep
+// or this process stopped. Then an answer that is owed may wait here, unread: its time
+// begins anew.
+func (k *look) late(l *life, t time.Time) bool {
+	at, wall := since(t), l.wall(t)
+	late := time.Duration(max(at-k.at, wall-k.wall)) > absent
+	k.at, k.wall = at, wall
+	if late && l.owes.Load() != 0 {
+		l.owes.Store(at)
+	}
+	return late
 }
 
 // watchVanished gives up a client that is not heard any more. Nothing else would tell of
@@ -216,7 +227,8 @@ func (c *Conn) watchVanished() {
 			continue
 		}
 		if silent += vanishedTick; silent >= vanishedAfter {
-			c.log.Info("the client of a carrier has gone without a word", "silent", silent)
+			// Anybody could bring that about: it is for those who look for something.
+			c.log.Debug("the client of a carrier has gone without a word", "silent", silent)
 			c.giveUp(errVanished)
 			return
 		}
