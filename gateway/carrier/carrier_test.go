@@ -128,9 +128,9 @@ func TestStates(t *testing.T) {
 		near, far := ends(t, func() time.Time { return time.Now().Add(time.Duration(slept.Load())) })
 		go io.Copy(io.Discard, far)
 		go io.Copy(io.Discard, near)
-		asks := 0
+		var asks atomic.Int64
 		near.Start(func() {
-			asks++
+			asks.Add(1)
 			near.Write([]byte("?"))
 		})
 		is := func(when string, connecting, suspect, trusted bool) {
@@ -148,12 +148,12 @@ func TestStates(t *testing.T) {
 		slept.Store(int64(time.Hour))
 		is("after sleep", false, false, false)
 		<-time.After(2 * time.Second) // the look finds it
-		if asks < 2 {
-			t.Errorf("asked %d times", asks)
+		if n := asks.Load(); n < 2 {
+			t.Errorf("asked %d times", n)
 		}
 		far.Write([]byte("!"))
 		is("heard again", false, false, true)
-		for asked := asks; asks == asked; {
+		for asked := asks.Load(); asks.Load() == asked; {
 			<-time.After(time.Second)
 		}
 		is("asked", false, false, true)
