@@ -23,12 +23,13 @@ import (
 
 	"go.uber.org/goleak"
 
-	"ptgate/adapter/builtin"
 	"ptgate/gateway"
 	"ptgate/gateway/config"
 	"ptgate/gateway/destination"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/session"
+
+	"ptgate/gateway/testkit"
 )
 
 // The test binary is its own `ptgate pt`.
@@ -36,9 +37,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == "slow-pt" {
 		slowPT(os.Args[2])
 	}
-	if len(os.Args) == 2 && os.Args[1] == "pt" {
-		os.Exit(builtin.Main(context.Background(), os.Stdin, os.Stdout))
-	}
+	testkit.PT()
 	goleak.VerifyTestMain(m)
 }
 

@@ -13,26 +13,11 @@ import (
 	"go.uber.org/goleak"
 
 	"ptgate/gateway/stream"
+
+	"ptgate/gateway/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func tcpPair(t testing.TB) (near, far net.Conn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	near, err = net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if far, err = ln.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	return near, far
-}
 
 func TestSniff(t *testing.T) {
 	for first, want := range map[string]Kind{
@@ -41,9 +26,9 @@ func TestSniff(t *testing.T) {
 		"PTG\x02rest":     Unknown,
 		"GET / HTTP/1.1":  Unknown,
 	} {
-		near, far := tcpPair(t)
+		near, far := testkit.TCPPair(t)
 		near.Write([]byte(first))
-		near.(*net.TCPConn).CloseWrite()
+		near.CloseWrite()
 		kind, c, err := Sniff(stream.From(far), time.Minute)
 		if kind != want || err != nil {
 			t.Errorf("%q: %v, %v", first, kind, err)
@@ -54,7 +39,7 @@ func TestSniff(t *testing.T) {
 		near.Close()
 		far.Close()
 	}
-	near, far := tcpPair(t)
+	near, far := testkit.TCPPair(t)
 	defer near.Close()
 	defer far.Close()
 	if _, _, err := Sniff(stream.From(far), time.Millisecond); err == nil {

@@ -26,6 +26,8 @@ import (
 	sessions "ptgate/gateway/session"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
+
+	"ptgate/gateway/testkit"
 )
 
 func target(s string) routes.Target {
@@ -38,30 +40,12 @@ func target(s string) routes.Target {
 
 type connect = func(context.Context, netip.AddrPort) (net.Conn, error)
 
-func tcpPair(t testing.TB) (a, b *net.TCPConn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	x, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	y, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return x.(*net.TCPConn), y.(*net.TCPConn)
-}
-
 // leadsTo connects to serve.
 func leadsTo(t testing.TB, serve func(*net.TCPConn)) connect {
 	var wg sync.WaitGroup
 	t.Cleanup(wg.Wait)
 	return func(context.Context, netip.AddrPort) (net.Conn, error) {
-		near, far := tcpPair(t)
+		near, far := testkit.TCPPair(t)
 		wg.Go(func() {
 			defer far.Close()
 			serve(far)
@@ -150,7 +134,7 @@ func TestSession(t *testing.T) {
 		names := map[string]string{"rebind.test": "127.0.0.1", "known.to": "8.8.8.8"}
 		e := newExit(s, names, c.connect)
 		for _, step := range []int{1 << 20, 1} {
-			client, server := tcpPair(t)
+			client, server := testkit.TCPPair(t)
 			var wg sync.WaitGroup
 			wg.Go(func() { serveConn(t.Context(), e, server) })
 			wg.Go(func() {
@@ -329,7 +313,7 @@ func TestHandshakeLimit(t *testing.T) {
 func TestCut(t *testing.T) {
 	// In the handshake.
 	e := newExit(&Settings{}, nil, nil)
-	client, server := tcpPair(t)
+	client, server := testkit.TCPPair(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { serveConn(ctx, e, server) })
@@ -347,7 +331,7 @@ func TestCut(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	client, server = tcpPair(t)
+	client, server = testkit.TCPPair(t)
 	wg.Go(func() { serveConn(ctx, e, server) })
 	io.WriteString(client, hello+v4)
 	<-dialling
@@ -362,7 +346,7 @@ func TestCut(t *testing.T) {
 		_, err := io.Copy(io.Discard, c)
 		ended <- err
 	})
-	client, server = tcpPair(t)
+	client, server = testkit.TCPPair(t)
 	defer client.Close()
 	wg.Go(func() { serveConn(ctx, e, server) })
 	io.WriteString(client, hello+v4)
@@ -392,7 +376,7 @@ func TestHalfClose(t *testing.T) {
 		sum = [32]byte(h.Sum(nil))
 		c.Write(data)
 	}))
-	client, server := tcpPair(t)
+	client, server := testkit.TCPPair(t)
 	defer client.Close()
 	var wg sync.WaitGroup
 	wg.Go(func() { serveConn(t.Context(), e, server) })
@@ -419,7 +403,7 @@ func TestClientLeavesDuringDial(t *testing.T) {
 		close(ended)
 		return nil, ctx.Err()
 	})
-	near, far := tcpPair(t)
+	near, far := testkit.TCPPair(t)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		_, c, err := carrier.Sniff(stream.From(far), time.Minute)

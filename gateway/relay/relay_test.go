@@ -20,29 +20,11 @@ import (
 	"go.uber.org/goleak"
 
 	"ptgate/gateway/stream"
+
+	"ptgate/gateway/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// tcpPair is two ends of one TCP connection on loopback.
-func tcpPair(t testing.TB) (a, b *net.TCPConn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	c, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close(); s.Close() })
-	return c.(*net.TCPConn), s.(*net.TCPConn)
-}
 
 // A kind of connection, made of a TCP connection.
 type kind func(*net.TCPConn) stream.Conn
@@ -73,8 +55,8 @@ type joined struct {
 func join(t testing.TB, upstreamIs kind, o Options) *joined { return joinBoth(t, asTCP, upstreamIs, o) }
 
 func joinBoth(t testing.TB, clientIs, upstreamIs kind, o Options) *joined {
-	app, client := tcpPair(t)
-	upstream, far := tcpPair(t)
+	app, client := testkit.TCPPair(t)
+	upstream, far := testkit.TCPPair(t)
 	j := &joined{app: app, far: far, done: make(chan error, 1)}
 	go func() { j.done <- Run(context.Background(), clientIs(client), upstreamIs(upstream), o) }()
 	return j
@@ -178,8 +160,8 @@ func TestResetPassesOn(t *testing.T) {
 // What the far end sent before it closed with unread input (which resets) is
 // still delivered.
 func TestDataBeforeReset(t *testing.T) {
-	app, client := tcpPair(t)
-	upstream, far := tcpPair(t)
+	app, client := testkit.TCPPair(t)
+	upstream, far := testkit.TCPPair(t)
 	answer := bytes.Repeat([]byte("a"), 100<<10)
 	far.Write(answer)
 	app.Write([]byte("a request that nobody reads"))
@@ -265,8 +247,8 @@ func TestLastWords(t *testing.T) {
 func TestResetMetByWrite(t *testing.T) {
 	for name, wrap := range wraps {
 		t.Run(name, func(t *testing.T) {
-			app, client := tcpPair(t)
-			upstream, far := tcpPair(t)
+			app, client := testkit.TCPPair(t)
+			upstream, far := testkit.TCPPair(t)
 			app.Write([]byte("unfinished"))
 			far.Write([]byte("x"))
 			app.SetLinger(0)
@@ -369,8 +351,8 @@ func TestHalfOpen(t *testing.T) {
 }
 
 func TestContextEnds(t *testing.T) {
-	app, client := tcpPair(t)
-	upstream, far := tcpPair(t)
+	app, client := testkit.TCPPair(t)
+	upstream, far := testkit.TCPPair(t)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	why := errors.New("drained")
 	cancel(why)

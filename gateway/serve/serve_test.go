@@ -35,16 +35,16 @@ import (
 	"ptgate/gateway/session"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
+
+	"ptgate/gateway/testkit"
 )
 
 // The test binary is its own `ptgate pt`.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == "pt" {
-		if file := os.Getenv("SERVE_TEST_MARK"); file != "" {
-			os.WriteFile(file, nil, 0o600)
-		}
-		os.Exit(builtin.Main(context.Background(), os.Stdin, os.Stdout))
+	if file := os.Getenv("SERVE_TEST_MARK"); file != "" {
+		os.WriteFile(file, nil, 0o600)
 	}
+	testkit.PT()
 	if len(os.Args) == 2 && os.Args[1] == "plain-pt" {
 		plainPT()
 	}

@@ -12,6 +12,8 @@ import (
 
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/stream"
+
+	"ptgate/gateway/testkit"
 )
 
 // A stuck connection takes nothing, and gives nothing after a first frame, until it is
@@ -106,7 +108,7 @@ func TestDeadCarrier(t *testing.T) {
 }
 
 func TestCheck(t *testing.T) {
-	near, far := tcpPair(t)
+	near, far := testkit.TCPPair(t)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		serve(far, func(s *Stream) {

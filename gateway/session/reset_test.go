@@ -15,6 +15,8 @@ import (
 
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/stream"
+
+	"ptgate/gateway/testkit"
 )
 
 // A reset that comes after the end of the peer's direction is seen, at both ends; so are
@@ -78,7 +80,7 @@ func TestWaitReset(t *testing.T) {
 // What is known of streams does not outlive them, however they end, and whatever a peer
 // sends: streams that it opens and resets at once, or more than it may have.
 func TestResetsAreBounded(t *testing.T) {
-	near, far := tcpPair(t)
+	near, far := testkit.TCPPair(t)
 	c := carrier.Accept(stream.From(far), carrier.Options{Traffic: new(carrier.Traffic), Log: quiet})
 	f := newFrames(c)
 	y, err := yamux.Server(f, muxConfig(10, quiet), nil)
@@ -127,7 +129,7 @@ func TestResetsAreBounded(t *testing.T) {
 
 // Streams that have ended in any way leave no entry.
 func TestNoEntryIsLeft(t *testing.T) {
-	near, far := tcpPair(t)
+	near, far := testkit.TCPPair(t)
 	m := pair(t, near, far, answers(0, func(s *Stream) { io.Copy(s, s); s.CloseWrite() }))
 	var wg sync.WaitGroup
 	for i := range 400 {

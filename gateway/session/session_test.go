@@ -20,6 +20,8 @@ import (
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
+
+	"ptgate/gateway/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -29,23 +31,6 @@ var (
 	options      = carrier.Options{Traffic: new(carrier.Traffic), Log: quiet}
 	serveOptions = ServeOptions{MaxStreams: 1000, Traffic: new(carrier.Traffic), Log: quiet}
 )
-
-func tcpPair(t testing.TB) (near, far net.Conn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	near, err = net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if far, err = ln.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	return near, far
-}
 
 // answers plays an exit that reads the whole request at once and answers with
 // code; what comes then is serve's.
@@ -118,7 +103,7 @@ func open(t testing.TB, c *mux, e *early) *Stream {
 }
 
 func TestManyStreams(t *testing.T) {
-	near, far := tcpPair(t)
+	near, far := testkit.TCPPair(t)
 	c := pair(t, near, far, answers(0, func(s *Stream) {
 		io.Copy(s, s)
 		s.CloseWrite()
@@ -156,7 +141,7 @@ func TestManyStreams(t *testing.T) {
 
 // A hundred peers that read nothing do not hold up one that does.
 func TestStalledStreams(t *testing.T) {
-	near, far := tcpPair(t)
+	near, far := testkit.TCPPair(t)
 	stalled := make(chan struct{})
 	var first sync.Mutex
 	n := 0
@@ -197,7 +182,7 @@ func TestStalledStreams(t *testing.T) {
 
 func TestHalfCloseAndReset(t *testing.T) {
 	const size = 8 << 20
-	near, far := tcpPair(t)
+	near, far := testkit.TCPPair(t)
 	c := pair(t, near, far, answers(0, func(s *Stream) {
 		b, _ := io.ReadAll(s) // to the end of the client's direction
 		s.Write(make([]byte, size))
@@ -223,7 +208,7 @@ func TestAnswers(t *testing.T) {
 		1: answer.Limit, 2: answer.Blocked, 3: answer.Unreachable, 4: answer.Unreachable,
 		5: answer.Refused, 6: answer.Timeout, 7: answer.Command, 99: answer.Internal,
 	} {
-		near, far := tcpPair(t)
+		near, far := testkit.TCPPair(t)
 		c := pair(t, near, far, answers(code, nil))
 		_, err := c.request(t.Context(), example, Auth{}, nil)
 		r, ok := errors.AsType[*Refusal](err)
@@ -250,7 +235,7 @@ func TestBadExits(t *testing.T) {
 		"":                             {},
 		"\x05\x00\x05":                 {},
 	} {
-		near, far := tcpPair(t)
+		near, far := testkit.TCPPair(t)
 		c := pair(t, near, far, func(s *Stream) {
 			io.ReadFull(s, make([]byte, 3))
 			io.WriteString(s, send)
@@ -263,7 +248,7 @@ func TestBadExits(t *testing.T) {
 }
 
 func TestOpenIsCancelled(t *testing.T) {
-	near, far := tcpPair(t)
+	near, far := testkit.TCPPair(t)
 	asked := make(chan struct{})
 	c := pair(t, near, far, func(s *Stream) {
 		io.ReadFull(s, make([]byte, 3))
@@ -285,7 +270,7 @@ func TestOpenIsCancelled(t *testing.T) {
 
 // In order: what was written before Close arrives although nobody waited.
 func TestCloseInOrder(t *testing.T) {
-	near, far := tcpPair(t)
+	near, far := testkit.TCPPair(t)
 	const size = 5 << 20
 	got := make(chan int64, 1)
 	c := pair(t, near, far, answers(0, func(s *Stream) {
@@ -313,12 +298,12 @@ func TestCloseInOrder(t *testing.T) {
 }
 
 func TestConnectionBreaks(t *testing.T) {
-	near, far := tcpPair(t)
+	near, far := testkit.TCPPair(t)
 	c := pair(t, near, far, answers(0, echo))
 	s := open(t, c, nil)
 	s.Write([]byte("x"))
 	io.ReadFull(s, make([]byte, 1))
-	far.(*net.TCPConn).SetLinger(0)
+	far.SetLinger(0)
 	far.Close()
 	if _, err := s.Read(make([]byte, 1)); err == nil || err == io.EOF {
 		t.Fatalf("a broken carrier reads as %v", err)
@@ -368,7 +353,7 @@ func TestGreet(t *testing.T) {
 func BenchmarkOpen(b *testing.B) {
 	for _, optimistic := range []bool{false, true} {
 		b.Run(fmt.Sprintf("optimistic=%v", optimistic), func(b *testing.B) {
-			near, far := tcpPair(b)
+			near, far := testkit.TCPPair(b)
 			c := pair(b, near, far, answers(0, echo))
 			b.ReportAllocs()
 			var e *early
@@ -395,7 +380,7 @@ func BenchmarkOpen(b *testing.B) {
 func BenchmarkBulk(b *testing.B) {
 	for _, streams := range []int{1, 4} {
 		b.Run(fmt.Sprint(streams), func(b *testing.B) {
-			near, far := tcpPair(b)
+			near, far := testkit.TCPPair(b)
 			c := pair(b, near, far, answers(0, func(s *Stream) { io.Copy(io.Discard, s) }))
 			buf := make([]byte, maxMessage-frameHeader)
 			b.SetBytes(int64(len(buf) * streams))
@@ -447,7 +432,7 @@ func TestMemory(t *testing.T) {
 	if n := w.promised.Load(); n != 0 {
 		t.Errorf("%d bytes are still promised", n)
 	}
-	near, far := tcpPair(t)
+	near, far := testkit.TCPPair(t)
 	cl := pair(t, near, far, answers(0, echo))
 	s := open(t, cl, nil)
 	go s.Write(make([]byte, 20<<20)) // more than any window

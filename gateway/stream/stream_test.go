@@ -13,29 +13,11 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"ptgate/gateway/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// tcpPair is two ends of one TCP connection on loopback.
-func tcpPair(t testing.TB) (a, b *net.TCPConn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	c, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close(); s.Close() })
-	return c.(*net.TCPConn), s.(*net.TCPConn)
-}
 
 // sources are all the ways to make a Conn of a TCP connection, plain or wrapped.
 var sources = map[string]func(*net.TCPConn) Conn{
@@ -61,7 +43,7 @@ func (i inside) WaitRead() error       { return nil }
 func TestReset(t *testing.T) {
 	for name, make := range sources {
 		t.Run(name, func(t *testing.T) {
-			mine, peer := tcpPair(t)
+			mine, peer := testkit.TCPPair(t)
 			make(mine).Reset()
 			if _, err := peer.Read([]byte{0}); !errors.Is(err, syscall.ECONNRESET) {
 				t.Errorf("the peer saw %v, want a reset", err)
@@ -73,7 +55,7 @@ func TestReset(t *testing.T) {
 func TestCloseWrite(t *testing.T) {
 	for name, make := range sources {
 		t.Run(name, func(t *testing.T) {
-			mine, peer := tcpPair(t)
+			mine, peer := testkit.TCPPair(t)
 			c := make(mine)
 			err := c.CloseWrite()
 			if name == "to program" {
@@ -99,7 +81,7 @@ func TestCloseWrite(t *testing.T) {
 func TestWaitReset(t *testing.T) {
 	for name, make := range sources {
 		t.Run(name, func(t *testing.T) {
-			mine, peer := tcpPair(t)
+			mine, peer := testkit.TCPPair(t)
 			c := make(mine)
 			peer.CloseWrite()
 			if _, err := io.ReadAll(c); err != nil {
@@ -118,7 +100,7 @@ func TestWaitReset(t *testing.T) {
 func TestWaitResetEndsWithClose(t *testing.T) {
 	for name, make := range sources {
 		t.Run(name, func(t *testing.T) {
-			mine, peer := tcpPair(t)
+			mine, peer := testkit.TCPPair(t)
 			c := make(mine)
 			peer.CloseWrite()
 			io.ReadAll(c)
@@ -145,7 +127,7 @@ func TestWaitRead(t *testing.T) {
 		return From(a), b
 	}
 	tcp := func(t *testing.T) (Conn, net.Conn) {
-		a, b := tcpPair(t)
+		a, b := testkit.TCPPair(t)
 		return From(a), b
 	}
 	for name, make := range map[string]func(*testing.T) (Conn, net.Conn){"tcp": tcp, "foreign": pipe} {
@@ -175,7 +157,7 @@ func TestWaitRead(t *testing.T) {
 }
 
 func TestAhead(t *testing.T) {
-	mine, peer := tcpPair(t)
+	mine, peer := testkit.TCPPair(t)
 	c := Ahead(From(mine), []byte("before "))
 	if s := c.Socket(); s.Plain || s.TCP == nil {
 		t.Errorf("the kernel may not move what waits here: %+v", s)
