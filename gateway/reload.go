@@ -96,7 +96,7 @@ func (g *Gateway) startServers(cfg *config.Config, running []*serve.Server) (all
 	all = make([]*serve.Server, len(states))
 	for i, w := range states {
 		key := serve.Key(w.cfg, w.state)
-		if n := slices.IndexFunc(running, func(s *serve.Server) bool { return s.Key() == key }); n >= 0 {
+		if n := slices.IndexFunc(running, func(s *serve.Server) bool { return s.Key() == key && !s.Released() }); n >= 0 {
 			all[i] = running[n]
 		}
 	}

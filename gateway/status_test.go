@@ -20,6 +20,7 @@ import (
 	"ptgate/gateway"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/outcome"
+	"ptgate/gateway/supervise"
 )
 
 // slowPT is the server side of a pluggable transport that asks the test at addr
@@ -419,4 +420,34 @@ func (l *testLog) add(t *testing.T, got map[string]int64) {
 			t.Errorf("%s: the lines add up to %d, the number is %d", r.Name, said[r.Message], got[r.Name])
 		}
 	}
+}
+
+// A server that could not be brought back is started by the next reload, also if its
+// settings are the same as before.
+func TestReloadAfterFailedReload(t *testing.T) {
+	slow := newSlow(t)
+	addr := freeAddr(t)
+	text := strings.Replace(fmt.Sprintf(farEnd, ""), `"127.0.0.1:0"`, fmt.Sprintf("%q", addr), 1)
+	server := start(t, "server", text)
+	changed := loadText(t, server.path, slow.text(addr, "1"))
+	done := make(chan error, 1)
+	go func() { done <- server.Reload(changed) }()
+	begin := slow.next("start") // the old server has let go of its port
+	taken, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin()
+	if err := <-done; err == nil {
+		t.Fatal("a transport whose port is taken is no error")
+	}
+	if state := server.Status().Serve[0].PT.State; state != supervise.Stopped {
+		t.Fatalf("with its port taken, the old server is %s", state)
+	}
+	taken.Close()
+	if err := server.Reload(loadText(t, server.path, text)); err != nil {
+		t.Fatal(err)
+	}
+	near := start(t, "client", fmt.Sprintf(nearEnd, bridge(server)))
+	roundTrip(t, mustAsk(t, near, origin(t, echo)), 1<<10)
 }

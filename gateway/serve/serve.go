@@ -168,6 +168,9 @@ func (s *Server) Release() {
 	}
 }
 
+// Released tells whether the server has let go of its port, or is to.
+func (s *Server) Released() bool { return s.stop.Err() != nil }
+
 // Again starts a server with the same settings, after Release.
 func (s *Server) Again(ctx context.Context, deps Deps) (*Server, error) {
 	return Start(ctx, s.cfg, s.state, deps)
