@@ -74,6 +74,7 @@ func Run(ctx context.Context, client, upstream stream.Conn, o Options) error {
 		up:   direction{dst: upstream, src: client, count: o.Up, given: flow{begin: begin}},
 		down: direction{dst: client, src: upstream, count: o.Down, given: flow{begin: begin}},
 	}
+	p.open.Add(1)
 	stop := context.AfterFunc(ctx, p.cancelled)
 	if p.idle > 0 {
 		p.mu.Lock()
@@ -85,6 +86,7 @@ func Run(ctx context.Context, client, upstream stream.Conn, o Options) error {
 	wg.Go(func() { p.run(&p.up, &p.down, o.Early) })
 	p.run(&p.down, &p.up, nil)
 	wg.Wait()
+	p.open.Wait() // resetLater may still wait
 	stop()
 	return p.err
 }
@@ -95,7 +97,8 @@ type pair struct {
 	ctx              context.Context
 	up, down         direction
 
-	moved atomic.Int64 // bytes, both ways
+	moved atomic.Int64   // bytes, both ways
+	open  sync.WaitGroup // until both connections are closed, or reset
 
 	mu      sync.Mutex
 	err     error
@@ -397,6 +400,7 @@ func (p *pair) reset(err error) {
 	p.end()
 	p.client.Reset()
 	p.upstream.Reset()
+	p.open.Done()
 }
 
 // close ends the pair in order. The caller holds mu.
@@ -407,6 +411,7 @@ func (p *pair) close() {
 	p.end()
 	p.client.Close()
 	p.upstream.Close()
+	p.open.Done()
 }
 
 func (p *pair) end() {

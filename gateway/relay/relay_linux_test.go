@@ -1,11 +1,17 @@
 package relay
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"syscall"
 	"testing"
+	"time"
+
+	"ptgate/gateway/stream"
 )
 
 // A program that closes its connection ends the pair, also where the far end can't
@@ -94,5 +100,61 @@ func TestDescriptors(t *testing.T) {
 		j.app.Close()
 		j.far.Close()
 		<-j.done
+	}
+}
+
+// A left is a connection whose peer has reset it, and of which a splice has swallowed the
+// error: a write says EPIPE, and reading ends as if all were well.
+type left struct {
+	stream.Conn
+	written, ended chan struct{}
+	answer         []byte
+}
+
+func (l *left) Write([]byte) (int, error) {
+	close(l.written)
+	return 0, syscall.EPIPE
+}
+
+func (l *left) Read(p []byte) (n int, err error) {
+	if n = copy(p, l.answer); n == 0 {
+		<-l.written
+		defer close(l.ended)
+		return 0, io.EOF
+	}
+	l.answer = l.answer[n:]
+	return n, nil
+}
+
+func (l *left) WaitRead() error { return nil }
+
+func (l *left) Socket() stream.Socket { return stream.Socket{TCP: l.Conn.Socket().TCP} }
+
+// Run returns when both connections are closed, also where the end waits until what was
+// sent had time to arrive.
+func TestRunWaitsForTheReset(t *testing.T) {
+	app, client := tcpPair(t)
+	upstream, far := tcpPair(t)
+	far.SetLinger(0)
+	far.Close()
+	if err := stream.TCP(upstream).WaitRead(); err == nil || !stream.Closed(upstream) {
+		t.Fatalf("after a reset: %v", err)
+	}
+	l := &left{stream.TCP(upstream), make(chan struct{}), make(chan struct{}), []byte("answer")}
+	done := make(chan error, 1)
+	go func() { done <- Run(context.Background(), stream.TCP(client), l, Options{}) }()
+	app.Write([]byte("request"))
+	<-l.ended
+	app.CloseWrite()
+	if err := <-done; !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("Run: %v", err)
+	}
+	for _, c := range []*net.TCPConn{client, upstream} {
+		if err := c.SetDeadline(time.Time{}); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Run has returned, and a connection is open: %v", err)
+		}
+	}
+	if b, err := io.ReadAll(app); string(b) != "answer" || !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the program read %q, %v", b, err)
 	}
 }

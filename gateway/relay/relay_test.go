@@ -391,6 +391,7 @@ func TestSilenceGoesOn(t *testing.T) {
 		defer app.Close()
 		defer far.Close()
 		p := &pair{client: client, upstream: upstream, halfOpen: DefaultHalfOpen}
+		p.open.Add(1)
 		begin := time.Now()
 		p.mu.Lock()
 		defer p.mu.Unlock()
