@@ -166,8 +166,8 @@ var table = [outcomes]Row{
 		Message: "client speaks neither a carrier of this version nor SOCKS5: set far = \"exit\" or \"socks5\" in its bridge, " +
 			"and the same version of ptgate on both sides", Level: slog.LevelWarn, AtWill: true},
 	ServeHandshakeFailed: {Name: "serve_handshake_failed", Labels: []string{serve, port},
-		Help:    "Clients that did not complete the handshake of a served transport, or said nothing after it.",
-		Message: "client said nothing that was understood", Level: slog.LevelDebug, AtWill: true},
+		Help:    "Clients that came through a served transport and left, or were silent, before it was known what they speak.",
+		Message: "client left, or was silent, before it was known what it speaks", Level: slog.LevelDebug, AtWill: true},
 	ServeClients: {Name: "serve_clients", Labels: []string{serve, port}, Gauge: true,
 		Help: "Connections through a served transport that are open."},
 	ServeSessions: {Name: "serve_sessions", Labels: []string{serve, port}, Gauge: true,

@@ -288,8 +288,10 @@ func (s *Server) handle(c stream.Conn) {
 		err = context.Cause(s.cut)
 	}
 	if err != nil {
-		// The error's text may have the client's address in it.
-		s.add(outcome.ServeHandshakeFailed, "reason", answer.Of(err))
+		if s.cut.Err() == nil {
+			// The error's text may have the client's address in it.
+			s.add(outcome.ServeHandshakeFailed, "reason", answer.Of(err))
+		}
 		c.Reset()
 		return
 	}
@@ -366,7 +368,9 @@ func (s *Server) forward(c stream.Conn) {
 	service, err := d.DialContext(ctx, "tcp", s.cfg.Forward)
 	cancel()
 	if err != nil {
-		s.add(outcome.ForwardFailed, "error", adapter.WithoutAddresses(err))
+		if s.cut.Err() == nil {
+			s.add(outcome.ForwardFailed, "error", adapter.WithoutAddresses(err))
+		}
 		c.Reset()
 		return
 	}
