@@ -38,9 +38,9 @@ type ExtServerConfig struct {
 
 	// Handler serves a connection, each in a goroutine of its own; the
 	// connection is closed when it returns. Close cancels the context and
-	// closes the connection; where the child ends by itself the handler sees
-	// that on the connection only, after all that was under way. It may call
-	// every method but Wait. Nil: connections are for Accept.
+	// closes the connection. If the child ends by itself, the handler sees only
+	// the end of the connection, after all bytes that were under way. It may
+	// call every method but Wait. Nil: connections are for Accept.
 	Handler func(ctx context.Context, c net.Conn, info ClientInfo)
 
 	// MaxPending bounds the connections that are not through the exchange;
@@ -65,7 +65,7 @@ type ExtServerAdapter struct {
 	handlers context.Context // of Handler; ends with Close
 	cancel   context.CancelFunc
 	slots    chan struct{} // one element for each connection in, or on its way to, ready
-	ready    chan *Conn    // never blocks, for want of slots
+	ready    chan *Conn    // a send never blocks: the sender has a slot
 
 	exMu     sync.Mutex // guards what follows up to exchange
 	listener net.Listener

@@ -87,8 +87,8 @@ func readNotes(stateDir string) (notes []note) {
 	return notes
 }
 
-// writeNotes writes notes again, with mine in the place of those of cfg's file. Notes of
-// files that are gone are left out.
+// writeNotes writes the file of notes: mine, and those of notes that are of other
+// configuration files. Notes of files that are gone are left out.
 func writeNotes(cfg *config.Config, notes, mine []note) error {
 	all := slices.Clone(mine)
 	for _, n := range notes {
@@ -139,9 +139,9 @@ type serveState struct {
 
 // serveStates gives each [[serve]] the directory where its transport keeps its keys.
 // Clients know a server by its keys. So a [[serve]] keeps the directory that its
-// address had before, wherever it stands in the file. One that moves to another address
-// takes along the directory that nobody else uses now. If the keys are in the options,
-// the transport writes them to a directory of their own.
+// address had before, wherever it stands in the file. One with a new address gets the
+// first directory that nobody else uses now: if it has moved, that is its old one. If the
+// keys are in the options, the transport writes them to a directory of their own.
 func serveStates(cfg *config.Config, notes []note) []serveState {
 	out := make([]serveState, len(cfg.Serve))
 	bases := make([]string, len(cfg.Serve))

@@ -28,8 +28,7 @@ import (
 )
 
 // A Gateway runs one configuration file. Make it with New, then call Run once. Its
-// other methods may be called from any goroutine, at any time; but for Reload, none
-// of them waits for anything.
+// other methods may be called from any goroutine, at any time. Only Reload waits.
 type Gateway struct {
 	exe   string
 	log   *slog.Logger
@@ -83,7 +82,6 @@ func New(cfg *config.Config, exe string, log *slog.Logger) *Gateway {
 }
 
 // newView makes the view of cfg, in which nothing listens and nothing is served yet.
-// New requests must find it before they can use a bridge that earlier ones lack.
 func (g *Gateway) newView(cfg *config.Config) *view {
 	return &view{
 		cfg:    cfg,
@@ -133,7 +131,7 @@ func (g *Gateway) Addresses(f inbound.Front) (addrs []string) {
 	return addrs
 }
 
-// listeners are those that are open.
+// listeners gives the open listeners. While the gateway stops there are none.
 func (g *Gateway) listeners() []*listener {
 	if g.stopping.Load() {
 		return nil
@@ -202,8 +200,8 @@ func (g *Gateway) end(endStop, endCut context.CancelFunc) {
 	case <-drain.Done():
 	}
 	endCut()
-	// Beside the relays' end: one that waits for a bridge that stands still ends
-	// with the bridge.
+	// Before the relays have ended: a relay that waits for a bridge without an answer
+	// ends only when the bridge does.
 	g.manager.Close()
 	wg.Wait()
 	g.book.Close()

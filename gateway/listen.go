@@ -15,8 +15,8 @@ import (
 	"ptgate/gateway/inbound"
 )
 
-// A listener is an open port of a front. It serves from the swap of the view that
-// has it until close.
+// A listener is an open port of a front. It serves from the moment when a view that has
+// it is swapped in, until close is called.
 type listener struct {
 	front inbound.Front
 	addr  string // as configured
@@ -28,8 +28,8 @@ type listener struct {
 // address is the one that it really has.
 func (l *listener) address() string { return l.ln.Addr().String() }
 
-// listen opens what cfg wants to listen on and old has not. It gives all of them in
-// the configuration's order, and those that are new.
+// listen opens the addresses of cfg for which old has no listener. all has the listeners
+// of cfg, old and new ones, in the configuration's order; opened has only the new ones.
 func (g *Gateway) listen(cfg *config.Config, old []*listener) (all, opened []*listener, err error) {
 	for _, f := range []struct {
 		front inbound.Front
@@ -105,7 +105,7 @@ func hint(err error, reload bool) string {
 }
 
 // failedWith tells whether a port could not be opened because of cause. A transport
-// program gives no error but its own words, which quote the system's.
+// program gives only a text, which quotes the system's error.
 func failedWith(err, cause error) bool {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return errors.Is(op.Err, cause)

@@ -37,8 +37,7 @@ func (g *Gateway) Reload(cfg *config.Config) error {
 
 // apply makes the listeners and servers that cfg asks for, and then swaps the view.
 // With an error the view stays as it was, and so does all that runs. It may take as
-// long as a transport takes to start. The caller holds change, which nobody needs
-// who only reads.
+// long as a transport takes to start. The caller holds change; readers do not need it.
 func (g *Gateway) apply(cfg *config.Config) error {
 	old := g.view.Load()
 	if cfg.StateDir != old.cfg.StateDir {
@@ -87,10 +86,10 @@ func without[T comparable](all, others []T) []T {
 	return slices.DeleteFunc(slices.Clone(all), func(x T) bool { return slices.Contains(others, x) })
 }
 
-// startServers gives the servers of cfg, in its order: those that run already where
-// nothing of theirs has changed, new ones else. A port that changes hands is free
-// only when its old server has let go of it, so such a server stops listening first,
-// and is started again should a new one fail.
+// startServers gives the servers of cfg, in its order. A server that runs already is
+// kept if its settings are the same; the others are started. A new server may need the
+// port of one that is not kept. Then the old one closes its port first. If a new server
+// does not start, those that have closed their ports are started again.
 func (g *Gateway) startServers(cfg *config.Config, running []*serve.Server) (all []*serve.Server, started bool, err error) {
 	states := serveStates(cfg, readNotes(cfg.StateDir))
 	all = make([]*serve.Server, len(states))
@@ -149,8 +148,8 @@ func (g *Gateway) deps() serve.Deps {
 	}
 }
 
-// release makes s let go of its port. A stop does not wait for it: it ends s anyway,
-// and so what waits here.
+// release makes s close its port, and waits until the port is free. A stop does not wait
+// for that: it ends s, and with s the goroutine below.
 func (g *Gateway) release(s *serve.Server) error {
 	free := make(chan struct{})
 	g.wg.Go(func() {
@@ -165,8 +164,8 @@ func (g *Gateway) release(s *serve.Server) error {
 	}
 }
 
-// bringBack starts servers again that have let go of their ports, and puts the new
-// ones in the place of the old in the view. What the old ones carry goes on.
+// bringBack starts servers again that have closed their ports, and puts the new ones in
+// the place of the old ones in the view. The connections of the old ones go on.
 func (g *Gateway) bringBack(released []*serve.Server) {
 	if g.stop.Err() != nil {
 		return // the stop ends them

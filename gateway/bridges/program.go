@@ -194,8 +194,8 @@ func (p *program) close() {
 	}
 }
 
-// logEvent writes what a PT says. It may name bridges and destinations, so that a
-// private log gets no more than the fact.
+// logEvent logs what a PT says. That may name bridges and destinations, so a private log
+// has only the fact that the PT has said something.
 func logEvent(log *slog.Logger, private bool, e adapter.Event) {
 	if private && e.Kind != adapter.EventDropped {
 		log.Debug("the transport program has something to say; log.private keeps it out", "kind", e.Kind.String(), "severity", e.Severity)
@@ -205,8 +205,8 @@ func logEvent(log *slog.Logger, private bool, e adapter.Event) {
 }
 
 // failure is an error's text for the log and the status. A client's PT that does not
-// start has been told of no bridge and no destination yet: its last words are safe,
-// and the best help there is.
+// start does not know any bridge or destination yet. So what it has said is safe, and it
+// is the best help there is.
 func failure(err error, keepOut bool) string {
 	if _, ok := errors.AsType[*adapter.StartError](err); ok {
 		keepOut = false

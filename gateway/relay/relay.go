@@ -175,8 +175,9 @@ func (f *flow) add(n int) {
 	f.last.Store(now)
 }
 
-// left is how long it may still take, maxWay and a trip at most. The limit is for
-// those who wait for the pair's end; a far end that is silent gets the rest even so.
+// left is how long it may still take, maxWay and longTrip at most: nobody should wait
+// longer for the end of a pair. A far end that sends nothing gets the rest even after
+// that, because only bytes that nobody reads turn a close into a reset.
 func (f *flow) left() time.Duration {
 	pending := f.pending.Load()
 	if pending == 0 {

@@ -18,9 +18,9 @@ import (
 const canCount = true
 
 // count counts the TCP connections to an address that the processes of a group hold,
-// and tells whether the group listens on any TCP port. It fails where /proc does not
-// show the processes or their files: hidden by its mount options or by the capabilities
-// of a program.
+// and tells whether the group listens on any TCP port. It fails if /proc does not show
+// the processes or their files. Its mount options may hide them, and so may the
+// capabilities of a program.
 //
 // A connection counts as long as a process has it open, whatever TCP's state: one that
 // the service has ended may have bytes that the process has still to read.
@@ -64,7 +64,7 @@ func count(group int, to netip.AddrPort) (n int64, listening bool, err error) {
 
 // groupMembers lists the directories of a group's processes in /proc.
 func groupMembers(group int) (dirs []string, err error) {
-	// The leader must be there: it has not been waited for.
+	// The leader is there until its parent has waited for it, even if it has ended.
 	if _, err := os.Stat(fmt.Sprintf("/proc/%d/stat", group)); err != nil {
 		return nil, err
 	}

@@ -78,8 +78,8 @@ type Server struct {
 	handlers sync.WaitGroup // of PT connections: these may outlive the PT that they came through
 
 	Traffic carrier.Traffic
-	Clients atomic.Int64  // PT connections open, but for those that the PT leads to the service by itself
-	active  atomic.Int64  // streams and forwards open, likewise
+	Clients atomic.Int64  // open PT connections, without those that the PT leads to the service by itself
+	active  atomic.Int64  // open streams and forwarded connections, without the same ones
 	quiet   chan struct{} // gets one when active falls to 0
 
 	label  outcome.Label
@@ -89,7 +89,7 @@ type Server struct {
 	uncounted atomic.Bool               // the PT's own connections can't be counted
 }
 
-// Key tells servers apart by everything that they depend on.
+// Key is the same for two servers only if everything that they depend on is the same.
 func Key(c *config.Serve, state string) string {
 	pt := *c.PT
 	pt.Line = 0 // where it stands in the file is no setting of it
@@ -214,8 +214,8 @@ func (s *Server) Stop(ctx context.Context, drain time.Duration) {
 	}
 }
 
-// bind is the address to listen on: after a restart the one that clients know,
-// also where the configuration left the port open.
+// bind is the address to listen on. After a restart it is the one that clients know,
+// even if the configuration says port 0.
 func (s *Server) bind() string {
 	bind, known := adapter.BindAddr(s.cfg.Bind), s.announced.Load()
 	if known == nil || bind.Port() != 0 {
@@ -228,7 +228,8 @@ func (s *Server) bind() string {
 	return bind.String()
 }
 
-// admit looks at [[serve]] deny and allow.
+// admit tells whether deny and allow of the [[serve]] let a client in, and counts those
+// that they keep out.
 func (s *Server) admit(a netip.AddrPort) bool {
 	if s.lets(a) {
 		return true
@@ -260,7 +261,7 @@ func (s *Server) lets(a netip.AddrPort) bool {
 	return len(s.cfg.Allow) == 0
 }
 
-// private tells whether the log is to hold nothing of clients.
+// private tells whether the log must say nothing about clients.
 func (s *Server) private() bool { return s.deps.Private == nil || s.deps.Private() }
 
 // handle owns one PT connection.

@@ -176,7 +176,7 @@ func (s *Server) launch(ctx context.Context) (transport, string, adapter.Args, e
 		return nil, "", nil, err
 	}
 	if direct.IsValid() {
-		// A PT that listens is one whose sockets can be seen.
+		// The PT does listen. If that can't be seen, its connections can't, either.
 		if _, listening, err := s.deps.count(p.Pid(), direct); err != nil || !listening {
 			s.log.Info("the transport program's connections can't be counted: they go through ptgate to the fixed service", "error", err)
 			p.Close()
@@ -189,8 +189,8 @@ func (s *Server) launch(ctx context.Context) (transport, string, adapter.Args, e
 	return p, m.Addr, m.Args, nil
 }
 
-// childOptions are the options for a program. Ours learns from one how many proxies
-// in front are to be trusted, and trusts one where nothing is said.
+// childOptions are the options for a program. Our own program has an option that says how
+// many proxies in front it trusts. Without the option it trusts one.
 func childOptions(c *config.Serve) adapter.Args {
 	row, _ := builtin.Lookup(c.Transport)
 	if !row.Front || !c.PT.Builtin() || c.TrustedHops == 1 {
@@ -199,8 +199,8 @@ func childOptions(c *config.Serve) adapter.Args {
 	return append(slices.Clone(c.Options), adapter.Arg{Key: builtin.OptionTrustedHops, Value: strconv.Itoa(c.TrustedHops)})
 }
 
-// event writes what a PT says. It may name clients, so that a private log gets no
-// more than the fact.
+// event logs what a PT says. That may name clients, so a private log has only the fact
+// that the PT has said something.
 func (s *Server) event(e adapter.Event) {
 	if s.private() && e.Kind != adapter.EventDropped {
 		s.log.Debug("the transport program has something to say; log.private keeps it out", "kind", e.Kind.String(), "severity", e.Severity)
@@ -234,11 +234,12 @@ func drains(pt *config.PT) bool {
 	return pt.Builtin() || slices.Contains(drainers, strings.TrimSuffix(filepath.Base(pt.Exec[0]), ".exe"))
 }
 
-// drain leaves a program alone that would end at once. It goes on taking clients, whom
-// the Server turns away; those that it leads to the service by itself are served.
+// drain does nothing to a program that would end at once. Such a program goes on taking
+// clients. The Server turns them away; but clients that the program leads to the service
+// by itself are served.
 func (p *program) drain() {
 	if drains(p.s.cfg.PT) {
-		p.interrupt() // where that can't be done, the program is as the others
+		p.interrupt() // if that fails, the program goes on as the others do
 	}
 }
 
@@ -274,8 +275,8 @@ func (p *program) release(cut context.Context) {
 	}
 }
 
-// look counts what the program leads to the service by itself. Where a count fails, the
-// one before stands, until the program has ended.
+// look counts the connections that the program leads to the service by itself. If a count
+// fails, the last number is kept. Once the program has ended, the number is 0.
 func (p *program) look() int64 {
 	p.counted = time.Now()
 	n, _, err := p.s.deps.count(p.Pid(), p.direct)
@@ -300,7 +301,7 @@ func (p *program) carried() int64 {
 	return p.number.Load()
 }
 
-// lookEvery is the pause between two looks, which are longer where a look takes long.
+// lookEvery is the shortest pause between two looks. It is longer if a look takes long.
 const lookEvery = 100 * time.Millisecond
 
 func (p *program) idle(ctx context.Context) {
@@ -309,7 +310,8 @@ func (p *program) idle(ctx context.Context) {
 	}
 	p.counting.Lock()
 	defer p.counting.Unlock()
-	// Twice: the kernel's list is no picture of one moment.
+	// Two looks in a row must find none: the kernel's list changes while it is read, so
+	// one look may miss a connection.
 	for none := 0; ; {
 		begun := time.Now()
 		if p.look() > 0 {

@@ -111,10 +111,10 @@ func (a *ahead) Socket() Socket {
 // past is a deadline that wakes whoever reads or writes.
 var past = time.Unix(1, 0)
 
-// Watch returns a context for a dial on behalf of c's peer: it ends when the peer goes
-// away. Most dials are through before delay; only a slower one pays for the look. With
-// endIsGone the end of the peer's direction counts as going away, too; otherwise it only
-// says that the peer has no more to send.
+// Watch returns a context for a dial on behalf of c's peer. The context ends when the
+// peer goes away. The watch begins after delay, because most dials are done before and
+// need none. With endIsGone the end of the peer's direction counts as going away, too;
+// otherwise it only says that the peer has no more to send.
 //
 // While it watches, nobody else may read from c or set its read deadline. The function
 // that it returns ends the watch, waits for it and leaves c without a read deadline.

@@ -3,8 +3,8 @@
 // soon; a pause grows with each failure and has a random part, so that many
 // supervisors do not act at the same moment.
 //
-// It does not know what the child does. How it is started, and what its errors may
-// say in a log, is told by the Config.
+// It does not know what the child does. The Config says how it is started, and what a log
+// may say of its errors.
 package supervise
 
 import (
@@ -27,7 +27,7 @@ const (
 	// A child that has run for promptAfter is started again without a pause.
 	promptAfter = 10 * time.Second
 
-	// A child that has run for soundAfter makes earlier failures forgotten.
+	// After a child has run for soundAfter, earlier failures are forgotten.
 	soundAfter = time.Minute
 
 	// The first loudFailures in a row are logged as they happen, and after that
@@ -350,8 +350,8 @@ func (s *Supervisor[C]) start() (child C, err error) {
 	return s.cfg.Start(s.starts)
 }
 
-// end notes how a run ended: with err, after it had lived so long; 0: it was never
-// ready.
+// end notes that a run has ended, with err. lived is how long the child ran; 0: it was
+// never ready.
 func (s *Supervisor[C]) end(r *run[C], err error, lived time.Duration) {
 	s.mu.Lock()
 	s.now = nil
