@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"ptgate/gateway/stream"
+	"ptgate/gateway/testkit"
 )
 
 // A program that closes its connection ends the pair, also where the far end can't
@@ -133,8 +134,8 @@ func (l *left) Socket() stream.Socket { return stream.Socket{TCP: l.Conn.Socket(
 // Run returns when both connections are closed, also where the end waits until what was
 // sent had time to arrive.
 func TestRunWaitsForTheReset(t *testing.T) {
-	app, client := tcpPair(t)
-	upstream, far := tcpPair(t)
+	app, client := testkit.TCPPair(t)
+	upstream, far := testkit.TCPPair(t)
 	far.SetLinger(0)
 	far.Close()
 	if err := stream.TCP(upstream).WaitRead(); err == nil || !stream.Closed(upstream) {
