@@ -59,6 +59,7 @@ func newBridge(m *Manager, bc *config.Bridge, cfg *config.Config, p *program) *B
 			Dial:    func(ctx context.Context) (stream.Conn, error) { return b.pt.dial(ctx, b.config()) },
 			Traffic: &b.Traffic,
 			Log:     log,
+			Lost:    b.carrierLost,
 			Wall:    m.wall,
 		})
 	}

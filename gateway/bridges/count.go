@@ -15,6 +15,7 @@ func (b *Bridge) attach() {
 	label := outcome.By(b.Name())
 	for o, read := range map[outcome.Outcome]func() int64{
 		outcome.BridgeCarriers: func() int64 { return int64(b.Status().Carriers) },
+		outcome.BridgeSessions: func() int64 { return int64(min(b.Status().Carriers, 1)) },
 		outcome.BridgeStreams:  b.active.Load,
 		outcome.BridgeIn:       b.Traffic.In.Load,
 		outcome.BridgeOut:      b.Traffic.Out.Load,
@@ -35,6 +36,11 @@ func (b *Bridge) failed(err error, took time.Duration) {
 	c := b.config()
 	b.m.book.Add(outcome.BridgeFailed, outcome.By(c.Name, answer.Of(err).String()), "transport", c.Transport,
 		"error", failure(err, b.m.private.Load()), "after", took.Round(time.Millisecond), "advice", advice(err, c.PT))
+}
+
+// carrierLost counts a carrier that was given up.
+func (b *Bridge) carrierLost(silent time.Duration) {
+	b.m.book.Add(outcome.CarrierLost, outcome.By(b.Name()), "for", silent.Round(time.Second))
 }
 
 // refusedEarly counts a request that was refused after the application had been told

@@ -3,7 +3,6 @@ package carrier
 import (
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -50,7 +49,7 @@ func TestSniff(t *testing.T) {
 // ends are both ends of a carrier over a pipe. What the gateway asks with is answered.
 func ends(t *testing.T, wall func() time.Time) (near, far *Conn) {
 	a, b := net.Pipe()
-	o := Options{Traffic: new(Traffic), Log: slog.New(slog.DiscardHandler), Wall: wall}
+	o := Options{Traffic: new(Traffic), Wall: wall}
 	near = Open(stream.From(a), o)
 	kind, sniffed, err := Sniff(stream.From(b), time.Minute)
 	if kind != Carrier || err != nil {
@@ -174,7 +173,7 @@ func TestStopped(t *testing.T) {
 
 func Example() {
 	a, b := net.Pipe()
-	o := Options{Traffic: new(Traffic), Log: slog.New(slog.DiscardHandler)}
+	o := Options{Traffic: new(Traffic)}
 	near := Open(stream.From(a), o)
 	near.Write([]byte("several writes, "))
 	near.Write([]byte("one piece"))

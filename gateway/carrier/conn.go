@@ -2,7 +2,6 @@ package carrier
 
 import (
 	"errors"
-	"log/slog"
 	"net"
 	"runtime"
 	"sync"
@@ -20,8 +19,10 @@ var ErrClosed = errors.New("carrier: closed")
 
 // Options of a Conn.
 type Options struct {
-	Traffic *Traffic     // may be shared by several connections
-	Log     *slog.Logger // told when the Conn ends by itself
+	Traffic *Traffic // may be shared by several connections
+	// Lost is called when the Conn ends by itself, after the peer was silent for so long;
+	// nil: nobody wants to know.
+	Lost func(silent time.Duration)
 	// Wall is the wall clock, which goes on while the machine sleeps; nil: time.Now.
 	Wall func() time.Time
 }
@@ -31,7 +32,7 @@ type Options struct {
 type Conn struct {
 	conn    stream.Conn
 	traffic *Traffic
-	log     *slog.Logger
+	lost    func(time.Duration)
 	unsent  *unsent // flush's
 	life    life
 
@@ -68,7 +69,7 @@ func Accept(c stream.Conn, o Options) *Conn {
 }
 
 func newConn(c stream.Conn, o Options) *Conn {
-	x := &Conn{conn: c, traffic: o.Traffic, log: o.Log, wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	x := &Conn{conn: c, traffic: o.Traffic, lost: o.Lost, wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	x.room.L = &x.mu
 	x.life.init(o.Wall)
 	x.unsent = newUnsent(c)
@@ -214,8 +215,11 @@ func (c *Conn) fail(err error) {
 	c.room.Broadcast()
 }
 
-// giveUp ends the connection because the peer gives no sign.
-func (c *Conn) giveUp(err error) {
+// giveUp ends the connection because the peer was silent for so long.
+func (c *Conn) giveUp(err error, silent time.Duration) {
+	if c.lost != nil {
+		c.lost(silent)
+	}
 	c.fail(err)
 	c.conn.Reset()
 }

@@ -175,8 +175,7 @@ func (c *Conn) watch(ask func()) {
 			continue // the owner bounds that
 		}
 		if silent := l.silence(); silent > DeadAfter {
-			c.log.Info("carrier is dead: no answer", "for", silent.Round(time.Second))
-			c.giveUp(errDead)
+			c.giveUp(errDead, silent)
 			return
 		}
 		quiet := time.Duration(last.at - l.heard.Load())
@@ -228,8 +227,7 @@ func (c *Conn) watchVanished() {
 		}
 		if silent += vanishedTick; silent >= vanishedAfter {
 			// Anybody could bring that about: it is for those who look for something.
-			c.log.Debug("the client of a carrier has gone without a word", "silent", silent)
-			c.giveUp(errVanished)
+			c.giveUp(errVanished, silent)
 			return
 		}
 	}

@@ -42,7 +42,13 @@ func (l *Limiter) Release() {
 }
 
 // Moved has something to read if places were taken or given back since it was read.
-func (l *Limiter) Moved() <-chan struct{} { return l.moved }
+// A nil Limiter never has.
+func (l *Limiter) Moved() <-chan struct{} {
+	if l == nil {
+		return nil
+	}
+	return l.moved
+}
 
 func (l *Limiter) move() {
 	select {

@@ -47,6 +47,7 @@ const (
 	ServeOverLimit
 	ServeForeign
 	ServeHandshakeFailed
+	ServeVanished
 	ServeClients
 	ServeSessions
 	ServeStreams
@@ -168,6 +169,9 @@ var table = [outcomes]Row{
 	ServeHandshakeFailed: {Name: "serve_handshake_failed", Labels: []string{serve, port},
 		Help:    "Clients that came through a served transport and left, or were silent, before it was known what they speak.",
 		Message: "client left, or was silent, before it was known what it speaks", Level: slog.LevelDebug, AtWill: true},
+	ServeVanished: {Name: "serve_vanished", Labels: []string{serve, port},
+		Help:    "Carriers given up because nothing was heard of the client for two minutes.",
+		Message: "the client of a carrier has gone without a word", Level: slog.LevelInfo, AtWill: true},
 	ServeClients: {Name: "serve_clients", Labels: []string{serve, port}, Gauge: true,
 		Help: "Connections through a served transport that are open."},
 	ServeSessions: {Name: "serve_sessions", Labels: []string{serve, port}, Gauge: true,

@@ -66,16 +66,23 @@ type Options struct {
 // A side that can't end one direction alone (stream.ErrNoCloseWrite) is not told of the
 // other side's end. It is closed when nobody is left to read what it sends.
 func Run(ctx context.Context, client, upstream stream.Conn, o Options) error {
+	return newPair(ctx, client, upstream, o).relay(o.Early)
+}
+
+func newPair(ctx context.Context, client, upstream stream.Conn, o Options) *pair {
 	if o.HalfOpen <= 0 {
 		o.HalfOpen = DefaultHalfOpen
 	}
 	begin := time.Now()
-	p := &pair{client: client, upstream: upstream, idle: o.Idle, halfOpen: o.HalfOpen, ctx: ctx,
+	return &pair{client: client, upstream: upstream, idle: o.Idle, halfOpen: o.HalfOpen, ctx: ctx,
 		up:   direction{dst: upstream, src: client, count: o.Up, given: flow{begin: begin}},
 		down: direction{dst: client, src: upstream, count: o.Down, given: flow{begin: begin}},
 	}
+}
+
+func (p *pair) relay(early []byte) error {
 	p.open.Add(1)
-	stop := context.AfterFunc(ctx, p.cancelled)
+	stop := context.AfterFunc(p.ctx, p.cancelled)
 	if p.idle > 0 {
 		p.mu.Lock()
 		p.limitSilence(p.idle)
@@ -83,7 +90,7 @@ func Run(ctx context.Context, client, upstream stream.Conn, o Options) error {
 	}
 
 	var wg sync.WaitGroup
-	wg.Go(func() { p.run(&p.up, &p.down, o.Early) })
+	wg.Go(func() { p.run(&p.up, &p.down, early) })
 	p.run(&p.down, &p.up, nil)
 	wg.Wait()
 	p.open.Wait() // resetLater may still wait
@@ -120,6 +127,7 @@ type direction struct {
 
 	writing sync.Mutex // held while dst is written to
 	failure error      // of that
+	spliced bool       // the kernel has moved bytes to dst
 
 	// The pair's mu guards these.
 	ended    bool
@@ -129,8 +137,9 @@ type direction struct {
 // metReset tells what a write to dst has met of a reset by dst. The system tells of a reset
 // only once: after that, reading from dst seems to come to a clean end.
 //
-// ECONNRESET: dst broke off. EPIPE: it may have ended its direction in order and then left,
-// or it broke off and a splice swallowed the first error. Nil: no reset.
+// ECONNRESET: dst broke off. EPIPE: nobody knows. dst may have ended its direction in order
+// and then left; or it broke off, and a splice swallowed the error that would say so. Nil:
+// no reset, or one that came after the end of dst's direction.
 func (d *direction) metReset() error {
 	t := d.dst.Socket().TCP
 	if t == nil || !stream.Closed(t) {
@@ -138,10 +147,11 @@ func (d *direction) metReset() error {
 	}
 	d.writing.Lock() // a write under way ends at once
 	defer d.writing.Unlock()
-	for _, e := range []error{syscall.ECONNRESET, syscall.EPIPE} {
-		if errors.Is(d.failure, e) {
-			return e
-		}
+	switch {
+	case errors.Is(d.failure, syscall.ECONNRESET):
+		return syscall.ECONNRESET
+	case errors.Is(d.failure, syscall.EPIPE) && d.spliced:
+		return syscall.EPIPE
 	}
 	return nil
 }

@@ -170,6 +170,7 @@ func (m *mover) spliceRound(in, out syscall.RawConn) (bulk, eof bool, readErr, w
 			var w int
 			m.writing.Lock()
 			err := out.Write(func(fd uintptr) bool {
+				m.spliced = true
 				w, opErr = splice2(p.r, int(fd), p.held)
 				return opErr != syscall.EAGAIN
 			})

@@ -298,7 +298,11 @@ func (s *Server) handle(c stream.Conn) {
 	}
 	switch kind {
 	case carrier.Carrier:
-		o := session.ServeOptions{MaxStreams: limits.Connections, Traffic: &s.Traffic, Log: s.log}
+		o := session.ServeOptions{MaxStreams: limits.Connections, Traffic: &s.Traffic, Log: s.log,
+			Lost: func(silent time.Duration) { s.add(outcome.ServeVanished, "silent", silent) }}
+		sessions := s.deps.Book.Counter(outcome.ServeSessions, s.label)
+		sessions.Add(1)
+		defer sessions.Add(-1)
 		err := s.deps.Sessions.Serve(s.cut, c2, o, func(c *session.Stream) func() { return s.session(c) })
 		s.log.Debug("carrier ended", "error", err)
 	case carrier.BareSOCKS5:

@@ -58,6 +58,7 @@ type Options struct {
 	Dial    func(context.Context) (stream.Conn, error) // opens a connection to the far end
 	Traffic *carrier.Traffic                           // nil: nobody wants to know
 	Log     *slog.Logger                               // nil: nothing is logged
+	Lost    func(silent time.Duration)                 // as in carrier.Options
 	Wall    func() time.Time                           // the wall clock; nil: time.Now
 }
 
@@ -426,7 +427,7 @@ func (c *Client) connect(ctx context.Context, a *attempt) (*mux, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := newMux(conn, carrier.Options{Traffic: c.o.Traffic, Log: c.o.Log, Wall: c.o.Wall})
+	m, err := newMux(conn, carrier.Options{Traffic: c.o.Traffic, Lost: c.o.Lost, Wall: c.o.Wall}, c.o.Log)
 	if err != nil {
 		return nil, err
 	}

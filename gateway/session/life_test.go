@@ -52,7 +52,7 @@ func (c *stuck) Close() error {
 func TestOpenOnStuckCarrier(t *testing.T) {
 	for before := range 3 { // so that each of a request's three frames is once the first without room
 		synctest.Test(t, func(t *testing.T) {
-			c, err := newMux(stream.From(newStuck()), options)
+			c, err := newMux(stream.From(newStuck()), options, quiet)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -92,7 +92,7 @@ func TestOpenOnStuckCarrier(t *testing.T) {
 // A carrier whose peer does not answer is given up by itself.
 func TestDeadCarrier(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, err := newMux(stream.From(newStuck()), options)
+		c, err := newMux(stream.From(newStuck()), options, quiet)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -63,9 +63,9 @@ type mux struct {
 }
 
 // newMux starts a carrier on conn and owns it from then on.
-func newMux(conn stream.Conn, o carrier.Options) (*mux, error) {
+func newMux(conn stream.Conn, o carrier.Options, log *slog.Logger) (*mux, error) {
 	f := newFrames(carrier.Open(conn, o))
-	y, err := yamux.Client(f, muxConfig(0, o.Log), nil)
+	y, err := yamux.Client(f, muxConfig(0, log), nil)
 	if err != nil {
 		f.Close()
 		return nil, err

@@ -81,7 +81,7 @@ func TestWaitReset(t *testing.T) {
 // sends: streams that it opens and resets at once, or more than it may have.
 func TestResetsAreBounded(t *testing.T) {
 	near, far := testkit.TCPPair(t)
-	c := carrier.Accept(stream.From(far), carrier.Options{Traffic: new(carrier.Traffic), Log: quiet})
+	c := carrier.Accept(stream.From(far), carrier.Options{Traffic: new(carrier.Traffic)})
 	f := newFrames(c)
 	y, err := yamux.Server(f, muxConfig(10, quiet), nil)
 	if err != nil {

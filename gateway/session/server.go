@@ -21,6 +21,7 @@ type ServeOptions struct {
 	MaxStreams int // at once
 	Traffic    *carrier.Traffic
 	Log        *slog.Logger
+	Lost       func(silent time.Duration) // as in carrier.Options
 }
 
 // Serve serves what a client sends over conn, which comes from carrier.Sniff and is
@@ -30,7 +31,7 @@ type ServeOptions struct {
 // connection and all handlers have ended. The end of ctx ends the connection, once the
 // peer has got what was written.
 func (s *Server) Serve(ctx context.Context, conn stream.Conn, o ServeOptions, handle func(*Stream) (then func())) error {
-	f := newFrames(carrier.Accept(conn, carrier.Options{Traffic: o.Traffic, Log: o.Log}))
+	f := newFrames(carrier.Accept(conn, carrier.Options{Traffic: o.Traffic, Lost: o.Lost}))
 	c := muxConfig(o.MaxStreams, o.Log)
 	y, err := yamux.Server(f, c, s.memory.managed(c))
 	if err != nil {

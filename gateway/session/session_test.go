@@ -28,7 +28,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
 	quiet        = slog.New(slog.DiscardHandler)
-	options      = carrier.Options{Traffic: new(carrier.Traffic), Log: quiet}
+	options      = carrier.Options{Traffic: new(carrier.Traffic)}
 	serveOptions = ServeOptions{MaxStreams: 1000, Traffic: new(carrier.Traffic), Log: quiet}
 )
 
@@ -79,7 +79,7 @@ func pair(t testing.TB, near, far net.Conn, handle func(*Stream)) *mux {
 		defer close(served)
 		serve(far, handle)
 	}()
-	m, err := newMux(stream.From(near), options)
+	m, err := newMux(stream.From(near), options, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -252,7 +252,7 @@ func (*hole) Write(p []byte) (int, error) { return len(p), nil }
 func TestSignsOfPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const rate, streams = 5000, 6
-		c, err := newMux(stream.From(newSlow(&hole{newStuck()}, rate)), options)
+		c, err := newMux(stream.From(newSlow(&hole{newStuck()}, rate)), options, quiet)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -272,7 +272,7 @@ func TestSignsOfPeer(t *testing.T) {
 		wg.Wait()
 	})
 	synctest.Test(t, func(t *testing.T) {
-		c, err := newMux(stream.From(&hole{newStuck()}), options)
+		c, err := newMux(stream.From(&hole{newStuck()}), options, quiet)
 		if err != nil {
 			t.Fatal(err)
 		}
