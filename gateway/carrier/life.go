@@ -226,7 +226,6 @@ func (c *Conn) watchVanished() {
 			continue
 		}
 		if silent += vanishedTick; silent >= vanishedAfter {
-			// Anybody could bring that about: it is for those who look for something.
 			c.giveUp(errVanished, silent)
 			return
 		}

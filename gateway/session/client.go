@@ -250,8 +250,6 @@ func (c *Client) tryLocked() bool {
 // get gives a carrier for a new stream, and opens one where there is none.
 func (c *Client) get(ctx context.Context) (*mux, error) {
 	tried := false
-	t := time.NewTicker(look) // nothing tells when a peer answers again
-	defer t.Stop()
 	for {
 		c.mu.Lock()
 		if c.closed {
@@ -281,12 +279,15 @@ func (c *Client) get(ctx context.Context) (*mux, error) {
 		}
 		changed := c.changed
 		c.mu.Unlock()
+		t := time.NewTimer(look) // nothing tells when a peer answers again
 		select {
 		case <-changed:
 		case <-t.C:
 		case <-ctx.Done():
+			t.Stop()
 			return nil, fmt.Errorf("no connection to the bridge: %w", context.Cause(ctx))
 		}
+		t.Stop()
 	}
 }
 
