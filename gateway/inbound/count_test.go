@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 	"sync"
@@ -95,6 +97,30 @@ func TestCounted(t *testing.T) {
 				t.Errorf("counted %v, want %v", m, want)
 			}
 		})
+	}
+}
+
+// The bytes of a plain request count as those of a tunnel, and while it is served, its
+// connection leads to a destination.
+func TestPlainTraffic(t *testing.T) {
+	const content = 100_000
+	live := make(chan int64, 1)
+	var g *gate
+	g = start(t, HTTP, to(origin(t, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		live <- g.book.Total(outcome.Relays)
+		w.Write(make([]byte, content))
+	})), nil)
+	exchange(t, g.addr, []byte("PUT http://a.example/ HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n"+
+		"Content-Length: 100000\r\n\r\n"+strings.Repeat("x", content)))
+	if n := <-live; n != 1 {
+		t.Errorf("%d connections led to a destination during the request, want 1", n)
+	}
+	g.end(t)
+	for o, want := range map[outcome.Outcome]int64{outcome.Relays: 0, outcome.Up: content, outcome.Down: content} {
+		if n := g.book.Total(o); n < want || n > want*11/10 {
+			t.Errorf("%s: %d, want %d and the headers", outcome.Rows()[o].Name, n, want)
+		}
 	}
 }
 

@@ -97,6 +97,7 @@ type httpConn struct {
 	w        responseWriter
 	upload   *upload // its content; nil: none
 	user     string
+	counted  bool // among the connections that lead to their destination
 	broken   bool // the response can't be completed, and the client must see that
 	hijacked bool // the connection has been taken from net/http
 
@@ -144,6 +145,7 @@ func (h *httpConn) finished() { h.doneOnce.Do(func() { close(h.done) }) }
 func (h *httpConn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		v := recover()
+		h.served()
 		if v != nil && v != http.ErrAbortHandler {
 			h.l.panicked(h.set, v)
 			h.broken = true

@@ -19,6 +19,7 @@ import (
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/destination"
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
@@ -82,14 +83,13 @@ func (h *httpConn) roundTrip(r *http.Request, _ *goproxy.ProxyCtx) (*http.Respon
 	ctx := context.WithValue(r.Context(), requestKey{}, r.Context())
 	var conn net.Conn
 	upgrade := isWebSocket(r.Header)
-	if upgrade || h.upload != nil {
-		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-			GotConn: func(info httptrace.GotConnInfo) {
-				conn = info.Conn
-				h.upload.goesTo(info.Conn.(*originConn))
-			},
-		})
-	}
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) {
+			conn = info.Conn
+			h.upload.goesTo(info.Conn.(*originConn))
+			h.leads()
+		},
+	})
 	resp, err := h.l.web.plain.transport(h.set, h.user).RoundTrip(r.WithContext(ctx))
 	if err != nil {
 		return nil, err
@@ -107,6 +107,23 @@ func (h *httpConn) roundTrip(r *http.Request, _ *goproxy.ProxyCtx) (*http.Respon
 	}
 	resp.Body = &content{ReadCloser: resp.Body, h: h}
 	return resp, nil
+}
+
+// leads counts the client's connection among those that lead to their destination, until
+// the request has been served. A request may get a second connection after the first.
+func (h *httpConn) leads() {
+	if !h.counted {
+		h.counted = true
+		h.l.web.plain.relays.Add(1)
+	}
+}
+
+// served takes back what leads has counted.
+func (h *httpConn) served() {
+	if h.counted {
+		h.counted = false
+		h.l.web.plain.relays.Add(-1)
+	}
 }
 
 // switched prepares the tunnel after a 101 response. It takes the origin's connection
@@ -290,6 +307,9 @@ type plain struct {
 	l       *listener
 	nowhere *http.Transport // dials nothing; goproxy must have one
 
+	// What is counted of tunnels, too.
+	relays, up, down *atomic.Int64
+
 	ctx    context.Context // ends with the listener
 	cancel context.CancelFunc
 	dials  sync.WaitGroup
@@ -304,7 +324,10 @@ type plain struct {
 }
 
 func newPlain(l *listener) *plain {
-	p := &plain{l: l, conns: map[*originConn]struct{}{}}
+	p := &plain{l: l, conns: map[*originConn]struct{}{},
+		relays: l.book.Counter(outcome.Relays, outcome.By()),
+		up:     l.book.Counter(outcome.Up, outcome.By()),
+		down:   l.book.Counter(outcome.Down, outcome.By())}
 	p.ctx, p.cancel = context.WithCancel(l.cut)
 	p.nowhere = &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return nil, answer.Errorf(answer.Internal, "a request that was not prepared")
@@ -419,7 +442,15 @@ func (c *originConn) Read(b []byte) (int, error) {
 	if c.taken.Load() {
 		return 0, io.EOF
 	}
-	return c.Conn.Read(b)
+	n, err := c.Conn.Read(b)
+	c.p.down.Add(int64(n))
+	return n, err
+}
+
+func (c *originConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.p.up.Add(int64(n))
+	return n, err
 }
 
 func (c *originConn) Close() error {
