@@ -47,7 +47,7 @@ type ServeStatus struct {
 	Address   string `json:"address"`
 	Clients   int64  `json:"clients"` // PT connections
 	Active    int64  `json:"active"`  // streams and forwarded connections
-	In        int64  `json:"in"`      // bytes, of carriers
+	In        int64  `json:"in"`      // bytes, but for what a PT moves by itself
 	Out       int64  `json:"out"`
 
 	PT supervise.Status `json:"pt"`

@@ -12,8 +12,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"ptgate/gateway/config"
+	"ptgate/gateway/destination"
 	"ptgate/gateway/outcome"
+	"ptgate/gateway/session"
 	"ptgate/gateway/stream"
 )
 
@@ -114,6 +118,32 @@ func TestNumbers(t *testing.T) {
 	}
 	if n := f.book.Total(outcome.ServeClients) + f.book.Total(outcome.ServeStreams); n != 0 {
 		t.Errorf("%d clients and streams after the end", n)
+	}
+}
+
+// What a connection moves is counted, whether it is a carrier or not.
+func TestBytesWithoutCarrier(t *testing.T) {
+	at := origin(t)
+	forward := obfs4(false)
+	forward.Forward = destination.Format(at)
+	for name, c := range map[string]*config.Serve{"forward": forward, "bare SOCKS5": obfs4(false)} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t, c, nil)
+			conn := f.dial()
+			if c.Forward == "" {
+				if err := session.Handshake(conn, at, session.Auth{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			const size = 300 << 10
+			echo(t, conn, size)
+			conn.Close()
+			f.Stop(context.Background(), time.Minute)
+			in, out := f.book.Total(outcome.ServeIn), f.book.Total(outcome.ServeOut)
+			if in != size || out != size {
+				t.Errorf("%d bytes in and %d out, want %d", in, out, size)
+			}
+		})
 	}
 }
 

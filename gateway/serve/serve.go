@@ -303,12 +303,12 @@ func (s *Server) handle(c stream.Conn) {
 		sessions := s.deps.Book.Counter(outcome.ServeSessions, s.label)
 		sessions.Add(1)
 		defer sessions.Add(-1)
-		err := s.deps.Sessions.Serve(s.cut, c2, o, func(c *session.Stream) func() { return s.session(c) })
+		err := s.deps.Sessions.Serve(s.cut, c2, o, func(c *session.Stream) func() { return s.session(c, s.relayOptions()) })
 		s.log.Debug("carrier ended", "error", err)
 	case carrier.BareSOCKS5:
 		// Such a client need not ever say a word once it has its connection, so that its
 		// silence means nothing. The relay's half_open and TCP's keep-alives must do.
-		if then := s.session(c2); then != nil {
+		if then := s.session(c2, s.counted()); then != nil {
 			then()
 		}
 	default:
@@ -318,14 +318,14 @@ func (s *Server) handle(c stream.Conn) {
 }
 
 // session leads one SOCKS5 session to the exit, and returns the relay.
-func (s *Server) session(c stream.Conn) (then func()) {
+func (s *Server) session(c stream.Conn, o relay.Options) (then func()) {
 	if s.stop.Err() != nil || !s.enter() {
 		c.SetWriteDeadline(time.Now().Add(time.Second))
 		c.Write(s.deps.Exit.Busy())
 		c.Close()
 		return nil
 	}
-	relay := s.deps.Exit.ServeConn(s.cut, c, s.relayOptions())
+	relay := s.deps.Exit.ServeConn(s.cut, c, o)
 	if relay == nil {
 		s.leave()
 		return nil
@@ -339,6 +339,14 @@ func (s *Server) session(c stream.Conn) (then func()) {
 func (s *Server) relayOptions() relay.Options {
 	l := s.deps.Limits()
 	return relay.Options{Idle: l.Idle, HalfOpen: l.HalfOpen}
+}
+
+// counted are the options for a connection of the transport that is no carrier: a
+// carrier counts what it moves by itself.
+func (s *Server) counted() relay.Options {
+	o := s.relayOptions()
+	o.Up, o.Down = &s.Traffic.In, &s.Traffic.Out
+	return o
 }
 
 func (s *Server) enter() bool {
@@ -379,5 +387,5 @@ func (s *Server) forward(c stream.Conn) {
 		c.Reset()
 		return
 	}
-	relay.Run(s.cut, c, stream.From(service), s.relayOptions())
+	relay.Run(s.cut, c, stream.From(service), s.counted())
 }
