@@ -173,6 +173,9 @@ func probeHint(b *config.Bridge, p bridges.Probe) string {
 		}
 		return "the transport program did not start in time: run it by hand, and look at " + b.PT.Setting("exec")
 	case bridges.StageTransport:
+		if text := bridges.WebAdvice(p.Err); text != "" {
+			return text
+		}
 		switch {
 		case bridges.Refused(p.Err):
 			return "the address answers, but nothing listens on that port: is the server running, and the port right?"

@@ -1,8 +1,10 @@
 package bridges
 
 import (
+	"crypto/x509"
 	"errors"
 	"io/fs"
+	"net"
 	"os/exec"
 	"syscall"
 
@@ -38,6 +40,26 @@ func AuthAdvice(err error) string {
 	return "user and password of the bridge must be one of [exit] users on the server, where that has any"
 }
 
+// WebAdvice tells the operator what to do about a web server in front of a bridge whose
+// name is not found, or whose certificate is not good; "" where err is about something
+// else. Only the built-in transports tell such errors apart.
+func WebAdvice(err error) string {
+	if _, ok := errors.AsType[*net.DNSError](err); ok {
+		return "the name in the bridge's args (url or front) is not found: is it right, and can this machine look names up?"
+	}
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		return "the web server's certificate is for another name than the bridge's url: copy the line anew, or correct the web server"
+	}
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return "this machine does not trust the web server's certificate: it takes one of a public authority; " +
+			"or name a file with yours, as env = { SSL_CERT_FILE = \"/etc/own-ca.pem\" } of the transport's [pt.NAME]"
+	}
+	if _, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
+		return "the web server's certificate is not valid: has it expired, and is the time right on both boxes?"
+	}
+	return ""
+}
+
 // NoProgram tells whether a PT did not start because there is no such program.
 func NoProgram(err error) bool {
 	_, ok := errors.AsType[*adapter.StartError](err)
@@ -62,6 +84,9 @@ func advice(err error, pt *config.PT) string {
 		return text
 	}
 	if text := AuthAdvice(err); text != "" {
+		return text
+	}
+	if text := WebAdvice(err); text != "" {
 		return text
 	}
 	switch {

@@ -2,9 +2,12 @@ package bridges
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -35,6 +38,10 @@ func TestAdvice(t *testing.T) {
 		{dial(adapter.ReplyHostUnreachable), named, "no way"},
 		{fmt.Errorf("obfs4: handshake: %w", context.DeadlineExceeded), named, "no answer"},
 		{dial(adapter.ReplyTTLExpired), named, "no answer"},
+		{fmt.Errorf("webtunnel: connect: %w", &net.DNSError{IsNotFound: true}), named, "name"},
+		{fmt.Errorf("webtunnel: handshake: %w", &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}), named, "SSL_CERT_FILE"},
+		{fmt.Errorf("webtunnel: handshake: %w", x509.HostnameError{Certificate: new(x509.Certificate)}), named, "another name"},
+		{fmt.Errorf("webtunnel: handshake: %w", x509.CertificateInvalidError{}), named, "expired"},
 		{errors.New("obfs4: handshake: unexpected EOF"), named, "ptgate probe"},
 		{dial(adapter.ReplyGeneralFailure), named, "ptgate probe"},
 	} {
