@@ -32,8 +32,8 @@ stays as it is, comments too; the new file is checked whole before it takes the
 old one's place.
 
 The line may be quoted or not, or be the  line = "..."  of a configuration. With -
-it is read from the standard input, so that
-its secrets show neither in the list of processes nor in the shell's history.
+it is read from the standard input, so that its secrets show neither in the list of
+processes nor in the shell's history.
 
 A route leads to the bridge once its name stands in the route's via.`,
 		Args: someArgs("LINE", "'obfs4 192.0.2.10:443 cert=... iat-mode=0', or - to paste it"),
@@ -66,6 +66,9 @@ A route leads to the bridge once its name stands in the route's via.`,
 		text, removed, err := config.Pasted(bare(text), config.TextLine)
 		if err != nil {
 			return fmt.Errorf("the line has %w", err)
+		}
+		if text == "" {
+			return errors.New("there is no line: give it whole, as in  obfs4 192.0.2.10:443 cert=... iat-mode=0")
 		}
 		line, err := adapter.ParseBridgeLine(text)
 		if err != nil {
