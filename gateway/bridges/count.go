@@ -34,7 +34,11 @@ func (p *program) attach(book *outcome.Book, name string) {
 // failed counts a failure for which the bridge goes to rest.
 func (b *Bridge) failed(err error, took time.Duration) {
 	c := b.config()
-	b.m.book.Add(outcome.BridgeFailed, outcome.By(c.Name, answer.Of(err).String()), "transport", c.Transport,
+	reason := answer.Of(err)
+	if reason == answer.Internal {
+		reason = answer.NoBridge // whatever the transport says: it is no fault of ours
+	}
+	b.m.book.Add(outcome.BridgeFailed, outcome.By(c.Name, reason.String()), "transport", c.Transport,
 		"error", failure(err, b.m.private.Load()), "after", took.Round(time.Millisecond), "advice", advice(err, c.PT))
 }
 

@@ -2,12 +2,15 @@ package bridges
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"ptgate/gateway/answer"
 	"ptgate/gateway/config"
+	"ptgate/gateway/outcome"
 )
 
 // carriers = 1 means one connection, also while its dial takes long and requests come.
@@ -122,4 +125,18 @@ func TestLongWayToFarEnd(t *testing.T) {
 			c.Close()
 		})
 	}
+}
+
+// A failure that has no reason of its own is the bridge's, not a fault of ptgate.
+func TestFailureHasAReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		b := w.set(config.PickFirst, "a").Bridges()[0]
+		b.failed(errors.New("the web server answered 404"), time.Second)
+		for reason, want := range map[answer.Reason]int64{answer.NoBridge: 1, answer.Internal: 0} {
+			if n := b.m.book.Counter(outcome.BridgeFailed, outcome.By(b.Name(), reason.String())).Load(); n != want {
+				t.Errorf("%d failures with the reason %v, want %d", n, reason, want)
+			}
+		}
+	})
 }
