@@ -151,8 +151,8 @@ func (a *ExtServerAdapter) admit(c net.Conn) bool {
 	return true
 }
 
-// settle takes a connection out of pending.
-func (a *ExtServerAdapter) settle(c net.Conn) {
+// removePending takes a connection out of pending.
+func (a *ExtServerAdapter) removePending(c net.Conn) {
 	a.exMu.Lock()
 	defer a.exMu.Unlock()
 	delete(a.pending, c)
@@ -175,7 +175,7 @@ func (a *ExtServerAdapter) stopExchanges(cookiePath string) {
 
 // serve runs one exchange and passes the connection on.
 func (a *ExtServerAdapter) serve(tcp *net.TCPConn) {
-	defer a.settle(tcp)
+	defer a.removePending(tcp)
 	conn, err := a.negotiate(tcp)
 	if err != nil {
 		a.log.Debug("extended orport connection refused", "error", err)

@@ -43,9 +43,9 @@ type handshake struct {
 	stage      atomic.Value // Stage: what is awaited
 
 	proxyDone bool
-	settled   bool
+	finished  bool
 	found     map[string]method
-	result    chan handshakeResult // gets exactly one, when settled
+	result    chan handshakeResult // gets exactly one, when finished
 }
 
 type handshakeResult struct {
@@ -67,15 +67,15 @@ func newHandshake(keyword string, transports []string, proxy bool, emit func(Eve
 	return h
 }
 
-func (h *handshake) settle(r handshakeResult) {
-	if !h.settled {
-		h.settled = true
+func (h *handshake) finish(r handshakeResult) {
+	if !h.finished {
+		h.finished = true
 		h.result <- r
 	}
 }
 
 func (h *handshake) fail(stage Stage, err error, message string) {
-	h.settle(handshakeResult{err: &StartError{Stage: stage, Err: err, Message: printable(message)}})
+	h.finish(handshakeResult{err: &StartError{Stage: stage, Err: err, Message: printable(message)}})
 }
 
 // eof is the end of the output.
@@ -90,7 +90,7 @@ func (h *handshake) line(text string) {
 		known = h.event(parseLog(rest))
 	case keyword == "STATUS":
 		known = h.event(parseStatus(rest))
-	case h.settled:
+	case h.finished:
 		known = false // all else belongs before DONE
 	default:
 		known = h.step(keyword, rest)
@@ -209,5 +209,5 @@ func (h *handshake) done() {
 		h.fail(StageMethods, failures, "")
 		return
 	}
-	h.settle(handshakeResult{methods: h.found})
+	h.finish(handshakeResult{methods: h.found})
 }

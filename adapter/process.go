@@ -185,20 +185,21 @@ func (p *process) stop(grace time.Duration, hasty bool) {
 }
 
 // signal sends to the whole process group.
-func (p *process) signal(w wish) error {
+func (p *process) signal(s childSignal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.reaped {
 		return os.ErrProcessDone
 	}
-	return signalGroup(p.cmd.Process, w)
+	return signalGroup(p.cmd.Process, s)
 }
 
-// wish is a signal to be sent; what becomes of it is the platform's affair.
-type wish int
+// A childSignal is a signal to a child and its process group. Each system sends it in its
+// own way (signalGroup).
+type childSignal int
 
 const (
-	interrupt wish = iota // finish what is open, then end
+	interrupt childSignal = iota // finish what is open, then end
 	terminate
 	kill
 )

@@ -12,9 +12,9 @@ import (
 var environmentNames = []string{"PATH", "HOME", "TMPDIR", "LANG"}
 
 // signalGroup signals the group that p leads.
-func signalGroup(p *os.Process, w wish) error {
+func signalGroup(p *os.Process, s childSignal) error {
 	number := syscall.SIGTERM
-	switch w {
+	switch s {
 	case interrupt:
 		number = syscall.SIGINT
 	case kill:

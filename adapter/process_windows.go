@@ -25,8 +25,8 @@ func (p *process) reap() {
 }
 
 // signalGroup has one signal only: the end.
-func signalGroup(p *os.Process, w wish) error {
-	if w == interrupt {
+func signalGroup(p *os.Process, s childSignal) error {
+	if s == interrupt {
 		return errors.ErrUnsupported
 	}
 	return p.Kill()

@@ -156,7 +156,7 @@ func (d *attempt) dial(addr string, args adapter.Args) (Conn, error) {
 	if err := d.link.SetDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
-	d.link.settle()
+	d.link.handshakeDone()
 	d.link.prime = row.prime
 	return newConn(row, inner, d.link), nil
 }

@@ -336,7 +336,7 @@ func TestHandshakeIsBounded(t *testing.T) {
 	if n, err := io.Copy(io.Discard, l); n != 60 || !errors.Is(err, errHandshakeTooLong) {
 		t.Errorf("read %d, %v", n, err)
 	}
-	l.settle()
+	l.handshakeDone()
 	if _, err := io.ReadFull(l, make([]byte, 40)); err != nil {
 		t.Errorf("after the handshake: %v", err)
 	}

@@ -104,8 +104,8 @@ func (l *link) end() error {
 // expect bounds the handshake to n bytes.
 func (l *link) expect(n int) { l.limited, l.budget = true, n }
 
-// settle ends the handshake: no bounds from here on.
-func (l *link) settle() {
+// handshakeDone ends the limits of the handshake.
+func (l *link) handshakeDone() {
 	l.limited, l.delayed = false, nil
 }
 

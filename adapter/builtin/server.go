@@ -80,11 +80,11 @@ type Listener struct {
 	accept func(*link) (net.Conn, netip.AddrPort, error)
 	args   adapter.Args
 
-	ready   chan Conn
-	slots   chan struct{} // handshakes
-	delayed chan struct{}
-	crowd   crowd
-	panics  panicLog
+	ready    chan Conn
+	slots    chan struct{} // handshakes
+	delayed  chan struct{}
+	networks networkLimit
+	panics   panicLog
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -98,7 +98,7 @@ func Listen(cfg ServerConfig) (*Listener, error) {
 	handshakes := cmp.Or(max(cfg.Handshakes, 0), defaultHandshakes)
 	l.slots = make(chan struct{}, handshakes)
 	l.delayed = make(chan struct{}, cmp.Or(max(cfg.Delayed, 0), defaultDelayed))
-	l.crowd = crowd{most: max(1, handshakes/4), at: make(map[netip.Prefix]int)}
+	l.networks = networkLimit{max: max(1, handshakes/4), count: make(map[netip.Prefix]int)}
 
 	bind, err := netip.ParseAddrPort(cfg.Bind)
 	if err != nil {
@@ -226,11 +226,11 @@ func (l *Listener) serve(tcp *net.TCPConn) {
 func (l *Listener) handshake(tcp *net.TCPConn, free func()) (*conn, error) {
 	c := newLink(tcp, l.cfg.SendBuffer)
 	peer := addrPort(tcp.RemoteAddr())
-	if !l.crowd.enter(peer.Addr()) {
+	if !l.networks.enter(peer.Addr()) {
 		c.Abort()
 		return nil, errors.New("too many handshakes from one network")
 	}
-	leave := sync.OnceFunc(func() { l.crowd.leave(peer.Addr()) })
+	leave := sync.OnceFunc(func() { l.networks.leave(peer.Addr()) })
 	defer leave()
 	// Behind a web server, clients are known only after their request: accept asks.
 	if !l.row.Front && !l.admitted(peer) {
@@ -263,7 +263,7 @@ func (l *Listener) handshake(tcp *net.TCPConn, free func()) (*conn, error) {
 		_ = tcp.Close()
 		return nil, err
 	}
-	c.settle()
+	c.handshakeDone()
 	conn := newConn(l.row, inner, c)
 	conn.remote = net.TCPAddrFromAddrPort(from)
 	return conn, nil
@@ -273,12 +273,12 @@ func (l *Listener) admitted(from netip.AddrPort) bool {
 	return l.cfg.Admit == nil || l.cfg.Admit(from)
 }
 
-// A crowd counts the handshakes of each client network, so that one that opens
-// connections and stays silent can't take all the places.
-type crowd struct {
-	most int
-	mu   sync.Mutex
-	at   map[netip.Prefix]int
+// A networkLimit bounds the handshakes that each client network has under way. Otherwise
+// silent connections of one network could take all the places.
+type networkLimit struct {
+	max   int
+	mu    sync.Mutex
+	count map[netip.Prefix]int
 }
 
 // network is the address itself, or the /64 of an IPv6 address. The zero Prefix,
@@ -295,28 +295,28 @@ func network(a netip.Addr) netip.Prefix {
 	return p
 }
 
-func (c *crowd) enter(a netip.Addr) bool {
+func (n *networkLimit) enter(a netip.Addr) bool {
 	p := network(a)
 	if !p.IsValid() {
 		return true
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.at[p] >= c.most {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.count[p] >= n.max {
 		return false
 	}
-	c.at[p]++
+	n.count[p]++
 	return true
 }
 
-func (c *crowd) leave(a netip.Addr) {
+func (n *networkLimit) leave(a netip.Addr) {
 	p := network(a)
 	if !p.IsValid() {
 		return
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.at[p]--; c.at[p] <= 0 {
-		delete(c.at, p)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.count[p]--; n.count[p] <= 0 {
+		delete(n.count, p)
 	}
 }

@@ -192,8 +192,8 @@ func TestWebtunnelGarbage(t *testing.T) {
 }
 
 // Silent clients of one network leave places for the others.
-func TestCrowd(t *testing.T) {
-	c := crowd{most: 2, at: make(map[netip.Prefix]int)}
+func TestNetworkLimit(t *testing.T) {
+	c := networkLimit{max: 2, count: make(map[netip.Prefix]int)}
 	a := netip.MustParseAddr
 	for i, step := range []struct {
 		addr string
@@ -214,8 +214,8 @@ func TestCrowd(t *testing.T) {
 	for _, addr := range []string{"192.0.2.1", "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8:1::", "127.0.0.1"} {
 		c.leave(a(addr))
 	}
-	if len(c.at) != 0 {
-		t.Errorf("left over: %v", c.at)
+	if len(c.count) != 0 {
+		t.Errorf("left over: %v", c.count)
 	}
 }
 

@@ -231,7 +231,7 @@ func (s *Server) bind() string {
 // admit tells whether deny and allow of the [[serve]] let a client in, and counts those
 // that they keep out.
 func (s *Server) admit(a netip.AddrPort) bool {
-	if s.lets(a) {
+	if s.allowed(a) {
 		return true
 	}
 	var attrs []any
@@ -242,8 +242,8 @@ func (s *Server) admit(a netip.AddrPort) bool {
 	return false
 }
 
-// lets turns a client away whose address is not known where that is to decide.
-func (s *Server) lets(a netip.AddrPort) bool {
+// allowed turns a client away whose address is not known where that is to decide.
+func (s *Server) allowed(a netip.AddrPort) bool {
 	if !a.IsValid() {
 		return len(s.cfg.Allow)+len(s.cfg.Deny) == 0
 	}

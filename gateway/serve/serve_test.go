@@ -347,7 +347,7 @@ func TestLets(t *testing.T) {
 			a = netip.MustParseAddrPort(tt.addr)
 		}
 		s := &Server{cfg: &config.Serve{Allow: tt.allow, Deny: tt.deny}}
-		if got := s.lets(a); got != tt.want {
+		if got := s.allowed(a); got != tt.want {
 			t.Errorf("allow %v, deny %v: %q is let in: %v", tt.allow, tt.deny, tt.addr, got)
 		}
 	}
