@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// owner tells whether the program at the other end of c has closed its socket, or is
-// gone; TCP alone can't tell that from the end of one direction. It asks the kernel
-// (sock_diag(7)), which knows of programs in this network namespace only.
+// owner tells whether the program at the other end of c has closed its socket, or has
+// ended. TCP alone can't tell that from the end of one direction. The kernel can
+// (sock_diag(7)), but only for programs in this network namespace.
 func owner(c *net.TCPConn) ownership {
 	here, there := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)

@@ -1,14 +1,13 @@
 // Package relay moves the bytes of one connection pair, both ways, until both
 // directions have ended.
 //
-// It loses nothing. The end of one direction is passed on (CloseWrite) and does not end
-// the other one. An error is passed on as a reset, never as a clean end. What a peer sent
-// before its reset is still delivered where the system has kept it. When one side leaves
-// early, what it sent still gets the time to arrive.
+// It loses no bytes. When one direction ends, the end is passed on (CloseWrite), and the
+// other direction goes on. An error is passed on as a reset, never as a clean end. Bytes
+// that a peer sent before its reset are still delivered if the system has kept them. When
+// one side leaves early, the bytes that it sent still get the time to arrive.
 //
-// A pair whose two directions are both open goes on for as long as it likes, or until
-// Options.Idle. Once one direction has ended, the pair is half-closed, and ends by the
-// first of these rules:
+// While both directions are open, only Options.Idle limits the time of a pair. Once one
+// direction has ended, the pair is half-closed. It then ends by the first of these rules:
 //
 //	what happens                                     when the pair ends
 //	both directions have ended                       at once, in order
@@ -20,9 +19,10 @@
 //	the client's program has closed its socket       as soon as what it sent had time to arrive
 //	nothing has moved for Options.HalfOpen           then, by a reset of both sides
 //
-// "Had time to arrive" is an estimate: nobody tells when bytes have passed a transport
-// (see flow). The kernel is asked whether the client's program has closed its socket
-// (see owner): the end of its direction alone does not say that.
+// "Had time to arrive" is an estimate, because a transport does not report when bytes have
+// arrived (see flow). The kernel knows whether the client's program has closed its socket
+// (see owner). The end of the client's direction does not show that: the program may still
+// read.
 //
 // Between two TCP connections bulk data stays in the kernel (splice, Linux). An idle pair
 // holds no buffer.
@@ -44,7 +44,7 @@ import (
 	"ptgate/gateway/stream"
 )
 
-// DefaultHalfOpen is Options.HalfOpen where that is 0.
+// DefaultHalfOpen is used where Options.HalfOpen is 0.
 const DefaultHalfOpen = 2 * time.Minute
 
 // ErrIdle ends a pair on which nothing moved for Options.Idle, or for Options.HalfOpen
@@ -56,12 +56,12 @@ type Options struct {
 	Early    []byte        // bytes that the client has sent already; they go upstream first
 	Idle     time.Duration // silence that ends the pair; 0: none
 	HalfOpen time.Duration // silence that ends the pair once one direction has ended; 0: DefaultHalfOpen
-	Up, Down *atomic.Int64 // counted live, if not nil: bytes from the client, to the client
+	Up, Down *atomic.Int64 // count bytes from the client and to it while they move; nil: not counted
 }
 
-// Run relays between client and upstream, closes both and returns. A nil error means that
-// both sides have ended their direction, or one of them is gone, and all that was sent
-// was passed on. When ctx ends, both connections are reset.
+// Run relays between client and upstream. It owns both connections, and closes them before
+// it returns. A nil error means that all bytes were passed on: both sides have ended their
+// direction, or one of them is gone. When ctx ends, both connections are reset.
 //
 // A side that can't end one direction alone (stream.ErrNoCloseWrite) is not told of the
 // other side's end. It is closed when nobody is left to read what it sends.
@@ -110,10 +110,10 @@ type pair struct {
 	mu      sync.Mutex
 	err     error
 	closed  bool        // both connections are closed, or reset
-	silence *time.Timer // ends the pair when nothing moves
+	silence *time.Timer // ends the pair when no byte moves for limit
 	limit   time.Duration
-	seen    int64       // moved, when silence was last set
-	last    *time.Timer // ends the last direction, or looks at the program
+	seen    int64       // the value of moved when silence was last set
+	last    *time.Timer // calls the function that was given to the method later
 	over    bool        // nobody wants the last direction's bytes
 	broken  bool        // resetLater ends the pair
 	untold  bool        // a side could not be told of the other's end
@@ -123,10 +123,10 @@ type pair struct {
 type direction struct {
 	dst, src stream.Conn
 	count    *atomic.Int64
-	given    flow // to dst
+	given    flow // the bytes that were written to dst
 
 	writing sync.Mutex // held while dst is written to
-	failure error      // of that
+	failure error      // the last failed write to dst
 	spliced bool       // the kernel has moved bytes to dst
 
 	// The pair's mu guards these.
@@ -134,12 +134,12 @@ type direction struct {
 	discards bool // dst takes no more; src is read to its end
 }
 
-// metReset tells what a write to dst has met of a reset by dst. The system tells of a reset
-// only once: after that, reading from dst seems to come to a clean end.
+// metReset returns the error by which a write to dst has learned that dst was reset. The
+// system reports a reset only once: a read from dst after that sees a clean end.
 //
-// ECONNRESET: dst broke off. EPIPE: nobody knows. dst may have ended its direction in order
-// and then left; or it broke off, and a splice swallowed the error that would say so. Nil:
-// no reset, or one that came after the end of dst's direction.
+// ECONNRESET: dst has reset the connection. EPIPE: it is not known. dst may have ended its
+// direction in order and then left, or it has reset the connection and a splice has taken
+// that error. Nil: no reset, or one that came after the end of dst's direction.
 func (d *direction) metReset() error {
 	t := d.dst.Socket().TCP
 	if t == nil || !stream.Closed(t) {
@@ -156,19 +156,19 @@ func (d *direction) metReset() error {
 	return nil
 }
 
-// wrote notes how a write to dst ended; the caller holds writing.
+// wrote keeps the error of a write to dst. The caller holds writing.
 func (d *direction) wrote(err error) {
 	if err != nil {
 		d.failure = err
 	}
 }
 
-// A flow estimates when what was given to a connection has arrived at the far end of
-// a slow link: nobody says so.
+// A flow estimates when bytes that were written to a connection arrive at its far end. It
+// assumes a slow link.
 type flow struct {
 	begin   time.Time
-	pending atomic.Int64 // bytes that may not have, when the last were given
-	last    atomic.Int64 // when that was, since begin
+	pending atomic.Int64 // bytes that may have been under way just after the last write
+	last    atomic.Int64 // the time of the last write, in nanoseconds since begin
 }
 
 const (
@@ -177,7 +177,7 @@ const (
 	longTrip = time.Second
 )
 
-// add notes n bytes. One goroutine at a time calls it.
+// add counts n written bytes. Only one goroutine at a time may call it.
 func (f *flow) add(n int) {
 	now := int64(time.Since(f.begin))
 	gone := (now - f.last.Load()) / (int64(time.Second) / slowLink)
@@ -185,9 +185,9 @@ func (f *flow) add(n int) {
 	f.last.Store(now)
 }
 
-// left is how long it may still take, maxWay and longTrip at most: nobody should wait
-// longer for the end of a pair. A far end that sends nothing gets the rest even after
-// that, because only bytes that nobody reads turn a close into a reset.
+// left is how long the bytes may still need to arrive: maxWay and longTrip at most, so
+// that the end of a pair does not take too long. A far end that sends nothing still gets
+// the rest after that: a close becomes a reset only if there are unread bytes.
 func (f *flow) left() time.Duration {
 	pending := f.pending.Load()
 	if pending == 0 {
@@ -197,13 +197,15 @@ func (f *flow) left() time.Duration {
 	return max(at-time.Since(f.begin), 0)
 }
 
-// run moves one direction, and then does what its end means for the pair.
+// run moves the bytes of d until it ends. Then it ends or changes the pair as the rules
+// say.
 func (p *pair) run(d, back *direction, early []byte) {
 	m := mover{direction: d, moved: &p.moved}
 	readErr, writeErr := m.move(early)
 	if readErr == nil && writeErr != nil {
-		// What dst sent before it went is still on its way to src, and a reset of src
-		// would destroy it. So src is read on.
+		// Bytes that dst sent before it left are still on their way to src. A reset of src
+		// would lose them. The system sends one if src has unread bytes, so src is read to
+		// its end.
 		p.mu.Lock()
 		p.note(writeErr)
 		d.discards = true
@@ -225,8 +227,8 @@ func (p *pair) run(d, back *direction, early []byte) {
 	}
 }
 
-// resetLater ends the pair where src of d has left, and nobody can tell whether all of
-// what it sent has been read. dst gets what there is, and then sees an error.
+// resetLater ends the pair when the source of d has left and some of its bytes may be
+// lost. The destination gets the bytes that there are, and then sees an error.
 func (p *pair) resetLater(d *direction, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -235,7 +237,7 @@ func (p *pair) resetLater(d *direction, err error) {
 	p.later(d.given.left(), func() { p.reset(err) })
 }
 
-// directionEnded notes the end of d, and tells whether back goes on.
+// directionEnded notes the end of d, and tells whether the pair goes on.
 func (p *pair) directionEnded(d, back *direction, readErr, writeErr error) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -260,8 +262,8 @@ func (p *pair) directionEnded(d, back *direction, readErr, writeErr error) bool 
 	return !p.closed
 }
 
-// watchReset sees, while back goes on, whether the source of d is reset. Its direction
-// has ended, so that nobody would read of it.
+// watchReset ends the pair if the source of d is reset while back goes on. d has ended, so
+// no read would report that reset.
 func (p *pair) watchReset(d, back *direction) {
 	err := d.src.WaitReset()
 	if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, errors.ErrUnsupported) || errors.Is(err, os.ErrDeadlineExceeded) {
@@ -275,7 +277,7 @@ func (p *pair) watchReset(d, back *direction) {
 	}
 }
 
-// halfClosed begins what ends a pair of which one direction has ended. The caller holds mu.
+// halfClosed sets the timers that end a half-closed pair. The caller holds mu.
 func (p *pair) halfClosed() {
 	ended, open := &p.up, &p.down
 	if !ended.ended {
@@ -293,8 +295,8 @@ func (p *pair) halfClosed() {
 	}
 }
 
-// leave ends the last direction, whose bytes nobody wants, as soon as what its source was
-// given had time to arrive. The caller holds mu.
+// leave ends the direction open, whose bytes nobody wants, as soon as the bytes of ended
+// had time to arrive. The caller holds mu.
 func (p *pair) leave(ended, open *direction) {
 	wait := ended.given.left()
 	if ended == &p.up && p.up.given.answered(&p.down.given) {
@@ -308,8 +310,8 @@ func (p *pair) leave(ended, open *direction) {
 	})
 }
 
-// answered tells that the peer has sent something after the last bytes were given to it,
-// and that these were few: then they have most likely arrived.
+// answered tells whether the bytes have most likely arrived: they were few, and the peer
+// has sent bytes after the last write.
 func (f *flow) answered(by *flow) bool {
 	return f.pending.Load() <= slowLink && by.last.Load() > f.last.Load()
 }
@@ -320,8 +322,8 @@ const (
 	longPause  = 30 * time.Second
 )
 
-// firstLook is the pause before the first look. A far end that was told of the client's
-// end mostly answers and ends, too; one that can't be told does not.
+// firstLook is the pause before the first look. Most far ends end, too, soon after they
+// have learned of the client's end. One that can't be told does not.
 func (p *pair) firstLook() time.Duration {
 	if p.untold {
 		return 0
@@ -329,8 +331,8 @@ func (p *pair) firstLook() time.Duration {
 	return longTrip
 }
 
-// look sees after the pause whether the client's program still has its socket. If not,
-// nobody is there to read, and the pair ends. The caller holds mu.
+// look checks after the pause whether the client's program still has its socket. If not,
+// nobody reads, and the pair ends. The caller holds mu.
 func (p *pair) look(t *net.TCPConn, pause time.Duration) {
 	p.later(pause, func() {
 		if owner(t) == gone {
@@ -341,8 +343,8 @@ func (p *pair) look(t *net.TCPConn, pause time.Duration) {
 	})
 }
 
-// later calls f, with mu, after d, if the pair still has one open direction. It takes the
-// place of a call that was asked for before. The caller holds mu.
+// later calls f after d, unless the pair is closed by then. Each use of later cancels the
+// one before. The caller holds mu, and f is called with mu held.
 func (p *pair) later(d time.Duration, f func()) {
 	if p.last != nil {
 		p.last.Stop()
@@ -358,14 +360,14 @@ func (p *pair) later(d time.Duration, f func()) {
 	p.last = t
 }
 
-// limitSilence ends the pair after a silence of limit, or of Options.Idle where that is
-// shorter. The caller holds mu.
+// limitSilence ends the pair when no byte has moved for limit, or for Options.Idle if that
+// is shorter. The caller holds mu.
 func (p *pair) limitSilence(limit time.Duration) {
 	if p.idle > 0 {
 		limit = min(limit, p.idle)
 	}
 	if limit == p.limit {
-		return // it goes on: the silence that was before counts
+		return // the timer runs already, and must not begin anew
 	}
 	p.limit = limit
 	if p.silence != nil {
@@ -434,7 +436,7 @@ func (p *pair) end() {
 	}
 }
 
-// A mover moves one direction.
+// A mover moves the bytes of one direction.
 type mover struct {
 	*direction
 	moved *atomic.Int64
@@ -463,7 +465,7 @@ const bufferSize = 32<<10 - 12
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
-// move returns at the end of src (no error), or with what went wrong.
+// move moves bytes until src ends (no error), or a read or a write fails.
 func (m *mover) move(early []byte) (readErr, writeErr error) {
 	if len(early) > 0 {
 		if _, err := m.write(early); err != nil {
@@ -504,13 +506,13 @@ func discard(src stream.Conn) error {
 	}
 }
 
-// What the kernel knows of the program at the other end of a connection.
+// What the kernel tells of the program at the other end of a connection.
 type ownership int
 
 const (
 	unknown ownership = iota
 	present
-	gone // it has closed the connection, or is no more
+	gone // it has closed the connection, or has ended
 )
 
 func noEOF(err error) error {

@@ -70,7 +70,8 @@ func (m *mover) moveTCP(src *net.TCPConn) (readErr, writeErr error) {
 	}
 }
 
-// A rawReader reads a socket, taking a buffer only when there is something.
+// A rawReader reads a socket. It takes a buffer only when there are bytes to
+// read.
 type rawReader struct {
 	conn syscall.RawConn
 	read func(fd uintptr) bool // tryRead, bound once
@@ -79,8 +80,8 @@ type rawReader struct {
 	err  error
 }
 
-// next waits and reads. The bytes are in buf until release. At the end of the
-// stream n is 0 and the error io.EOF.
+// next waits for bytes and reads them. They stay in buf until release. At the
+// end of the stream, n is 0 and the error is io.EOF.
 func (r *rawReader) next() (int, error) {
 	r.n, r.err = 0, nil
 	if err := r.conn.Read(r.read); err != nil {
@@ -120,8 +121,8 @@ func (r *rawReader) release() {
 	}
 }
 
-// spliceRound waits for data and splices until the source runs dry. bulk tells
-// whether the round was worth it.
+// spliceRound waits for data and splices until the source has no more for now.
+// bulk tells whether the round moved enough bytes to go on with splice.
 func (m *mover) spliceRound(in, out syscall.RawConn) (bulk, eof bool, readErr, writeErr error) {
 	var p *pipe
 	defer func() { p.release() }()
@@ -157,7 +158,7 @@ func (m *mover) spliceRound(in, out syscall.RawConn) (bulk, eof bool, readErr, w
 			return moved >= bulkRound, false, nil, nil
 		}
 		if p == nil || opErr != nil && p.empty() && isPipeTrouble(opErr) {
-			return false, false, nil, nil // no pipe to be had, or not spliceable: copy
+			return false, false, nil, nil // there is no pipe, or no splice between these two: copy
 		}
 		if opErr != nil {
 			return false, false, os.NewSyscallError("splice", opErr), nil
