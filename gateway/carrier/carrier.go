@@ -1,15 +1,15 @@
-// Package carrier is one connection of a pluggable transport between a gateway and a
-// server, seen as something that carries the traffic of many programs at once.
+// Package carrier wraps one connection of a pluggable transport between a gateway and a
+// server, so that it can carry the traffic of many programs at once.
 //
-// Such a connection is expensive to write to and may die without a sign. So a Conn does
-// three things for whoever uses it:
+// A write to such a connection is expensive, and the connection may die without a sign. So
+// a Conn does three things for its user:
 //
-//   - It gathers. Many small writes that come close together leave as one large one,
-//     because each write of an obfuscating transport costs padding and a system call. What
-//     waits in front of the connection is bounded: more of it would not make bulk data
-//     faster, but would delay everything that comes later.
-//   - It knows how the peer is: when it was last heard, whether it owes an answer, and for
-//     how long. The states are those of the table below.
+//   - It gathers bytes. Many small writes that come close together become one large write,
+//     because each write of an obfuscating transport costs padding and a system call. The
+//     queue in front of the connection is bounded: a longer one would not make bulk data
+//     faster, but would delay all later bytes.
+//   - It watches the peer: when it was last heard, whether it owes an answer, and for how
+//     long. The table below has the states.
 //   - It counts bytes.
 //
 // A gateway's Conn is in one of these states:
@@ -21,11 +21,11 @@
 //	             given to it. One byte from it ends the suspicion.
 //	dead         the peer has given no sign for DeadAfter: the Conn ends by itself
 //
-// A server's Conn ends by itself when its client was not heard for vanishedAfter: a client
-// asks for a sign of life much more often than that.
+// A server's Conn ends by itself when nothing has come from its client for two minutes. A
+// live client asks for a sign of life much more often than that.
 //
-// A connection begins with a preamble of four bytes, which tells it from a bare SOCKS5
-// session, whose first byte is 5 (see Sniff). What comes then is the user's own: this
+// A carrier begins with a preamble of four bytes. A bare SOCKS5 session has none: its
+// first byte is 5 (see Sniff). The bytes after the preamble belong to the user: this
 // package knows no streams, no frames and no requests. It opens no connection itself.
 package carrier
 
@@ -37,13 +37,14 @@ import (
 	"ptgate/gateway/stream"
 )
 
-// Preamble is how a carrier begins. Its last byte is the version.
+// Preamble is the first four bytes of a carrier. The last one is the version.
 const Preamble = "PTG\x01"
 
-// Traffic counts what connections have moved, in bytes of the transport's payload.
+// Traffic counts the bytes that connections have read (In) and written (Out). They are
+// bytes of payload, without the overhead of the transport.
 type Traffic struct{ In, Out atomic.Int64 }
 
-// A Kind is what a connection that came in through a PT turns out to be.
+// A Kind says what the first bytes of a connection that came in through a PT belong to.
 type Kind int
 
 // The kinds.
@@ -53,9 +54,9 @@ const (
 	BareSOCKS5
 )
 
-// Sniff reads a connection's first byte, and for a carrier its preamble, within
-// limit. The connection that it returns still gives all bytes that belong to what
-// follows: for a carrier those after the preamble, else all.
+// Sniff reads a connection's first byte, and for a carrier its preamble, within limit. The
+// connection that it returns has the bytes to be read next: for a carrier those after the
+// preamble, otherwise all. After an error, the caller still owns c.
 func Sniff(c stream.Conn, limit time.Duration) (Kind, stream.Conn, error) {
 	if err := c.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		return Unknown, nil, err

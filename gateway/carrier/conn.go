@@ -11,7 +11,7 @@ import (
 	"ptgate/gateway/stream"
 )
 
-// QueueLimit is how many bytes wait in front of the connection at most.
+// QueueLimit is how many bytes may wait in front of the connection.
 const QueueLimit = 128 << 10
 
 // ErrClosed says that the Conn was closed on this side.
@@ -19,16 +19,17 @@ var ErrClosed = errors.New("carrier: closed")
 
 // Options of a Conn.
 type Options struct {
-	Traffic *Traffic // may be shared by several connections
-	// Lost is called when the Conn ends by itself, after the peer was silent for so long;
-	// nil: nobody wants to know.
+	Traffic *Traffic // never nil; may be shared by several connections
+	// Lost is called when the Conn ends by itself because the peer was silent for so long.
+	// Nil: it is not called.
 	Lost func(silent time.Duration)
 	// Wall is the wall clock, which goes on while the machine sleeps; nil: time.Now.
 	Wall func() time.Time
 }
 
 // A Conn is one end of a carrier. One goroutine may read while another one writes; all
-// other methods may be called at any time.
+// other methods may be called at any time. Its user has to call Close, also when the
+// Conn has ended by itself.
 type Conn struct {
 	conn    stream.Conn
 	traffic *Traffic
@@ -48,10 +49,8 @@ type Conn struct {
 	wg    sync.WaitGroup
 }
 
-// Open makes the gateway's end of a carrier of c, and owns c from then on. The preamble
-// goes out with the first bytes. ask is called when the peer should give a sign of life:
-// it sends something that the peer answers at once, does not wait for the answer, and
-// tells Answered how long that took. Call Start when ask can be called.
+// Open makes the gateway's end of a carrier from c, and owns c from then on. The
+// preamble goes out with the first bytes. Call Start next.
 func Open(c stream.Conn, o Options) *Conn {
 	x := newConn(c, o)
 	x.buf = append(x.buf, Preamble...)
@@ -59,7 +58,7 @@ func Open(c stream.Conn, o Options) *Conn {
 	return x
 }
 
-// Accept makes the server's end of a carrier of c, which comes from Sniff, and owns c
+// Accept makes the server's end of a carrier from c, which comes from Sniff. It owns c
 // from then on.
 func Accept(c stream.Conn, o Options) *Conn {
 	x := newConn(c, o)
@@ -77,7 +76,10 @@ func newConn(c stream.Conn, o Options) *Conn {
 	return x
 }
 
-// Start begins to watch over the peer. It is called at most once.
+// Start begins to watch the peer of a gateway's Conn. Call it once at most. ask is
+// called when the peer should give a sign of life. It sends a question that the peer
+// answers at once, and does not wait for the answer. When the answer comes, Answered has
+// to be called.
 func (c *Conn) Start(ask func()) {
 	c.Expect()
 	c.mu.Lock()
@@ -87,7 +89,7 @@ func (c *Conn) Start(ask func()) {
 	}
 }
 
-// Read is that of io.Reader. Its error holds no address.
+// Read implements io.Reader. Its error holds no address.
 func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.conn.Read(p)
 	if n > 0 {
@@ -100,7 +102,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// cause is why the Conn has ended, where that is known better than from err.
+// cause is the reason why the Conn has ended if there is one, otherwise err.
 func (c *Conn) cause(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -110,8 +112,8 @@ func (c *Conn) cause(err error) error {
 	return adapter.WithoutAddresses(err)
 }
 
-// Write takes p as one piece. It returns before p is on the connection, and waits only
-// while QueueLimit bytes are in front of it. A later call tells of an error.
+// Write queues p and returns before p has been sent. It waits only while QueueLimit
+// bytes are queued before p. The error of a send is returned by a later Write.
 func (c *Conn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -131,8 +133,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// flush writes what has gathered. It gives way once before, so that what other
-// goroutines are about to send goes along.
+// flush writes the gathered bytes. Before each write it lets other goroutines run once,
+// so that their bytes go out in the same write.
 func (c *Conn) flush() {
 	for range c.wake {
 		runtime.Gosched()
@@ -167,21 +169,21 @@ func (c *Conn) flush() {
 }
 
 const (
-	// What goes to the connection at once. It has DeadAfter for that: a link that is
-	// slower is as good as dead, one that was cut for less is not.
+	// The bytes of one write. The write may take DeadAfter: a link that is slower is as
+	// good as dead, but one that was cut for less may come back.
 	pieceSize = 64 << 10
-	// A write that took longer had to wait for room.
+	// If a write took longer than this, it had to wait for room.
 	waited = 100 * time.Millisecond
 )
 
-// put writes b to the connection. A deadline that passes leaves it useless: some
-// transports can't go on after half a write.
+// put writes b to the connection. If the deadline passes, the connection can't be used
+// any more: some transports can't go on after half a write.
 func (c *Conn) put(b []byte) error {
 	for len(b) > 0 {
 		piece := b[:min(len(b), pieceSize)]
 		b = b[len(piece):]
 		begin := time.Now()
-		var deadline time.Time // none: who waits for the peer's first sign has a limit
+		var deadline time.Time // none: the owner limits the wait for the peer's first sign
 		if !c.Connecting() {
 			deadline = begin.Add(DeadAfter)
 		}
@@ -201,10 +203,10 @@ func (c *Conn) put(b []byte) error {
 	return nil
 }
 
-// Ended is closed when the Conn has ended, by whatever.
+// Ended is closed when the Conn has ended, for any reason.
 func (c *Conn) Ended() <-chan struct{} { return c.ended }
 
-// fail notes the first error, after which nothing is taken any more.
+// fail keeps the first error. After it, nothing more is written.
 func (c *Conn) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -224,8 +226,8 @@ func (c *Conn) giveUp(err error, silent time.Duration) {
 	c.conn.Reset()
 }
 
-// Close ends the connection at once and waits until nothing of the Conn is left. What
-// was written before and has not left yet is lost.
+// Close closes the connection and returns when the Conn's goroutines have ended. Bytes
+// that are still queued are lost.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	if c.closed {
@@ -245,8 +247,8 @@ func (c *Conn) Close() error {
 	return err
 }
 
-// LocalAddr is the connection's.
+// LocalAddr is the local address of the connection.
 func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
 
-// RemoteAddr is the connection's.
+// RemoteAddr is the remote address of the connection.
 func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }

@@ -10,20 +10,20 @@ import (
 const (
 	// KeepAlive is how long a peer is left alone before it is asked for a sign of life.
 	KeepAlive = 15 * time.Second
-	// A peer that gives no sign for so long is given up.
+	// DeadAfter is how long a peer may give no sign before the Conn ends.
 	DeadAfter = 45 * time.Second
-	// An idle peer that does not answer for so long is suspect. Between this and DeadAfter
-	// lies a cut link that comes back.
+	// An idle peer that does not answer for so long is suspect. A link that was cut may
+	// still come back between this time and DeadAfter.
 	suspectAfter = 1500 * time.Millisecond
-	// A client that was not heard for so long is gone. It asks for a sign of life every
-	// askAgain at least; a cut link is given up after DeadAfter on its side.
+	// A client that was not heard for so long is gone. A live client asks for a sign of
+	// life at least every askAgain, and gives up a cut link after DeadAfter.
 	vanishedAfter = 2 * time.Minute
 	askAgain      = 30 * time.Second
 
-	tick         = time.Second      // between two looks of a gateway
-	vanishedTick = 10 * time.Second // between two looks of a server
-	// A look that comes so much too late means that the machine was asleep, or this
-	// process stopped.
+	tick         = time.Second      // between two checks by a gateway
+	vanishedTick = 10 * time.Second // between two checks by a server
+	// A check that comes so late means that the machine was asleep, or this process was
+	// stopped.
 	absent = 10 * time.Second
 )
 
@@ -32,16 +32,16 @@ var (
 	errVanished = errors.New("carrier: nothing was heard of the client")
 )
 
-// life is what is known of the peer. Times are nanoseconds since start by the monotonic
-// clock, which on most systems stands still while the machine sleeps; 0: never.
+// life has what is known of the peer. Times are nanoseconds since start; 0: never. They
+// are of the monotonic clock, which on most systems stops while the machine sleeps.
 type life struct {
-	clock func() time.Time // the wall's; nil: time.Now
+	clock func() time.Time // the wall clock; nil: time.Now
 
 	born      int64
 	heard     atomic.Int64
-	heardWall atomic.Int64 // the same moment by the wall clock, since 1970
+	heardWall atomic.Int64 // the same moment by the wall clock, in nanoseconds since 1970
 	owes      atomic.Int64 // since when the peer owes an answer
-	moved     atomic.Int64 // when a write that had to wait went on
+	moved     atomic.Int64 // when a write that had to wait for room was last done
 	rtt       atomic.Int64
 
 	found   chan struct{} // closed when the peer is heard for the first time
@@ -50,7 +50,7 @@ type life struct {
 
 var start = time.Now()
 
-// since is the monotonic time, and never 0.
+// since is t as a time of life. It is never 0.
 func since(t time.Time) int64 { return int64(t.Sub(start)) + 1 }
 
 func now() int64 { return since(time.Now()) }
@@ -62,7 +62,7 @@ func (l *life) init(wall func() time.Time) {
 	l.moved.Store(l.born)
 }
 
-// wall is the time by the wall clock; t is the present.
+// wall is the time of the wall clock. t is the present time.
 func (l *life) wall(t time.Time) int64 {
 	if l.clock != nil {
 		t = l.clock()
@@ -70,7 +70,7 @@ func (l *life) wall(t time.Time) int64 {
 	return t.UnixNano()
 }
 
-// hear notes a byte from the peer.
+// hear notes that bytes have come from the peer.
 func (l *life) hear() {
 	t := time.Now()
 	first := l.heard.Swap(since(t)) == 0
@@ -84,13 +84,13 @@ func (l *life) hear() {
 	}
 }
 
-// took notes that a full connection has taken more.
+// took notes that a full connection has accepted more bytes.
 func (l *life) took() { l.moved.Store(now()) }
 
-// Expect notes that the peer owes an answer from now on.
+// Expect says that the peer owes an answer from now on, until it is heard.
 func (c *Conn) Expect() { c.life.owes.CompareAndSwap(0, now()) }
 
-// overdue tells for how long the peer has owed an answer.
+// overdue is how long the peer has owed an answer.
 func (l *life) overdue() time.Duration {
 	if at := l.owes.Load(); at != 0 {
 		return time.Duration(now() - at)
@@ -98,10 +98,10 @@ func (l *life) overdue() time.Duration {
 	return 0
 }
 
-// silence is overdue, but counts from the peer's last sign: on a slow link an answer
-// waits for long behind what is to be sent. If a full connection takes more, then
-// something has taken what was before it: that is a sign. If one with room takes more,
-// that is none.
+// silence is overdue, or the time since a full connection has accepted more bytes, if that
+// is shorter. A full connection accepts more only if the bytes before were taken from it,
+// so the peer is alive: on a slow link its answer only comes late. A connection with room
+// accepts bytes in any case, which shows nothing.
 func (l *life) silence() time.Duration {
 	return min(l.overdue(), time.Duration(now()-l.moved.Load()))
 }
@@ -109,20 +109,19 @@ func (l *life) silence() time.Duration {
 // Heard is closed when the peer is heard for the first time.
 func (c *Conn) Heard() <-chan struct{} { return c.life.found }
 
-// Connecting tells that the peer has not been heard yet.
+// Connecting tells whether the peer has not been heard yet.
 func (c *Conn) Connecting() bool { return c.life.heard.Load() == 0 }
 
-// Suspect tells that a peer which was heard before owes an answer for longer than it
-// should need.
+// Suspect tells whether the peer was heard before, and now owes an answer for longer than
+// it should need.
 func (c *Conn) Suspect() bool {
 	// A round trip that was measured under load can be half a minute.
 	return !c.Connecting() && c.life.overdue() > min(max(suspectAfter, 4*c.RTT()), DeadAfter/2)
 }
 
-// Trusted tells that the way to the peer can be taken for open without asking: the peer
-// was heard within the time after which it would have been asked, and the machine has not
-// slept since. A way that was open before a longer silence may be closed now: the network
-// in between forgets connections.
+// Trusted tells whether bytes to the peer will surely arrive: it was heard a moment ago
+// (in about KeepAlive), owes no answer for too long, and the machine has not slept since.
+// After a longer silence the network in between may have forgotten the connection.
 func (c *Conn) Trusted() bool {
 	if c.Connecting() || c.Suspect() {
 		return false
@@ -133,15 +132,16 @@ func (c *Conn) Trusted() bool {
 	return silent <= KeepAlive+2*tick && silentByWall-silent < absent
 }
 
-// RTT is the measured round trip time, 0 while there is none.
+// RTT is the measured round trip time. 0: not known yet.
 func (c *Conn) RTT() time.Duration { return time.Duration(c.life.rtt.Load()) }
 
-// Age tells since when the Conn exists.
+// Age is the time since the Conn was made.
 func (c *Conn) Age() time.Duration { return time.Duration(now() - c.life.born) }
 
-// Answered notes that an answer to ask, which was called at asked, has taken so long. It
-// tells whether that is of use. What was asked before the peer was first heard measures
-// how long the transport has searched for its way: then ask again.
+// Answered notes that the question of ask was sent at asked, and that its answer took so
+// long. It tells whether the time is a round trip. If not, ask again: the question was
+// sent before the peer was first heard, so the time also has the transport's search for
+// its way in it.
 func (c *Conn) Answered(asked time.Time, took time.Duration) bool {
 	if took > suspectAfter && since(asked) < c.life.foundAt.Load() || took > time.Since(asked) {
 		return false
@@ -153,8 +153,9 @@ func (c *Conn) Answered(asked time.Time, took time.Duration) bool {
 	return true
 }
 
-// watch asks the peer for a sign of life when nothing was heard for a while, from time to
-// time even so, and at once when the machine has slept. It gives a dead peer up.
+// watch asks the peer for a sign of life: after about KeepAlive without a byte, at least
+// every askAgain, and at once when the machine has slept. It ends the Conn when the peer
+// is dead.
 func (c *Conn) watch(ask func()) {
 	l := &c.life
 	t := time.NewTicker(tick)
@@ -172,7 +173,7 @@ func (c *Conn) watch(ask func()) {
 		}
 		late := last.late(l, time.Now())
 		if c.Connecting() {
-			continue // the owner bounds that
+			continue // the owner limits the time of that
 		}
 		if silent := l.silence(); silent > DeadAfter {
 			c.giveUp(errDead, silent)
@@ -191,12 +192,12 @@ func (c *Conn) watch(ask func()) {
 	}
 }
 
-// A look is when the peer was last looked at, by both clocks.
+// A look is the time of a check, by both clocks.
 type look struct{ at, wall int64 }
 
-// late takes the next look, and tells whether it comes so late that the machine was asleep
-// or this process stopped. Then an answer that is owed may wait here, unread: its time
-// begins anew.
+// late sets k to the present time, and tells whether this check comes so late that the
+// machine was asleep or this process was stopped. Then an answer that is owed may have
+// come and not been read, so the time for it begins anew.
 func (k *look) late(l *life, t time.Time) bool {
 	at, wall := since(t), l.wall(t)
 	late := time.Duration(max(at-k.at, wall-k.wall)) > absent
@@ -207,10 +208,10 @@ func (k *look) late(l *life, t time.Time) bool {
 	return late
 }
 
-// watchVanished gives up a client that is not heard any more. Nothing else would tell of
-// it where something in between keeps the connection open: a web server in front of the
-// transport may do so for a day. The silence is counted in looks, so that a server that
-// was stopped does not take its own absence for the client's.
+// watchVanished ends the Conn when its client is not heard any more. Nothing else would
+// end it if a web server in front of the transport keeps the connection open, which may
+// take a day. The silence is counted in checks: the time in which this process was stopped
+// does not count.
 func (c *Conn) watchVanished() {
 	t := time.NewTicker(vanishedTick)
 	defer t.Stop()

@@ -9,11 +9,12 @@ import (
 	"ptgate/gateway/stream"
 )
 
-// unsent bounds what the kernel takes ahead of the network (TCP_NOTSENT_LOWAT,
-// tcp(7)) on the connection to the bridge, or to the PT's process: about 50 ms of
-// what the link carries. A send buffer grows to megabytes, which on a slow link are
-// seconds that an interactive stream waits behind a bulk one; on a fast long link
-// less than this leaves gaps. What is in flight is not counted.
+// unsent bounds the bytes that the kernel has accepted and not yet sent
+// (TCP_NOTSENT_LOWAT, tcp(7)), on the connection to the bridge or to the PT's
+// process. The bound is what the link carries in about 50 ms. Without it, a send
+// buffer grows to megabytes, and on a slow link an interactive stream waits for
+// seconds behind a bulk one. With less, a fast and long link is idle at times.
+// Bytes in flight do not count.
 type unsent struct {
 	raw   syscall.RawConn // nil: no TCP connection
 	low   int
@@ -42,7 +43,7 @@ func newUnsent(c stream.Conn) *unsent {
 	return u
 }
 
-// wrote notes a write, and from time to time follows the link's speed.
+// wrote notes a write. From time to time it adapts the bound to the link's speed.
 func (u *unsent) wrote(n int, now time.Time) {
 	u.bytes += n
 	took := now.Sub(u.since)
