@@ -119,9 +119,10 @@ func (c *Conn) Suspect() bool {
 	return !c.Connecting() && c.life.overdue() > min(max(suspectAfter, 4*c.RTT()), DeadAfter/2)
 }
 
-// Trusted tells whether bytes to the peer will surely arrive: it was heard a moment ago
-// (in about KeepAlive), owes no answer for too long, and the machine has not slept since.
-// After a longer silence the network in between may have forgotten the connection.
+// Trusted tells whether the way to the peer is very likely open: the peer was heard a
+// moment ago (in about KeepAlive), owes no answer for too long, and the machine has not
+// slept since. After a longer silence the network in between may have forgotten the
+// connection.
 func (c *Conn) Trusted() bool {
 	if c.Connecting() || c.Suspect() {
 		return false

@@ -17,54 +17,54 @@ import (
 )
 
 const (
-	// A session that was used so lately keeps a carrier ready.
+	// A session keeps one carrier ready for this long after its last use.
 	warmFor = 10 * time.Minute
-	// A carrier without streams, beyond the one that is kept ready, is closed after this.
+	// Other carriers without streams are closed after this time.
 	spareFor = time.Minute
-	// A request that finds the youngest attempt older than this makes another one beside
-	// it: on a link that comes back, a new connection is through long before TCP repeats
-	// the packets of an old one.
+	// If the youngest attempt is older than this, a request starts another one beside it.
+	// When a broken link works again, a new connection is made long before TCP repeats the
+	// lost packets of an old one.
 	attemptAge  = 2 * time.Second
 	maxAttempts = 4
-	// How many streams a carrier takes before there is another one, and how many carriers
-	// there are at most, where Settings.Carriers does not say. Some more are allowed
-	// while those that are there do not answer.
+	// With streamsEach streams on every carrier, another carrier is opened. autoMax is the
+	// most carriers where Settings.Carriers is 0. While none of them answers, autoSuspect
+	// more are allowed.
 	streamsEach = 4
 	autoMax     = 4
 	autoSuspect = 4
-	// After a failure, no carrier is opened ahead of need for so long: a burst of
-	// connections that fail is conspicuous, and a burden.
+	// For this long after a failure, a carrier is opened only when a request needs it:
+	// many failing connections are conspicuous, and a burden for the network.
 	growPause = 15 * time.Second
-	// How often a request that waits looks at its carrier.
+	// How often a waiting request checks the carriers.
 	look           = 500 * time.Millisecond
 	lookConnecting = 100 * time.Millisecond
-	// Settings.Dial where that is 0.
+	// defaultDial is used where Settings.Dial is 0.
 	defaultDial = 75 * time.Second
 )
 
 // Settings of a Client. They may change while it is in use.
 type Settings struct {
 	Auth Auth
-	// Carriers is how many connections there are at most, those included that are being
-	// opened; 0: as many as the load needs, within bounds.
+	// Carriers is the most connections at a time, counting those that are still being
+	// opened. 0: as many as the load needs, within bounds.
 	Carriers int
-	// Dial bounds how long it takes from the dial of a connection to the first byte from
-	// the far end, and the wait for an answer that is owed to an application; 0: 75 s.
+	// Dial bounds the time from the dial of a connection to the first byte from the far
+	// end. It also bounds the wait for the exit's answer after OpenEarly. 0: 75 s.
 	Dial time.Duration
 }
 
-// Options of a Client, for good.
+// Options of a Client. They never change.
 type Options struct {
 	Dial    func(context.Context) (stream.Conn, error) // opens a connection to the far end
-	Traffic *carrier.Traffic                           // nil: nobody wants to know
+	Traffic *carrier.Traffic                           // counts the bytes of the carriers; nil: not counted
 	Log     *slog.Logger                               // nil: nothing is logged
 	Lost    func(silent time.Duration)                 // as in carrier.Options
 	Wall    func() time.Time                           // the wall clock; nil: time.Now
 }
 
-// A Client is the gateway's end of a session. It opens connections to the far end when
-// requests need them, a few ahead of need, and closes those that nobody needs. Its methods
-// may be called from any goroutine.
+// A Client is the gateway's end of a session. It opens and closes its connections by
+// itself (see the package comment). Its methods may be called from any goroutine. Whoever
+// has made it calls Close.
 type Client struct {
 	o        Options
 	settings atomic.Pointer[Settings]
@@ -73,16 +73,16 @@ type Client struct {
 	wg       sync.WaitGroup // none is added when closed
 
 	mu       sync.Mutex
-	list     []*mux        // those that have been heard
+	list     []*mux        // the carriers whose peers have been heard
 	attempts []*attempt    // youngest last
 	leaving  int           // carriers that are being closed
-	changed  chan struct{} // closed when one of these changes; nil: nobody waits
+	changed  chan struct{} // closed when a field above changes; nil: nobody waits
 	lastErr  error
-	failed   time.Time // the last attempt that did
+	failed   time.Time // when the last attempt failed
 	lastUse  time.Time
 	retired  bool
 	closed   bool
-	grace    time.Duration // of Close
+	grace    time.Duration // the argument of Close
 }
 
 // An attempt is a carrier whose far end has not been heard yet.
@@ -112,7 +112,7 @@ func NewClient(s Settings, o Options) *Client {
 	return c
 }
 
-// Over is a Client whose only connection is conn, which it owns.
+// Over makes a Client whose only connection is conn. The Client owns conn.
 func Over(conn stream.Conn, s Settings, o Options) *Client {
 	var given atomic.Bool
 	o.Dial = func(context.Context) (stream.Conn, error) {
@@ -129,21 +129,21 @@ func Over(conn stream.Conn, s Settings, o Options) *Client {
 	return c
 }
 
-// Update changes the settings, for what begins from now on.
+// Update changes the settings for requests and connections that begin later.
 func (c *Client) Update(s Settings) {
 	s.Dial = cmp.Or(s.Dial, defaultDial)
 	c.settings.Store(&s)
 }
 
-// Retire says that no requests are to be expected: those that come are served, but
-// nothing is opened ahead of need.
+// Retire says that few or no requests will come. Those that come are served, but no
+// connection is opened before a request needs it.
 func (c *Client) Retire() {
 	c.mu.Lock()
 	c.retired = true
 	c.mu.Unlock()
 }
 
-// change wakes those who wait. The caller holds mu.
+// change wakes the waiting requests. The caller holds mu.
 func (c *Client) change() {
 	if c.changed != nil {
 		close(c.changed)
@@ -151,8 +151,8 @@ func (c *Client) change() {
 	}
 }
 
-// heardLocked are the carriers whose far end has been heard: those of the list, and an
-// attempt that is about to join them.
+// heardLocked returns the carriers whose far end has been heard: those of the list, and
+// attempts that are about to join the list.
 func (c *Client) heardLocked() []*mux {
 	heard := c.list
 	for _, a := range c.attempts {
@@ -163,8 +163,9 @@ func (c *Client) heardLocked() []*mux {
 	return heard
 }
 
-// bestLocked is the carrier for a new stream: of those whose peer answers, the one with
-// the fewest streams. With trusted, only those will do whose peer surely answers still.
+// bestLocked returns the carrier for a new stream: the one with the fewest streams of
+// those whose peer answers; nil: there is none. With trusted, it looks only at carriers
+// that are Trusted.
 func (c *Client) bestLocked(trusted bool) *mux {
 	var best *mux
 	for _, m := range c.heardLocked() {
@@ -178,7 +179,8 @@ func (c *Client) bestLocked(trusted bool) *mux {
 	return best
 }
 
-// connectingLocked is a carrier whose peer has not been heard yet, but which takes streams.
+// connectingLocked returns a carrier that takes streams, but whose peer has not been heard
+// yet; nil: there is none.
 func (c *Client) connectingLocked() *mux {
 	for _, a := range c.attempts {
 		if a.m != nil && !a.m.yamux.IsClosed() {
@@ -191,13 +193,13 @@ func (c *Client) connectingLocked() *mux {
 // countLocked is how many connections there are.
 func (c *Client) countLocked() int { return len(c.list) + len(c.attempts) + c.leaving }
 
-// useLocked notes that m is given to a stream.
+// useLocked notes that a stream is about to use m.
 func (c *Client) useLocked(m *mux) {
 	c.growLocked(m)
 	c.lastUse = time.Now() // or Tidy might take m for a spare one
 }
 
-// growLocked opens another carrier ahead of need.
+// growLocked opens another carrier if best, the least busy one, is busy.
 func (c *Client) growLocked(best *mux) {
 	limit := cmp.Or(c.settings.Load().Carriers, autoMax)
 	n := c.countLocked()
@@ -209,12 +211,12 @@ func (c *Client) growLocked(best *mux) {
 	}
 }
 
-// tryLocked makes an attempt for a request that finds no carrier whose peer answers, if
-// there is to be one. It tells whether the request has had its attempt.
+// tryLocked makes an attempt, if it may, for a request that finds no carrier whose peer
+// answers. False: the request has no attempt yet, and calls tryLocked again.
 func (c *Client) tryLocked() bool {
 	n := len(c.attempts)
 	if n > 0 && time.Since(c.attempts[n-1].begun) <= attemptAge {
-		return true // that one will do
+		return true // the request waits for that attempt
 	}
 	limit := c.settings.Load().Carriers
 	if limit == 0 {
@@ -225,8 +227,8 @@ func (c *Client) tryLocked() bool {
 		c.dialLocked()
 		return true
 	case n > 0:
-		// Another attempt makes room: not the oldest, which may be a slow link's only
-		// hope, and none that has a connection already.
+		// An older attempt is cancelled to make room: not the oldest, which may succeed on
+		// a slow link, and none that has a connection already.
 		for _, a := range c.attempts[1:] {
 			if a.m == nil {
 				a.cancel()
@@ -235,8 +237,8 @@ func (c *Client) tryLocked() bool {
 		}
 		return true
 	}
-	// No peer answers, and there may be no more connections. Streams that live are not
-	// given up for a new one: their carrier may come back, and is dead soon if not.
+	// No peer answers, and no more connections are allowed. So a carrier without streams
+	// is closed. A carrier with streams is not: it may come back, and otherwise ends soon.
 	for i, m := range c.list {
 		if m.streams() == 0 {
 			c.list = slices.Delete(c.list, i, i+1)
@@ -247,7 +249,7 @@ func (c *Client) tryLocked() bool {
 	return false
 }
 
-// get gives a carrier for a new stream, and opens one where there is none.
+// get returns a carrier for a new stream. It opens one if there is none.
 func (c *Client) get(ctx context.Context) (*mux, error) {
 	tried := false
 	for {
@@ -291,10 +293,11 @@ func (c *Client) get(ctx context.Context) (*mux, error) {
 	}
 }
 
-// Open asks the exit for a connection to t and waits for its answer. An error that is the
-// exit's own answer is a *Refusal, one of the way there a *Lost. Where a carrier is lost,
-// or falls silent, before the exit has answered, another one takes its place: nothing of
-// the application's has been sent yet. ctx bounds the call only.
+// Open asks the exit for a connection to t and waits for its answer. The caller closes the
+// Stream. The error wraps a *Refusal if the exit has refused, an *AuthError if it does not
+// take the user and password, and a *Lost if the way to the exit has failed. If a carrier
+// is lost or falls silent before the exit has answered, Open tries another one: no byte of
+// the application has been sent yet. ctx bounds the call only.
 func (c *Client) Open(ctx context.Context, t routes.Target) (*Stream, error) {
 	var last error
 	for range 4 {
@@ -315,8 +318,8 @@ func (c *Client) Open(ctx context.Context, t routes.Target) (*Stream, error) {
 	return nil, last
 }
 
-// openWatched is a request, given up when the carrier falls silent, or when another one
-// answers while nothing has been heard on this one yet.
+// openWatched makes a request over m. It gives up when the carrier falls silent, or when
+// another carrier answers before this one.
 func (c *Client) openWatched(ctx context.Context, m *mux, t routes.Target) (*Stream, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -341,17 +344,17 @@ func (c *Client) openWatched(ctx context.Context, m *mux, t routes.Target) (*Str
 	return m.request(ctx, t, c.settings.Load().Auth, nil)
 }
 
-// answers tells whether there is a carrier whose peer answers.
+// answers tells whether the peer of any carrier answers.
 func (c *Client) answers() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.bestLocked(false) != nil
 }
 
-// OpenEarly begins a stream to t before the exit has answered, if there is a carrier
-// whose peer surely answers; else it returns nil at once. The exit's answer is read with
-// the stream's first bytes, and answered is told of it, once; not if the stream is closed
-// before. ctx bounds the call only.
+// OpenEarly returns a stream to t before the exit has answered, if a carrier is Trusted.
+// Otherwise it returns nil at once. The exit's answer is read by the stream's first Read,
+// which then calls answered once: with nil for success. If the stream is closed before,
+// answered may never be called. The caller closes the stream. ctx bounds the call only.
 func (c *Client) OpenEarly(ctx context.Context, t routes.Target, answered func(error)) *Stream {
 	c.mu.Lock()
 	m := c.bestLocked(true)
@@ -370,15 +373,15 @@ func (c *Client) OpenEarly(ctx context.Context, t routes.Target, answered func(e
 	return s
 }
 
-// used notes that the session is in use.
+// used notes the time of a use.
 func (c *Client) used() {
 	c.mu.Lock()
 	c.lastUse = time.Now()
 	c.mu.Unlock()
 }
 
-// Check returns nil when the far end answers and takes the user and password. That a
-// transport has connected proves nothing.
+// Check returns nil if the far end answers and takes the user and password. The error is
+// as that of Open.
 func (c *Client) Check(ctx context.Context) error {
 	m, err := c.get(ctx)
 	if err != nil {
@@ -406,14 +409,14 @@ func (c *Client) dialLocked() {
 		case err != nil:
 			c.lastErr, c.failed = err, time.Now()
 		case !closed:
-			c.lastErr = errEnded // should it be gone before a waiting request looks
+			c.lastErr = errEnded // for a waiting request that finds the carrier gone
 			c.list = append(c.list, m)
 		}
 		c.change()
 		c.mu.Unlock()
 		switch {
 		case m == nil:
-		case closed: // Close has not seen it
+		case closed: // Close has not closed this carrier
 			m.close(grace)
 		default:
 			<-m.done()
@@ -433,7 +436,7 @@ func (c *Client) connect(ctx context.Context, a *attempt) (*mux, error) {
 		return nil, err
 	}
 	c.mu.Lock()
-	a.m = m // requests may go over it
+	a.m = m // from here on, requests may use it
 	c.change()
 	c.mu.Unlock()
 	select {
@@ -451,15 +454,15 @@ func (c *Client) connect(ctx context.Context, a *attempt) (*mux, error) {
 	return nil, err
 }
 
-// gone takes out a carrier that has ended, and replaces the last one of a session
-// in use before anybody asks.
+// gone removes a carrier that has ended. If it was the last one of a session in use, gone
+// opens another one.
 func (c *Client) gone(m *mux) {
 	m.close(0)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	i := slices.Index(c.list, m)
 	if i < 0 {
-		return // it was to go: nothing is lost
+		return // this side has closed it
 	}
 	c.list = slices.Delete(c.list, i, i+1)
 	c.change()
@@ -468,7 +471,7 @@ func (c *Client) gone(m *mux) {
 	}
 }
 
-// leaveLocked closes a carrier that was taken out of the list.
+// leaveLocked closes a carrier that is no longer in the list.
 func (c *Client) leaveLocked(m *mux, grace time.Duration) {
 	c.leaving++
 	c.wg.Go(func() {
@@ -480,8 +483,9 @@ func (c *Client) leaveLocked(m *mux, grace time.Duration) {
 	})
 }
 
-// Tidy closes the carriers that nobody needs. Closing in order takes a round trip
-// and more: they are taken out first, so that no new stream gets one.
+// Tidy closes the carriers that are no longer needed. Call it from time to time. A close
+// in order takes a round trip or more, so the carriers leave the list first, and no new
+// stream gets one.
 func (c *Client) Tidy() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -503,8 +507,9 @@ func (c *Client) Tidy() {
 	})
 }
 
-// Close ends the session: in order, so that all that streams have written arrives, if the
-// far end answers within grace; by force then. It returns when nothing is left.
+// Close ends the session, and returns when all its connections and goroutines have ended.
+// All bytes that streams have written still arrive if the far end answers within grace.
+// After grace, the connections are closed at once.
 func (c *Client) Close(grace time.Duration) {
 	c.mu.Lock()
 	c.closed, c.grace = true, grace
@@ -522,17 +527,17 @@ func (c *Client) Close(grace time.Duration) {
 
 // A Status is what a Client says of itself.
 type Status struct {
-	Carriers   int           // whose far end has been heard
-	Connecting int           // whose far end has not
-	RTT        time.Duration // the best; 0: unknown
+	Carriers   int           // connections whose far end has been heard
+	Connecting int           // connections whose far end has not been heard yet
+	RTT        time.Duration // the shortest round trip of a carrier; 0: not known
 	Suspect    bool          // there are carriers, and all of them owe an answer
 }
 
-// Alive tells that there is a carrier whose far end answers: what takes long is the
-// destination's doing.
+// Alive tells whether the far end answers on a carrier. If so, a slow request is the fault
+// of its destination.
 func (s Status) Alive() bool { return s.Carriers > 0 && !s.Suspect }
 
-// Status tells how the session does.
+// Status returns the session's present state.
 func (c *Client) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()

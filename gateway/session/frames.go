@@ -20,9 +20,9 @@ const (
 	flagRST     = 1 << 3
 )
 
-// frames is the carrier as yamux sees it. It watches the frames go by, for two things that
-// yamux does not tell: how much of what streams have written has left yamux's queue, and
-// which streams the peer has reset after the end of its direction.
+// frames is the connection that yamux uses: a carrier that reads the frames which pass. It
+// learns two things that yamux does not tell: how many of the streams' bytes have left
+// yamux's queue, and which streams the peer has reset after the end of its direction.
 type frames struct {
 	*carrier.Conn
 	pace   pace
@@ -61,30 +61,31 @@ func (f *frames) Close() error {
 	return f.Conn.Close()
 }
 
-// Deadlines are the carrier's own business.
+// The carrier sets its deadlines itself.
 func (f *frames) SetDeadline(time.Time) error      { return nil }
 func (f *frames) SetReadDeadline(time.Time) error  { return nil }
 func (f *frames) SetWriteDeadline(time.Time) error { return nil }
 
-// A pace lets each stream put only so much into yamux's queue before it has left it
-// again. Else one bulk stream would fill the queue in front of all others.
+// A pace limits how many bytes of streams are in yamux's queue. A stream waits in put
+// until its bytes are near the front of the queue. Otherwise one bulk stream would fill
+// the queue in front of all others.
 type pace struct {
-	queued atomic.Int64 // stream bytes that were put into yamux's queue, ever
+	queued atomic.Int64 // all bytes of streams that were ever put into yamux's queue
 
 	mu      sync.Mutex
-	left    int64 // and those that have left it
+	left    int64 // those of them that have left the queue
 	ended   bool
 	waiters []*pacer // in the order of their positions
 }
 
-// A pacer is one stream's place among the waiters.
+// A pacer is one stream among the waiters. It goes on when at bytes have left the queue.
 type pacer struct {
 	at   int64
 	wait chan struct{}
 }
 
-// put notes that n bytes were put into the queue, and waits until at most
-// carrier.QueueLimit bytes lie before the end of them.
+// put counts n bytes that were put into the queue. It waits until at most
+// carrier.QueueLimit bytes are left in the queue up to the last of these.
 func (p *pace) put(w *pacer, n int) {
 	at := p.queued.Add(int64(n)) - carrier.QueueLimit
 	p.mu.Lock()
@@ -109,7 +110,7 @@ func (p *pace) passed(n int) {
 	p.mu.Unlock()
 }
 
-// end lets everybody go on, into an error.
+// end wakes all waiters. Their next write fails.
 func (p *pace) end() {
 	p.mu.Lock()
 	p.ended = true
@@ -117,7 +118,7 @@ func (p *pace) end() {
 	p.mu.Unlock()
 }
 
-// release wakes those whose turn has come. The caller holds mu.
+// release wakes the waiters whose turn has come. The caller holds mu.
 func (p *pace) release() {
 	n := 0
 	for n < len(p.waiters) && (p.ended || p.waiters[n].at <= p.left) {
@@ -129,12 +130,12 @@ func (p *pace) release() {
 	}
 }
 
-// resets knows which streams are live, and tells those who wait of a reset. A reset that
-// comes after the end of the peer's direction is known to nobody else: yamux drops it.
+// resets knows which streams are live, and reports resets to Stream.WaitReset. yamux
+// itself drops a reset that comes after the end of the peer's direction.
 //
-// A stream is live from its SYN on, until it is reset by either side or has ended in both
-// directions. So there are as many entries as there are live streams, and one reading
-// more: a stream that yamux refuses is gone with the reset that yamux answers.
+// A stream is live from its SYN until either side resets it, or both directions have
+// ended. So the map grows no larger than the number of live streams. A stream that yamux
+// refuses is removed by the reset with which yamux answers.
 type resets struct {
 	mu      sync.Mutex
 	live    map[uint32]byte // how far a stream has ended
@@ -147,20 +148,20 @@ const (
 	ended
 )
 
-// A resetWait is somebody who waits for a reset.
+// A resetWait is one call of wait.
 type resetWait struct {
 	done chan struct{}
 	err  error // set before done is closed
 }
 
-// sent and came look at a frame's header.
+// sent and came read the header of a frame.
 func (r *resets) sent(header []byte) { r.look(header, ended, net.ErrClosed) }
 func (r *resets) came(header []byte) { r.look(header, peerEnded, errReset) }
 
 func (r *resets) look(header []byte, end byte, reset error) {
 	flags := binary.BigEndian.Uint16(header[2:])
 	if flags&(flagSYN|flagFIN|flagRST) == 0 || header[1] > 1 {
-		return // neither data nor a window, the only ones that belong to a stream
+		return // only data and window frames belong to a stream
 	}
 	id := binary.BigEndian.Uint32(header[4:])
 	r.mu.Lock()
@@ -202,13 +203,13 @@ func (r *resets) closed(id uint32) {
 	r.mu.Unlock()
 }
 
-// wait waits for a reset of the stream, until this side closes it, or over is closed.
+// wait waits until the peer resets the stream, this side closes it, or over is closed.
 func (r *resets) wait(id uint32, isClosed *atomic.Bool, over <-chan struct{}) error {
 	r.mu.Lock()
 	_, live := r.live[id]
 	w := r.waiting[id]
 	switch {
-	case isClosed.Load(): // before closed looks for somebody to wake
+	case isClosed.Load(): // the method closed was called before, and can't wake this wait
 		r.mu.Unlock()
 		return net.ErrClosed
 	case !live:
@@ -230,11 +231,11 @@ func (r *resets) wait(id uint32, isClosed *atomic.Bool, over <-chan struct{}) er
 	}
 }
 
-// A scanner finds the headers of frames in a stream of bytes that comes in any pieces.
+// A scanner finds the headers of frames in bytes that come in pieces of any size.
 type scanner struct {
 	header [frameHeader]byte
 	have   int
-	skip   uint32 // of the data of the last frame
+	skip   uint32 // bytes of data that belong to the last header and have not come yet
 }
 
 func (s *scanner) scan(p []byte, r *resets) {

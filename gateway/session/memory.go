@@ -7,24 +7,25 @@ import (
 	"github.com/libp2p/go-yamux/v5"
 )
 
-// memory bounds what a server's clients can make it hold. What a client has sent to a
-// destination that does not read waits in the server, as much as the stream's window
-// allows. A window is a promise, given when the stream begins. The more has been promised
-// to all clients of the process, the smaller are the windows of new streams.
+// memory bounds the bytes that clients can make a server hold. If a destination does not
+// read, the bytes for it wait in the server, at most the stream's window of them. The
+// window is promised to the client when the stream begins. The more bytes have been
+// promised to all clients of the process, the smaller is the window of a new stream.
 type memory struct {
-	promised atomic.Int64 // bytes, by the windows of all open streams
+	promised atomic.Int64 // bytes: the sum of the windows of all open streams
 }
 
 const (
-	// While less than generous bytes are promised, a new stream gets the full window;
-	// while less than tight are, a smaller one; then the smallest that yamux knows.
+	// A new stream gets the full window while less than generous bytes are promised. Then
+	// it gets a smaller one while less than tight bytes are. After that, it gets the
+	// smallest window that yamux has.
 	generous    = 256 << 20
 	tight       = 512 << 20
 	smallWindow = 1 << 20
 	leastWindow = 256 << 10
 )
 
-// A share is what one open stream was promised.
+// A share is the bytes that were promised to one open stream.
 type share struct {
 	m *memory
 	n int64
@@ -45,8 +46,8 @@ func (m *memory) open() *share {
 
 var errNoGrowth = errors.New("windows do not grow")
 
-// ReserveMemory implements yamux.MemoryManager. It is asked for the stream itself
-// (priority 255), and to let its window grow, which is refused; see muxConfig.
+// ReserveMemory implements yamux.MemoryManager. yamux calls it for a new stream (priority
+// 255), which is allowed, and for a larger window, which is refused; see muxConfig.
 func (s *share) ReserveMemory(_ int, priority uint8) error {
 	if priority < 255 {
 		return errNoGrowth
@@ -63,9 +64,9 @@ func (s *share) Done() {
 	s.n = 0
 }
 
-// managed makes streams take their windows from m. yamux makes the streams that come in
-// from one goroutine: it calls the function that it is given here, and then reads the
-// setting.
+// managed makes each new stream get the window that m allows. yamux accepts streams in
+// one goroutine. For each it calls the function that managed sets, and then reads the
+// window's size from its configuration.
 func (m *memory) managed(c *yamux.Config) func() (yamux.MemoryManager, error) {
 	return func() (yamux.MemoryManager, error) {
 		s := m.open()

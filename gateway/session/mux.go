@@ -19,7 +19,7 @@ import (
 // Settings found by measurement; see the benchmarks of this package.
 const (
 	maxMessage   = 32 << 10 // of yamux, header and all
-	streamWindow = 8 << 20  // fills 30 MiB/s at 100 ms; an application that does not read holds as much
+	streamWindow = 8 << 20  // bytes: enough for 30 MiB/s at 100 ms; as much is held for an application that does not read
 	backlog      = 1024     // streams opened and not yet accepted
 )
 
@@ -27,11 +27,12 @@ const (
 func muxConfig(maxStreams int, log *slog.Logger) *yamux.Config {
 	c := yamux.DefaultConfig()
 	c.AcceptBacklog = backlog
-	c.EnableKeepAlive = false // the carrier's, which knows suspicion before death
+	c.EnableKeepAlive = false // the carrier asks the peer itself
 	c.ConnectionWriteTimeout = carrier.DeadAfter
 	c.MaxIncomingStreams = uint32(max(maxStreams, 0))
-	// No growth: where yamux 5.1.0 doubles a window it grants the sender less than
-	// it books for it, and after a few doublings the stream stands still for ever.
+	// Windows must not grow: when yamux 5.1.0 doubles a window, it grants the sender
+	// fewer bytes than it counts as granted. After a few doublings the stream stops for
+	// ever.
 	c.InitialStreamWindowSize, c.MaxStreamWindowSize = streamWindow, streamWindow
 	c.ReadBufSize = 64 << 10
 	c.MaxMessageSize = maxMessage
@@ -39,8 +40,7 @@ func muxConfig(maxStreams int, log *slog.Logger) *yamux.Config {
 	return c
 }
 
-// logWriter gives yamux's lines to slog. They speak of frames, never of
-// destinations.
+// logWriter passes yamux's log lines to slog. They name frames, never destinations.
 type logWriter struct{ log *slog.Logger }
 
 func (w *logWriter) Write(p []byte) (int, error) {
@@ -54,7 +54,7 @@ type mux struct {
 	yamux  *yamux.Session
 	frames *frames
 
-	open atomic.Int64 // streams, by our own count: yamux keeps a lost one
+	open atomic.Int64 // open streams; yamux's own number counts some lost ones, too
 
 	closing sync.Once
 	mu      sync.Mutex
@@ -62,7 +62,7 @@ type mux struct {
 	wg      sync.WaitGroup
 }
 
-// newMux starts a carrier on conn and owns it from then on.
+// newMux makes a carrier from conn, and owns conn also after an error.
 func newMux(conn stream.Conn, o carrier.Options, log *slog.Logger) (*mux, error) {
 	f := newFrames(carrier.Open(conn, o))
 	y, err := yamux.Client(f, muxConfig(0, log), nil)
@@ -75,7 +75,8 @@ func newMux(conn stream.Conn, o carrier.Options, log *slog.Logger) (*mux, error)
 	return m, nil
 }
 
-// spawn runs f in a goroutine that Close waits for, and tells whether it could.
+// spawn runs f in a goroutine that close waits for. False: m is closed, and f does not
+// run.
 func (m *mux) spawn(f func()) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -86,7 +87,7 @@ func (m *mux) spawn(f func()) bool {
 	return true
 }
 
-// ask sends a ping.
+// ask sends a ping, and reports its answer to the carrier.
 func (m *mux) ask() {
 	m.spawn(func() {
 		for range 2 {
@@ -104,20 +105,20 @@ func (m *mux) done() <-chan struct{} { return m.yamux.CloseChan() }
 
 func (m *mux) streams() int { return int(m.open.Load()) }
 
-// usable tells whether a new stream may go over m: its peer answers.
+// usable tells whether the peer of m answers, so that a new stream may use m.
 func (m *mux) usable() bool {
 	return !m.yamux.IsClosed() && !m.frames.Connecting() && !m.frames.Suspect()
 }
 
-// early is how a stream is opened whose application is told of success in advance.
+// early has the arguments of OpenEarly for a request.
 type early struct {
-	answered func(error) // told of the exit's answer, once, unless the stream is closed before
+	answered func(error) // see OpenEarly
 	limit    time.Duration
 }
 
-// request opens a stream and asks the exit for a connection to t. Without e it returns
-// when the exit has answered: a *Refusal in the error is the exit's own answer, a *Lost
-// the carrier's failure. ctx bounds the call only.
+// request opens a stream and asks the exit for a connection to t. If e is nil, it waits
+// for the exit's answer, and errors are as those of Client.Open. ctx bounds the call
+// only.
 func (m *mux) request(ctx context.Context, t routes.Target, a Auth, e *early) (*Stream, error) {
 	message, err := request(t, a).Append(make([]byte, 0, 64))
 	if err != nil {
@@ -140,7 +141,7 @@ func (m *mux) request(ctx context.Context, t routes.Target, a Auth, e *early) (*
 	if err != nil {
 		cancelled()
 		if errors.Is(err, yamux.ErrStreamReset) {
-			// An exit that can take no more says so without having read.
+			// An exit that is at its limit answers before it reads the request.
 			if answer := readAnswers(ys, s.method); isRefusal(answer) {
 				return undo(answer)
 			}
@@ -166,16 +167,16 @@ func (m *mux) request(ctx context.Context, t routes.Target, a Auth, e *early) (*
 	return s, nil
 }
 
-// drop resets a stream. On a connection that stands still, that waits behind all
-// else; the caller does not.
+// drop resets a stream in a goroutine of its own. On a connection that does not move,
+// the reset has to wait, but the caller must not.
 func (m *mux) drop(s *yamux.Stream) {
 	if !m.spawn(func() { s.Reset() }) {
 		s.Reset()
 	}
 }
 
-// openStream is yamux's, which for its part keeps a stream whose context ended in the
-// middle until the carrier ends.
+// openStream opens a stream of yamux. It gives yamux no context: if one ends in the
+// middle of a call, yamux keeps the stream until the carrier ends.
 func (m *mux) openStream(ctx context.Context) (*yamux.Stream, error) {
 	type opened struct {
 		s   *yamux.Stream
@@ -202,7 +203,7 @@ func (m *mux) openStream(ctx context.Context) (*yamux.Stream, error) {
 	}
 }
 
-// greet returns nil when the exit answers and takes a.
+// greet returns nil if the exit answers and accepts a.
 func (m *mux) greet(ctx context.Context, a Auth) error {
 	s, err := m.openStream(ctx)
 	if err != nil {
@@ -214,8 +215,8 @@ func (m *mux) greet(ctx context.Context, a Auth) error {
 	return Greet(s, a)
 }
 
-// close ends the carrier: in order, so that all that streams have written
-// arrives, if the peer answers within grace; by force then.
+// close ends the carrier. All bytes that streams have written still arrive if the peer
+// answers within grace. After grace, the connection is closed at once.
 func (m *mux) close(grace time.Duration) {
 	m.closing.Do(func() {
 		if grace > 0 {

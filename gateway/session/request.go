@@ -12,11 +12,11 @@ import (
 	"ptgate/routes"
 )
 
-// Auth is the user and password for an exit that asks for them. The zero value
-// offers none.
+// Auth is a user and a password for an exit that asks for them. The zero value has
+// none.
 type Auth = socks5.Auth
 
-// request is what an application asks of the exit.
+// request makes the SOCKS5 client that asks an exit for t.
 func request(t routes.Target, a Auth) socks5.Client {
 	return socks5.Client{Auth: a, Command: socks5.Connect, Addr: socks5.Addr{Name: t.Name, IP: t.Addr, Port: t.Port}}
 }
@@ -27,21 +27,22 @@ func readAnswers(r io.Reader, m socks5.Method) error {
 	return meaning(err)
 }
 
-// Handshake asks a SOCKS5 server that need not be ours for a connection to t, step by
-// step, as such servers may expect. The caller bounds it with c's deadline. Errors are
-// those of Client.Open.
+// Handshake asks any SOCKS5 server for a connection to t. It sends each message only
+// after the answer to the one before, because not every server can read several at
+// once. The caller sets a deadline on c, and still owns c after an error. Errors are
+// as those of Client.Open.
 func Handshake(c net.Conn, t routes.Target, a Auth) error {
 	_, err := request(t, a).Do(c)
 	return meaning(err)
 }
 
-// Greet is the part of Handshake before the request: it shows that the far end
-// answers and takes a.
+// Greet does the part of Handshake before the request. Nil: the far end answers and
+// accepts a. The caller sets a deadline on c.
 func Greet(c net.Conn, a Auth) error {
 	return meaning(socks5.Client{Auth: a}.Greet(c))
 }
 
-// meaning tells what a handshake's error says of the far end.
+// meaning turns the error of a handshake into one of this package.
 func meaning(err error) error {
 	e, ok := errors.AsType[*socks5.Error](err)
 	if !ok {
@@ -67,16 +68,16 @@ func meaning(err error) error {
 	return lost(string(e.Stage), e.Err)
 }
 
-// An AuthError says that the user and password of the bridge are not what the far
-// end wants.
+// An AuthError says that the far end does not accept the bridge's user and password,
+// or that it asks for some and the bridge has none. What says which, and what to do.
 type AuthError struct{ What string }
 
 func (e *AuthError) Error() string { return "the far end " + e.What }
 
 func badAuth(what string) error { return answer.New(answer.NoBridge, &AuthError{what}) }
 
-// A Refusal is the far end's own answer to a request: no other bridge to the
-// same box would do better.
+// A Refusal says that the far end has refused a request. Another bridge to the same
+// server would get the same answer.
 type Refusal struct {
 	Code byte // RFC 1928 section 6
 }
@@ -90,7 +91,8 @@ func isRefusal(err error) bool {
 	return ok
 }
 
-// Lost says that the way to the far end broke, or fell silent, before the answer came.
+// Lost says that the connection to the far end broke, or fell silent, before the
+// answer came. Stage is the part of the request that was under way.
 type Lost struct {
 	Stage string
 	Err   error

@@ -12,24 +12,24 @@ import (
 	"ptgate/gateway/stream"
 )
 
-// A Server is the far end of all sessions of a process. What its clients have sent and
-// nobody has read yet is bounded for all of them together. The zero value is ready to use.
+// A Server is the far end of all sessions of a process. It bounds the bytes that all its
+// clients together have sent and that nobody has read yet. The zero value is ready to use.
 type Server struct{ memory memory }
 
-// ServeOptions are those of one connection.
+// ServeOptions are the options of one connection. Each has to be set.
 type ServeOptions struct {
-	MaxStreams int // at once
+	MaxStreams int // streams at the same time
 	Traffic    *carrier.Traffic
 	Log        *slog.Logger
 	Lost       func(silent time.Duration) // as in carrier.Options
 }
 
-// Serve serves what a client sends over conn, which comes from carrier.Sniff and is
-// Serve's from then on. handle is called for each stream in a goroutine of its own and
-// owns the stream. What it returns, if anything, is called in a fresh goroutine, so that a
-// long relay need not keep the large stack of a handshake. Serve returns when the
-// connection and all handlers have ended. The end of ctx ends the connection, once the
-// peer has got what was written.
+// Serve serves the streams of one client. It owns conn, which comes from carrier.Sniff. It
+// calls handle for each stream, in a goroutine of its own; handle owns the stream. If
+// handle returns a function, Serve calls it in a new goroutine, so that a long relay does
+// not keep the large stack of a handshake. Serve returns when the connection and all these
+// goroutines have ended. When ctx ends, Serve closes the connection as soon as the peer
+// has read all bytes that were written, or after a short time.
 func (s *Server) Serve(ctx context.Context, conn stream.Conn, o ServeOptions, handle func(*Stream) (then func())) error {
 	f := newFrames(carrier.Accept(conn, carrier.Options{Traffic: o.Traffic, Lost: o.Lost}))
 	c := muxConfig(o.MaxStreams, o.Log)
@@ -67,16 +67,16 @@ func (s *Server) Serve(ctx context.Context, conn stream.Conn, o ServeOptions, ha
 	}
 }
 
-// endGrace bounds how long a peer may take to read to the end.
+// endGrace is how long a peer may take to read the last bytes.
 const endGrace = 3 * time.Second
 
-// endInOrder closes a carrier's streams in order: the peer closes when it has read up to
-// here. By force after grace.
+// endInOrder asks the peer to close the connection when it has read all bytes. After
+// grace, it closes the connection itself.
 func endInOrder(y *yamux.Session, grace time.Duration) {
 	t := time.NewTimer(grace)
 	defer t.Stop()
 	sent := make(chan struct{})
-	go func() { // ends with y at the latest
+	go func() { // ends when y ends, at the latest
 		y.GoAway()
 		close(sent)
 	}()

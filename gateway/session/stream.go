@@ -17,17 +17,17 @@ import (
 var errReset error = yamux.ErrStreamReset
 
 // A Stream is one application's connection in a session. Reset and CloseWrite reach the
-// other end. Close ends both directions, and what was written before still arrives. One
-// goroutine may read while another one writes.
+// other end. Whoever has got the Stream closes it. One goroutine may read while another
+// one writes.
 type Stream struct {
 	s      *yamux.Stream
 	f      *frames
 	pacer  pacer
 	open   *atomic.Int64 // the client's count of streams; nil at the server
-	closed atomic.Bool   // by this side
+	closed atomic.Bool   // this side has closed the stream
 
-	// Of a client's stream whose application was told of success in advance: the exit's
-	// answer is still to be read, by whoever reads first. Only the reader touches these.
+	// For a stream of OpenEarly: owed says that the exit's answer has not been read yet.
+	// The first Read reads it. Only the reader uses these fields.
 	owed     bool
 	method   socks5.Method
 	err      error
@@ -36,7 +36,7 @@ type Stream struct {
 
 var _ stream.Conn = (*Stream)(nil)
 
-// readOwed reads the exit's answer, where it is still to be read.
+// readOwed reads the exit's answer if that has not been read yet.
 func (s *Stream) readOwed() error {
 	if !s.owed {
 		return s.err
@@ -46,7 +46,7 @@ func (s *Stream) readOwed() error {
 	if s.err == nil {
 		s.s.SetReadDeadline(time.Time{})
 	}
-	// If the application has left before the answer, nothing is known of it.
+	// If the application has left before the answer, the error may come from that.
 	if s.answered != nil && (s.err == nil || isRefusal(s.err) || !s.closed.Load()) {
 		s.answered(s.err)
 	}
@@ -54,16 +54,16 @@ func (s *Stream) readOwed() error {
 	return s.err
 }
 
-// Read is that of net.Conn. On a stream whose application was told of success in advance
-// the first call may return the exit's refusal, an *answer.Error.
+// Read implements net.Conn. On a stream of OpenEarly, the first call may return the
+// exit's refusal, an *answer.Error.
 func (s *Stream) Read(p []byte) (int, error) {
 	if err := s.readOwed(); err != nil {
 		return 0, err
 	}
 	n, err := s.s.Read(p)
 	if n > 0 {
-		// The error is that of a window that could not be sent: the carrier may have
-		// ended since. There may be more to read.
+		// yamux could not send a window update, because the carrier has ended. There may
+		// be more bytes to read.
 		err = nil
 	}
 	return n, err
@@ -82,8 +82,8 @@ func (s *Stream) WaitRead() error {
 	return nil // as in Read: there is something to read, or Read has the error
 }
 
-// Write is that of net.Conn. It returns when p is queued, with at most
-// carrier.QueueLimit bytes before it.
+// Write implements net.Conn. It returns when p is in the queue and at most
+// carrier.QueueLimit bytes are in front of its end.
 func (s *Stream) Write(p []byte) (int, error) {
 	total := 0
 	for len(p) > 0 {
@@ -108,12 +108,13 @@ func (s *Stream) Reset() {
 	_ = s.s.Reset()
 }
 
-// WaitReset is that of stream.Conn. The end of the carrier counts as a reset.
+// WaitReset implements stream.Conn. The end of the carrier counts as a reset.
 func (s *Stream) WaitReset() error {
 	return s.f.resets.wait(s.s.StreamID(), &s.closed, s.s.Session().CloseChan())
 }
 
-// Socket is none: the carrier's belongs to all of its streams.
+// Socket returns the zero Socket: the TCP connection of the carrier belongs to all its
+// streams.
 func (s *Stream) Socket() stream.Socket { return stream.Socket{} }
 
 // end notes that this side has closed the stream.
@@ -127,25 +128,26 @@ func (s *Stream) end() {
 	s.f.resets.closed(s.s.StreamID())
 }
 
-// Close ends this side's direction in order and the other by a reset: a peer
-// that still writes has to be told, or it would wait for window for ever.
+// Close ends this side's direction in order, so that all written bytes arrive. It ends
+// the other direction by a reset: otherwise a peer that still writes would wait for
+// ever.
 func (s *Stream) Close() error {
 	err := s.s.CloseWrite()
 	s.Reset()
 	return err
 }
 
-// LocalAddr is the carrier's.
+// LocalAddr is the local address of the carrier.
 func (s *Stream) LocalAddr() net.Addr { return s.s.LocalAddr() }
 
-// RemoteAddr is the carrier's.
+// RemoteAddr is the remote address of the carrier.
 func (s *Stream) RemoteAddr() net.Addr { return s.s.RemoteAddr() }
 
-// SetDeadline is that of net.Conn.
+// SetDeadline implements net.Conn.
 func (s *Stream) SetDeadline(t time.Time) error { return s.s.SetDeadline(t) }
 
-// SetReadDeadline is that of net.Conn.
+// SetReadDeadline implements net.Conn.
 func (s *Stream) SetReadDeadline(t time.Time) error { return s.s.SetReadDeadline(t) }
 
-// SetWriteDeadline is that of net.Conn.
+// SetWriteDeadline implements net.Conn.
 func (s *Stream) SetWriteDeadline(t time.Time) error { return s.s.SetWriteDeadline(t) }
