@@ -14,8 +14,8 @@ import (
 	"ptgate/gateway/session"
 )
 
-// StartAdvice tells the operator what to do about a PT that did not start; "" where
-// err is about something else.
+// StartAdvice is a text for the operator: what to do about a PT that did not start.
+// It is "" for any other error.
 func StartAdvice(err error, pt *config.PT) string {
 	if _, ok := errors.AsType[*adapter.StartError](err); !ok {
 		return ""
@@ -31,8 +31,8 @@ func StartAdvice(err error, pt *config.PT) string {
 	return "this may be no transport program, or one that wants other options: run it by hand, and look at " + pt.Setting("exec")
 }
 
-// AuthAdvice tells the operator what to do about a far end that does not take the
-// bridge's user and password; "" where err is about something else.
+// AuthAdvice is a text for the operator: what to do about a far end that does not
+// accept the bridge's user and password. It is "" for any other error.
 func AuthAdvice(err error) string {
 	if _, ok := errors.AsType[*session.AuthError](err); !ok {
 		return ""
@@ -66,19 +66,19 @@ func NoProgram(err error) bool {
 	return ok && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound))
 }
 
-// Refused tells whether the bridge's port is closed. An external PT says so with a
-// SOCKS reply, if at all.
+// Refused tells whether the bridge's port is closed. Not every external PT reports
+// that.
 func Refused(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, adapter.ReplyConnectionRefused)
 }
 
-// NoWay tells whether this machine has no way to the bridge's address.
+// NoWay tells whether this machine has no network route to the bridge's address.
 func NoWay(err error) bool {
 	return errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH) ||
 		errors.Is(err, adapter.ReplyNetworkUnreachable) || errors.Is(err, adapter.ReplyHostUnreachable)
 }
 
-// advice tells the operator what to do about a bridge's failure.
+// advice is a text for the operator: what to do about a bridge's failure.
 func advice(err error, pt *config.PT) string {
 	if text := StartAdvice(err, pt); text != "" {
 		return text

@@ -18,24 +18,24 @@ import (
 	"ptgate/routes"
 )
 
-// A Bridge is one far end: its PT, its session where it is an exit, and what is
-// known of its health.
+// A Bridge is one bridge of a configuration: its PT, its health, and, if its far end is an
+// exit, its session.
 type Bridge struct {
 	m   *Manager
 	log *slog.Logger
 	pt  *program
-	// Everything that its connections depend on; see identity.
+	// The settings that its connections depend on; see the function identity.
 	identity string
 
 	settings atomic.Pointer[bridgeSettings]
 	health   health
 
-	// Requests under way, and connections given out and not yet ended.
+	// How many requests are under way, and how many of its connections are open.
 	active  atomic.Int64
 	Traffic carrier.Traffic
-	detach  []func() // what the book has of this bridge
+	detach  []func() // they detach its numbers from the book
 
-	ctx    context.Context // ends when the bridge's connections are to end
+	ctx    context.Context // its end resets the bridge's connections
 	stop   context.CancelFunc
 	unused chan struct{} // closed when retired and nothing is active
 	once   sync.Once
@@ -83,28 +83,28 @@ func (b *Bridge) update(bc *config.Bridge, l *config.Limits) {
 
 func (b *Bridge) config() *config.Bridge { return b.settings.Load().cfg }
 
-// Name is the bridge's, in the newest configuration.
+// Name is the bridge's name in the newest configuration.
 func (b *Bridge) Name() string { return b.config().Name }
 
-// A Status is what a bridge says of itself.
+// A Status is the state of a bridge at one moment.
 type Status struct {
 	Name      string        `json:"name"`
 	Transport string        `json:"transport"`
 	Far       string        `json:"far"`
 	State     string        `json:"state"`          // "idle", "connecting", "up", "suspect" or "resting"
-	Why       string        `json:"why,omitempty"`  // of "resting": what went wrong
-	Until     time.Time     `json:"until,omitzero"` // of "resting": not tried before
+	Why       string        `json:"why,omitempty"`  // if resting: the failure
+	Until     time.Time     `json:"until,omitzero"` // if resting: the end of the rest
 	Carriers  int           `json:"carriers"`       // PT connections that carry streams
-	Active    int64         `json:"active"`         // connections of applications, and their requests
-	RTT       time.Duration `json:"rtt_ns"`         // to an exit; 0: unknown
-	In        int64         `json:"in"`             // bytes through an exit's carriers
-	Out       int64         `json:"out"`
+	Active    int64         `json:"active"`         // open connections of applications, and requests under way
+	RTT       time.Duration `json:"rtt_ns"`         // round trip to an exit; 0: not known
+	In        int64         `json:"in"`             // bytes from an exit, over its carriers
+	Out       int64         `json:"out"`            // bytes to it
 
-	PT       *supervise.Status `json:"pt,omitempty"` // nil: it runs inside this process
-	PTStarts int               `json:"pt_starts"`    // as in PT
+	PT       *supervise.Status `json:"pt,omitempty"` // nil: the transport runs inside this process
+	PTStarts int               `json:"pt_starts"`    // PT.Starts; 0 if PT is nil
 }
 
-// Status tells how the bridge does.
+// Status returns the bridge's present state.
 func (b *Bridge) Status() Status {
 	c := b.config()
 	s := Status{Name: c.Name, Transport: c.Transport, Far: string(c.Far), State: "idle",
@@ -133,7 +133,7 @@ func (b *Bridge) Status() Status {
 	return s
 }
 
-// sessionStatus is that of the session, where there is one.
+// sessionStatus is the status of the session; zero if there is no session.
 func (b *Bridge) sessionStatus() session.Status {
 	if b.session == nil {
 		return session.Status{}
@@ -141,11 +141,11 @@ func (b *Bridge) sessionStatus() session.Status {
 	return b.session.Status()
 }
 
-// alive tells that the far end answers: what takes long is the destination's doing, not
-// the bridge's.
+// alive tells whether the far end answers. If so, a slow request is the fault of its
+// destination, not of the bridge.
 func (b *Bridge) alive() bool { return b.sessionStatus().Alive() }
 
-// enter counts a request among the active. A retired bridge takes none.
+// enter adds a request to active. A retired bridge accepts no request.
 func (b *Bridge) enter() error {
 	b.active.Add(1)
 	if b.settings.Load().retired {
@@ -161,11 +161,11 @@ func (b *Bridge) leave() {
 	}
 }
 
-// stuck tells that the far end was heard before, and now owes an answer.
+// stuck tells whether the far end was heard before, and now owes an answer for too long.
 func (b *Bridge) stuck() bool { return b.sessionStatus().Suspect }
 
-// open connects to t. Its error is a *session.Refusal where the far end has
-// answered; anything else is the bridge's own failure.
+// open connects to t. If its error wraps a *session.Refusal, the far end has refused the
+// request. Any other error is a failure of the bridge.
 func (b *Bridge) open(ctx context.Context, t routes.Target) (stream.Conn, error) {
 	if err := b.enter(); err != nil {
 		return nil, fmt.Errorf("bridge %q: %w", b.Name(), err)
@@ -174,7 +174,7 @@ func (b *Bridge) open(ctx context.Context, t routes.Target) (stream.Conn, error)
 	var c stream.Conn
 	var err error
 	given := false
-	defer func() { // also in a panic, which an HTTP server survives
+	defer func() { // deferred, because an HTTP server goes on after a panic
 		if given {
 			return
 		}
@@ -199,9 +199,9 @@ func (b *Bridge) open(ctx context.Context, t routes.Target) (stream.Conn, error)
 	return b.track(c), nil
 }
 
-// openEarly opens a stream to t before the far end has answered, if that can be done at
-// once; else it returns nil. answered is told of the answer, unless the application leaves
-// before.
+// openEarly returns a stream to t before the far end has answered, or nil if it can't do
+// that at once. It calls answered with the far end's answer (nil: success), but not if the
+// application leaves before.
 func (b *Bridge) openEarly(ctx context.Context, t routes.Target, answered func(error)) stream.Conn {
 	if b.session == nil || b.health.verdict().resting || b.enter() != nil {
 		return nil
@@ -213,7 +213,7 @@ func (b *Bridge) openEarly(ctx context.Context, t routes.Target, answered func(e
 		case err == nil:
 			b.health.ok(took)
 		case answer.Of(err) == answer.Timeout && took < limit:
-			return // the application has left: that says nothing of its destination
+			return // the application has left, which shows nothing about its destination
 		default:
 			b.refusedEarly(t, err)
 		}
@@ -235,7 +235,7 @@ func (b *Bridge) openStream(ctx context.Context, t routes.Target) (stream.Conn, 
 	return s, nil
 }
 
-// openRaw opens a PT connection of its own for one application.
+// openRaw opens a new PT connection for one application.
 func (b *Bridge) openRaw(ctx context.Context, t routes.Target) (stream.Conn, error) {
 	s := b.settings.Load()
 	c, err := b.pt.dial(ctx, s.cfg)
@@ -263,11 +263,11 @@ func (b *Bridge) openRaw(ctx context.Context, t routes.Target) (stream.Conn, err
 	return c, nil
 }
 
-// trialLimit bounds a trial, so that the next one is not held up by a connection
-// that was begun while the bridge was still blocked.
+// trialLimit is how long a trial may take. A connection that was begun while the bridge
+// was blocked must not delay the next trial.
 const trialLimit = 15 * time.Second
 
-// tryAgain sees in the background whether a resting bridge works again.
+// tryAgain checks in the background whether a resting bridge works again.
 func (b *Bridge) tryAgain() {
 	h := &b.health
 	h.mu.Lock()
@@ -302,13 +302,13 @@ func (b *Bridge) tryAgain() {
 	})
 }
 
-// track leaves c, which entered, among the active until it is closed, and resets
-// it with the bridge.
+// track returns c with two additions: its end calls leave, and the end of the bridge
+// resets it.
 func (b *Bridge) track(c stream.Conn) *tracked {
 	return &tracked{Conn: c, b: b, uncut: context.AfterFunc(b.ctx, c.Reset)}
 }
 
-// A tracked connection is an application's, through the bridge.
+// A tracked is an application's connection through the bridge.
 type tracked struct {
 	stream.Conn
 	b     *Bridge
@@ -333,7 +333,7 @@ func (t *tracked) Reset() {
 	t.Conn.Reset()
 }
 
-// retire says that no new connection is coming.
+// retire makes the bridge refuse new requests.
 func (b *Bridge) retire() {
 	s := *b.settings.Load()
 	s.retired = true
@@ -346,7 +346,7 @@ func (b *Bridge) retire() {
 	}
 }
 
-// cut resets what is still active.
+// cut resets the connections that are still open.
 func (b *Bridge) cut() { b.stop() }
 
 func (b *Bridge) closeSession(grace time.Duration) {

@@ -2,9 +2,9 @@
 // clients, keeps carriers to exits, chooses among a route's bridges and learns
 // from real traffic which of them work.
 //
-// It makes no traffic of its own that would show a censor the list of bridges: a
-// bridge is dialled when a request needs it, or, in the background, when a
-// request would have preferred it.
+// It makes no traffic of its own that would show a censor the list of bridges. It dials
+// a bridge only when a request needs it, or when a request would prefer it and it rests:
+// then it tries the bridge in the background.
 package bridges
 
 import (
@@ -25,7 +25,8 @@ import (
 	"ptgate/routes"
 )
 
-// A Manager owns the PT clients and bridges of one process, over reloads.
+// A Manager owns the PT clients and bridges of one process. It stays the same over
+// reloads.
 type Manager struct {
 	log  *slog.Logger
 	book *outcome.Book
@@ -50,8 +51,8 @@ type Manager struct {
 	newest  *Set
 }
 
-// NewManager makes a Manager; exe is the path of this program. What becomes of bridges
-// is counted in book, and logged by it. Close ends the Manager.
+// NewManager makes a Manager; exe is the path of this program. book counts and logs the
+// failures and recoveries of bridges. The caller calls Close.
 func NewManager(exe string, book *outcome.Book, log *slog.Logger) *Manager {
 	m := &Manager{log: log, book: book, exe: exe, startPT: startClient, pts: map[string]*program{}, retired: map[*Bridge]struct{}{}}
 	m.ctx, m.stop = context.WithCancel(context.Background())
@@ -59,7 +60,8 @@ func NewManager(exe string, book *outcome.Book, log *slog.Logger) *Manager {
 	return m
 }
 
-// Close resets every connection and stops every PT. It returns when all is gone.
+// Close resets every connection and stops every PT. It returns when all of them have
+// ended.
 func (m *Manager) Close() {
 	m.mu.Lock()
 	all := slices.Clone(m.bridges)
@@ -108,19 +110,19 @@ type Set struct {
 	old    []*Bridge // the previous Set had them, this one does not
 }
 
-// A Route is one route's runtime.
+// A Route is one route of a Set.
 type Route struct {
 	cfg     *config.Route
 	via     []*Bridge
 	learned *learned
 }
 
-// ErrRetired says that a reload has taken the bridge away before the request
-// came: it has to be made again, of the newest Set.
+// ErrRetired says that a reload has removed the bridge before the request came. The
+// caller makes the request again with the newest Set.
 var ErrRetired = errors.New("the bridge is no longer configured")
 
-// Apply makes the Set of a configuration. Bridges and PTs whose own settings have
-// not changed go on with their connections; call Retire for the others.
+// Apply makes the Set of a configuration. Bridges and PTs whose own settings have not
+// changed keep their connections. Call Retire on the Set once new requests use it.
 func (m *Manager) Apply(cfg *config.Config) *Set {
 	s := &Set{m: m, cfg: cfg}
 	m.mu.Lock()
@@ -157,10 +159,11 @@ func (m *Manager) Apply(cfg *config.Config) *Set {
 	return s
 }
 
-// keep finds for each bridge of cfg the one of the newest Set that goes on as it; nil:
-// none does. What goes on has the same identity, and the same name where there is such a
-// one: else two bridges that differ in name only might swap their connections and
-// settings. No bridge goes on as two. The caller holds mu.
+// keep finds for each bridge of cfg the Bridge of the newest Set that is used for it
+// further; nil: a new one is needed. The two have the same identity. If several have
+// that identity, one with the same name comes first: otherwise two bridges that differ
+// only in their names might swap their connections. No Bridge is used twice. The caller
+// holds mu.
 func (m *Manager) keep(cfg *config.Config) []*Bridge {
 	kept := make([]*Bridge, len(cfg.Bridges))
 	taken := map[*Bridge]bool{}
@@ -177,9 +180,9 @@ func (m *Manager) keep(cfg *config.Config) []*Bridge {
 	return kept
 }
 
-// Retire lets go of the bridges that the Set before had and s has not: from now
-// on they answer ErrRetired, and their connections get the drain time of s. It is
-// called once s is what new requests use.
+// Retire ends the bridges that the previous Set had and s does not have. From now on
+// they answer ErrRetired, and their connections may go on for the drain time of s. Call
+// it when new requests use s. It does not wait.
 func (s *Set) Retire() {
 	for _, b := range s.old {
 		b.retire()
@@ -188,8 +191,8 @@ func (s *Set) Retire() {
 	s.old = nil
 }
 
-// retire waits for a bridge's connections to end, for drain at most, and lets go
-// of its PT.
+// retire waits until the bridge's connections have ended, for drain at most, and ends
+// them. If no other bridge uses its PT, it stops the PT.
 func (m *Manager) retire(b *Bridge, drain time.Duration) {
 	t := time.NewTimer(drain)
 	defer t.Stop()
@@ -217,7 +220,7 @@ func (m *Manager) retire(b *Bridge, drain time.Duration) {
 	}
 }
 
-// maintain looks after carriers.
+// maintain closes carriers that are not needed, and forgets old learned destinations.
 func (m *Manager) maintain() {
 	t := time.NewTicker(5 * time.Second)
 	defer t.Stop()
@@ -241,14 +244,14 @@ func (m *Manager) maintain() {
 	}
 }
 
-// Route gives the runtime of a configuration's route.
+// Route returns the route with index i in config.Config.Routes.
 func (s *Set) Route(i int) *Route { return s.routes[i] }
 
 // Bridges lists all bridges in the configuration's order.
 func (s *Set) Bridges() []*Bridge { return s.all }
 
-// Open opens a connection to t over one of the route's bridges. Errors carry an
-// answer.Reason, or are ErrRetired.
+// Open opens a connection to t over one of the route's bridges; the caller closes it. An
+// error has an answer.Reason, or wraps ErrRetired. ctx bounds the call only.
 func (s *Set) Open(ctx context.Context, r *Route, t routes.Target) (stream.Conn, error) {
 	if len(r.via) == 0 {
 		return nil, answer.Errorf(answer.NoBridge, "route has no bridges")
@@ -275,8 +278,9 @@ func (s *Set) Open(ctx context.Context, r *Route, t routes.Target) (stream.Conn,
 	return nil, err
 }
 
-// identity is everything that a bridge's connections depend on: not its name, nor its
-// place in the file. Two bridges of one configuration may have the same.
+// identity has all settings that a bridge's connections depend on. Its name and its
+// place in the file are not among them. Two bridges of one configuration may have the
+// same identity.
 func identity(b *config.Bridge, cfg *config.Config) string {
 	id := b.Transport + "\x00" + b.Address + "\x00" + string(b.Far) + "\x00" + b.User + "\x00" + b.Password + "\x00" + ptKey(b.PT, b.Transport, cfg)
 	for _, a := range b.Args {

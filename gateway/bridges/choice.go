@@ -26,7 +26,7 @@ const (
 	measuredFor = 5 * time.Minute
 )
 
-// health is what requests have taught about a bridge.
+// health has what the requests over a bridge have shown.
 type health struct {
 	mu       sync.Mutex
 	fails    int // since the last success
@@ -58,8 +58,8 @@ func (h *health) recovered() {
 	h.fails, h.resting, h.why = 0, false, nil
 }
 
-// bad sends the bridge to rest, and tells whether it did. If the bridge rests already,
-// only the error is noted: many requests may have met the same failure.
+// bad makes the bridge rest, and tells whether it did not rest before. If the bridge
+// rests already, only the error is noted: many requests may have met the same failure.
 func (h *health) bad(err error) (news bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -74,8 +74,9 @@ func (h *health) bad(err error) (news bool) {
 	return true
 }
 
-// slow notes that an answer takes longer than this. How much longer is not known. Twice
-// the time is taken for it, so that the bridge comes after the one that was faster.
+// slow notes that an answer takes longer than the time than. How much longer is not
+// known. It is counted as twice the time, so that the bridge comes after the faster
+// one.
 func (h *health) slow(than time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -173,8 +174,8 @@ func unmeasured(order []*Bridge) int {
 
 // openFirst opens t over the first bridge that answers. The first bridges of order, as
 // many as together says, are asked at once. The next one is asked when a bridge has
-// failed, or when none has answered for stagger. The answer of a far end decides, also
-// a bad one; but not the answer that it can't serve at the moment.
+// failed, or when none has answered for stagger. The first answer of a far end ends the
+// search, also a refusal. Only the answer that the far end is at its limit does not.
 func openFirst(ctx context.Context, order []*Bridge, together int, stagger time.Duration, t routes.Target) (stream.Conn, error) {
 	r := race.Race[*Bridge, stream.Conn]{
 		Try:      func(ctx context.Context, b *Bridge) (stream.Conn, error) { return b.open(ctx, t) },
@@ -203,15 +204,15 @@ func answered(err error) bool {
 	return ok && answer.Of(err) != answer.Limit
 }
 
-// judge learns from a request that b had for took, and that ended with err. It tells
-// whether the bridge goes to rest for it.
+// judge updates the health of b after a request that took so long and ended with err.
+// It tells whether the bridge begins to rest.
 func (b *Bridge) judge(ctx context.Context, err error, took time.Duration) (rests bool) {
 	if err == nil || answered(err) {
 		b.health.ok(took)
 		return false
 	}
 	if _, busy := errors.AsType[*session.Refusal](err); busy {
-		return false // it is about to stop, or as full as it may be
+		return false // the far end is about to stop, or at its limit
 	}
 	if ctx.Err() != nil {
 		l := b.settings.Load().limits
@@ -221,13 +222,14 @@ func (b *Bridge) judge(ctx context.Context, err error, took time.Duration) (rest
 		case took < min(l.Stagger, l.Dial/2):
 			return false // most of the time went to the bridges before it
 		case b.alive():
-			return false // it is the destination that does not answer
+			return false // the destination does not answer, and the bridge does
 		}
 	}
 	return b.health.bad(err)
 }
 
-// beaten learns from a request that another bridge has answered. b had it for took.
+// beaten updates the health of b when another bridge was faster. b had the request for
+// took.
 func (b *Bridge) beaten(took, stagger time.Duration) {
 	if took < stagger || b.alive() {
 		b.health.slow(took)
@@ -238,8 +240,8 @@ func (b *Bridge) beaten(took, stagger time.Duration) {
 	}
 }
 
-// reasonOf gives the reason why all bridges have failed, if it is a timeout or the far
-// end's limit and the same for all. Otherwise it says that no bridge works.
+// reasonOf returns the reason of all errors if it is the same for all, and is Timeout
+// or Limit. Otherwise it returns NoBridge.
 func reasonOf(errs []error) answer.Reason {
 	reason := answer.Of(errs[0])
 	for _, err := range errs {

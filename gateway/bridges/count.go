@@ -9,8 +9,8 @@ import (
 	"ptgate/routes"
 )
 
-// attach makes the bridge's own numbers part of the book. They have the name that the
-// bridge was made with.
+// attach makes the bridge's own numbers part of the book. They keep the name that the
+// bridge had when it was made.
 func (b *Bridge) attach() {
 	label := outcome.By(b.Name())
 	for o, read := range map[outcome.Outcome]func() int64{
@@ -31,7 +31,7 @@ func (p *program) attach(book *outcome.Book, name string) {
 		book.Attach(outcome.PTFailures, outcome.By(name), func() int64 { return int64(p.child.Status().Failures) }))
 }
 
-// failed counts a failure for which the bridge goes to rest.
+// failed counts a failure after which the bridge rests.
 func (b *Bridge) failed(err error, took time.Duration) {
 	c := b.config()
 	reason := answer.Of(err)

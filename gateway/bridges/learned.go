@@ -13,13 +13,14 @@ const (
 )
 
 // learned remembers the destinations that a route has reached in the last
-// minutes. Memory only: what was visited is nobody's business after that.
+// minutes. They are kept in memory only, so that nobody can read them
+// later.
 type learned struct {
 	mu    sync.Mutex
 	until map[routes.Target]time.Time
 }
 
-// sweep forgets what is due, also what nobody asks for again.
+// sweep removes the destinations whose time is over.
 func (l *learned) sweep() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -43,7 +44,7 @@ func (l *learned) has(t routes.Target) bool {
 	return ok
 }
 
-// set notes a success, or forgets after a failure.
+// set adds t after a success, and removes it after a failure.
 func (l *learned) set(t routes.Target, reached bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -52,7 +53,7 @@ func (l *learned) set(t routes.Target, reached bool) {
 		return
 	}
 	if _, ok := l.until[t]; !ok && len(l.until) >= learnedSize {
-		for old := range l.until { // any one
+		for old := range l.until { // removes any one
 			delete(l.until, old)
 			break
 		}

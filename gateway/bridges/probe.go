@@ -19,7 +19,7 @@ type Stage string
 const (
 	StageProgram   Stage = "program"   // the PT is started
 	StageTransport Stage = "transport" // the PT connects to the bridge
-	StageFar       Stage = "far end"   // what stands behind it answers
+	StageFar       Stage = "far end"   // the far end answers
 )
 
 // A Step is a stage that was begun, and how long it took.
@@ -28,15 +28,15 @@ type Step struct {
 	Took  time.Duration
 }
 
-// A Probe is what a trial of a bridge has shown.
+// A Probe is the result of Bridge.Probe. Err is nil if every step has succeeded.
 type Probe struct {
-	Steps []Step // those begun; the last of them failed if Err is set
+	Steps []Step // the steps that were begun; if Err is set, the last one failed
 	Err   error
 }
 
-// Probe dials the bridge with a connection of its own, and asks what stands behind
-// it for a sign of life and whether it takes the bridge's user and password. No
-// destination is named. The outcome has no part in the choice of bridges.
+// Probe opens a new connection to the bridge. It checks whether the far end
+// answers and accepts the bridge's user and password. It names no destination, and
+// closes the connection. The result does not change the choice of bridges.
 func (b *Bridge) Probe(ctx context.Context) (p Probe) {
 	step := func(s Stage, f func() error) bool {
 		begin := time.Now()

@@ -27,8 +27,8 @@ type program struct {
 
 	inside *builtin.Client                 // nil: a child process
 	child  *supervise.Supervisor[clientPT] // nil: inside this process
-	err    error                           // the settings are no good
-	detach []func()                        // what the book has of the child
+	err    error                           // why the settings can't be used; nil: they can
+	detach []func()                        // they detach its numbers from the book
 }
 
 // A clientPT is a running PT client, an *adapter.ClientAdapter.
@@ -46,7 +46,7 @@ func startClient(ctx context.Context, cfg adapter.ClientConfig) (clientPT, error
 	return pt, nil
 }
 
-// ptKey names a PT's settings: bridges with the same key share a process.
+// ptKey identifies a PT's settings. Bridges with the same key share a process.
 func ptKey(p *config.PT, transport string, cfg *config.Config) string {
 	key := strings.Join(p.Exec, "\x00") + "\x01" + strings.Join(p.Env, "\x00") + "\x01" + stateDir(p, cfg) + "\x01" + p.Proxy + "\x01" + p.BindV4.String() + "\x01" + p.BindV6.String()
 	if inside(p, transport) {
@@ -61,7 +61,7 @@ func inside(p *config.PT, transport string) bool {
 	return p.Builtin() && !p.Isolate && builtin.InProcess(transport)
 }
 
-// program gives the program for a bridge. The caller holds mu.
+// program returns the program for a bridge. The caller holds mu.
 func (m *Manager) program(p *config.PT, transport string, cfg *config.Config) *program {
 	key := ptKey(p, transport, cfg)
 	if old := m.pts[key]; old != nil {
@@ -144,11 +144,11 @@ func (p *program) dial(ctx context.Context, b *config.Bridge) (stream.Conn, erro
 	}
 }
 
-// ended tells whether pt has died under a dial that failed with err, so that the
-// next one may do better. Its sockets break a moment before its end is known.
+// ended tells whether the PT has died during a dial that failed with err. If so, the
+// next dial may succeed. Its sockets break a moment before its end is known.
 func ended(ctx context.Context, pt clientPT, err error) bool {
 	if _, ok := errors.AsType[adapter.Reply](err); ok {
-		return false // it has answered
+		return false // the PT has answered
 	}
 	if _, ok := errors.AsType[*adapter.MethodError](err); ok {
 		return false
@@ -164,7 +164,7 @@ func ended(ctx context.Context, pt clientPT, err error) bool {
 	return false
 }
 
-// ready gives the running PT, and starts it where there is none.
+// ready returns the running PT. If none runs, it starts one.
 func (p *program) ready(ctx context.Context) (clientPT, error) {
 	pt, err := p.child.Get(ctx)
 	switch {
@@ -176,7 +176,7 @@ func (p *program) ready(ctx context.Context) (clientPT, error) {
 	return pt, err
 }
 
-// status tells how the program does; nil: there is none.
+// status returns the state of the child process; nil: there is none.
 func (p *program) status() *supervise.Status {
 	if p.child == nil {
 		return nil
@@ -204,8 +204,8 @@ func logEvent(log *slog.Logger, private bool, e adapter.Event) {
 	adapter.LogEvent(log, e)
 }
 
-// failure is an error's text for the log and the status. A client's PT that does not
-// start does not know any bridge or destination yet. So what it has said is safe, and it
+// failure is an error's text for the log and the status. A PT client that does not start
+// does not know any bridge or destination yet. So what it has said is safe to log, and it
 // is the best help there is.
 func failure(err error, keepOut bool) string {
 	if _, ok := errors.AsType[*adapter.StartError](err); ok {

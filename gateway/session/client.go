@@ -281,7 +281,7 @@ func (c *Client) get(ctx context.Context) (*mux, error) {
 		}
 		changed := c.changed
 		c.mu.Unlock()
-		t := time.NewTimer(look) // nothing tells when a peer answers again
+		t := time.NewTimer(look) // no channel says when a suspect peer answers again
 		select {
 		case <-changed:
 		case <-t.C:
