@@ -22,8 +22,8 @@ const canCount = true
 // the processes or their files. Its mount options may hide them, and so may the
 // capabilities of a program.
 //
-// A connection counts as long as a process has it open, whatever TCP's state: one that
-// the service has ended may have bytes that the process has still to read.
+// A connection counts as long as a process has it open, in any state of TCP. If the
+// service has ended it, the process may still have bytes to read.
 func count(group int, to netip.AddrPort) (n int64, listening bool, err error) {
 	members, err := groupMembers(group)
 	if err != nil {
@@ -100,7 +100,7 @@ func sockets(dir string, to netip.AddrPort) (connected, listens map[string]bool,
 		listen := []byte(" 0A ")
 		for line := range bytes.Lines(table) {
 			if !bytes.Contains(line, remote) && !bytes.Contains(line, listen) {
-				continue // most of a large table
+				continue // the quick test for most lines of a large table
 			}
 			// sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
 			f := bytes.Fields(line)
@@ -114,20 +114,20 @@ func sockets(dir string, to netip.AddrPort) (connected, listens map[string]bool,
 		}
 		return nil
 	}
-	var four []byte // none: nothing in the table of IPv4 is connected to it
+	var four []byte // nil: the table of IPv4 can't have this address
 	if to.Addr().Unmap().Is4() {
 		four = to.Addr().Unmap().AsSlice()
 	}
 	err = read("/net/tcp", four)
-	six := to.Addr().As16() // an IPv4 address has a form there, too
+	six := to.Addr().As16() // an IPv4 address is in the table of IPv6 as ::ffff:a.b.c.d
 	if e := read("/net/tcp6", six[:]); err == nil && !os.IsNotExist(e) {
-		err = e // else it is a kernel without IPv6
+		err = e // ErrNotExist: a kernel without IPv6
 	}
 	return connected, listens, err
 }
 
-// words is an address as the kernel prints it there: words of 32 bits in the machine's
-// own byte order.
+// words is an address as the kernel prints it in these tables: words of 32 bits in the
+// machine's own byte order.
 func words(addr []byte) (text string) {
 	for ; len(addr) > 0; addr = addr[4:] {
 		text += fmt.Sprintf("%08X", binary.NativeEndian.Uint32(addr))

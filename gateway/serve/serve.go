@@ -1,9 +1,9 @@
-// Package serve is the far end: it runs the server side of a pluggable
-// transport and leads what comes out of it to the exit or to one fixed service.
+// Package serve is the far end: it runs the server side of a pluggable transport, and
+// connects its clients to the exit or to one fixed service.
 //
-// A server PT is supervised: one that ends is started again, on the same port and with
-// the same keys. The connections that came through it belong to the Server: the next PT
-// does not wait for their end, but a stop does.
+// A server PT is supervised: if it ends, it is started again on the same port and with
+// the same keys. The connections that came through it belong to the Server. A restart of
+// the PT does not wait for their end, but Stop does.
 package serve
 
 import (
@@ -32,7 +32,8 @@ import (
 	"ptgate/gateway/supervise"
 )
 
-// A Limiter bounds what is there at the same time.
+// A Limiter bounds how many connections and streams there are at the same time. Acquire
+// takes a place, and is false if none is free. Release gives it back.
 type Limiter interface {
 	Acquire() bool
 	Release()
@@ -41,29 +42,30 @@ type Limiter interface {
 // Deps are what all servers of a process share.
 type Deps struct {
 	Exe    string     // this program, for built-in transports in a child
-	Exit   *exit.Exit // nil: every client is turned away, for a trial start
+	Exit   *exit.Exit // nil, for a trial start: no client is served
 	Limit  Limiter
 	Limits func() *config.Limits
 	Book   *outcome.Book
 	// Sessions is the far end of all sessions of the process.
 	Sessions *session.Server
 	Logger   *slog.Logger
-	// Private keeps what a PT says out of the log: it may name clients. Nil: yes.
+	// Private tells whether the PT's output stays out of the log, because it may name
+	// clients. Nil: it does.
 	Private func() bool
 
-	count counter // nil: count; for tests
+	count counter // set by tests; nil: the function count
 }
 
 // An Announced is what clients need to know of a transport that runs.
 type Announced struct {
 	Key       string       `json:"key"`
 	Transport string       `json:"transport"`
-	Bind      string       `json:"bind"` // as configured
+	Bind      string       `json:"bind"` // the address to listen on, as configured
 	Address   string       `json:"address"`
 	Args      adapter.Args `json:"args"`
 }
 
-// A Server is one [[serve]].
+// A Server runs one [[serve]]. Make it with Start, and call Stop.
 type Server struct {
 	cfg   *config.Serve
 	state string
@@ -71,11 +73,11 @@ type Server struct {
 	log   *slog.Logger
 	key   string
 
-	stop, cut       context.Context // no new clients; no clients
+	stop, cut       context.Context // the end of stop: no new clients; of cut: all connections are reset
 	endStop, endCut context.CancelFunc
 
 	pt       *supervise.Supervisor[transport]
-	handlers sync.WaitGroup // of PT connections: these may outlive the PT that they came through
+	handlers sync.WaitGroup // the goroutines of PT connections, which may outlive their PT
 
 	Traffic carrier.Traffic
 	Clients atomic.Int64  // open PT connections, without those that the PT leads to the service by itself
@@ -83,23 +85,23 @@ type Server struct {
 	quiet   chan struct{} // gets one when active falls to 0
 
 	label  outcome.Label
-	detach []func() // what the book has of this server
+	detach []func() // they detach its numbers from the book
 
 	announced atomic.Pointer[Announced] // nil: it has not run yet
-	uncounted atomic.Bool               // the PT's own connections can't be counted
+	uncounted atomic.Bool               // the PT's connections to the service can't be counted
 }
 
 // Key is the same for two servers only if everything that they depend on is the same.
 func Key(c *config.Serve, state string) string {
 	pt := *c.PT
-	pt.Line = 0 // where it stands in the file is no setting of it
+	pt.Line = 0 // the place in the file is no setting
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q|%s|%q|%v|%v|%d|%q|%q|%q",
 		c.Transport, c.Bind, c.Options, c.Allow, c.Deny, c.TrustedHops, c.Forward, fmt.Sprint(pt), state))
 	return hex.EncodeToString(sum[:])
 }
 
-// Start starts the transport and serves until Stop. state is the PT's own
-// directory.
+// Start starts the transport and serves until Stop. state is the PT's state directory.
+// ctx bounds the start only.
 func Start(ctx context.Context, c *config.Serve, state string, deps Deps) (*Server, error) {
 	s := &Server{cfg: c, state: state, deps: deps, key: Key(c, state), quiet: make(chan struct{}, 1),
 		log:   deps.Logger.With("serve", c.Transport, "port", c.Bind.Port()),
@@ -144,23 +146,23 @@ func (s *Server) attach() {
 
 func (s *Server) add(o outcome.Outcome, attrs ...any) { s.deps.Book.Add(o, s.label, attrs...) }
 
-// Key is that of the package function.
+// Key is the result of the function Key for this server.
 func (s *Server) Key() string { return s.key }
 
-// State is the directory of the transport.
+// State is the PT's state directory.
 func (s *Server) State() string { return s.state }
 
-// Announced tells the transport's address and args.
+// Announced returns the transport's address and args.
 func (s *Server) Announced() Announced { return *s.announced.Load() }
 
-// PT tells how the PT does.
+// PT returns the state of the PT.
 func (s *Server) PT() supervise.Status { return s.pt.Status() }
 
 // Bind is the address that clients come to, as configured.
 func (s *Server) Bind() netip.AddrPort { return s.cfg.Bind }
 
-// Release takes no new clients and returns when the port is free. What is live
-// goes on until Stop, where the PT can do that.
+// Release stops taking new clients and returns when the port is free. Open connections
+// go on until Stop if the PT can keep them without the port.
 func (s *Server) Release() {
 	s.endStop()
 	if pt, ok := s.pt.Retire(); ok {
@@ -176,8 +178,8 @@ func (s *Server) Again(ctx context.Context, deps Deps) (*Server, error) {
 	return Start(ctx, s.cfg, s.state, deps)
 }
 
-// Active is how many streams and forwarded connections are open. Those that a PT
-// leads to the service by itself are counted once a second at most.
+// Active is how many streams and forwarded connections are open. Connections that the PT
+// itself makes to the service are counted at most once a second.
 func (s *Server) Active() int64 {
 	n := s.active.Load()
 	if pt, ok := s.pt.Child(); ok {
@@ -186,8 +188,8 @@ func (s *Server) Active() int64 {
 	return n
 }
 
-// Stop ends the server: no new clients from now on, live streams go on for drain
-// at most, or until ctx ends.
+// Stop ends the server. It takes no new clients. Open streams may go on for drain, or
+// until ctx ends, and are then reset. It returns when all of the server has ended.
 func (s *Server) Stop(ctx context.Context, drain time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, drain)
 	defer cancel()
@@ -242,7 +244,8 @@ func (s *Server) admit(a netip.AddrPort) bool {
 	return false
 }
 
-// allowed turns a client away whose address is not known where that is to decide.
+// allowed tells whether allow and deny of the [[serve]] let a client in. If there are
+// any, a client whose address is not known is not let in.
 func (s *Server) allowed(a netip.AddrPort) bool {
 	if !a.IsValid() {
 		return len(s.cfg.Allow)+len(s.cfg.Deny) == 0
@@ -368,7 +371,7 @@ func (s *Server) leave() {
 	}
 }
 
-// forward leads a connection to the fixed service.
+// forward connects a connection to the fixed service.
 func (s *Server) forward(c stream.Conn) {
 	if s.stop.Err() != nil || !s.enter() {
 		c.Reset()

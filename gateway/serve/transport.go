@@ -24,19 +24,19 @@ import (
 type transport interface {
 	supervise.Child
 
-	// drain takes no new clients from now on, as far as the PT can do that without
-	// harm to the others. It does not wait.
+	// drain makes the PT refuse new clients, if it can do that without harm to the open
+	// connections. It does not wait.
 	drain()
 
-	// release takes no new clients, and returns when the port is free, or cut ends. A
-	// PT that keeps its port is ended.
+	// release makes the PT refuse new clients, and returns when the port is free, or cut
+	// ends. A PT that does not free its port in time is ended.
 	release(cut context.Context)
 
-	// carried is how many connections the PT leads to the service by itself, so that
-	// the Server does not see them. The number may be a second old.
+	// carried is how many connections the PT itself has made to the service. They do not
+	// pass through the Server. The number may be a second old.
 	carried() int64
 
-	// idle returns when the PT leads no connection to the service any more, or ctx ends.
+	// idle returns when the PT has no such connection any more, or ctx ends.
 	idle(ctx context.Context)
 }
 
@@ -62,7 +62,7 @@ type listener struct {
 	ln        *builtin.Listener
 	accepting sync.WaitGroup
 	done      chan struct{} // closed when nothing is accepted any more
-	err       error         // why
+	err       error         // why nothing is accepted any more
 }
 
 func (s *Server) listen() (transport, string, adapter.Args, error) {
@@ -117,10 +117,10 @@ func (l *listener) idle(context.Context) {}
 type program struct {
 	serverPT
 	s         *Server
-	direct    netip.AddrPort // where the PT leads connections by itself; zero: they come to the Server
+	direct    netip.AddrPort // the service, if the PT itself connects to it; zero: connections come to the Server
 	accepting sync.WaitGroup
 
-	interrupt func() error // Drain, once: a second signal would end the program
+	interrupt func() error // calls Drain the first time only: a second signal would end the program
 
 	counting sync.Mutex
 	counted  time.Time // the last count; counting guards it
@@ -136,12 +136,13 @@ type serverPT interface {
 	Drain() error
 }
 
-// A counter is the function count.
+// A counter is a function like count.
 type counter func(group int, to netip.AddrPort) (n int64, listening bool, err error)
 
-// launch starts the PT in a child process. Where nothing is to be decided about a
-// client, the PT connects to the service by itself, which saves a way through this
-// process; but only if its connections can be counted, so that a stop can wait for them.
+// launch starts the PT in a child process. If every client is let in and there is a
+// fixed service, the PT connects to it directly, and the bytes need not pass through
+// this process. This is done only if such connections can be counted, so that Stop can
+// wait for them.
 func (s *Server) launch(ctx context.Context) (transport, string, adapter.Args, error) {
 	direct, err := netip.ParseAddrPort(s.cfg.Forward)
 	if err != nil || direct.Addr().IsUnspecified() || len(s.cfg.Allow)+len(s.cfg.Deny) > 0 ||
@@ -246,8 +247,8 @@ func (p *program) drain() {
 // releaseLimit is how long a program may take to close its port.
 const releaseLimit = 5 * time.Second
 
-// release does not wait for the end of the program: obfs4proxy and lyrebird go on for
-// ever where there was no connection to drain.
+// release does not wait for the end of the program: if there was no connection to drain,
+// obfs4proxy and lyrebird never end.
 func (p *program) release(cut context.Context) {
 	if p.interrupt() != nil {
 		p.Close()
@@ -292,7 +293,7 @@ func (p *program) look() int64 {
 }
 
 func (p *program) carried() int64 {
-	if p.direct.IsValid() && p.counting.TryLock() { // who counts already does it for all
+	if p.direct.IsValid() && p.counting.TryLock() { // otherwise another goroutine is counting
 		if time.Since(p.counted) > time.Second {
 			p.look()
 		}
