@@ -371,7 +371,7 @@ func (s *Server) leave() {
 	}
 }
 
-// forward connects a connection to the fixed service.
+// forward relays between a connection and the fixed service.
 func (s *Server) forward(c stream.Conn) {
 	if s.stop.Err() != nil || !s.enter() {
 		c.Reset()

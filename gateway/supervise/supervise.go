@@ -1,7 +1,7 @@
 // Package supervise keeps a child running: a program, or anything else that starts,
-// runs and ends. A child that ends is started again, after a pause where it ended
-// soon; a pause grows with each failure and has a random part, so that many
-// supervisors do not act at the same moment.
+// runs and ends. A child that ends is started again. If it has not run for long,
+// there is a pause first. The pause grows with each failure, and it has a random
+// part, so that many supervisors do not start children at the same moment.
 //
 // It does not know what the child does. The Config says how it is started, and what a log
 // may say of its errors.
@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// firstPause and maxPause are the first and the longest pause before a start,
-	// give or take half of it.
+	// firstPause and maxPause are the first and the longest pause before a start. A
+	// random part of up to a half is added or taken away.
 	firstPause = 500 * time.Millisecond
 	maxPause   = time.Minute
 
@@ -30,13 +30,13 @@ const (
 	// After a child has run for soundAfter, earlier failures are forgotten.
 	soundAfter = time.Minute
 
-	// The first loudFailures in a row are logged as they happen, and after that
-	// one every quietFor.
+	// The first loudFailures failures in a row are all logged. After that, one is
+	// logged every quietFor.
 	loudFailures = 5
 	quietFor     = 10 * time.Minute
 )
 
-// ErrClosed says that no child is started any more.
+// ErrClosed says that Retire or Close was called, so no child is started any more.
 var ErrClosed = errors.New("stopping")
 
 // A Child is something that runs. All its methods may be called at any time and
@@ -44,9 +44,10 @@ var ErrClosed = errors.New("stopping")
 type Child interface {
 	// Done is closed when the child has ended.
 	Done() <-chan struct{}
-	// Err says why, once Done is closed. It may be nil.
+	// Err is the reason why the child has ended, once Done is closed. It may be nil.
 	Err() error
-	// Close ends the child, and returns when it has ended and nothing of it is left.
+	// Close ends the child, and returns when the child and all that it has started
+	// have ended.
 	Close() error
 }
 
@@ -62,11 +63,12 @@ type Config[C Child] struct {
 	// Logger gets each start and each failure. Nil: nothing is logged.
 	Logger *slog.Logger
 
-	// Text is what log and status may say of an error. Nil: all of it.
+	// Text returns the text of an error that log and status may show. Nil: the full
+	// text.
 	Text func(error) string
 
-	// Advice tells the operator what to do about a start that failed; "": nothing
-	// is known. It may be nil.
+	// Advice returns a text for the operator: what to do about a start that failed.
+	// "": there is none. Nil: there is never one.
 	Advice func(error) string
 }
 
@@ -75,36 +77,36 @@ type State string
 
 // The states.
 const (
-	Idle     State = "idle"     // there is no child, and nobody asks for one
+	Idle     State = "idle"     // there is no child, and none is being started
 	Waiting  State = "waiting"  // the child has failed, and is not started before Status.Until
-	Starting State = "starting" // it is not ready yet
+	Starting State = "starting" // the child is not ready yet
 	Running  State = "running"
 	Stopped  State = "stopped" // there is no child, and none will be started
 )
 
-// A Status is what a supervisor says of itself. A child that can't run shows as
-// Waiting with Failures that grow.
+// A Status is the state of a supervisor at one moment. If a child can't run, the
+// State is Waiting, and Failures grows.
 type Status struct {
 	State    State     `json:"state"`
-	Starts   int       `json:"starts"`          // tried so far
+	Starts   int       `json:"starts"`          // starts so far, failed ones too
 	Failures int       `json:"failures"`        // since the child last ran for a minute
-	Until    time.Time `json:"until,omitzero"`  // of Waiting: when the next start may be
+	Until    time.Time `json:"until,omitzero"`  // if Waiting: the earliest time of the next start
 	Error    string    `json:"error,omitempty"` // the last failure; "" once the child has run for a minute after it
 }
 
 // A Supervisor runs one child at a time. Its methods may be called from any
-// goroutine.
+// goroutine. Whoever has made it calls Close.
 type Supervisor[C Child] struct {
 	cfg Config[C]
 	log *slog.Logger
 
-	starts    context.Context // ends when nothing is to be started any more
+	starts    context.Context // its end stops all starts
 	endStarts context.CancelFunc
-	life      context.Context // ends when the child is to end
+	life      context.Context // its end ends the child
 	endLife   context.CancelFunc
 	wg        sync.WaitGroup // one goroutine for each run
 
-	view atomic.Pointer[view[C]] // for readers who must not wait
+	view atomic.Pointer[view[C]] // for methods that must not wait for mu
 
 	mu      sync.Mutex // guards what follows, and is held for moments only
 	now     *run[C]    // nil: no child, and no start under way
@@ -113,13 +115,13 @@ type Supervisor[C Child] struct {
 	retired bool
 	pause   backoff.ExponentialBackOff
 	until   time.Time // no start before this
-	status  Status    // without Error, whose text may depend on when it is asked for
+	status  Status    // without Error: Config.Text is asked for each time
 	lastErr error
 	logged  time.Time // when a failure was last logged
-	unsaid  int       // failures since then that were not
+	unsaid  int       // failures since then, which were not logged
 }
 
-// A run is one life of a child, from the pause before its start to its end.
+// A run is one child, from the pause before its start to its end.
 type run[C Child] struct {
 	ready chan struct{} // closed when child or err is set
 	child C
@@ -127,7 +129,7 @@ type run[C Child] struct {
 	over  chan struct{} // closed when the supervisor has noted the end
 }
 
-// A view is a copy of what readers ask for. It is never changed.
+// A view is a copy of the state for Child and Status. It is never changed.
 type view[C Child] struct {
 	status  Status
 	lastErr error
@@ -150,9 +152,10 @@ func New[C Child](cfg Config[C]) *Supervisor[C] {
 	return s
 }
 
-// Get returns the child that runs. Where there is none, it starts one, after the
-// pause that earlier failures ask for. The error is that of the start, ErrClosed,
-// or the context's cause; a start goes on when the context of one caller ends.
+// Get returns the child that runs. If there is none, it starts one, after the pause
+// if earlier starts have failed. The error is that of the start, ErrClosed, or the
+// cause of ctx. The end of ctx does not stop the start. The supervisor closes the
+// child, not the caller.
 func (s *Supervisor[C]) Get(ctx context.Context) (child C, err error) {
 	for {
 		r := s.join()
@@ -172,7 +175,7 @@ func (s *Supervisor[C]) Get(ctx context.Context) (child C, err error) {
 		default:
 			return r.child, nil
 		}
-		// It has ended this moment. The next start must know of it.
+		// The child has just ended. Its end must be noted before the next start.
 		select {
 		case <-r.over:
 		case <-ctx.Done():
@@ -181,8 +184,9 @@ func (s *Supervisor[C]) Get(ctx context.Context) (child C, err error) {
 	}
 }
 
-// Keep starts the child as Get does, and from then on starts it again whenever it
-// ends. With an error, which is not logged then, it does not.
+// Keep starts the child as Get does. From then on, the child is started again
+// whenever it ends. If Keep returns an error, it is not started again, and the error
+// is not logged.
 func (s *Supervisor[C]) Keep(ctx context.Context) (child C, err error) {
 	s.mu.Lock()
 	s.trial = true
@@ -195,19 +199,19 @@ func (s *Supervisor[C]) Keep(ctx context.Context) (child C, err error) {
 		return child, err
 	}
 	s.keep = true
-	if s.now == nil && !s.retired { // it has ended since
+	if s.now == nil && !s.retired { // the child has ended again
 		s.begin()
 	}
 	return child, nil
 }
 
-// Child returns the child that runs, if there is one. It never waits.
+// Child returns the child that runs; ok is false if there is none. It never waits.
 func (s *Supervisor[C]) Child() (child C, ok bool) {
 	v := s.view.Load()
 	return v.child, v.running
 }
 
-// Status tells what the supervisor is doing. It never waits.
+// Status returns the supervisor's present state. It never waits.
 func (s *Supervisor[C]) Status() Status {
 	v := s.view.Load()
 	st := v.status
@@ -217,7 +221,7 @@ func (s *Supervisor[C]) Status() Status {
 	case v.running && now.Sub(v.since) >= soundAfter:
 		st.Failures, lastErr = 0, nil
 	case st.State == Waiting && !now.Before(st.Until):
-		st.State, st.Until = Idle, time.Time{} // it could be started, and nobody asks
+		st.State, st.Until = Idle, time.Time{} // the pause is over, and nobody has asked for a child
 	}
 	if lastErr != nil {
 		st.Error = s.text(lastErr)
@@ -225,9 +229,9 @@ func (s *Supervisor[C]) Status() Status {
 	return st
 }
 
-// Retire starts no child from now on. A start under way is given up, and waited
-// for. Retire returns the child that runs, if there is one: it goes on until it ends
-// by itself, or Close ends it.
+// Retire makes the supervisor start no child any more. It cancels a start that is
+// under way, and waits for its end. It returns the child that runs; ok is false if
+// there is none. That child goes on until it ends by itself, or Close ends it.
 func (s *Supervisor[C]) Retire() (child C, ok bool) {
 	r := s.retire()
 	if r == nil {
@@ -237,14 +241,14 @@ func (s *Supervisor[C]) Retire() (child C, ok bool) {
 	return r.child, r.err == nil
 }
 
-// Close ends the child. It returns when nothing is left: no child, no goroutine.
+// Close ends the child. It returns when the child and all goroutines have ended.
 func (s *Supervisor[C]) Close() {
 	s.retire()
 	s.endLife()
 	s.wg.Wait()
 }
 
-// retire ends all starts, and returns the run under way.
+// retire stops all starts, and returns the run under way; nil: there is none.
 func (s *Supervisor[C]) retire() *run[C] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -256,7 +260,8 @@ func (s *Supervisor[C]) retire() *run[C] {
 	return s.now
 }
 
-// join returns the run under way, and begins one where there is none. Nil: closed.
+// join returns the run under way, or begins one. Nil: no child may be started any
+// more.
 func (s *Supervisor[C]) join() *run[C] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -276,8 +281,7 @@ func (s *Supervisor[C]) begin() {
 	s.wg.Go(func() { s.run(r) })
 }
 
-// set changes the state, and shows it to those who read without a lock. The caller
-// holds mu.
+// set changes the state, and updates the view. The caller holds mu.
 func (s *Supervisor[C]) set(state State) {
 	s.status.State, s.status.Until = state, time.Time{}
 	v := &view[C]{}
@@ -293,14 +297,14 @@ func (s *Supervisor[C]) set(state State) {
 	s.view.Store(v)
 }
 
-// enter is set for a run under way, which holds no lock.
+// enter is set for a caller that does not hold mu.
 func (s *Supervisor[C]) enter(state State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.set(state)
 }
 
-// run sees a child from before its start to its end.
+// run does one run: the pause, the start, and the wait for the child's end.
 func (s *Supervisor[C]) run(r *run[C]) {
 	begun := time.Now()
 	child, err := s.start()
@@ -319,7 +323,7 @@ func (s *Supervisor[C]) run(r *run[C]) {
 	case <-child.Done():
 	case <-s.life.Done():
 	}
-	lived := max(time.Since(up), 1) // 0 would say that it never was ready
+	lived := max(time.Since(up), 1) // 0 would mean that it was never ready
 	child.Close()
 	if err = child.Err(); err == nil {
 		err = errEnded
@@ -355,7 +359,7 @@ func (s *Supervisor[C]) start() (child C, err error) {
 func (s *Supervisor[C]) end(r *run[C], err error, lived time.Duration) {
 	s.mu.Lock()
 	s.now = nil
-	var attrs []any // of a log line; none: no line
+	var attrs []any // of the log line; nil: there is no line
 	if s.retired {
 		err = ErrClosed
 		s.set(Stopped)
@@ -376,7 +380,7 @@ func (s *Supervisor[C]) end(r *run[C], err error, lived time.Duration) {
 	if attrs == nil {
 		return
 	}
-	// Without the lock: nobody waits for a log that stands still.
+	// The line is written without the lock, so that nobody waits for a slow log.
 	attrs = append(attrs, "error", s.text(err))
 	if s.cfg.Advice != nil {
 		if advice := s.cfg.Advice(err); advice != "" {
@@ -390,8 +394,8 @@ func (s *Supervisor[C]) end(r *run[C], err error, lived time.Duration) {
 	}
 }
 
-// fail counts a failure, and says how long the next start has to wait. It returns
-// what the log is to know of it, if anything. The caller holds mu.
+// fail counts a failure, and sets the time of the next start. It returns the
+// attributes of a log line; nil: there is no line. The caller holds mu.
 func (s *Supervisor[C]) fail(err error, lived time.Duration) (attrs []any) {
 	if lived >= soundAfter {
 		s.pause.Reset()
@@ -405,9 +409,9 @@ func (s *Supervisor[C]) fail(err error, lived time.Duration) (attrs []any) {
 	}
 	s.until = time.Now().Add(pause)
 	switch {
-	case s.trial && lived == 0: // Keep returns it
+	case s.trial && lived == 0: // Keep returns the error
 	case s.status.Failures > loudFailures && time.Since(s.logged) < quietFor:
-		s.unsaid++ // a child that fails all the time gets a line now and then
+		s.unsaid++ // if a child fails all the time, only some failures are logged
 	default:
 		attrs = []any{"failures", s.status.Failures, "pause", pause.Round(time.Millisecond)}
 		if s.unsaid > 0 {
