@@ -13,11 +13,11 @@ import (
 	"ptgate/routes"
 )
 
-// The phases of a connection. A stop closes it in the first one only.
+// The phases of a connection. A stop closes it only while it is waiting.
 const (
 	waiting int32 = iota // for a request
 	engaged              // a request is being served
-	ended                // by a stop
+	ended                // a stop has closed it
 )
 
 // errForeign ends the handshake of a client that speaks something else.
@@ -37,17 +37,17 @@ const socks4Rejected = "\x00\x5b\x00\x00\x00\x00\x00\x00"
 // refused.
 const overHandshake = 5 * time.Second
 
-// A client is an accepted connection, and what is known of it.
+// A client is an accepted connection with its state.
 type client struct {
 	stream.Conn
 	l     *listener
 	set   *Settings // an HTTP front changes them with each request
-	over  bool      // beyond the limit: every request is refused
+	over  bool      // it is beyond the limit, and every request is refused
 	phase atomic.Int32
-	relay func() // to be run after the handshake; nil: the connection is done
+	relay func() // runs after the handshake; nil: there is none
 
-	// Of what the method read has read. Only one goroutine reads at a time.
-	begun  bool  // there has been a byte
+	// What the method read has seen. Only one goroutine reads at a time.
+	begun  bool  // there was a first byte
 	first  byte  // the first one
 	failed error // the last error
 }
@@ -70,7 +70,7 @@ func (c *client) recovered() {
 	}
 }
 
-// handshake is the time that a complete request may take; 0: any.
+// handshake is how long a client may take to send a complete request; 0: no limit.
 func (c *client) handshake() time.Duration {
 	if c.over && (c.set.Handshake == 0 || c.set.Handshake > overHandshake) {
 		return overHandshake
@@ -78,12 +78,12 @@ func (c *client) handshake() time.Duration {
 	return c.set.Handshake
 }
 
-// engage says that a request is being served. False: a stop came first.
+// engage notes that a request is being served. False: a stop has closed the connection.
 func (c *client) engage() bool { return c.phase.CompareAndSwap(waiting, engaged) }
 
-// read reads for the protocol libraries, and notes what it saw. ours tells whether the
-// first byte belongs to the front's protocol; if not, the library sees the end of the
-// connection and nothing else.
+// read reads for the protocol libraries, and notes the first byte and the last error.
+// ours tells whether a first byte belongs to the front's protocol. If not, read returns
+// io.EOF, and the library sees no bytes.
 func (c *client) read(p []byte, ours func(first byte) bool) (int, error) {
 	if c.failed == errForeign {
 		return 0, io.EOF
@@ -108,8 +108,8 @@ const watchAfter = 250 * time.Millisecond
 // The function ends the watch, and must be called before anything else reads from the
 // client.
 //
-// With ahead, the client has sent bytes behind its request, and is not watched: it may
-// have ended its side after them and still wait for the answer.
+// If ahead is true, the client has sent bytes after its request, and is not watched: it
+// may have ended its side after them and still wait for the answer.
 func (c *client) watch(ctx context.Context, ahead bool) (context.Context, func()) {
 	if ahead {
 		return ctx, func() {}
@@ -117,9 +117,9 @@ func (c *client) watch(ctx context.Context, ahead bool) (context.Context, func()
 	return stream.Watch(ctx, c.Conn, watchAfter, true)
 }
 
-// join leaves both connections to the relay, which runs when serve has returned.
+// join gives both connections to a relay, which runs after serve has returned.
 func (c *client) join(upstream stream.Conn, early []byte) {
-	c.l.remove(c) // from here on the context ends it
+	c.l.remove(c) // from here on, the end of the context closes it
 	conn, l := c.Conn, c.l
 	c.relay = func() { l.server.cfg.Relay(l.cut, conn, upstream, early) }
 }
@@ -143,7 +143,7 @@ func (c *client) linger() {
 	}
 }
 
-// attrs are the connection's attributes in the log.
+// attrs returns the connection's attributes for the log.
 func (c *client) attrs() []any {
 	if c.set.Private {
 		return nil
@@ -151,8 +151,8 @@ func (c *client) attrs() []any {
 	return []any{"client", c.Conn.RemoteAddr().String()}
 }
 
-// cause gives the log's attributes of an error. Its text may have addresses in it, and
-// what the client has sent.
+// cause returns the attributes of an error for the log. The text of the error may
+// contain addresses, and bytes of the client.
 func (c *client) cause(err error) []any {
 	switch {
 	case err == nil:
@@ -170,13 +170,13 @@ func (c *client) count(o outcome.Outcome, attrs ...any) {
 
 // unfinished counts a connection whose first request was not complete.
 func (c *client) unfinished(err error) {
-	if c.phase.Load() == waiting { // a stop that closes it is no fault of the client's
+	if c.phase.Load() == waiting { // otherwise a stop has closed it, and the client is not at fault
 		c.count(outcome.HandshakeFailed, c.cause(err)...)
 	}
 }
 
 // refused counts a request that was refused or failed, and logs it with attrs. t is
-// zero where no destination is known.
+// zero if the destination is not known.
 func (c *client) refused(t routes.Target, err error, attrs ...any) {
 	switch {
 	case errors.Is(err, errGone):
@@ -193,7 +193,8 @@ func (c *client) refused(t routes.Target, err error, attrs ...any) {
 	}
 }
 
-// A protocol is one that a client speaks on the wrong port.
+// A protocol is one that a client speaks although the front does not, and an advice
+// about it.
 type protocol struct{ name, advice string }
 
 // foreign counts a client that speaks another protocol, and tells the operator what

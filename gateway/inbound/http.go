@@ -78,9 +78,9 @@ func (c *client) serveHTTP() {
 // other.
 type httpConn struct {
 	*client
-	done     chan struct{} // closed when net/http has finished with the connection
+	done     chan struct{} // closed when net/http does not use the connection any more
 	doneOnce sync.Once
-	given    bool // the listener of net/http has given it out
+	given    bool // onlyConn has returned it from Accept
 
 	reading   sync.Mutex // held while net/http reads
 	readsOver bool       // net/http must read no more; guarded by reading
@@ -93,7 +93,7 @@ type httpConn struct {
 
 	asked bool // there has been a request
 
-	// Of the request that is being served.
+	// The request that is being served:
 	w        responseWriter
 	upload   *upload // its content; nil: none
 	user     string
@@ -106,7 +106,8 @@ type httpConn struct {
 	early    []byte      // what the client has sent behind the request
 }
 
-// tunnel sends the answer to a CONNECT or an upgrade, and leaves the rest to the relay.
+// tunnel sends the answer to a CONNECT or an upgrade, and gives the connection to the
+// relay.
 func (h *httpConn) tunnel() {
 	if _, err := io.WriteString(h.Conn, h.head); err != nil {
 		h.upstream.Close()
@@ -125,8 +126,8 @@ func (h *httpConn) context(net.Listener) context.Context {
 
 func connOf(r *http.Request) *httpConn { return r.Context().Value(connKey{}).(*httpConn) }
 
-// state is told by net/http what the connection does. Between two requests a stop may
-// close it.
+// state is called by net/http when the state of the connection changes. A stop may close
+// the connection between two requests.
 func (h *httpConn) state(_ net.Conn, s http.ConnState) {
 	switch s {
 	case http.StateIdle:
@@ -181,12 +182,12 @@ func (h *httpConn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.l.web.proxy.ServeHTTP(&h.w, r)
 }
 
-// live returns a context for a plain request. It ends when the client goes away. The
-// function ends it when the request has been served.
+// live returns a context for a plain request. It ends when the client goes away. Call
+// the function when the request has been served.
 //
-// For net/http a client goes away when it ends its side of the connection. But after its
-// last request (RFC 9112 section 9.6) a client may do that and still wait for the
-// response. Such a client is served as long as content comes.
+// For net/http, a client that ends its side of the connection has gone away. But a
+// client may do that after its last request and still wait for the response (RFC 9112
+// section 9.6). Such a client is served as long as content comes.
 func (h *httpConn) live(r *http.Request) (context.Context, func()) {
 	if !r.Close {
 		return r.Context(), func() {}
@@ -287,8 +288,8 @@ func (h *httpConn) open(r *http.Request) (stream.Conn, routes.Target, error) {
 	if r.ContentLength != 0 {
 		return nil, target, answer.Errorf(answer.BadRequest, "a CONNECT request with content")
 	}
-	// From here on the connection is ours. A client that has sent bytes behind its
-	// request and ended its side would have gone away for net/http.
+	// From here on, net/http does not read the connection. It would take a client for
+	// gone that has sent bytes after its request and then ended its side.
 	if _, _, err := h.w.Hijack(); err != nil {
 		return nil, target, answer.New(answer.Internal, err)
 	}
@@ -332,11 +333,11 @@ func (h *httpConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// endReads ends net/http's reads. net/http may still be reading after it has closed the
-// connection; to us that close is no end, so we must end the read.
+// endReads ends net/http's reads. net/http may still read after it has called Close.
+// That call does not close the connection, so it does not end the read.
 func (h *httpConn) endReads() {
 	if h.hijacked {
-		return // net/http has waited for it
+		return // net/http does not read a hijacked connection
 	}
 	h.Conn.SetReadDeadline(time.Unix(1, 0)) // an error: closed, which ends a read as well
 	h.reading.Lock()
@@ -373,8 +374,8 @@ func (h *httpConn) CloseWrite() error {
 	return h.Conn.CloseWrite()
 }
 
-// onlyConn is a listener with one connection. Its second Accept waits until that is
-// done, and ends the server.
+// onlyConn is a listener with one connection. Its second Accept waits until net/http is
+// done with that, and then ends the server.
 type onlyConn httpConn
 
 func (o *onlyConn) Accept() (net.Conn, error) {
@@ -459,7 +460,7 @@ type detached struct{ net.Conn }
 func (d *detached) Read([]byte) (int, error) { return 0, io.EOF }
 func (d *detached) Close() error             { return nil }
 
-// A web is what all connections of an HTTP listener share.
+// A web has what all connections of an HTTP listener share.
 type web struct {
 	proxy   *goproxy.ProxyHttpServer
 	hijack  *goproxy.ConnectAction
@@ -472,8 +473,8 @@ const copyBuffer = 32 << 10
 
 func newWeb(l *listener) *web {
 	w := &web{
-		// Nothing: the connection's owner sends the answer when goproxy has returned.
-		// goproxy would send a refusal in many small writes.
+		// Nothing is sent here, because goproxy would send it in many small writes. The
+		// connection's owner sends the answer after goproxy has returned.
 		hijack: &goproxy.ConnectAction{
 			Action: goproxy.ConnectHijack,
 			Hijack: func(*http.Request, net.Conn, *goproxy.ProxyCtx) {},
@@ -484,7 +485,7 @@ func newWeb(l *listener) *web {
 	}
 	p := goproxy.NewProxyHttpServer()
 	p.Logger = l.quiet
-	p.ConnectDial = nil // the constructor's comes from the environment
+	p.ConnectDial = nil // the constructor takes one from the environment
 	p.Tr = w.plain.nowhere
 	p.KeepAcceptEncoding = true
 	p.NonproxyHandler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {

@@ -1,18 +1,17 @@
-// Package inbound is the side of the gateway that applications see: a SOCKS5
-// front and an HTTP proxy front on listeners that others have opened.
+// Package inbound is the side of the gateway that applications use: a SOCKS5 front and
+// an HTTP proxy front. The caller opens the listeners.
 //
-// A front reads a request and makes its destination a routes.Target. It never
-// resolves a name. It asks a Dialer to open the destination, and answers from the one
-// table of package answer. The libraries go-socks5 and goproxy speak the protocols.
-// They have returned, and their buffers are free, when the client has its answer of
-// success. Then a Relay gets both connections, and the bytes that the client had sent
-// before the answer.
+// A front reads a request and turns its destination into a routes.Target. It never
+// resolves a name. It asks a Dialer to open the destination, and takes the answer from
+// the table of package answer. The libraries go-socks5 and goproxy speak the protocols.
+// They return, and free their buffers, before the relay begins. Then a Relay gets both
+// connections, and the bytes that the client has sent before the answer.
 //
 // This package moves no bytes of a tunnel, and it knows neither routes nor bridges.
 //
-// Whatever a client sends, it can end its own connection only. So can a panic in the
-// code that serves it. Each connection has one goroutine at a time that owns it, from
-// accept to the end of its relay.
+// A client can break only its own connection, whatever it sends. A panic in the code
+// that serves a client ends only that connection, too. From accept to the end of its
+// relay, each connection is owned by one goroutine at a time.
 package inbound
 
 import (
@@ -46,13 +45,14 @@ type Dialer interface {
 
 // A Relay moves bytes both ways between a client and its destination. early is what the
 // client had sent before the answer, and goes first; nil: nothing. The Relay owns both
-// connections and closes them. It returns when it is done, or soon after ctx has ended.
-// client is the connection that the listener accepted, with no wrapper around it.
+// connections and closes them. It returns when both connections are closed; the end of
+// ctx closes them. client is the connection that the listener accepted, with no wrapper
+// around it.
 type Relay func(ctx context.Context, client, upstream stream.Conn, early []byte)
 
-// Settings are what a reload may change. A connection loads them once, when it is
-// accepted. An HTTP connection loads them again for each request. A reload makes new
-// Settings; it never changes those that are in use.
+// Settings are the part of a Config that a reload may change. A connection loads them
+// once, when it is accepted. An HTTP connection loads them again for each request. A
+// reload makes new Settings; it never changes those that are in use.
 type Settings struct {
 	// Dialer opens every destination. It is never nil.
 	Dialer Dialer
@@ -86,7 +86,7 @@ func (s *Settings) allows(a net.Addr) bool {
 	return false
 }
 
-// Config of a Server. All fields but Limit are needed.
+// A Config says how a Server works. All fields but Limit have to be set.
 type Config struct {
 	// Settings returns the current settings. It is called for each connection and for
 	// each HTTP request, so it must be fast.
@@ -94,7 +94,7 @@ type Config struct {
 	Relay    Relay
 	// Limit counts the connections of all fronts that share it. Nil: no limit.
 	Limit *Limiter
-	// Book counts what becomes of connections and requests, and logs it.
+	// Book counts and logs the outcomes of connections and requests.
 	Book *outcome.Book
 }
 
@@ -121,11 +121,11 @@ func (f Front) String() string {
 // A Server serves any number of listeners. Make one with New.
 type Server struct {
 	cfg  Config
-	over *Limiter // clients beyond Config.Limit that are being told so
+	over *Limiter // bounds the clients beyond Config.Limit that get an answer
 }
 
-// maxOver is how many clients beyond Config.Limit are told so at the same time. The
-// connections of the others are closed without an answer.
+// maxOver is how many clients beyond Config.Limit get an answer at the same time. The
+// connections of all others are closed without one.
 const maxOver = 128
 
 // New returns a Server that has no listener yet.
@@ -136,10 +136,11 @@ func New(cfg Config) *Server {
 // Serve serves the front f on ln, and closes ln. It returns when everything that it
 // has started has ended.
 //
-// When stop ends, ln is closed. Connections without a request are closed, and dials
-// are ended. Relays, and HTTP requests that have a connection to their destination, go
-// on. When cut ends, everything ends, as if stop had ended, too. Serve then returns
-// nil. It returns an error only if ln has failed; everything is ended then, too.
+// When stop ends, ln is closed. Connections without a request are closed, and dials are
+// cancelled. Relays go on, and so do HTTP requests that have a connection to their
+// destination. When cut ends, all connections are closed, also if stop has not ended
+// yet. After stop or cut, Serve returns nil. It returns an error only if ln has failed;
+// then all connections are closed, too.
 func (s *Server) Serve(stop, cut context.Context, ln net.Listener, f Front) error {
 	stop, endStop := context.WithCancel(stop)
 	defer endStop()
@@ -191,12 +192,12 @@ type listener struct {
 	book      *outcome.Book
 	label     outcome.Label // of the front
 	open      *atomic.Int64 // connections
-	quiet     *log.Logger   // for the libraries: what they log holds names as sent
+	quiet     *log.Logger   // for the libraries, whose log lines may contain destinations
 	web       *web
 	owned     sync.WaitGroup // a goroutine for each connection
 
 	mu      sync.Mutex
-	conns   map[*client]struct{} // those that have no relay yet
+	conns   map[*client]struct{} // the clients that have no relay yet
 	stopped bool
 }
 
@@ -226,8 +227,8 @@ func (l *listener) accept(ln net.Listener) error {
 	}
 }
 
-// passing tells whether accept may work again after err: it is an error of one
-// connection, or of this moment, and not of the listener.
+// passing tells whether accept may work again after err, because err is about one
+// connection or a lack of resources, and not about the listener.
 func passing(err error) bool {
 	if errors.Is(err, net.ErrClosed) {
 		return false
@@ -310,8 +311,8 @@ func (l *listener) remove(c *client) {
 	l.mu.Unlock()
 }
 
-// end closes the connections that wait for a request; with all, every connection that
-// has no relay. A relay ends with its context.
+// end closes the connections that wait for a request. With all, it closes every
+// connection that has no relay. The context ends the relays.
 func (l *listener) end(all bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

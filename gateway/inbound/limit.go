@@ -9,7 +9,7 @@ type Limiter struct {
 	moved  chan struct{}
 }
 
-// NewLimiter returns a Limiter with n places; zero or less: there is no limit.
+// NewLimiter returns a Limiter with n places. Zero or less: no limit.
 func NewLimiter(n int) *Limiter {
 	l := &Limiter{moved: make(chan struct{}, 1)}
 	l.SetMax(n)

@@ -29,10 +29,10 @@ const (
 	idleOrigins    = 64 // for each user: how many wait for another request
 	idlePerOrigin  = 8
 	idleTime       = time.Minute
-	responseTime   = 15 * time.Minute // until the header of a response: some programs wait long for news
-	continueTime   = 5 * time.Second  // until "100 Continue"; without it the content is sent then
+	responseTime   = 15 * time.Minute // until the header of a response; long, for programs that wait for an event
+	continueTime   = 5 * time.Second  // until "100 Continue"; then the content is sent without it
 	maxRespHeader  = 256 << 10
-	upgradeTrailer = 16 << 10 // how many bytes an origin may have sent behind its 101
+	upgradeTrailer = 16 << 10 // how many bytes an origin may have sent after its 101
 )
 
 // request is called by goproxy for each request other than CONNECT. It refuses the
@@ -54,7 +54,7 @@ func (l *listener) request(r *http.Request, ctx *goproxy.ProxyCtx) (*http.Reques
 		return r, pageOf(answer.BadRequest).response(r)
 	}
 	r.URL.Host = destination.Format(target) // where it goes; r.Host stays what the client wrote
-	r.Close = false                         // that was said of the client's connection, not of the origin's
+	r.Close = false                         // it is about the client's connection, not the origin's
 	endToEnd(r.Header, isWebSocket(r.Header))
 	if _, ok := r.Header["User-Agent"]; !ok {
 		r.Header["User-Agent"] = nil // net/http would add its own
@@ -78,8 +78,8 @@ type requestKey struct{}
 
 // roundTrip sends a request to its origin and returns the response.
 func (h *httpConn) roundTrip(r *http.Request, _ *goproxy.ProxyCtx) (*http.Response, error) {
-	// The transport's dial gets the values of this context, but does not end with it.
-	// So the request's context is one of these values: dial ends with that.
+	// net/http gives dial the values of this context, but not its end. So the request's
+	// context is passed as a value, and dial ends when that ends.
 	ctx := context.WithValue(r.Context(), requestKey{}, r.Context())
 	var conn net.Conn
 	upgrade := isWebSocket(r.Header)
@@ -127,9 +127,9 @@ func (h *httpConn) served() {
 }
 
 // switched prepares the tunnel after a 101 response. It takes the origin's connection
-// from the transport, and what the transport has read behind the header.
+// from the transport, and the bytes that the transport has read after the header.
 func (h *httpConn) switched(resp *http.Response, conn *originConn) (*http.Response, error) {
-	conn.detach() // now Body has what is buffered, and no more
+	conn.detach() // from here on, Body has only the bytes that are buffered
 	behind, err := io.ReadAll(io.LimitReader(resp.Body, upgradeTrailer))
 	if err != nil {
 		conn.Conn.Close()
@@ -141,8 +141,8 @@ func (h *httpConn) switched(resp *http.Response, conn *originConn) (*http.Respon
 	return resp, nil
 }
 
-// noContent is what goproxy gets for the origin's connection after an upgrade. It is at
-// its end, so goproxy returns at once, and the relay does the work.
+// noContent takes the place of the origin's connection for goproxy after an upgrade. It
+// has no bytes, so goproxy returns at once, and the relay moves the bytes.
 type noContent struct{}
 
 func (noContent) Read([]byte) (int, error)    { return 0, io.EOF }
@@ -157,8 +157,8 @@ type upload struct {
 	h      *httpConn
 	client context.Context // ends when a read from the client fails
 	conn   *originConn     // where the content goes; nil: not known yet
-	over   atomic.Bool     // there was an error, or the end
-	whole  atomic.Bool     // it was the end
+	over   atomic.Bool     // a read has met an error, or the end
+	whole  atomic.Bool     // a read has met the end
 	lost   atomic.Bool     // the origin has gone before it had all the content
 }
 
@@ -171,7 +171,7 @@ func (u *upload) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close does nothing: that of the content itself may wait for the client.
+// Close does nothing: to close the content itself may wait for the client.
 func (u *upload) Close() error { return nil }
 
 // unread tells whether some of the content has not been read.
@@ -210,8 +210,8 @@ func (u *upload) end() {
 	}
 }
 
-// content is that of a response. It notes whether it was cut off: goproxy does not see
-// that, and would end the response as if it were complete.
+// content is the content of a response. It notes whether it was cut off. goproxy does
+// not notice that, and would end the response as if it were complete.
 type content struct {
 	io.ReadCloser
 	h *httpConn
@@ -249,8 +249,7 @@ func (l *listener) response(resp *http.Response, ctx *goproxy.ProxyCtx) *http.Re
 	return pageOf(answer.Of(err)).response(ctx.Req)
 }
 
-// exchangeError gives a reason to an error that came after the connection to the origin
-// was there.
+// exchangeError adds a reason to an error that came after the origin was connected.
 func exchangeError(err error) error {
 	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
 		return answer.New(answer.Timeout, err)
@@ -301,8 +300,8 @@ func hasToken(values []string, token string) bool {
 }
 
 // A plain has the connections to the origins of plain requests. Each user has a
-// transport, so that no user gets another's connection. New settings mean new
-// transports, so that a request goes where the routes lead now.
+// transport, so that no user gets a connection of another one. After a reload there are
+// new transports, so that requests follow the new routes.
 type plain struct {
 	l       *listener
 	nowhere *http.Transport // dials nothing; goproxy must have one
@@ -314,7 +313,7 @@ type plain struct {
 	cancel context.CancelFunc
 	dials  sync.WaitGroup
 
-	mu     sync.Mutex // an originConn must not take it: a transport may close one while it is held
+	mu     sync.Mutex // an originConn must not lock it: while it is held, a transport may close an originConn
 	set    *Settings
 	byUser map[string]*http.Transport
 
@@ -364,8 +363,8 @@ func (p *plain) transport(set *Settings, user string) *http.Transport {
 	return t
 }
 
-// dial dials for a transport. It ends with the request that it was begun for, and with
-// the listener.
+// dial dials for a transport. It is cancelled when its request ends, and when the
+// listener ends.
 func (p *plain) dial(ctx context.Context, set *Settings, addr string) (net.Conn, error) {
 	p.connMu.Lock()
 	if p.closed {

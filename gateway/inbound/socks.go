@@ -15,8 +15,8 @@ import (
 	"ptgate/routes"
 )
 
-// serveSOCKS serves one request. If that was granted, it leaves the connection to the
-// relay.
+// serveSOCKS serves one request. If the request was granted, the relay gets the
+// connection.
 func (c *client) serveSOCKS() {
 	s := &socksSession{client: c}
 	if d := c.handshake(); d > 0 {
@@ -85,7 +85,7 @@ func (s *socksSession) open(host string, port int) (stream.Conn, routes.Target, 
 	return conn, target, err
 }
 
-// finish sends the answers that go-socks5 does not know, and counts what went wrong.
+// finish sends the answers that go-socks5 does not know, and counts the failure.
 func (s *socksSession) finish(err error) {
 	switch {
 	case s.Answered && !s.Greeted:
@@ -120,7 +120,8 @@ func (s *socksSession) foreign() {
 	}
 }
 
-// socksConn is the connection as go-socks5 sees it: it ends if another protocol comes.
+// socksConn is the connection for go-socks5. If the client speaks another protocol,
+// its reads return io.EOF.
 type socksConn struct{ *client }
 
 func isSOCKS5(first byte) bool { return first == byteSOCKS5 }
