@@ -21,9 +21,9 @@ import (
 	"ptgate/gateway/session"
 )
 
-// Noted tells what each [[serve]] of cfg announces to clients, in the file's order. It
-// reads the notes that a running ptgate leaves in its state directory, stateDir. If a
-// [[serve]] has none there, ok is false.
+// Noted returns what clients need to know of each [[serve]] of cfg, in the file's order.
+// It reads the notes that a running ptgate leaves in its state directory, stateDir. If
+// the note of any [[serve]] is missing, ok is false.
 func Noted(cfg *config.Config, stateDir string) (all []serve.Announced, ok bool) {
 	notes := readNotes(stateDir)
 	where := *cfg
@@ -38,8 +38,9 @@ func Noted(cfg *config.Config, stateDir string) (all []serve.Announced, ok bool)
 	return all, true
 }
 
-// Announce tells the same where no ptgate has run cfg yet. It starts each transport for
-// a moment, on a loopback port. A transport makes its keys then, and keeps them.
+// Announce returns the same as Noted, also if no ptgate has run cfg yet. It starts each
+// transport for a moment, on a loopback port. The transports make their keys then, and
+// keep them in the state directory of cfg. exe is as for New.
 func Announce(ctx context.Context, cfg *config.Config, exe string) (all []serve.Announced, err error) {
 	notes := readNotes(cfg.StateDir)
 	var mine []note
@@ -68,17 +69,18 @@ func Announce(ctx context.Context, cfg *config.Config, exe string) (all []serve.
 	return all, writeNotes(cfg, notes, mine)
 }
 
-// A note is what a ptgate remembers of a [[serve]] that it has run.
+// A note says what a [[serve]] has announced. ptgate writes it when it runs the
+// [[serve]].
 type note struct {
 	serve.Announced
 	File  string `json:"file"`  // the configuration
 	State string `json:"state"` // the directory of the transport, with its keys
 }
 
-// notesFile is in the state directory, and may have notes of several files.
+// notesFile is in the state directory. It may have notes of several configuration files.
 const notesFile = "announced.json"
 
-// readNotes gives none where they can't be read.
+// readNotes returns no notes if they can't be read.
 func readNotes(stateDir string) (notes []note) {
 	b, err := os.ReadFile(filepath.Join(stateDir, notesFile))
 	if err != nil || json.Unmarshal(b, &notes) != nil {
@@ -104,7 +106,7 @@ func writeNotes(cfg *config.Config, notes, mine []note) error {
 	return durable.WriteFile(filepath.Join(cfg.StateDir, notesFile), b, 0o600)
 }
 
-// same tells whether two notes are of one server, which clients know by its port.
+// same tells whether two notes are of one server. Clients know a server by its port.
 func (n note) same(o note) bool { return n.Transport == o.Transport && n.Bind == o.Bind }
 
 func exists(path string) bool {
@@ -112,8 +114,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// note remembers what the transports announce, for `ptgate bridges` and for the
-// next start. A line that has changed is worth a warning: clients have the old one.
+// note remembers what the transports announce, for `ptgate bridges` and for the next
+// start. It warns if a bridge line has changed, because clients have the old line.
 func (g *Gateway) note(cfg *config.Config, servers []*serve.Server) {
 	notes := readNotes(cfg.StateDir)
 	var mine []note

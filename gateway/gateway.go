@@ -2,11 +2,10 @@
 // applications and opens them over bridges. The far end serves transports, and opens
 // what their clients ask for. A configuration has one of them, or both.
 //
-// What a configuration needs, and all that runs for it, is one view. A view is never
-// changed. A reload makes a new one ready beside the one that runs, which may take as
-// long as a transport takes to start, and then swaps them in one step. If anything
-// fails before that step, the old view stays. So nobody who reads waits: not a request,
-// not the status.
+// A view is one configuration with all that runs for it. It is never changed. A reload
+// prepares a new view beside the running one, which may take as long as a transport
+// takes to start. Then it swaps the two in one step. If anything fails before that
+// step, the old view stays. So a request or the status never waits for a reload.
 //
 // The package knows no protocol and no transport. The packages below it do.
 package gateway
@@ -34,7 +33,7 @@ type Gateway struct {
 	log   *slog.Logger
 	since time.Time
 
-	// What all configurations share, one after the other.
+	// These stay the same over reloads.
 	book     *outcome.Book
 	manager  *bridges.Manager
 	front    *inbound.Server
@@ -49,14 +48,15 @@ type Gateway struct {
 	stopping  atomic.Bool
 	ready     chan struct{}
 
-	stop, cut context.Context // of Run: no new work; no work at all
-	change    sync.Mutex      // one reload at a time, and none beside the stop; readers do not take it
+	stop, cut context.Context // the end of stop: no new work; of cut: all work ends
+	change    sync.Mutex      // held by a reload and by the stop; readers do not take it
 	wg        sync.WaitGroup  // listeners, and servers of earlier configurations
 	failed    chan error      // from a listener that broke
 }
 
-// New makes a Gateway for a configuration that has no errors. exe is the path of
-// this program, which built-in transports are run from in a child process.
+// New makes a Gateway for a configuration that has no errors. exe is the path of this
+// program: it is run as the child process of a built-in transport. Call Run in any
+// case, since only Run ends what New has started.
 func New(cfg *config.Config, exe string, log *slog.Logger) *Gateway {
 	book := outcome.New(log)
 	g := &Gateway{
@@ -117,11 +117,10 @@ func newPolicy(cfg *config.Config) *exit.Settings {
 // Ready is closed when every listener and every served transport is up.
 func (g *Gateway) Ready() <-chan struct{} { return g.ready }
 
-// Work has something when connections have come or gone since it was last read, at
-// either end.
+// Work gets a value when connections were opened or closed since the last read from it.
 func (g *Gateway) Work() <-chan struct{} { return g.limit.Moved() }
 
-// Addresses lists the listeners' addresses of a front, once Ready.
+// Addresses returns the addresses of a front's listeners. It is empty before Ready.
 func (g *Gateway) Addresses(f inbound.Front) (addrs []string) {
 	for _, l := range g.listeners() {
 		if l.front == f {
@@ -139,7 +138,8 @@ func (g *Gateway) listeners() []*listener {
 	return g.view.Load().listeners
 }
 
-// Announced tells what the served transports announce, once Ready.
+// Announced returns what clients need to know of each served transport. It is empty
+// before Ready.
 func (g *Gateway) Announced() (all []serve.Announced) {
 	for _, s := range g.view.Load().servers {
 		all = append(all, s.Announced())
@@ -147,10 +147,10 @@ func (g *Gateway) Announced() (all []serve.Announced) {
 	return all
 }
 
-// Run serves until stop ends: then listeners close and live streams get the
-// configuration's drain time; cut ends them at once. It returns after everything
-// has ended. An error means that a listener or transport could not be started,
-// or a listener broke.
+// Run serves until stop ends. Then the listeners close, and open connections may go on
+// for the configuration's drain time. The end of cut ends them at once. Run returns
+// when everything has ended. It returns an error if a listener or transport could not
+// be started, or a listener has failed.
 func (g *Gateway) Run(stop, cut context.Context) error {
 	var endStop, endCut context.CancelFunc
 	g.cut, endCut = context.WithCancel(cut)
@@ -169,7 +169,7 @@ func (g *Gateway) Run(stop, cut context.Context) error {
 		case err = <-g.failed:
 		}
 	case g.stop.Err() != nil:
-		err = nil // the start was given up for the stop
+		err = nil // the stop has cancelled the start
 	}
 	g.stopping.Store(true)
 	g.end(endStop, endCut)
@@ -182,12 +182,12 @@ func (g *Gateway) end(endStop, endCut context.CancelFunc) {
 	endStop()
 	drain, cancel := context.WithTimeout(g.cut, g.view.Load().cfg.Limits.Drain)
 	defer cancel()
-	g.change.Lock() // the reload under way gives up; none comes after it
+	g.change.Lock() // a reload under way is cancelled, and no other one begins
 	servers := g.view.Load().servers
 	g.change.Unlock()
 	var served, wg sync.WaitGroup
 	for _, s := range servers {
-		served.Go(func() { s.Stop(drain, 24*time.Hour) }) // drain ends it
+		served.Go(func() { s.Stop(drain, 24*time.Hour) }) // the end of drain ends it
 	}
 	quiet := make(chan struct{}) // relays, requests and served streams have all ended
 	wg.Go(func() {

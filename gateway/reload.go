@@ -16,9 +16,9 @@ var (
 	errStopping = errors.New("stopping")
 )
 
-// Reload puts cfg in the place of the running configuration: all of it, or, with
-// an error, nothing. Live connections go on. It is refused before Ready and once the
-// gateway stops; a stop breaks off a reload that is under way.
+// Reload replaces the running configuration with cfg. After an error, the old one
+// runs on unchanged. Open connections go on. Reload returns an error before Ready
+// and when the gateway stops; a stop cancels a reload that is under way.
 func (g *Gateway) Reload(cfg *config.Config) error {
 	select {
 	case <-g.ready:

@@ -11,37 +11,37 @@ import (
 
 // The states of a gateway.
 const (
-	Starting  = "starting"  // not Ready yet
-	Running   = "running"   // and nothing else
-	Reloading = "reloading" // it serves as before, while the new configuration is made ready
-	Stopping  = "stopping"  // nothing new is taken; what is live may end in order
+	Starting  = "starting"  // before Ready
+	Running   = "running"   // after Ready, and no other state
+	Reloading = "reloading" // the old configuration runs, and a reload prepares the new one
+	Stopping  = "stopping"  // nothing new is accepted; open connections may go on for a while
 )
 
-// A Status is what a running gateway says of itself. It names no destination and
-// no client.
+// A Status is the state of a gateway at one moment. It names no destination and no
+// client.
 type Status struct {
 	Config    string           `json:"config"`
 	PID       int              `json:"pid"`
 	Since     time.Time        `json:"since"`
-	Loaded    time.Time        `json:"loaded"` // the configuration that runs
+	Loaded    time.Time        `json:"loaded"` // when the running configuration was loaded
 	State     string           `json:"state"`
-	Stopping  bool             `json:"stopping"`  // that is its state
-	Listeners []ListenerStatus `json:"listeners"` // that are open
-	Active    int64            `json:"active"`    // connections of applications
+	Stopping  bool             `json:"stopping"`  // whether State is Stopping
+	Listeners []ListenerStatus `json:"listeners"` // the open ones
+	Active    int64            `json:"active"`    // open connections of applications
 	Up        int64            `json:"up"`        // bytes from applications, since the start
-	Down      int64            `json:"down"`      // bytes to them
+	Down      int64            `json:"down"`      // bytes to applications, since the start
 	Bridges   []bridges.Status `json:"bridges"`
 	Serve     []ServeStatus    `json:"serve"`
-	Outcomes  []outcome.Value  `json:"outcomes"` // what was counted since the start
+	Outcomes  []outcome.Value  `json:"outcomes"` // counted since the start
 }
 
-// A ListenerStatus is a listener's.
+// A ListenerStatus is the part of a Status about one listener.
 type ListenerStatus struct {
 	Front   string `json:"front"`
 	Address string `json:"address"`
 }
 
-// A ServeStatus is a served transport's.
+// A ServeStatus is the part of a Status about one served transport.
 type ServeStatus struct {
 	Transport string `json:"transport"`
 	Address   string `json:"address"`
@@ -53,7 +53,7 @@ type ServeStatus struct {
 	PT supervise.Status `json:"pt"`
 }
 
-// Status tells how the gateway does. It waits for nothing.
+// Status returns the gateway's present state. It never waits.
 func (g *Gateway) Status() Status {
 	v := g.view.Load()
 	s := Status{Config: v.cfg.Path, PID: os.Getpid(), Since: g.since, Loaded: v.loaded,
