@@ -1,11 +1,12 @@
-// Package control is how `ptgate status` and `ptgate reload` reach a running
-// ptgate: HTTP on a Unix socket in its state directory, which only its own user
-// may enter. It listens on no network.
+// Package control connects `ptgate status` and `ptgate reload` to a running ptgate. It
+// speaks HTTP on a Unix socket in the state directory, which only ptgate's own user may
+// enter. It listens on no network.
 //
-// The socket is there for as long as the process, also while that stops and lets live
-// connections end. A ptgate that is started meanwhile takes its place. Who asks may not
-// know the state directory, as the file that names it may have been edited since; a
-// link in the default one leads to the socket then.
+// The socket exists as long as the process, also while a stopping ptgate waits for open
+// connections. A ptgate that is started in that time replaces the socket. The
+// configuration file names the state directory, but it may have been edited since
+// ptgate was started. So there is also a link to the socket in the default state
+// directory.
 package control
 
 import (
@@ -27,14 +28,15 @@ import (
 	"time"
 )
 
-// Path is the socket of the ptgate that runs the configuration file config,
-// which is absolute. Two that share a state directory have one each.
+// Path returns the path of the socket of the ptgate that runs the configuration file
+// config (an absolute path). Two configuration files with the same state directory have
+// different sockets.
 func Path(stateDir, config string) string {
 	sum := sha256.Sum256([]byte(config))
 	return filepath.Join(stateDir, "control-"+hex.EncodeToString(sum[:4])+".sock")
 }
 
-// A Server answers on a socket until Close.
+// A Server answers on a socket until Close. The caller of Serve calls Close.
 type Server struct {
 	http http.Server
 	path string
@@ -44,24 +46,26 @@ type Server struct {
 
 	mu       sync.Mutex
 	closed   bool
-	requests sync.WaitGroup // added to while not closed
+	requests sync.WaitGroup // nothing is added when closed
 }
 
 // ErrRunning says that another ptgate answers on the socket, and does not stop.
 var ErrRunning = errors.New("another ptgate runs this configuration")
 
-// Serve listens on path, in the place of a ptgate that stops or was killed. status's
-// value goes out as JSON, and its field "stopping", if true, gives the place away.
-// reload's error text, one line a problem, goes to whoever asked; its context ends
-// when they have left, and at Close.
+// Serve listens on path. It replaces the socket of a ptgate that stops or was killed;
+// if another one runs, the error is ErrRunning. The value of status is sent as JSON. If
+// its field "stopping" is true, another ptgate may replace the socket. The text of
+// reload's error is sent to the client, one line for each problem. reload's context
+// ends when the client has left, and at Close.
 func Serve(path string, status func() any, reload func(context.Context) error) (*Server, error) {
 	if err := vacant(path); err != nil {
 		return nil, err
 	}
-	// At another name first: whoever asks finds the old socket or the new one. It is
-	// not longer than path, as there is a limit for names of sockets.
+	// The socket is made under another name and then renamed, so that a client always
+	// finds the old socket or the new one. The other name is not longer than path,
+	// because socket names have a limit.
 	beside := filepath.Join(filepath.Dir(path), fmt.Sprintf("control-%d.new", os.Getpid()))
-	os.Remove(beside) // left over from a process of the same number
+	os.Remove(beside) // a process with the same id may have left it
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: beside, Net: "unix"})
 	if err != nil {
 		return nil, err
@@ -129,7 +133,7 @@ func vacant(path string) error {
 	return fmt.Errorf("%s: %w", path, err)
 }
 
-// Link makes the socket be found at another path, too, until Close.
+// Link makes a link to the socket at path. Close removes it. Call Link once at most.
 func (s *Server) Link(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
@@ -149,8 +153,8 @@ func (s *Server) Link(path string) error {
 	return nil
 }
 
-// Close ends the server and takes the socket away, unless it is another ptgate's by
-// now. Requests under way are told to end, and waited for.
+// Close ends the server and removes the socket, unless another ptgate has replaced it.
+// It cancels the requests under way, and waits for their end.
 func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true
@@ -170,18 +174,19 @@ func (s *Server) Close() {
 // ErrNotRunning says that nobody answers on the socket.
 var ErrNotRunning = errors.New("no ptgate runs this configuration")
 
-// Status asks for the status, as JSON.
+// Status asks the ptgate on the socket path for its status, which is JSON.
 func Status(ctx context.Context, path string) ([]byte, error) {
 	return ask(ctx, path, http.MethodGet, "/status")
 }
 
-// Reload asks for a reload. Its error is the running ptgate's own.
+// Reload asks the ptgate on the socket path for a reload, and waits for it. The error
+// is the one that the running ptgate gives.
 func Reload(ctx context.Context, path string) error {
 	_, err := ask(ctx, path, http.MethodPost, "/reload")
 	return err
 }
 
-// Find gives the first of the sockets on which somebody answers, or ErrNotRunning.
+// Find returns the first path of a socket on which a ptgate answers, or ErrNotRunning.
 func Find(ctx context.Context, paths ...string) (string, error) {
 	hidden := ""
 	for _, path := range paths {
@@ -201,8 +206,8 @@ func Find(ctx context.Context, paths ...string) (string, error) {
 	return "", fmt.Errorf("%w (sockets %s)%s", ErrNotRunning, strings.Join(paths, ", "), hidden)
 }
 
-// genuine tells whether path is a socket, or a link to one by the same user: who
-// may write into a user's directory shall lead nobody else to a third one's socket.
+// genuine tells whether path is a socket, or a link to a socket of the same user.
+// Otherwise a user could set a link that leads others to a foreign socket.
 func genuine(path string) error {
 	link, err := os.Lstat(path)
 	if err != nil {

@@ -2,12 +2,12 @@
 // table with a row for each outcome, and one Book that counts them, so that the
 // status, the metrics and the log can't differ: all three are made from it.
 //
-// The Book also writes the log lines of outcomes, because people outside can cause
-// many of them as often as they like: 500 refused connections must not be 500
-// lines. Such an outcome has a line of its own the first time. Those that follow
-// are summed up: one line every ten seconds says how many more there were, until
-// ten seconds pass without one. A line that sums up has the attribute "more"; all
-// other lines stand for one. So the lines of an outcome add up to its number.
+// The Book also writes the log lines of outcomes. People outside can cause many
+// outcomes as often as they like, and 500 refused connections must not be 500 lines.
+// Such an outcome has a line of its own the first time. Those that follow are summed
+// up: one line every ten seconds says how many more there were, until ten seconds
+// pass without one. A line that sums up has the attribute "more"; all other lines
+// stand for one. So the lines of an outcome add up to its number.
 //
 // The package decides nothing, and it does not know who reads the numbers. What
 // is no outcome, such as a start or a stop, is logged without it.
@@ -43,8 +43,9 @@ func By(values ...string) (l Label) {
 	return l
 }
 
-// A Book has the number of each outcome, and logs. Make it with New. It is safe for
-// use by many goroutines. After Close it still counts, and no longer sums up.
+// A Book counts outcomes and logs them. Make it with New, and call Close. It is safe
+// for use by many goroutines. After Close it still counts, but writes no more lines
+// that sum up.
 type Book struct {
 	log    *slog.Logger
 	rows   [outcomes]rowCounts
@@ -87,14 +88,15 @@ func (c *count) value() int64 {
 // New makes a Book that logs to log.
 func New(log *slog.Logger) *Book { return &Book{log: log} }
 
-// Counter is the number itself, for what is not logged and happens too often to
-// look it up each time, and for gauges, which also go down.
+// Counter returns the number of an outcome for direct use. It is for outcomes
+// without log lines that happen too often for Add, and for gauges, which also go
+// down.
 func (b *Book) Counter(o Outcome, l Label) *atomic.Int64 { return &b.count(o, l).n }
 
-// Attach makes a number that somebody else keeps a part of the outcome's: read gives
-// it, and is called whenever the outcome's number is asked for, from any goroutine.
-// It must not wait for anything, nor use the Book. detach ends that: the outcome
-// keeps what read gives then, or, where it is a gauge, loses it.
+// Attach adds a number that the caller keeps to the number of an outcome. The Book
+// calls read whenever it needs the number, from any goroutine. read must not wait,
+// and must not use the Book. detach removes the caller's number. The last value of
+// read then stays part of the outcome's number, unless the outcome is a gauge.
 func (b *Book) Attach(o Outcome, l Label, read func() int64) (detach func()) {
 	c := b.count(o, l)
 	p := &part{read}
@@ -204,8 +206,7 @@ func (b *Book) write(c *count, level slog.Level, attrs ...any) {
 	b.log.Log(context.Background(), level, c.row.Message, append(all, attrs...)...)
 }
 
-// Close writes what has not been written yet, and ends the timers. Nothing is
-// summed up after it.
+// Close writes the lines that sum up what was not logged yet, and stops the timers.
 func (b *Book) Close() {
 	b.closed.Store(true)
 	for o := range outcomes {
@@ -233,8 +234,9 @@ type Value struct {
 	Value   int64             `json:"value"`
 }
 
-// Snapshot gives all numbers in the order of the table. A row without labels is
-// always there; another has the labels that were counted.
+// Snapshot returns all numbers, in the order of the table. A row without labels has
+// one Value, also for 0. A row with labels has one Value for each Label that was
+// counted.
 func (b *Book) Snapshot() []Value {
 	var all []Value
 	for o := range outcomes {

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// An Outcome is something that happens and is counted, or something that is there
-// and whose number is kept: one row of the table.
+// An Outcome is one row of the table: an event that is counted, or a gauge, such
+// as the number of open connections.
 type Outcome uint8
 
 // The rows of the table.
@@ -72,7 +72,7 @@ const (
 	port     = "port"     // its port
 )
 
-// A Row says all that is known of an outcome.
+// A Row describes an outcome.
 type Row struct {
 	Name   string   // in the status and in metrics
 	Help   string   // one sentence for the reader of metrics
