@@ -1,9 +1,9 @@
-// Package race tries candidates, such as the addresses of a host, until one of
-// them works: one after the other, and beside each other where one is slow.
+// Package race tries candidates, such as the addresses of a host, until one of them
+// works. It tries one after the other. If one is slow, the next one is tried beside
+// it.
 //
-// It starts attempts and takes their results. It does not know what a candidate
-// is, it does not order candidates, and it does not wait for the attempts that
-// it gives up: their owner does.
+// It does not know what a candidate is, and does not order candidates. It does not
+// wait for attempts that it has cancelled: the caller does (see Race.Go).
 package race
 
 import (
@@ -19,29 +19,30 @@ var ErrNone = errors.New("no candidate is left")
 // A Race says how candidates of type C are tried for a result of type T. A Race
 // may be run many times, also at the same time.
 type Race[C, T any] struct {
-	// Try makes one attempt. When ctx ends, the attempt is given up: Try returns
-	// soon then.
+	// Try makes one attempt. It must return soon after ctx has ended.
 	Try func(ctx context.Context, c C) (T, error)
-	// Drop gets each result that comes too late, from the goroutine of its attempt.
+	// Drop gets each result that comes after the end of the race, and has to close
+	// it. It is called in the goroutine of the attempt.
 	Drop func(T)
-	// Go runs an attempt in a goroutine of its own. Who wants to know that all
-	// attempts have ended waits for those goroutines. False says that nothing may
-	// be started any more; the race ends then as if it were cancelled.
+	// Go runs an attempt in a goroutine of its own. The caller waits for these
+	// goroutines if it has to know that all attempts have ended. Go returns false,
+	// and runs nothing, if nothing may be started any more. Then the race ends as
+	// if it were cancelled.
 	Go func(attempt func()) bool
-	// Stagger is how long an attempt stays alone: after it the next candidate is
-	// tried beside it. Each attempt that is begun starts this time anew.
+	// Stagger is the time from the start of one attempt to the start of the next
+	// one, if none has failed in between.
 	Stagger time.Duration
-	// Together is how many candidates are tried at once in the beginning. 0: one.
+	// Together is how many attempts are started at once in the beginning. 0: one.
 	Together int
 	// Final tells whether an attempt's error decides the race, as a success does.
 	// Nil: no error does.
 	Final func(error) bool
-	// Merge puts candidates that come later among those that have not been tried.
-	// Nil: behind them.
+	// Merge returns one list of the candidates that have not been tried and those
+	// that have just come. Nil: the later ones come after the others.
 	Merge func(untried, later []C) []C
 }
 
-// A Running attempt has begun and has not ended.
+// A Running is an attempt that has begun and has not ended.
 type Running[C any] struct {
 	Candidate C
 	Since     time.Time
@@ -53,22 +54,24 @@ type Running[C any] struct {
 type Outcome[C, T any] struct {
 	// Value is the result of the attempt that has won, if Err is nil.
 	Value T
-	// Err is nil, or the error that was final, or ErrNone, or the context's cause.
+	// Err is nil, or the Final error of an attempt, or ErrNone, or the context's
+	// cause.
 	Err error
 	// Failed has the errors of the attempts that failed before the end, in the
 	// order in which they failed.
 	Failed []error
-	// Running are the attempts that were still running at the end. They are given
-	// up now.
+	// Running are the attempts that were still running at the end. They have been
+	// cancelled.
 	Running []Running[C]
 }
 
-// Run tries the candidates now, and those that come from later until that is
-// closed. A nil later has none. The next candidate is tried when an attempt has
-// failed, or when Stagger has passed since the last one was begun.
+// Run tries the candidates of now, and those that come from later until that is
+// closed. later may be nil. The next candidate is tried when an attempt has failed,
+// or when Stagger has passed since the last start of an attempt.
 //
-// Run returns as soon as the outcome is known, and at the latest when ctx ends.
-// A single candidate with none to come is tried in the caller's goroutine.
+// Run returns as soon as the outcome is known, and at the latest when ctx ends. If
+// there is only one candidate, and later is nil, it is tried in the caller's
+// goroutine.
 func (r *Race[C, T]) Run(ctx context.Context, now []C, later <-chan []C) (o Outcome[C, T]) {
 	if len(now) == 1 && later == nil {
 		return r.only(ctx, now[0])

@@ -1,6 +1,6 @@
 // Package socks serves the handshake of SOCKS5 (RFC 1928, RFC 1929) with the library
-// go-socks5. After the handshake the connection is the caller's again. The package
-// resolves no name, moves no bytes of a tunnel and closes nothing.
+// go-socks5. After the handshake the connection belongs to the caller again. The package
+// resolves no name, moves no bytes of a tunnel and closes no connection.
 package socks
 
 import (
@@ -21,21 +21,21 @@ import (
 // A Session is the handshake on one connection. The caller sets Dial and Valid; Serve
 // sets the other fields, which say how the handshake went.
 type Session struct {
-	// Dial opens what the client asks for: a name, or an address as text. The client
-	// gets the answer.Reason of its error.
+	// Dial opens a connection to the destination. host is a name, or an address as text.
+	// The client gets the answer.Reason of its error.
 	Dial func(host string, port int) (stream.Conn, error)
-	// Valid checks a user and password (RFC 1929), and a client has to send both. Nil: a
-	// client must not need to send them.
+	// Valid checks a user and password (RFC 1929), which each client has to send. Nil:
+	// only clients that can do without them are served.
 	Valid func(user, password string) bool
 
-	Upstream stream.Conn // what Dial gave; the caller's
-	Early    []byte      // what the client has sent behind its request
-	Granted  bool        // the client has been told of success
+	Upstream stream.Conn // the connection from Dial; the caller closes it
+	Early    []byte      // bytes that the client has sent after its request
+	Granted  bool        // the client has got the answer of success
 
 	Greeted  bool // a method has been chosen
 	Asked    bool // the method is user and password
 	Authed   bool // user and password were right
-	Answered bool // the client has its last answer
+	Answered bool // the client has got the last answer
 
 	conn    net.Conn
 	host    string
@@ -47,12 +47,12 @@ type Session struct {
 	request int // bytes of the request
 }
 
-// silent is the library's log, which would hold what clients send.
+// silent drops the library's log lines, which would contain bytes of clients.
 var silent = log.New(io.Discard, "", 0)
 
-// Serve reads the client's part of the handshake, calls Dial and answers. It may read
-// some of the bytes behind the request: these are Early. The caller sets the deadlines.
-// An error says why the handshake is not complete; s has all that is to be known of it.
+// Serve reads the client's messages, calls Dial and answers. It may read some of the
+// bytes after the request: these are Early. The caller sets the deadlines. An error says
+// why the handshake is not complete; the fields of s tell how far it went.
 func (s *Session) Serve(conn net.Conn) error {
 	s.conn = conn
 	// Each session has a server of its own. It is small, and its hooks know the session.
@@ -68,7 +68,7 @@ func (s *Session) Serve(conn net.Conn) error {
 	return server.ServeConn((*client)(s))
 }
 
-// Ahead is how many bytes behind the request have been read. Dial may call it.
+// Ahead is how many bytes after the request have been read. Dial may call it.
 func (s *Session) Ahead() int { return s.got - (2 + s.methods) - s.auth - s.request }
 
 // hooks has the methods that go-socks5 calls. Up to the end of dial it calls them in
@@ -98,8 +98,8 @@ func (h hooks) Allow(ctx context.Context, r *socks5.Request) (context.Context, b
 	return ctx, true
 }
 
-// dial dials, but does not give go-socks5 the connection. What go-socks5 copies after
-// its answer of success goes to a readAhead, which keeps it as Early.
+// dial dials, but does not give go-socks5 the connection. After its answer of success,
+// go-socks5 copies bytes of the client to a readAhead, which keeps them as Early.
 func (h hooks) dial(context.Context, string, string) (net.Conn, error) {
 	c, err := h.Dial(h.host, h.port)
 	if err != nil {

@@ -21,8 +21,8 @@ func gone(err error, endIsGone bool) bool {
 	return true
 }
 
-// From adapts a connection that a listener has accepted, or a dialer has made. It is the
-// one place that asks a foreign connection for what it can do.
+// From adapts a connection from a listener or a dialer. Only here are type assertions
+// used to find out what such a connection can do.
 func From(c net.Conn) Conn {
 	switch c := c.(type) {
 	case Conn:
@@ -107,9 +107,9 @@ func (c tcp) Socket() Socket   { return Socket{TCP: c.TCPConn, Plain: true} }
 // toProgram is a connection into the client side of a transport program.
 type toProgram struct{ Conn }
 
-// ToProgram adapts a connection that a client's transport program carries
-// (adapter.ClientAdapter.DialTransport). It has no CloseWrite: such a program takes the
-// end of one direction for the end of both, and loses what is under way.
+// ToProgram adapts a connection to a client's transport program
+// (adapter.ClientAdapter.DialTransport). It has no CloseWrite: when one direction ends,
+// such a program ends both, and loses the bytes under way.
 func ToProgram(c net.Conn) Conn { return toProgram{beneath(c)} }
 
 func (toProgram) CloseWrite() error { return ErrNoCloseWrite }
@@ -120,10 +120,10 @@ type fromProgram struct {
 	remote net.Addr
 }
 
-// FromProgram adapts a connection that a server's transport program has brought
-// (adapter.ExtServerAdapter.Accept). Its RemoteAddr is the client's. The program may be
-// told of the end of what goes to the client: it has read all of that by then, and a
-// client that waits for the end has to learn of it.
+// FromProgram adapts a connection from a server's transport program
+// (adapter.ExtServerAdapter.Accept). Its RemoteAddr is the client's. It has CloseWrite,
+// because a client may wait for the end of the server's direction. The program has read
+// all bytes of that direction when it sees the end.
 func FromProgram(c net.Conn) Conn { return fromProgram{beneath(c), c.RemoteAddr()} }
 
 func (c fromProgram) RemoteAddr() net.Addr { return c.remote }
@@ -138,10 +138,10 @@ func beneath(c net.Conn) Conn {
 // A Transport is a connection of a transport inside this process (builtin.Conn).
 type Transport interface {
 	net.Conn
-	CloseWrite() error     // an error that wraps errors.ErrUnsupported: it can't
-	Abort()                // as Reset
-	Beneath() *net.TCPConn // nil: there is not one TCP connection
-	WaitRead() error       // as Conn's, but nil at the end, too
+	CloseWrite() error     // as of Conn; the error wraps errors.ErrUnsupported if it can't
+	Abort()                // as Conn.Reset
+	Beneath() *net.TCPConn // the TCP connection; nil: there is not exactly one
+	WaitRead() error       // as of Conn, but nil also at the end
 }
 
 type transport struct{ Transport }

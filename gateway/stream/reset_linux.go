@@ -12,8 +12,8 @@ func wasReset(fd int) bool {
 	return err == nil && info.State == unix.BPF_TCP_CLOSE || pendingError(fd)
 }
 
-// Closed tells whether the kernel has nothing more to do for c, as after a reset: both
-// ends have been exchanged, or an error ended it. False where that can't be known.
+// Closed tells whether the kernel has closed c: both directions have ended, or an
+// error, such as a reset, has ended it. It is false on systems that do not tell.
 func Closed(c *net.TCPConn) (is bool) {
 	raw, err := c.SyscallConn()
 	if err != nil {

@@ -6,5 +6,5 @@ import "net"
 
 func wasReset(fd int) bool { return pendingError(fd) }
 
-// Closed tells whether the kernel has nothing more to do for c. It can't be known here.
+// Closed is false: this system does not tell whether the kernel has closed c.
 func Closed(*net.TCPConn) bool { return false }

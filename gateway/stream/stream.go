@@ -1,11 +1,12 @@
-// Package stream has the one type of connection that a program's bytes go through.
+// Package stream has Conn, the one type for all connections whose bytes the gateway
+// moves.
 //
-// Connections come from many places: a listener, a dialled socket, a pluggable
-// transport, a session with another box. What they can do differs, and the code that
-// moves bytes has to know: can one direction end alone, can the peer be told of an
-// error, may the kernel move the bytes? Each connection is turned into a Conn once,
-// where it is made. From there on nobody asks a connection what else it can do: a
-// wrapper embeds the Conn and so passes everything on.
+// Connections come from many places: a listener, a dialled socket, a pluggable transport,
+// a session with another box. What they can do differs, and the code that moves bytes has
+// to know: can one direction end alone, can the peer be told of an error, may the kernel
+// move the bytes? Each connection is turned into a Conn once, where it is made. After
+// that, no code uses type assertions to find out what a connection can do. A wrapper
+// embeds the Conn, so it keeps all methods.
 //
 // The package opens no connection, copies no bytes and has no goroutine that outlives
 // a call.
@@ -21,32 +22,32 @@ import (
 )
 
 // A Conn is a stream of bytes in both directions. One goroutine may read while another
-// one writes; all other methods may be called at any time, from anywhere.
+// one writes; all other methods may be called at any time, from any goroutine.
 type Conn interface {
 	net.Conn
 
 	// CloseWrite ends this side's direction: the peer reads all that was written, and
-	// then the end. Reading goes on. It is ErrNoCloseWrite where the peer can't be told
-	// of the end of one direction: then nothing has happened.
+	// then the end. Reading goes on. The error wraps ErrNoCloseWrite if the connection
+	// can't end one direction alone; then it is unchanged.
 	CloseWrite() error
 
-	// Reset ends both directions at once, so that the peer sees an error and does not
-	// take what it has got for everything.
+	// Reset closes the connection so that the peer sees an error. Otherwise the peer
+	// could think that it has got all bytes.
 	Reset()
 
-	// WaitRead waits until Read does not block. It takes no bytes and holds no buffer.
+	// WaitRead waits until Read would not block. It reads no bytes and needs no buffer.
 	// Nil: there are bytes. io.EOF: the peer has ended its direction. Any other error is
-	// the connection's, or that of a read deadline. Some connections can't tell before
-	// they read: they return nil at once.
+	// that of the connection or of a read deadline. A connection that can't wait returns
+	// nil at once.
 	WaitRead() error
 
-	// WaitReset waits, after Read has met the end of the peer's direction, until the
-	// peer resets the connection, or is gone: the error says so. It ends with
-	// net.ErrClosed when this side closes the connection, and with errors.ErrUnsupported,
-	// at once, where nothing can be known.
+	// WaitReset is called after Read has returned io.EOF. It waits until the peer resets
+	// the connection or is gone, and returns an error that says so. The error is
+	// net.ErrClosed when this side closes the connection. It is errors.ErrUnsupported, at
+	// once, if the connection can't see a reset.
 	WaitReset() error
 
-	// Socket is the TCP connection that carries the stream.
+	// Socket returns the TCP connection beneath the stream.
 	Socket() Socket
 }
 
@@ -55,8 +56,8 @@ type Socket struct {
 	// TCP is nil where the stream has no TCP connection for itself, or has one that
 	// can't be known.
 	TCP *net.TCPConn
-	// Plain says that the stream's bytes are those of the TCP connection, so that the
-	// kernel may move them; else they are a transport's.
+	// Plain says that the TCP connection has the stream's own bytes, so that the kernel
+	// may move them. Otherwise a transport has changed the bytes.
 	Plain bool
 }
 
@@ -70,7 +71,8 @@ type ahead struct {
 	rest []byte
 }
 
-// Ahead is c, with bytes that were read from it already in front of the others.
+// Ahead returns c with bytes put back: Read returns bytes first. They were read from c
+// before.
 func Ahead(c Conn, bytes []byte) Conn {
 	if len(bytes) == 0 {
 		return c

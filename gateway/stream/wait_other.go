@@ -12,5 +12,5 @@ func waitRead(*net.TCPConn) error { return nil }
 
 func waitReset(*net.TCPConn) error { return errors.ErrUnsupported }
 
-// Closed tells whether the kernel has nothing more to do for c. It can't be known here.
+// Closed is false: this system does not tell whether the kernel has closed c.
 func Closed(*net.TCPConn) bool { return false }
