@@ -360,7 +360,7 @@ func (l *loading) programOf(t *table, line int, row *builtin.Transport) string {
 	return row.Programs[0]
 }
 
-// Install tells what to do where p's program is missing.
+// Install is a text for the user: what to do if p's program is missing.
 func (p *PT) Install() string {
 	if row, ok := builtin.Lookup(p.Name); ok && p.Line == 0 {
 		return fmt.Sprintf("transport %q needs the program %s: install one, and have it in PATH when ptgate starts",
@@ -369,7 +369,7 @@ func (p *PT) Install() string {
 	return "install the program, or correct " + p.Setting("exec")
 }
 
-// Setting names a key of p's table, for advice.
+// Setting names a key of p's table, for texts of advice.
 func (p *PT) Setting(key string) string {
 	if p.Line == 0 {
 		return fmt.Sprintf("%s in a [pt.NAME] with transports = [%q]", key, p.Name)

@@ -1,10 +1,10 @@
 // Package config reads ptgate's TOML configuration into a checked, typed Config.
 //
-// Everything wrong with a file is reported at once, each finding with file and
-// line; a Config that Load returns without errors needs no further checks. What
-// there is to know of a transport comes from the table of package builtin. Texts
-// that people paste go through Pasted first. The package is the only importer of
-// the TOML library. It opens no socket and runs no program.
+// All problems of a file are reported at once, each with file and line. A Config
+// that Load returns without errors needs no further checks. What a transport can do
+// comes from the table of package builtin. Texts that people paste go through
+// Pasted first. Only this package imports the TOML library. It opens no socket and
+// runs no program.
 package config
 
 import (
@@ -44,19 +44,18 @@ type Config struct {
 type Log struct {
 	Level   slog.Level
 	Format  string // "text" or "json"
-	Private bool   // no destination, client address or bridge arg in the log
+	Private bool   // the log has no destination, no client address and no bridge args
 }
 
-// Listen is the [listen] table: the fronts for applications. A near end whose
-// [listen] names no socks5, http or mixed gets the default listeners; one that
-// names any gets what it names. A far end alone (no [[route]]) gets none of
-// itself.
+// Listen is the [listen] table: the fronts for applications. If the file has a
+// [[route]], and [listen] names no socks5, http or mixed, there are the default
+// listeners. Otherwise there are only the listeners that are named.
 type Listen struct {
 	SOCKS5, HTTP []string // literal address:port; port 0 is any free one
-	// Allow is never empty: where the file has none, it is loopback, and with
-	// Users everybody.
+	// Allow is never empty. If the file has none, it is loopback, or all addresses
+	// if there are Users.
 	Allow []netip.Prefix
-	Users map[string]string // name to password; empty: none are asked for
+	Users map[string]string // name to password; empty: no client is asked
 	Line  int
 }
 
@@ -70,17 +69,18 @@ const (
 	FarForward Far = "forward" // one fixed service
 )
 
-// Optimistic says when an application hears of success.
+// Optimistic says whether an application gets the answer of success before the exit
+// has answered.
 type Optimistic string
 
-// The ways to answer an application.
+// Never, only for destinations that were reached a short time ago, or always.
 const (
 	OptimisticNever   Optimistic = "never"
 	OptimisticLearned Optimistic = "learned"
 	OptimisticAlways  Optimistic = "always"
 )
 
-// A Bridge is a far end as the gateway knows it.
+// A Bridge is a bridge with the settings for its far end.
 type Bridge struct {
 	Name      string
 	Transport string
@@ -88,10 +88,10 @@ type Bridge struct {
 	// Args go to the PT with each connection. A key may repeat; the order is kept.
 	Args       adapter.Args
 	Far        Far
-	User       string // to the exit or SOCKS5 server, where it asks
+	User       string // for the exit or SOCKS5 server, if it asks for one
 	Password   string
 	Optimistic Optimistic
-	Carriers   int // PT connections to an exit at most; 0: chosen by load
+	Carriers   int // the most PT connections to an exit; 0: as the load needs
 	PT         *PT // the program that speaks Transport; never nil
 	Line       int
 }
@@ -106,7 +106,7 @@ const (
 	PickSpread  Pick = "spread"
 )
 
-// Action is what a route does with what it takes.
+// Action is what a route does with the destinations that it matches.
 type Action uint8
 
 // The actions.
@@ -116,7 +116,8 @@ const (
 	ActionBlock
 )
 
-// A Route leads destinations to bridges, or directly, or nowhere.
+// A Route says what happens to the destinations that it matches: they go to
+// bridges, are connected directly, or are blocked.
 type Route struct {
 	Action  Action
 	Via     []*Bridge // with ActionBridges, at least one
@@ -130,73 +131,74 @@ type Source struct {
 	File string // as Problem names it
 	// Runs are in the order of the patterns, and so are the Sources of a route.
 	Runs []Run
-	// PerLine says that each pattern of a run stands on a line of its own, one
-	// below the other; else all of them stand on the run's line.
+	// PerLine says that the patterns of a run are on one line each, one below the
+	// other. Otherwise all of them are on the run's line.
 	PerLine bool
 }
 
-// A Run is a row of patterns: the index of the first one and its line. It ends
-// where the next one begins.
+// A Run is a group of patterns: First is the index of the first one, and Line is
+// its line. It ends before the next Run.
 type Run struct{ First, Line uint32 }
 
 // A Serve is one [[serve]]: a transport that this box offers to clients.
 type Serve struct {
 	Transport string
 	Bind      netip.AddrPort // port 0 is any free one
-	Public    string         // host:port that clients dial; "" where only the operator can tell
+	Public    string         // host:port that clients dial; "": not known
 	Options   adapter.Args
 	Allow     []netip.Prefix // client networks let in; empty: all
-	Deny      []netip.Prefix // looked at first
+	Deny      []netip.Prefix // client networks not let in, even if Allow has them
 	// TrustedHops is how many proxies in front of the transport are trusted to name
-	// the client in X-Forwarded-For; 0 where none stands in front.
+	// the client in X-Forwarded-For. 0: there is no proxy in front.
 	TrustedHops int
 	Forward     string // host:port of a fixed service; "": the exit
 	PT          *PT
 	Line        int
 }
 
-// HasKeys tells whether the options have the transport's keys, as those that
-// `ptgate pair` writes; else it makes them, and keeps them in its state directory.
+// HasKeys tells whether the options have the transport's keys, as `ptgate pair`
+// writes them. If not, the transport makes keys and keeps them in its state
+// directory.
 func (s *Serve) HasKeys() bool {
 	row, _ := builtin.Lookup(s.Transport)
 	return slices.ContainsFunc(s.Options, func(a adapter.Arg) bool { return slices.Contains(row.KeyOptions, a.Key) })
 }
 
-// Exit is the [exit] table: what this box's exit may open.
+// Exit is the [exit] table: which destinations the exit of this server may open.
 type Exit struct {
-	// Allow is matched on the destination as asked for; nil allows all, an empty
-	// one (allow = []) nothing.
+	// Allow must match the destination as the client wrote it. Nil allows all
+	// destinations. An empty table (allow = []) allows none.
 	Allow *routes.Table
-	// Deny is matched on the destination as asked for; never nil.
+	// Deny must not match the destination as the client wrote it. It is never nil.
 	Deny *routes.Table
-	// DenyPrivate refuses every address that is not global unicast, checked on
-	// the address that is dialled ("private" in deny).
+	// DenyPrivate denies every address that is not public ("private" in deny). The
+	// address that is dialled is checked.
 	DenyPrivate bool
-	// DenyNets holds deny's literal addresses and networks with their ports,
-	// checked on the address that is dialled, too; never nil.
+	// DenyNets has the addresses and networks of deny, with their ports. It must
+	// not match the address that is dialled. It is never nil.
 	DenyNets *routes.Table
 	Users    map[string]string
 	// Hosts has the addresses of names that the exit does not look up. No key of a
-	// file sets it: it is for a program that is both ends itself.
+	// file sets it: it is for a program that runs both ends itself.
 	Hosts map[string][]netip.Addr
 }
 
 // A PT is a pluggable transport program. Bridges and serves that share a *PT
 // share its settings.
 type PT struct {
-	// Name is that of its [pt.NAME]; of the built-in table's rows, the
-	// transport's.
+	// Name is the NAME of its [pt.NAME]. Without such a table, it is the name of
+	// the transport.
 	Name string
-	// Exec is the argv, beginning with the path of the program where one was
+	// Exec is the program and its arguments. The program is a path, if it was
 	// found. Empty: the built-in one (this program with "pt").
 	Exec       []string
 	Transports []string
 	Proxy      string   // URL of the upstream proxy, or ""
-	State      string   // absolute; "": one of its own below the state directory
-	Env        []string // further KEY=VALUE of its environment, sorted
+	State      string   // its state directory, absolute; "": one below Config.StateDir
+	Env        []string // more KEY=VALUE for its environment, sorted
 	BindV4     netip.Addr
 	BindV6     netip.Addr
-	Isolate    bool // a built-in transport in a child process in any case; with Env it has to be
+	Isolate    bool // run a built-in transport always in a child process; true if there is Env
 	Line       int  // 0 in the built-in table
 }
 
@@ -206,11 +208,11 @@ func (p *PT) Builtin() bool { return len(p.Exec) == 0 }
 // Limits is the [limits] table.
 type Limits struct {
 	Connections        int
-	DefaultConnections bool          // the file says nothing of it
+	DefaultConnections bool          // Connections is the default, not set by the file
 	Handshake          time.Duration // from accept to a complete request
 	Dial               time.Duration
-	Stagger            time.Duration // before the next bridge is tried beside a slow one
-	Idle               time.Duration // 0: never
-	HalfOpen           time.Duration // silence allowed once one direction has ended
-	Drain              time.Duration // on stop and reload
+	Stagger            time.Duration // how long a slow bridge is tried alone, before the next one
+	Idle               time.Duration // silence that ends a connection; 0: none does
+	HalfOpen           time.Duration // silence that ends a connection once one direction has ended
+	Drain              time.Duration // how long open connections may go on after a stop or reload
 }

@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// Find names the configuration file: explicit unless that is empty, else
-// $PTGATE_CONFIG, else the first that exists of ./ptgate.toml, ptgate/ptgate.toml
-// in the user's configuration directory, and /etc/ptgate/ptgate.toml. A file named
-// by one of the first two need not exist; Load says so better. If there is no file
-// at all, the error wraps fs.ErrNotExist.
+// Find returns the path of the configuration file. It is explicit, if that is not
+// empty, or $PTGATE_CONFIG, if that is set. These files need not exist: Load gives
+// a better error. Otherwise it is the first existing file of ./ptgate.toml,
+// ptgate/ptgate.toml in the user's configuration directory, and
+// /etc/ptgate/ptgate.toml. If none exists, the error wraps fs.ErrNotExist.
 func Find(explicit string) (string, error) {
 	if explicit != "" {
 		return explicit, nil

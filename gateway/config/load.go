@@ -40,8 +40,8 @@ func Load(path string) (*Config, []Problem) { return Loader{}.Load(path) }
 const maxFile = 16 << 20
 
 // Load reads and checks the file at path, and the lists that its routes name. It
-// returns everything that is wrong, by file and line; the Config is nil if one of
-// the problems is an error.
+// returns all problems: those of path first, and those of each file by line. The
+// Config is nil if one of them is an error.
 func (ld Loader) Load(path string) (*Config, []Problem) {
 	doc, mode, err := readFile(path)
 	if err != nil {
@@ -50,7 +50,8 @@ func (ld Loader) Load(path string) (*Config, []Problem) {
 	return ld.parse(path, doc, mode)
 }
 
-// Check tells what Load would if the file at path had this content and mode.
+// Check returns what Load would return if the file at path had the content doc and
+// this mode.
 func Check(path string, doc []byte, mode fs.FileMode) (*Config, []Problem) {
 	if len(doc) > maxFile {
 		return nil, []Problem{{File: path, Message: errTooLarge.Error()}}
@@ -246,7 +247,8 @@ func (l *loading) stateDir(top *table) string {
 
 func (l *loading) namedStateDir(top *table) string { return l.path(top.str("state_dir", "")) }
 
-// DefaultStateDir is the state directory of a configuration that names none.
+// DefaultStateDir is the state directory of a configuration that names none. getenv is
+// as in Loader.
 func DefaultStateDir(getenv func(string) string) string {
 	// systemd.exec(5): several directories are parted by colons.
 	if dir, _, _ := strings.Cut(getenv("STATE_DIRECTORY"), ":"); filepath.IsAbs(dir) {

@@ -11,18 +11,18 @@ import (
 // systemd/ptgate.service).
 const ServiceStateDir = "/var/lib/ptgate"
 
-// A Location is what it takes to find the ptgate that runs a file.
+// A Location has what is needed to find the ptgate that runs a configuration file.
 type Location struct {
 	Path string // absolute, as Config.Path
-	// StateDirs are those that it may have: what the file names now, if it does, which
-	// is Named; the default one; a system service's.
+	// StateDirs are the state directories that it may use: Named, if the file names
+	// one; the default one; and that of a system service.
 	StateDirs []string
-	Named     string // "": the file names none
+	Named     string // the state directory in the file; "": the file names none
 }
 
-// Locate reads no more of a file than its state directory, also of one with errors:
-// whoever asks for a reload of it is to hear the errors from the ptgate that runs. Of
-// a file that can't be read, which is an error, it tells what is known without.
+// Locate reads only the state directory of a file, so it works also for a file with
+// errors: the running ptgate reports these at a reload. If the file can't be read, it
+// returns an error and a Location without Named.
 func Locate(path string) (Location, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {

@@ -26,13 +26,13 @@ const (
 	TextSecret
 )
 
-// A Char is a character that probably came into a text by mistake, and its place.
+// A Char is a character that is probably in a text by mistake, and its place.
 type Char struct {
 	Rune rune
 	At   int // from 1, in characters
 }
 
-// String says what the character is, and where it stands.
+// String names the character and its place.
 func (c Char) String() string {
 	name, ok := charNames[c.Rune]
 	if !ok {

@@ -31,7 +31,7 @@ func (p Problem) String() string {
 	return b.String()
 }
 
-// HasError tells whether one of the problems is more than a warning.
+// HasError tells whether one of the problems is an error, not only a warning.
 func HasError(problems []Problem) bool {
 	return slices.ContainsFunc(problems, func(p Problem) bool { return !p.Warning })
 }

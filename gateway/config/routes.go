@@ -303,8 +303,8 @@ func (r *Route) source(n int) (s *Source, line int) {
 	return s, s.line(s.Runs[i], n)
 }
 
-// Where tells where the pattern of a match of c.Table is written, and how it
-// reads in its plain form. The file is named as Problem names it.
+// Where returns the place where the pattern of a match of c.Table is written,
+// and the pattern in its normal form. file is named as in Problem.
 func (c *Config) Where(m routes.Match) (file string, line int, pattern string) {
 	if m.Rule < 0 || m.Rule >= len(c.Routes) {
 		return "", 0, ""
