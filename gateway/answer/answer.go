@@ -126,16 +126,17 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// New gives err, which may be nil, a reason.
+// New returns err with a reason, as an *Error. err may be nil.
 func New(r Reason, err error) error { return &Error{r, err} }
 
-// Errorf is fmt.Errorf with a reason.
+// Errorf is fmt.Errorf with a reason. It returns an *Error.
 func Errorf(r Reason, format string, args ...any) error {
 	return &Error{r, fmt.Errorf(format, args...)}
 }
 
-// Of is the reason of err: that of the outermost *Error, or else what an error of the
-// standard library means. It is Success for nil, and Internal for all other errors.
+// Of returns the reason of err. It is that of the outermost *Error in err. Without an
+// *Error, it is the reason that an error of the standard library stands for. It is
+// Success for nil, and Internal for all other errors.
 func Of(err error) Reason {
 	if err == nil {
 		return Success

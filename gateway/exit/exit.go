@@ -64,8 +64,8 @@ type Exit struct {
 	connect func(context.Context, netip.AddrPort) (net.Conn, error)
 }
 
-// New makes an Exit. It calls settings for each connection. What becomes of clients'
-// requests is counted in book, and logged by it.
+// New makes an Exit. It calls settings for each connection. book counts and logs the
+// outcomes of clients' requests.
 func New(settings func() *Settings, book *outcome.Book, log *slog.Logger) *Exit {
 	var d net.Dialer
 	return &Exit{

@@ -57,9 +57,9 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, o relay.Options) (t
 	}
 }
 
-// Busy is the answer to a session beyond the limit. It is sent without reading anything
-// from the client: the choice of a method, a status if there are users, and a general
-// failure (RFC 1928 sections 3 and 6, RFC 1929 section 2).
+// Busy returns the bytes to send to a session beyond the limit, before anything is read
+// from the client. They are the choice of a method, a status if there are users, and a
+// general failure (RFC 1928 sections 3 and 6, RFC 1929 section 2).
 func (e *Exit) Busy() []byte {
 	var b []byte
 	if len(e.settings().Users) > 0 {
