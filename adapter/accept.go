@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// A LogLimit keeps what strangers can cause as often as they like from filling a
-// log: the first message is written at once, then at most one in each Every, which
-// tells in its attribute "more" how many were left out since the one before it. It
-// may be used from any goroutine.
+// A LogLimit limits log messages that strangers can cause as often as they like. The
+// first message is written at once. After that, at most one is written in each
+// Every; its attribute "more" is the number of messages that were left out before
+// it. A LogLimit may be used from any goroutine.
 type LogLimit struct {
 	Every time.Duration // 0: a second
 
@@ -21,7 +21,7 @@ type LogLimit struct {
 	more int
 }
 
-// Log writes the message to log, or counts it.
+// Log writes the message to log, or only counts it.
 func (l *LogLimit) Log(log *slog.Logger, level slog.Level, message string, args ...any) {
 	l.mu.Lock()
 	now := time.Now()
@@ -40,10 +40,10 @@ func (l *LogLimit) Log(log *slog.Logger, level slog.Level, message string, args 
 	log.Log(context.Background(), level, message, append(args, "more", more)...)
 }
 
-// AcceptEach hands each connection that accept gives to handle, one after the
-// other, until accept says net.ErrClosed or ctx has ended. Any other error passes
-// with time, most of all the want of descriptors: AcceptEach tells log about it, not
-// more than once a minute, and tries again after 5 ms, and later up to 1 s.
+// AcceptEach calls handle for each connection that accept returns, one after the
+// other, until accept returns net.ErrClosed or ctx has ended. After any other error,
+// such as a lack of file descriptors, it tries again: after 5 ms at first, later
+// after up to 1 s. It logs such errors at most once a minute.
 func AcceptEach[C any](ctx context.Context, log *slog.Logger, accept func() (C, error), handle func(C)) {
 	failed := LogLimit{Every: time.Minute}
 	var pause time.Duration

@@ -13,17 +13,17 @@ import (
 	"time"
 )
 
-// WithoutAddresses gives err a text for a log in which neither clients nor
-// destinations nor bridge args are to be seen. errors.Is and errors.As find in the
-// result what they find in err.
+// WithoutAddresses returns err with another text, for a log that must not show
+// clients, destinations or bridge args. errors.Is and errors.As work on the result as
+// on err.
 //
-// The text is made of what is known to be safe. Errors of known types give the fields
-// that say what went wrong, without those that say where. Of every other text the
-// plain words stay, and small numbers: no address, host name with a dot, URL or key
-// looks like one. "…" stands for all else.
+// The text has only parts that are known to be safe. Of an error of a known type, it
+// has the fields that say what went wrong, but not those that say where. Of all other
+// texts, it keeps plain words and small numbers, which can't be an address, a URL, a
+// key or a host name with a dot. "…" replaces everything else.
 //
-// One thing gets through: a host name without a dot, in the text of an error of an
-// unknown type, where it stands neither in quotes nor behind the word "lookup".
+// It does not recognize a host name without a dot in an error of an unknown type,
+// unless the name is in quotes or after the word "lookup".
 func WithoutAddresses(err error) error {
 	if err == nil {
 		return nil

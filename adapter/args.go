@@ -9,8 +9,8 @@ import (
 // Arg is one key=value pair.
 type Arg struct{ Key, Value string }
 
-// Args are key=value pairs in order. A key may repeat. The zero value is an
-// empty list ready to use.
+// Args are key=value pairs in order. A key may occur several times. The zero
+// value is an empty list, ready to use.
 type Args []Arg
 
 // maxClientArgs is how many escaped bytes fit into a SOCKS5 user name and
@@ -33,10 +33,10 @@ func (a Args) Get(key string) (string, bool) {
 // Add appends a pair; an earlier one with the same key stays.
 func (a *Args) Add(key, value string) { *a = append(*a, Arg{key, value}) }
 
-// CheckClient says whether the args can be handed to a client transport: each
-// has a key, none holds a NUL, and escaped they are at most 510 bytes. It is
-// meant for the moment a configuration is loaded. The error wraps
-// ErrArgsTooLong where that is the reason.
+// CheckClient returns an error if the args can't be passed to a client
+// transport: each needs a key, none may contain a NUL, and in their escaped
+// form they have at most 510 bytes. Call it when a configuration is loaded.
+// The error wraps ErrArgsTooLong if they have more bytes.
 func (a Args) CheckClient() error {
 	if err := a.check("\x00"); err != nil {
 		return err

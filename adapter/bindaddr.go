@@ -7,9 +7,9 @@ import (
 	"syscall"
 )
 
-// BindAddr gives the address to listen on for the one that an operator asks for. It
-// is the same address, with one exception: [::] stands for all addresses of this
-// machine, and where the kernel has no IPv6 these are 0.0.0.0.
+// BindAddr returns the address to listen on for the one that an operator has
+// configured. It is the same address, with one exception: [::] stands for all
+// addresses of this machine, and where the kernel has no IPv6 these are 0.0.0.0.
 //
 // A literal IPv6 address stays as it is: listening there fails on such a kernel,
 // and the error says why.

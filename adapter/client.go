@@ -13,17 +13,16 @@ import (
 type ClientConfig struct {
 	Config
 
-	// Transports are the names of those to be enabled, at least one.
+	// Transports are the names of the transports to enable, at least one.
 	Transports []string
 
-	// Proxy is the upstream proxy of the child's own connections, as
-	// CheckProxy wants it. A child that does not confirm it is stopped.
-	// Nil: none.
+	// Proxy is the upstream proxy of the child's own connections; see
+	// CheckProxy. A child that does not confirm it is stopped. Nil: none.
 	Proxy *url.URL
 }
 
 // ClientAdapter runs a client child and dials bridges through it. Its methods
-// may be used from any goroutine.
+// may be called from any goroutine. After a successful Start, call Close.
 type ClientAdapter struct {
 	*instance
 	cfg ClientConfig
@@ -64,24 +63,24 @@ func (a *ClientAdapter) Start(ctx context.Context) error {
 	})
 }
 
-// Method returns what the child announced for a transport, or a *MethodError
-// that says why that one is not there.
+// Method returns what the child has announced for a transport. If there is
+// nothing, the error is a *MethodError.
 func (a *ClientAdapter) Method(transport string) (ClientMethod, error) {
 	m, err := a.method(transport)
 	return m.client, err
 }
 
 // DialTransport dials the bridge at addr (host:port) through the child. args
-// are the bridge's whole set: no connection inherits another's. The context
-// bounds the dial, and so does a limit of some minutes; neither touches the
-// connection afterwards.
+// are all args of the bridge. The context bounds the dial, and so does a
+// limit of some minutes. Neither has an effect on the connection afterwards.
+// The caller closes the connection.
 //
-// Success means that the child says so, which some say before they dialled:
-// only an answer from the far end proves a bridge.
+// Success means that the child has reported success. Some programs do so
+// before they have dialled. Only an answer from the far end shows that the
+// bridge works.
 //
-// The connection is a *Conn. It cannot be half-closed, because transport
-// programs end both directions at the first EOF and lose what was under way.
-// An error is a *DialError, which wraps a Reply where the child sent one.
+// The connection is a *Conn, which cannot be half-closed. An error is a
+// *DialError, which wraps a Reply if the child has sent one.
 func (a *ClientAdapter) DialTransport(ctx context.Context, transport, addr string, args Args) (net.Conn, error) {
 	fail := func(stage DialStage, err error) (net.Conn, error) {
 		return nil, &DialError{Transport: transport, Stage: stage, Err: err}

@@ -7,10 +7,10 @@ import (
 )
 
 // Conn is a connection through a transport program: the loopback connection to
-// it, standing exactly behind the handshake.
+// the program, after the handshake.
 //
-// It has no CloseWrite on purpose: a FIN into a transport program makes it
-// close both directions and lose what is under way.
+// It has no CloseWrite on purpose: after a FIN, a transport program closes
+// both directions and loses the bytes under way.
 type Conn struct {
 	tcp  *net.TCPConn
 	info ClientInfo // server side only
@@ -22,15 +22,15 @@ var (
 	_ io.WriterTo   = (*Conn)(nil)
 )
 
-// NetConn returns the *net.TCPConn beneath, for a relay that splices. All
-// rules of Conn hold for it, so do not half-close it.
+// NetConn returns the *net.TCPConn beneath, for a relay that splices. The
+// rules of Conn hold for it, too: do not half-close it.
 func (c *Conn) NetConn() net.Conn { return c.tcp }
 
 // TCP is the same as NetConn.
 func (c *Conn) TCP() *net.TCPConn { return c.tcp }
 
-// ClientInfo tells what a server's transport program said of the client. It
-// is zero on a connection that DialTransport made.
+// ClientInfo returns what a server's transport program has told about the
+// client. It is zero on a connection from DialTransport.
 func (c *Conn) ClientInfo() ClientInfo { return c.info }
 
 // Read implements net.Conn.
@@ -51,8 +51,8 @@ func (c *Conn) Close() error { return c.tcp.Close() }
 // LocalAddr is our side of the loopback connection.
 func (c *Conn) LocalAddr() net.Addr { return c.tcp.LocalAddr() }
 
-// RemoteAddr is the client's address where a server's transport program told
-// it, else the program's side of the loopback connection.
+// RemoteAddr is the client's address, if a server's transport program has told
+// it. Otherwise it is the program's side of the loopback connection.
 func (c *Conn) RemoteAddr() net.Addr {
 	if c.info.Addr.IsValid() {
 		return net.TCPAddrFromAddrPort(c.info.Addr)

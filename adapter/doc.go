@@ -1,18 +1,18 @@
-// Package adapter runs Tor-style pluggable transports for any Go program,
-// without Tor. It is the parent's side of pt-spec version 1: it starts a
-// transport program (obfs4proxy, lyrebird, webtunnel, snowflake, …) as a child
-// process, negotiates with it, watches it, and ends it.
+// Package adapter runs Tor-style pluggable transports for any Go program, without Tor.
+// It is the parent's side of pt-spec version 1: it starts a transport program
+// (obfs4proxy, lyrebird, webtunnel, snowflake, …) as a child process, agrees with it
+// on transports and ports (the handshake), watches it, and ends it.
 //
 // # What a transport does
 //
-// A transport makes a TCP connection look like something else on its way. It
-// needs two programs: one at the near end and one at the far end.
+// A transport makes a TCP connection look like other traffic on its way. It needs two
+// programs: one at the near end and one at the far end.
 //
 //	your client ─▶ client child ═══ obfuscated ═══▶ server child ─▶ your server
 //
-// A transport carries no destination: a client child dials a bridge, which is
-// a server child's address with its args, and whatever is sent comes out at
-// the one place that server child leads to.
+// A transport carries no destination. A client child dials a bridge: the address of a
+// server child, with its args. All bytes go to the one address that the server child
+// connects to.
 //
 // # A client
 //
@@ -27,57 +27,57 @@
 //	defer client.Close()
 //	conn, err := client.DialTransport(ctx, "obfs4", "192.0.2.10:443", adapter.Args{{"cert", "…"}, {"iat-mode", "0"}})
 //
-// ClientConfig.Proxy sends the child's own connections through an upstream
-// proxy. A child that does not confirm it is stopped, because it would dial
-// around it. [ParseBridgeLine] reads bridges in the form Tor users know.
+// ClientConfig.Proxy sends the child's own connections through an upstream proxy. A
+// child that does not confirm the proxy is stopped, because it would dial without it.
+// [ParseBridgeLine] reads bridges in the form Tor users know.
 //
-// One child serves several transports and any number of connections at once.
-// Where some of its transports fail and others come up, Start succeeds, and
-// Method tells about each.
+// One child serves several transports and any number of connections at once. If some
+// of its transports fail and others come up, Start succeeds, and Method tells about
+// each one.
 //
 // # A server
 //
-// A [ServerAdapter] runs a server child that leads every client to one fixed
-// address, ServerConfig.Forward. AddTransport names what it serves and where
-// it listens; port 0 lets the system choose. After Start, Method tells the
-// address and the args that clients need.
+// A [ServerAdapter] runs a server child that connects every client to one fixed
+// address, ServerConfig.Forward. AddTransport names what it serves and where it
+// listens; port 0 lets the system choose. After Start, Method returns the address and
+// the args that clients need.
 //
 // # A server that knows its clients
 //
-// An [ExtServerAdapter] receives the connections in this process, by the
-// Extended ORPort protocol, and learns each client's address and transport.
-// PreConnect can deny a client at once; then either Handler gets the
-// connection or, because the adapter is a [net.Listener], Accept does.
+// An [ExtServerAdapter] receives the connections in this process, by the Extended
+// ORPort protocol, and learns each client's address and transport. PreConnect can deny
+// a client at once. Other connections go to Handler or, if there is no Handler, to
+// Accept: the adapter is a [net.Listener].
 //
 // # State
 //
-// Programs keep keys in Config.StateDir. A server whose keys clients are to
-// know tomorrow needs one that stays. Without it a temporary directory is
-// used, and vanishes at the end.
+// Programs keep keys in Config.StateDir. A server needs one, so that its keys stay the
+// same after a restart. Without it, a temporary directory is used, and removed at the
+// end.
 //
 // # What can go wrong
 //
-// Start returns a [*StartError], which names the [Stage], the child's own
-// words and its last lines on standard error. A transport that is not there is
-// a [*MethodError], a dial that fails a [*DialError], a child that ends by
-// itself an [*ExitError]. They wrap the errors of this package, so errors.Is
-// and errors.AsType tell them apart.
+// Start returns a [*StartError], with the [Stage], the child's error message and its
+// last lines on standard error. Method returns a [*MethodError] if a transport is
+// missing. DialTransport returns a [*DialError]. A child that ends by itself is an
+// [*ExitError]. They wrap the errors of this package, so errors.Is and errors.AsType
+// tell them apart.
 //
-// An adapter runs one child once. Done is closed when that has ended and Wait
-// tells why; to start again, make a new adapter. Restarts and backoff are up
-// to the caller, as is every decision about which bridge to use.
+// An adapter runs one child once. When the child has ended, Done is closed, and Wait
+// returns the reason. To start again, make a new adapter. The caller decides about
+// restarts, pauses and the choice of bridges.
 //
 // # Lifetime
 //
-// The child gets an environment of its own (see Config.Env) and a process group of its
-// own. Close asks it to end by closing its stdin, then sends SIGTERM, then
-// SIGKILL; what it forked is killed with it. On Linux the kernel kills it
-// should this process die, even by SIGKILL; elsewhere its closed stdin tells
-// it. Drain lets live connections finish first.
+// The child gets its own environment (see Config.Env) and its own process group. Close
+// first closes the child's stdin, then sends SIGTERM, then SIGKILL, to the whole
+// group. If this process dies, even by SIGKILL, the kernel kills the child on Linux;
+// on other systems the child sees that its stdin is closed. Drain lets open
+// connections finish first.
 //
 // # Half-close
 //
-// Connections cannot be half-closed: transport programs end both directions at
-// the first EOF and lose what is under way. A protocol that needs to say "no
-// more from me" has to say it in its own bytes.
+// Connections cannot be half-closed: at the first EOF, transport programs end both
+// directions, and lose the bytes under way. A protocol that needs to announce the end
+// of its data has to do so in its own bytes.
 package adapter

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// What callers branch on, with errors.Is.
+// Errors to test for with errors.Is.
 var (
 	// ErrStarted: Start was called before, or AddTransport after it. An
 	// adapter runs one child once; make a new one to run another.
@@ -29,12 +29,12 @@ var (
 	ErrEnvironment = errors.New("environment refused")
 	// ErrProxy: the child reported PROXY-ERROR.
 	ErrProxy = errors.New("upstream proxy refused")
-	// ErrProxyUnconfirmed: the child never said that it uses the upstream
-	// proxy. It would have leaked around it, so it was stopped.
+	// ErrProxyUnconfirmed: the child has not confirmed that it uses the upstream
+	// proxy. It was stopped, because it might have dialled without the proxy.
 	ErrProxyUnconfirmed = errors.New("upstream proxy not confirmed")
 	// ErrNoMethods: not one transport came up.
 	ErrNoMethods = errors.New("no transport available")
-	// ErrUnknownTransport: the transport was never asked of this child.
+	// ErrUnknownTransport: the configuration does not have this transport.
 	ErrUnknownTransport = errors.New("unknown transport")
 	// ErrNotAnnounced: the child said nothing about the transport.
 	ErrNotAnnounced = errors.New("not announced")
@@ -61,9 +61,9 @@ const (
 
 // StartError says why a start failed.
 type StartError struct {
-	Program string   // what was to be run, may be empty
-	Stage   Stage    // how far it got
-	Message string   // the child's own words, where it sent an error line
+	Program string   // the program; may be empty
+	Stage   Stage    // the stage that failed
+	Message string   // the child's error message; empty if it has sent none
 	Stderr  []string // the last lines of the child's standard error
 	Err     error    // the reason: one of this package's errors, *ExitError, or the context's
 }
@@ -88,7 +88,7 @@ func (e *StartError) Error() string {
 // Unwrap returns the reason.
 func (e *StartError) Unwrap() error { return e.Err }
 
-// ExitError says that the child ended without being asked to.
+// ExitError says that the child has ended by itself.
 type ExitError struct {
 	State  *os.ProcessState // its exit status or signal
 	Stderr []string         // the last lines of its standard error
@@ -116,7 +116,7 @@ func writeStderr(b *strings.Builder, lines []string) {
 // MethodError says why one transport of a child cannot be used.
 type MethodError struct {
 	Transport string
-	Message   string // the child's own words, may be empty
+	Message   string // the child's error message; may be empty
 	Err       error
 }
 
@@ -138,16 +138,16 @@ const (
 	StagePrepare  DialStage = "prepare"  // address, args and transport were checked
 	StageConnect  DialStage = "connect"  // to the child's SOCKS listener
 	StageGreeting DialStage = "greeting" // the choice of SOCKS method
-	StageAuth     DialStage = "args"     // handing over the args
+	StageAuth     DialStage = "args"     // the args were sent, as user and password
 	StageRequest  DialStage = "request"  // the child dials the bridge
 )
 
-// DialError says why DialTransport failed. It leaves the bridge's address and
-// args out, so that it can be logged.
+// DialError says why DialTransport failed. It does not contain the bridge's
+// address and args, so it can be logged.
 type DialError struct {
 	Transport string
 	Stage     DialStage
-	Err       error // a Reply where the child answered, else the cause
+	Err       error // a Reply if the child has sent one, otherwise the cause
 }
 
 func (e *DialError) Error() string {
@@ -157,9 +157,9 @@ func (e *DialError) Error() string {
 // Unwrap returns the reason.
 func (e *DialError) Unwrap() error { return e.Err }
 
-// Reply is a SOCKS reply other than success: 0x01 to 0xff as in RFC 1928, and
-// SOCKS4's 0x5b to 0x5d. Transport programs choose them loosely: obfs4proxy
-// answers 0x01 for a wrong certificate and for a refused port alike.
+// Reply is a SOCKS reply other than success: 0x01 to 0xff as in RFC 1928, or
+// 0x5b to 0x5d of SOCKS4. Transport programs do not use them exactly: obfs4proxy
+// sends 0x01 both for a wrong certificate and for a refused port.
 type Reply byte
 
 // The replies that RFC 1928 names.

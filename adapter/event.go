@@ -16,7 +16,7 @@ const (
 	EventLog     EventKind = iota // a LOG line: Severity, Message
 	EventStatus                   // a STATUS line: Transport, Params
 	EventStderr                   // a line on standard error: Message
-	EventUnknown                  // a line on standard output that means nothing here: Message
+	EventUnknown                  // a line on standard output that is not in pt-spec: Message
 	EventDropped                  // Count events before this one were dropped
 )
 
@@ -36,8 +36,9 @@ func (k EventKind) String() string {
 	return "invalid"
 }
 
-// Event is something a child said. Its text is as the child sent it, at most
-// some KiB long and made valid UTF-8; it may name bridges and clients.
+// Event is one line from a child, or a number of dropped ones. The text is as
+// the child has sent it, in valid UTF-8 and cut after some KiB. It may name
+// bridges and clients.
 type Event struct {
 	Kind      EventKind
 	Severity  string // of a LOG line, in lower case: error, warning, notice, info or debug

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Defaults and bounds of ExtServerConfig.
+// Defaults of ExtServerConfig.
 const (
 	DefaultMaxPending = 4096
 	DefaultBacklog    = 1024
@@ -23,17 +23,17 @@ const (
 
 // ClientInfo is what a server's transport program says of a client.
 type ClientInfo struct {
-	Transport string         // empty where it did not say
-	Addr      netip.AddrPort // zero where it did not say; the port is 0 where it is not known
+	Transport string         // empty: not known
+	Addr      netip.AddrPort // zero: not known; a port of 0: only the address is known
 }
 
 // ExtServerConfig configures an ExtServerAdapter.
 type ExtServerConfig struct {
 	Config
 
-	// PreConnect decides at once whether a client is let in. It is called
-	// from many goroutines and has to answer within the 5 s that transport
-	// programs give the whole exchange. Nil: everybody is let in.
+	// PreConnect tells whether a client is let in. It is called from many
+	// goroutines. It has to return quickly: transport programs wait 5 s for
+	// the whole exchange. Nil: all clients are let in.
 	PreConnect func(ClientInfo) bool
 
 	// Handler serves a connection, each in a goroutine of its own; the
@@ -43,12 +43,12 @@ type ExtServerConfig struct {
 	// call every method but Wait. Nil: connections are for Accept.
 	Handler func(ctx context.Context, c net.Conn, info ClientInfo)
 
-	// MaxPending bounds the connections that are not through the exchange;
-	// those beyond it are closed at once. 0: DefaultMaxPending.
+	// MaxPending is how many connections may be in the exchange at the same
+	// time. Others are closed at once. 0: DefaultMaxPending.
 	MaxPending int
 
-	// Backlog bounds the connections that wait for Accept; clients beyond it
-	// are denied. 0: DefaultBacklog.
+	// Backlog is how many connections may wait for Accept. Other clients are
+	// denied. 0: DefaultBacklog.
 	Backlog int
 }
 
@@ -248,8 +248,9 @@ func hangUp(tcp *net.TCPConn) {
 
 const hangUpLimit = 500 * time.Millisecond
 
-// Accept returns the next connection, a *Conn. Where the adapter has ended
-// the error wraps net.ErrClosed, and the reason if nobody asked for the end.
+// Accept returns the next connection, a *Conn. When the adapter has ended,
+// the error wraps net.ErrClosed, and also the reason unless Close or Drain
+// was called.
 func (a *ExtServerAdapter) Accept() (net.Conn, error) {
 	select {
 	case <-a.closed:
@@ -272,8 +273,8 @@ func (a *ExtServerAdapter) Accept() (net.Conn, error) {
 	return nil, &net.OpError{Op: "accept", Net: "extorport", Err: err}
 }
 
-// Addr is the address of the Extended ORPort, on loopback. Where clients
-// connect to is in Method.
+// Addr is the address of the Extended ORPort, on loopback. Clients do not
+// connect to it, but to the address of Method.
 func (a *ExtServerAdapter) Addr() net.Addr {
 	a.exMu.Lock()
 	defer a.exMu.Unlock()

@@ -16,7 +16,7 @@ type ClientMethod struct {
 
 // ServerMethod is what a server child announced for a transport.
 type ServerMethod struct {
-	Addr string // where it listens; some programs announce a placeholder
+	Addr string // the address that it listens on; some programs announce a placeholder
 	Args Args   // what clients need in their bridge line, in order
 }
 

@@ -20,44 +20,45 @@ const (
 	DefaultStopGrace    = 3 * time.Second
 )
 
-// Config is what client and server adapters have in common.
+// Config has the settings that client and server adapters have in common.
 type Config struct {
 	// Exec is the program and its arguments. A name without a slash is looked
 	// up in PATH.
 	Exec []string
 
-	// StateDir is the directory the program keeps its state in, created with
-	// mode 0700 where it is missing. No two adapters may share one at the
-	// same time. Empty: a temporary one, removed at the end.
+	// StateDir is the directory in which the program keeps its state. It is made
+	// with mode 0700 if it does not exist. Two adapters must not use the same
+	// one at the same time. Empty: a temporary one, removed at the end.
 	StateDir string
 
-	// Env has further KEY=VALUE for the child. Its environment is otherwise
-	// built from nothing but PATH, HOME, TMPDIR, LANG, the variables that name
-	// certificate authorities, such as SSL_CERT_FILE, and the TOR_PT_ variables,
-	// which are not to be set here. What is set here comes before what is
-	// inherited. Proxy variables are not inherited: see ClientConfig.Proxy.
+	// Env has more KEY=VALUE for the child. From this process it inherits only
+	// PATH, HOME, TMPDIR, LANG and the variables that name certificate
+	// authorities, such as SSL_CERT_FILE. Env overrides these. The adapter sets
+	// the TOR_PT_ variables, which must not be in Env. Proxy variables are not
+	// inherited: see ClientConfig.Proxy.
 	Env []string
 
-	// BindV4 and BindV6 are the source addresses of the child's own
-	// connections. Zero: the system chooses. Not every program knows them.
+	// BindV4 and BindV6 are the source addresses of the child's own connections.
+	// Zero: the system chooses. Not every program supports them.
 	BindV4, BindV6 netip.Addr
 
 	// StartTimeout is how long the child may take until it is ready.
 	// 0: DefaultStartTimeout.
 	StartTimeout time.Duration
 
-	// StopGrace is the wait on each rung of the ladder that ends the child:
-	// stdin closed, SIGTERM, SIGKILL. 0: DefaultStopGrace.
+	// StopGrace is how long Close waits after it has closed the child's stdin,
+	// and again after SIGTERM, before it goes on to the next step. 0:
+	// DefaultStopGrace.
 	StopGrace time.Duration
 
-	// Logger gets the adapter's own messages, and with LogEvent the child's
-	// where OnEvent is nil. Nil: discarded.
+	// Logger gets the adapter's messages, and also those of the child if OnEvent
+	// is nil. Nil: they are discarded.
 	Logger *slog.Logger
 
-	// OnEvent is called with what the child says, in order, from one
-	// goroutine. Events that wait for a slow OnEvent are bounded, and so is
-	// their rate; an EventDropped counts what is lost. It may call every
-	// method but Wait. Nil: LogEvent.
+	// OnEvent is called for each line of the child, in order, in one goroutine.
+	// If events come too fast, or OnEvent is slow, some are dropped; an
+	// EventDropped has their number. OnEvent may call every method but Wait.
+	// Nil: LogEvent.
 	OnEvent func(Event)
 }
 
@@ -83,8 +84,8 @@ func (c *Config) check() error {
 	return nil
 }
 
-// CheckEnv says what is wrong with a variable for Config.Env. The error does not
-// quote it.
+// CheckEnv returns an error if a variable can't be used in Config.Env. The error
+// does not contain the value.
 func CheckEnv(name, value string) error {
 	switch {
 	case name == "":
@@ -374,9 +375,9 @@ func (in *instance) method(transport string) (method, error) {
 // temporary directory removed. After a failed start it is closed too.
 func (in *instance) Done() <-chan struct{} { return in.done }
 
-// Err says why the adapter ended: nil while it has not, and where Close or
-// Drain asked for it; an *ExitError where the child ended by itself; the
-// *StartError where it never was ready.
+// Err returns why the adapter has ended: nil if it has not ended, or after Close
+// or Drain; an *ExitError if the child has ended by itself; the *StartError if
+// it was never ready.
 func (in *instance) Err() error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -402,9 +403,9 @@ func (in *instance) Pid() int {
 	return in.proc.cmd.Process.Pid
 }
 
-// Drain asks the child to take no new connections and to end once the open
-// ones have, by SIGINT. pt-spec does not know this; obfs4proxy and its kin do,
-// and other programs end at once. It does not wait; see Done. The
+// Drain sends SIGINT. It asks the child to take no new connections, and to end
+// when the open ones have ended. This is not in pt-spec: obfs4proxy and lyrebird
+// do it, and other programs end at once. Drain does not wait; see Done. The
 // error wraps ErrNotStarted, os.ErrProcessDone, or on Windows
 // errors.ErrUnsupported.
 func (in *instance) Drain() error {
@@ -426,9 +427,9 @@ func (in *instance) Drain() error {
 	return nil
 }
 
-// Close ends the child by the ladder of Config.StopGrace and returns when it
-// has ended; it interrupts a Start under way. It may be called at any time,
-// more than once and from any goroutine, and returns nil.
+// Close ends the child as Config.StopGrace says, and returns when it has ended.
+// It cancels a Start under way. It may be called at any time, more than once and
+// from any goroutine. It returns nil.
 func (in *instance) Close() error {
 	in.mu.Lock()
 	in.asked = true

@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// ParseProxy reads the URL of an upstream proxy. The slash that may end it is
-// left out, since not every program takes it. What CheckProxy refuses is an error,
-// and no error quotes the URL, which may hold a password.
+// ParseProxy reads the URL of an upstream proxy. It removes a final slash, since
+// not every program accepts one. A URL that CheckProxy refuses is an error. No
+// error contains the URL, which may have a password in it.
 func ParseProxy(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil {
@@ -29,10 +29,10 @@ func proxyURL(u *url.URL) *url.URL {
 	return &plain
 }
 
-// CheckProxy says what is wrong with an upstream proxy (pt-spec 3.2.2,
-// TOR_PT_PROXY): the scheme must be http, socks4a or socks5, the host a literal
-// address with a port, and there is nothing but user information beside them. The
-// error names no user, password or address.
+// CheckProxy returns an error if u can't be an upstream proxy (pt-spec 3.2.2,
+// TOR_PT_PROXY). The scheme must be http, socks4a or socks5, and the host a
+// literal address with a port. Only user information may be there as well. The
+// error contains no user, password or address.
 func CheckProxy(u *url.URL) error {
 	switch u.Scheme {
 	case "http", "socks4a", "socks5":

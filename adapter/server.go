@@ -12,7 +12,8 @@ import (
 type ServerConfig struct {
 	Config
 
-	// Forward is where the child leads its connections, a literal ip:port.
+	// Forward is the address to which the child connects its clients, a literal
+	// ip:port.
 	Forward string
 }
 
@@ -41,10 +42,10 @@ func NewServer(cfg ServerConfig) *ServerAdapter {
 	return &ServerAdapter{server{instance: newInstance(cfg.Config)}, cfg.Forward}
 }
 
-// AddTransport adds a transport to be served, before Start. bind is the
-// literal ip:port it listens on (see BindAddr); port 0 lets the system choose one,
-// and an empty bind is 127.0.0.1:0. Method tells what became of it. Options are the
-// transport's own, in order.
+// AddTransport adds a transport to be served, before Start. bind is the literal
+// ip:port it listens on (see BindAddr); port 0 lets the system choose one, and an
+// empty bind is 127.0.0.1:0. After Start, Method returns the result. options are
+// passed to the transport, in order.
 func (a *server) AddTransport(name, bind string, options Args) error {
 	fail := func(err error) error { return fmt.Errorf("add transport %q: %w", name, err) }
 	if !validTransport(name) {
@@ -125,8 +126,8 @@ func (a *server) startServer(ctx context.Context, check func() error, port func(
 	})
 }
 
-// Method returns what the child announced for a transport, or a *MethodError
-// that says why that one is not there.
+// Method returns what the child has announced for a transport. If there is nothing,
+// the error is a *MethodError.
 func (a *server) Method(transport string) (ServerMethod, error) {
 	m, err := a.method(transport)
 	return m.server, err
