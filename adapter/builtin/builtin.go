@@ -16,7 +16,8 @@ import (
 	"ptgate/adapter"
 )
 
-// ErrUnknownTransport says that a transport is not one of ours in that role.
+// ErrUnknownTransport says that this package does not have the transport, or not
+// for that side.
 var ErrUnknownTransport = errors.New("no such built-in transport")
 
 // toPT converts args to goptlib's form, which keeps the order within a key only.
@@ -40,8 +41,8 @@ func fromPT(m pt.Args) adapter.Args {
 	return args
 }
 
-// A PanicError is a panic in a transport's code, turned into an error of the one
-// connection that it happened on.
+// A PanicError is a panic in a transport's code. It ends only the connection on
+// which it happened.
 type PanicError struct {
 	Transport string
 	Value     any

@@ -20,25 +20,25 @@ const handshakeTimeout = 60 * time.Second
 
 // A ClientConfig says how a Client connects.
 type ClientConfig struct {
-	// Transport is one of ours that has the role of a client.
+	// Transport is the name of a transport of this package that has a client.
 	Transport string
-	// StateDir is for what a transport keeps between runs; the present client
-	// transports keep nothing.
+	// StateDir is for state that a transport keeps between runs. No client transport keeps
+	// any now.
 	StateDir string
-	// Proxy is the upstream proxy for all the transport's connections, as
-	// adapter.CheckProxy wants it. nil: none. Nothing is ever dialled around it,
-	// names included.
+	// Proxy is the upstream proxy for all the transport's connections; see
+	// adapter.CheckProxy. Nil: none. No connection and no look-up of a name goes around
+	// the proxy.
 	Proxy *url.URL
-	// BindV4 and BindV6 are the source addresses of the transport's connections,
-	// to the proxy where there is one. Zero: the system's choice.
+	// BindV4 and BindV6 are the source addresses of the transport's connections, also of
+	// those to a proxy. Zero: the system chooses.
 	BindV4, BindV6 netip.Addr
 	// SendBuffer is SO_SNDBUF of the TCP connections in bytes. 0: the system's
 	// choice.
 	SendBuffer int
 }
 
-// A Client dials through one transport. It holds nothing open itself and may be
-// used by any number of goroutines.
+// A Client dials through one transport. It keeps nothing open, so there is no Close. It
+// may be used by any number of goroutines.
 type Client struct {
 	cfg     ClientConfig
 	row     *Transport
@@ -77,13 +77,13 @@ type Stage string
 const (
 	StageArgs      Stage = "args"      // the bridge's arguments make no sense
 	StageConnect   Stage = "connect"   // TCP to the bridge, or to the proxy
-	StageProxy     Stage = "proxy"     // the proxy's part of the way
+	StageProxy     Stage = "proxy"     // the proxy connects to the bridge
 	StageHandshake Stage = "handshake" // the transport's own
 )
 
-// A DialError says at which stage a dial ended, and why. Err keeps what the
-// system said (errors.Is with syscall.ECONNREFUSED works), and the context's
-// error where the context ended the dial.
+// A DialError says at which stage a dial has failed, and why. Err wraps the system's
+// error, such as syscall.ECONNREFUSED, or the context's error if the context ended the
+// dial.
 type DialError struct {
 	Transport string
 	Stage     Stage
@@ -96,13 +96,14 @@ func (e *DialError) Error() string {
 
 func (e *DialError) Unwrap() error { return e.Err }
 
-// Dial connects to the bridge at addr (host:port; webtunnel and meek_lite take
-// theirs from args) and does the transport's handshake. ctx cancels at every
-// step; once Dial has returned, it has no effect on the connection. Errors are
-// *DialError.
+// Dial connects to the bridge at addr and does the transport's handshake. addr is
+// host:port; webtunnel and meek_lite do not use it, but find the address in args. ctx
+// cancels the dial at every step, and has no effect on the connection after that. The
+// caller closes the Conn. Errors are *DialError.
 //
-// A connection has CloseWrite, unless its transport is Polled. Such a one connects
-// only when it has something to send: an error shows at the first Read.
+// A connection has CloseWrite, unless its transport is Polled. A connection of a Polled
+// transport connects only when it has bytes to send, so the first Read may return the
+// error of a dial.
 func (c *Client) Dial(ctx context.Context, addr string, args adapter.Args) (Conn, error) {
 	d := &attempt{client: c, ctx: ctx, stage: StageArgs}
 	conn, err := d.dial(addr, args)

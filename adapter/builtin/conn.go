@@ -20,27 +20,28 @@ var errWriteClosed = errors.New("write side is closed")
 
 // A Conn is an established connection through a transport. One goroutine may
 // read, or wait for input, while another writes; all other methods may be called
-// from any goroutine. Whoever has got the Conn closes it.
+// from any goroutine. Whoever gets the Conn closes it.
 type Conn interface {
-	// Close ends both directions at once and unblocks Read, WaitRead and Write.
+	// Close ends both directions at once. Read, WaitRead and Write then return.
 	net.Conn
 
-	// CloseWrite tells the peer that no more is coming, after everything written
-	// so far. Reading goes on. A transport that can't do this gives an error that
-	// wraps errors.ErrUnsupported, and nothing has changed.
+	// CloseWrite ends this side's direction after all bytes written so far.
+	// Reading goes on. If the transport can't do this, the error wraps
+	// errors.ErrUnsupported, and nothing has changed.
 	CloseWrite() error
 
 	// Abort ends the connection with a reset: the peer gets an error, not io.EOF.
-	// Where a transport has no reset, it closes.
+	// If the transport has no reset, Abort is Close.
 	Abort()
 
-	// Beneath is the TCP connection that carries the transport, for its socket
-	// options. Its bytes are the transport's. nil: there is not exactly one.
+	// Beneath returns the TCP connection that carries the transport, for its
+	// socket options. Do not read or write it. Nil: there is not exactly one.
 	Beneath() *net.TCPConn
 
-	// WaitRead waits without a buffer until there is something to read: bytes,
-	// the end, an error or a read deadline that has passed. It may return too
-	// early; Read then waits. An error is the connection's, and final.
+	// WaitRead waits without a buffer until Read would not block: there are
+	// bytes, the end, an error, or a read deadline that has passed. It may return
+	// too early; Read then waits. If WaitRead returns an error, the connection
+	// has failed for good.
 	WaitRead() error
 }
 

@@ -88,8 +88,9 @@ func (l *link) WaitRead() error {
 
 func (l *link) fail(err error) { l.failed.CompareAndSwap(nil, &err) }
 
-// end tells the peer's end, io.EOF, from a reset that looks like one because
-// somebody else has taken the error.
+// end returns io.EOF if the peer has ended its direction. It returns an error if
+// the peer has reset the connection, which looks like an end after another call has
+// got that error.
 func (l *link) end() error {
 	if err := l.failed.Load(); err != nil {
 		return *err
@@ -101,7 +102,7 @@ func (l *link) end() error {
 	return io.EOF
 }
 
-// expect bounds the handshake to n bytes.
+// expect limits the handshake to n bytes from the peer.
 func (l *link) expect(n int) { l.limited, l.budget = true, n }
 
 // handshakeDone ends the limits of the handshake.

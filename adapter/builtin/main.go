@@ -47,8 +47,8 @@ const (
 
 // Main is the child side of pt-spec version 1: it reads the TOR_PT_ variables of
 // the process's environment, answers on stdout and carries streams until it is
-// told to stop. It is meant to be the whole of a program; the result is that
-// program's exit code: 0 after an ordinary end, 1 where nothing could be started.
+// told to stop. It is meant to be a whole program. It returns the program's exit
+// code: 0 after an ordinary end, 1 if nothing could be started.
 //
 // It ends at once when ctx is cancelled, on SIGTERM, and, with
 // TOR_PT_EXIT_ON_STDIN_CLOSE=1, when stdin ends. On SIGINT it closes its

@@ -17,9 +17,9 @@ import (
 	"ptgate/adapter/socks5"
 )
 
-// A ProxyError is the upstream proxy's refusal. Code is its own: an HTTP status,
-// a SOCKS4 or a SOCKS5 reply. Where the code says what happened to the
-// connection, errors.Is finds the matching errno (syscall.ECONNREFUSED, …).
+// A ProxyError says that the upstream proxy has refused a connection. Code is an
+// HTTP status, a SOCKS4 reply or a SOCKS5 reply, as Scheme says. If an Errno
+// matches the code, such as syscall.ECONNREFUSED, the error wraps it.
 type ProxyError struct {
 	Scheme string
 	Code   int

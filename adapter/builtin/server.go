@@ -29,39 +29,40 @@ const (
 
 // A ServerConfig says what a Listener offers.
 type ServerConfig struct {
-	// Transport is one of ours that has the role of a server.
+	// Transport is the name of a transport of this package that has a server.
 	Transport string
-	// StateDir keeps obfs4's keys (obfs4_state.json) where Options have none, and
-	// is made, for us alone, where it does not exist. Whoever loses it must give
-	// out new bridge lines. webtunnel keeps nothing.
+	// StateDir keeps obfs4's keys (obfs4_state.json) if Options have none. It is made,
+	// with mode 0700, if it does not exist. If the keys are lost, clients need new bridge
+	// lines. webtunnel keeps nothing.
 	StateDir string
-	// Bind is the address to listen on, host:port with a literal host. Port 0:
-	// the system's choice.
+	// Bind is the address to listen on, host:port with a literal host. Port 0: the system
+	// chooses.
 	Bind string
-	// Options are the transport's: iat-mode for obfs4; url for webtunnel, which
-	// needs it.
+	// Options are the transport's options, such as iat-mode for obfs4. webtunnel needs
+	// url.
 	Options adapter.Args
-	// Admit says whether a client may come in; others are turned away before they
-	// learn anything. Of a client that nobody has named, the address is not valid:
-	// see TrustedHops. It is called from many goroutines. nil: everybody.
+	// Admit tells whether a client is let in. Other clients are closed before they get any
+	// answer of the transport. If the client's address is not known (see TrustedHops), the
+	// argument is not valid. Admit is called from many goroutines. Nil: all clients are
+	// let in.
 	Admit func(netip.AddrPort) bool
 	// TrustedHops is how many proxies in front are trusted to name the client in
-	// X-Forwarded-For: each adds one entry, so the client's is that many from the
-	// end. 0: the header is not read, and the peer is the client. It is for
-	// transports with a web server in front.
+	// X-Forwarded-For. Each adds one entry at the end, so with 1 the last entry is the
+	// client, with 2 the one before. 0: the header is not read, and the TCP peer is the
+	// client. It is only for transports with a web server in front.
 	TrustedHops int
 	// SendBuffer is SO_SNDBUF of the TCP connections in bytes. 0: the system's
 	// choice.
 	SendBuffer int
-	// Handshakes is how many may be under way, or done and waiting for Accept;
-	// further clients wait in the kernel's queue. One client network gets at most
-	// a quarter. 0: 1024.
+	// Handshakes is how many handshakes may be under way, or done and waiting for Accept.
+	// Further clients wait in the kernel's queue. One client network gets at most a
+	// quarter. 0: 1024.
 	Handshakes int
-	// Delayed is how many failed clients are kept open for a while (obfs4 does
-	// that so as not to give itself away); beyond it, they are closed at once.
+	// Delayed is how many connections of failed clients are kept open for a while, as
+	// obfs4 does, so that a probe does not recognize it. Further ones are closed at once.
 	// 0: 1024.
 	Delayed int
-	// Logger gets what can't be returned. nil: nothing is logged.
+	// Logger gets errors that no method can return. Nil: nothing is logged.
 	Logger *slog.Logger
 }
 
@@ -70,8 +71,8 @@ var (
 	errDenied      = errors.New("client is not admitted")
 )
 
-// A Listener accepts a transport's connections. Handshakes run beside each other;
-// Accept gives a connection once its handshake is done.
+// A Listener accepts a transport's connections. Many handshakes run at the same time;
+// Accept returns a connection when its handshake is done.
 type Listener struct {
 	cfg    ServerConfig
 	row    *Transport
@@ -91,7 +92,8 @@ type Listener struct {
 	wg     sync.WaitGroup // the accept loop and the handshakes
 }
 
-// Listen makes the transport's keys where there are none and opens the port.
+// Listen opens the port, and makes the transport's keys if there are none. The caller
+// calls Close.
 func Listen(cfg ServerConfig) (*Listener, error) {
 	takeStdout()
 	l := &Listener{cfg: cfg, log: orDiscard(cfg.Logger), ready: make(chan Conn)}
@@ -154,14 +156,14 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-// Addr is the address that the Listener listens on.
+// Addr returns the address that the Listener listens on.
 func (l *Listener) Addr() net.Addr { return l.tcp.Addr() }
 
-// Args are the arguments that clients need, for the bridge line.
+// Args returns the args that clients need in their bridge line.
 func (l *Listener) Args() adapter.Args { return l.args }
 
-// Accept waits for the next client whose handshake is done. The connection's
-// RemoteAddr is the client's, as Admit has got it. After Close the error is net.ErrClosed.
+// Accept waits for the next client whose handshake is done. The connection's RemoteAddr is
+// the address that Admit has got. After Close, the error is net.ErrClosed.
 func (l *Listener) Accept() (Conn, error) {
 	// A connection and the end may be ready together: the end wins.
 	if l.ctx.Err() == nil {
@@ -174,8 +176,9 @@ func (l *Listener) Accept() (Conn, error) {
 	return nil, fmt.Errorf("%s listener: %w", l.cfg.Transport, net.ErrClosed)
 }
 
-// Close closes the port, ends the handshakes under way and the failed clients
-// that are kept open, and waits for them. Accepted connections live on.
+// Close closes the port, and ends the handshakes under way and the connections of failed
+// clients. It waits until these have ended. Connections that Accept has returned stay
+// open.
 func (l *Listener) Close() error {
 	l.cancel()
 	err := l.tcp.Close()

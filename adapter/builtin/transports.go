@@ -28,27 +28,26 @@ const (
 	nameMeekLite  = "meek_lite"
 )
 
-// Placeholder is the address in the bridge lines of transports that do not connect to
-// that address. It is from a network for documentation (RFC 5737).
+// Placeholder is the address in the bridge lines of transports that do not use the
+// address. It is from a network for documentation (RFC 5737).
 const Placeholder = "192.0.2.1:443"
 
-// A Transport is all that ptgate knows of one transport: a row of the table.
-// Nothing else tells transports apart by name. The zero Transport is one that is
-// not known.
+// A Transport has all facts about one transport: it is a row of the table. No other
+// code compares names of transports. The zero Transport is one that is not known.
 type Transport struct {
 	Name string
 
-	// Client and Server tell for which of the two sides there is a program, or code of
-	// ours.
+	// Client and Server tell for which of the two sides there is a program, or code in
+	// this package.
 	Client, Server bool
 
-	// Programs that speak it. The first of them that is installed is used. None: it is
-	// one of ours.
+	// Programs that speak the transport. The first one that is installed is used.
+	// None: this package has the transport.
 	Programs []string
 
-	// InProcess says that it may run inside ptgate's own process. That is so where its
-	// code starts no goroutine: a panic in such a goroutine would end the process, and
-	// not one connection only.
+	// InProcess says that the transport may run inside ptgate's own process. It may if
+	// its code starts no goroutines: a panic in such a goroutine would end the
+	// process, not only one connection.
 	InProcess bool
 
 	// Polled says that a connection is made of many short requests, and not of one TCP
@@ -59,8 +58,8 @@ type Transport struct {
 	// Args are those of a bridge line, Options those of a server.
 	Args, Options Params
 
-	// KeyOptions are the options that hold the server's keys. Where an operator gives
-	// none, the server makes its own.
+	// KeyOptions are the options that have the server's keys. If an operator gives
+	// none, the server makes its own keys.
 	KeyOptions []string
 
 	// NoKeys says that the server has no keys. Other servers keep their keys in the
@@ -91,7 +90,7 @@ type Transport struct {
 	delays bool                  // the server keeps failed clients open for a while
 }
 
-// Inside reports whether t is one of ours.
+// Inside reports whether this package has the transport t.
 func (t *Transport) Inside() bool { return t.Name != "" && len(t.Programs) == 0 }
 
 // table has one row for each transport.
@@ -139,11 +138,11 @@ var table = []Transport{
 	{Name: "snowflake", Client: true, Programs: []string{"snowflake-client", "lyrebird"}, Placeholder: true},
 }
 
-// Transports are all rows of the table. They must not be changed.
+// Transports returns all rows of the table. The caller must not change them.
 func Transports() []Transport { return table }
 
-// Lookup gives the row of a transport. Of one that is not known, the row is
-// empty, but never nil.
+// Lookup returns the row of a transport. If the transport is not known, t is an empty
+// row, not nil.
 func Lookup(name string) (t *Transport, known bool) {
 	for i := range table {
 		if table[i].Name == name {
@@ -153,25 +152,25 @@ func Lookup(name string) (t *Transport, known bool) {
 	return new(Transport), false
 }
 
-// InProcess reports whether transport may run inside this process: see the field
-// of Transport.
+// InProcess reports whether transport may run inside this process: see
+// Transport.InProcess.
 func InProcess(transport string) bool {
 	t, _ := Lookup(transport)
 	return t.InProcess
 }
 
-// Params are what a transport reads of a bridge line's args, or of a server's
-// options.
+// Params describe the keys that a transport reads from a bridge line's args, or from a
+// server's options.
 type Params struct {
-	// Known are all keys that it reads. Nil: nobody knows.
+	// Known has all keys that the transport reads. Nil: they are not known.
 	Known []string
 
 	check func(args adapter.Args, pasted bool) []error
 }
 
-// Check reports what is wrong with args, as far as that can be known without a
-// connection. pasted says that they come from a bridge line: the errors then tell what
-// to do about the line. The errors quote no value.
+// Check returns the errors in args that can be found without a connection. If pasted
+// is true, the args come from a bridge line, and the errors say how to repair the
+// line. No error contains a value.
 func (p *Params) Check(args adapter.Args, pasted bool) []error {
 	if p.check == nil {
 		return nil

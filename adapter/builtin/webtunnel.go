@@ -324,9 +324,9 @@ func forwardedFor(lines []string, hops int) (client netip.AddrPort) {
 	return netip.AddrPortFrom(addr.Unmap(), 0)
 }
 
-// OptionTrustedHops is the option by which `ptgate pt` is told
-// ServerConfig.TrustedHops. It is not announced. Without it, the one web server in
-// front is trusted.
+// OptionTrustedHops is the server option that sets ServerConfig.TrustedHops in
+// `ptgate pt`. It is not announced to clients. Without it, TrustedHops is 1 for a
+// transport behind a web server.
 const OptionTrustedHops = "trusted-hops"
 
 // cutTrustedHops takes the option out.
