@@ -1,9 +1,9 @@
 // Package durable writes files that must survive a full disk, a crash and a power
-// cut: keys, and what users have typed. A file written here has its old content or
-// all of its new one, never a part; once the function has returned without an error,
-// the new content is on the disk.
+// cut, such as keys and configurations. At any time, a file has its whole old content
+// or its whole new content, never a part. After the function has returned without an
+// error, the new content is on the disk.
 //
-// It does not lock: of two writers the last one wins.
+// It does not lock: if two write the same file, the last one wins.
 package durable
 
 import (
@@ -13,9 +13,9 @@ import (
 	"path/filepath"
 )
 
-// WriteFile puts data in the place of the file called name, with the permissions
-// perm, and makes the file where there is none. After an error the old file is as it
-// was, unless the error is of the directory's sync.
+// WriteFile replaces the file called name, or makes it, with the content data and the
+// permissions perm. After an error, the old file is unchanged, unless the error is
+// that of the sync of the directory.
 func WriteFile(name string, data []byte, perm fs.FileMode) error {
 	// Beside the file: a rename works within one file system only.
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
@@ -34,8 +34,8 @@ func WriteFile(name string, data []byte, perm fs.FileMode) error {
 	return nil
 }
 
-// WriteNew is WriteFile for a file that must not be there yet: otherwise the error is
-// fs.ErrExist. After any other error there is no file.
+// WriteNew is WriteFile for a file that must not exist yet. If it exists, the error
+// wraps fs.ErrExist. After any other error, there is no such file.
 func WriteNew(name string, data []byte, perm fs.FileMode) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
 	if err != nil {
@@ -48,8 +48,8 @@ func WriteNew(name string, data []byte, perm fs.FileMode) error {
 	return syncDir(filepath.Dir(name))
 }
 
-// Rename is os.Rename within one directory, and lasts. The file's content must have
-// been synced.
+// Rename is os.Rename within one directory, and survives a power cut. The caller must
+// have synced the file's content.
 func Rename(from, to string) error {
 	if err := os.Rename(from, to); err != nil {
 		return err

@@ -2,13 +2,13 @@ package socks5
 
 import "io"
 
-// A Client is what one client wants of a server.
+// A Client has the settings of one client's handshake.
 type Client struct {
 	Auth    Auth
 	Command Command
 	Addr    Addr
-	// Strict takes it amiss where the answer to user and password has not the version of
-	// RFC 1929.
+	// Strict makes it an error if the answer to user and password has another version
+	// than that of RFC 1929.
 	Strict bool
 }
 
@@ -22,9 +22,9 @@ const (
 	StageRequest Stage = "reply"
 )
 
-// An Error says at which stage a handshake failed. Err is a *MethodError, a StatusError
-// or a ReplyError where the server refused; it wraps ErrMalformed where the server does
-// not speak SOCKS5; else it is the connection's.
+// An Error says at which stage a handshake has failed. If the server has refused, Err is
+// a *MethodError, a StatusError or a ReplyError. If the server does not speak SOCKS5, it
+// wraps ErrMalformed. Otherwise it is the error of the connection.
 type Error struct {
 	Stage Stage
 	Err   error
@@ -42,9 +42,9 @@ func at(stage Stage, err error) error {
 	return &Error{stage, err}
 }
 
-// Append appends all that the client has to say. A server that reads message by message
-// finds the next one behind each: the whole handshake takes one round trip. Servers that
-// take early bytes amiss want Do.
+// Append appends all messages of the client, to be sent at once. So the whole handshake
+// takes one round trip. Some servers do not accept several messages at once: use Do for
+// these.
 func (c Client) Append(b []byte) ([]byte, error) {
 	b = AppendGreeting(b, c.Auth.Method())
 	if c.Auth.Method() == UserPassword {
@@ -56,8 +56,8 @@ func (c Client) Append(b []byte) ([]byte, error) {
 	return AppendRequest(b, c.Command, c.Addr)
 }
 
-// ReadAnswers reads a server's answers to what Append has made for a client that offers
-// m, not a byte beyond the last. Errors are *Error.
+// ReadAnswers reads a server's answers to the messages of Client.Append, and no byte
+// after the last one. m is the method that the client has offered. Errors are *Error.
 func ReadAnswers(r io.Reader, m Method) (bound Addr, err error) {
 	if err := ReadMethod(r, m); err != nil {
 		return Addr{}, at(StageMethod, err)
@@ -71,9 +71,9 @@ func ReadAnswers(r io.Reader, m Method) (bound Addr, err error) {
 	return bound, at(StageRequest, err)
 }
 
-// Do goes through the handshake step by step: no message is sent before the answer to
-// the one before has come, and not a byte is read beyond the last answer. An error that
-// is no *Error means that the client can't be put into messages; nothing was sent then.
+// Do does the handshake step by step: it sends a message only after the answer to the
+// one before. It reads no byte after the last answer. If an error is not an *Error, the
+// messages could not be built, and nothing was sent.
 func (c Client) Do(rw io.ReadWriter) (bound Addr, err error) {
 	request, err := AppendRequest(nil, c.Command, c.Addr)
 	if err != nil {
@@ -89,8 +89,8 @@ func (c Client) Do(rw io.ReadWriter) (bound Addr, err error) {
 	return bound, at(StageRequest, err)
 }
 
-// Greet is the part of Do before the request: it shows that the server answers and takes
-// the client's user and password.
+// Greet does the part of Do before the request. Nil: the server answers and accepts the
+// client's user and password.
 func (c Client) Greet(rw io.ReadWriter) error {
 	m := c.Auth.Method()
 	auth, err := AppendAuth(nil, c.Auth)

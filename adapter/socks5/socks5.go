@@ -1,15 +1,15 @@
-// Package socks5 has the messages of SOCKS5 (RFC 1928) with user and password (RFC
-// 1929): how they are written, how they are read, and what a client says in which order.
+// Package socks5 writes and reads the messages of SOCKS5 (RFC 1928) with user and
+// password (RFC 1929). It also has the client's side of the handshake.
 //
-// Every part of the program that speaks SOCKS5 takes them from here: the parent of a
-// transport program (pt-spec puts the transport's args in user and password), the
-// transport that goes through an upstream proxy, and the request on a stream to an
-// exit. A server's answers are here, too; the handshake of a server is not.
+// All parts of the program that speak SOCKS5 use it: the parent of a transport program
+// (pt-spec puts the transport's args in user and password), a transport that uses an
+// upstream proxy, and the request on a stream to an exit. It has the answers of a
+// server, too, but not the server's side of the handshake.
 //
-// The functions that append build a message in memory, those that parse take one apart,
-// and those that read take from a connection exactly the bytes of one message: what
-// follows belongs to somebody else. No function sets a deadline: the caller bounds the
-// time. No error holds an address, a user or a password.
+// Functions named Append… build a message in memory. Functions named Parse… parse one in
+// memory. Functions named Read… read exactly the bytes of one message from a connection,
+// and none of those that follow. No function sets a deadline: the caller does. No error
+// contains an address, a user or a password.
 package socks5
 
 import (
@@ -34,10 +34,10 @@ type Method byte
 const (
 	NoAuth       Method = 0x00
 	UserPassword Method = 0x02
-	NoMethod     Method = 0xff // none of those offered is acceptable
+	NoMethod     Method = 0xff // the server accepts none of the offered methods
 )
 
-// A Command is what a client wants (RFC 1928 section 4).
+// A Command is the kind of a request (RFC 1928 section 4).
 type Command byte
 
 // The commands.
@@ -54,8 +54,8 @@ func malformed(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrMalformed}, args...)...)
 }
 
-// An Addr is an address of RFC 1928 section 5 with its port. Without a Name it is IP;
-// without both it is 0.0.0.0, which says nothing.
+// An Addr is an address of RFC 1928 section 5 with its port. If Name is empty, the
+// address is IP. If both are empty, it is 0.0.0.0, which stands for no address.
 type Addr struct {
 	Name string
 	IP   netip.Addr
@@ -95,8 +95,8 @@ func (a Addr) Append(b []byte) ([]byte, error) {
 	return binary.BigEndian.AppendUint16(b, a.Port), nil
 }
 
-// ParseAddr takes an address apart and returns what follows it. Where b ends too soon,
-// the error is io.ErrUnexpectedEOF.
+// ParseAddr parses the address at the beginning of b. rest has the bytes after it. If b
+// is too short, the error is io.ErrUnexpectedEOF.
 func ParseAddr(b []byte) (a Addr, rest []byte, err error) {
 	n, err := addrLen(b)
 	if err != nil || len(b) < n {
@@ -139,14 +139,14 @@ func addrLen(b []byte) (int, error) {
 	return 0, malformed("address type %d", b[0])
 }
 
-// AppendGreeting appends a client's first message, which offers one method: a server
-// that does not know it has to say so (RFC 1928 section 3).
+// AppendGreeting appends a client's first message, which offers one method (RFC 1928
+// section 3).
 func AppendGreeting(b []byte, m Method) []byte { return append(b, Version, 1, byte(m)) }
 
-// Auth is a user and a password. The zero Auth offers none.
+// Auth is a user and a password. The zero Auth has none.
 type Auth struct{ User, Password string }
 
-// Method is what a client with a offers.
+// Method returns the method that a client with a offers.
 func (a Auth) Method() Method {
 	if a.User == "" {
 		return NoAuth
@@ -204,7 +204,8 @@ type ReplyError byte
 
 func (e ReplyError) Error() string { return fmt.Sprintf("socks5 reply %#02x", byte(e)) }
 
-// ReadMethod reads a server's choice. Any but the one offered is a *MethodError.
+// ReadMethod reads a server's choice of method. If it is not the offered one, the error
+// is a *MethodError.
 func ReadMethod(r io.Reader, offered Method) error {
 	var b [2]byte
 	if err := readFull(r, b[:]); err != nil {
@@ -220,7 +221,8 @@ func ReadMethod(r io.Reader, offered Method) error {
 }
 
 // ReadStatus reads a server's answer to user and password. A refusal is a StatusError.
-// Some servers send a version other than that of RFC 1929: strict takes it amiss.
+// Some servers send another version than that of RFC 1929; with strict, that is an
+// error.
 func ReadStatus(r io.Reader, strict bool) error {
 	var b [2]byte
 	if err := readFull(r, b[:]); err != nil {
@@ -235,8 +237,8 @@ func ReadStatus(r io.Reader, strict bool) error {
 	return nil
 }
 
-// ReadReply reads a server's answer to a request. A refusal is a ReplyError; it need not
-// be complete, since some servers send its first two bytes only.
+// ReadReply reads a server's answer to a request. A refusal is a ReplyError, also if it
+// is not complete: some servers send only its first two bytes.
 func ReadReply(r io.Reader) (bound Addr, err error) {
 	var b [3 + maxAddr]byte
 	// No success is shorter than its first five bytes with an address of one byte.
