@@ -1,9 +1,9 @@
-// Package routes finds the rule that takes a destination.
+// Package routes finds the rule that matches a destination.
 //
-// A rule is a list of patterns; rules and patterns are numbered in the order in
-// which they are written, and the first match wins: the lowest rule, and in it
-// the lowest pattern. What a rule means is the caller's business, and so is a
-// destination that no rule takes.
+// A rule is a list of patterns. Rules and patterns are numbered in the order in
+// which they are written. The first match wins: the lowest rule, and in it the
+// lowest pattern. The caller decides what a rule means, and what happens if no
+// rule matches.
 //
 // A pattern is a host and, optionally, ports:
 //
@@ -17,10 +17,10 @@
 //	HOST:443        one port
 //	HOST:80-90      a range of ports
 //
-// Names and addresses never meet: a name is not resolved, so an address pattern
-// takes only a destination that was asked for as an address, and a name pattern
-// only one asked for by name.
+// No name is resolved. So an address pattern matches only a destination that is
+// an address, and a name pattern only one that is a name.
 //
-// The package is pure: no input or output, no clock, the standard library only.
-// A Table is made once and never changes; any number of goroutines may ask it.
+// The package does no input or output, has no clock, and imports only the
+// standard library. A Table is made once and never changes; any number of
+// goroutines may use it.
 package routes

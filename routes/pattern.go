@@ -8,11 +8,13 @@ import (
 	"strings"
 )
 
-// A Target is a destination as asked for: a name or an address, and a port.
+// A Target is a destination as the client has given it: a name or an address, and a
+// port.
 type Target struct {
-	// Name is canonical: lower-case ASCII without a final dot; "" where Addr is set.
+	// Name is canonical: lower-case ASCII without a final dot. It is "" if Addr is
+	// set.
 	Name string
-	// Addr is neither IPv4-mapped nor has it a zone; invalid where Name is set.
+	// Addr is not IPv4-mapped and has no zone. It is not valid if Name is set.
 	Addr netip.Addr
 	Port uint16
 }
@@ -29,8 +31,8 @@ const (
 	kindNet6
 )
 
-// A Pattern is one parsed pattern. Patterns that print alike are equal (==). The
-// zero Pattern matches nothing.
+// A Pattern is one parsed pattern. Two patterns are equal (==) if their String is
+// the same. The zero Pattern matches nothing.
 type Pattern struct {
 	name string       // canonical; of the name kinds
 	net  netip.Prefix // masked; of the net kinds
@@ -44,9 +46,9 @@ const (
 	maxName = 253 // octets of a host name without its final dot (RFC 1035 section 2.3.4)
 )
 
-// ParsePattern reads one pattern. canon brings a host name into the form that
-// Target.Name has and refuses what is not a name; nil takes ASCII names, folds
-// their case and drops a final dot. Errors say what to write instead.
+// ParsePattern reads one pattern. canon turns a host name into the form of
+// Target.Name, and returns an error if it is not a name. Nil: ASCII names are
+// accepted, in lower case and without a final dot. Errors say what to write instead.
 func ParsePattern(s string, canon func(host string) (string, error)) (Pattern, error) {
 	p, err := parsePattern(s, canon)
 	if err != nil {

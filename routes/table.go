@@ -12,18 +12,20 @@ import (
 	"strings"
 )
 
-// A Match says which pattern takes a destination. Pattern counts within the rule.
+// A Match says which pattern matches a destination. Pattern is the index of the
+// pattern within the rule.
 type Match struct{ Rule, Pattern int }
 
-// A Table finds the first pattern that takes a destination. A nil Table has no
+// A Table finds the first pattern that matches a destination. A nil Table has no
 // patterns.
 //
-// All patterns stand in one array in their order and their names in one string
-// of bytes, so that a million cost some 50 bytes each. A hash table leads from a
-// name to the chain of its patterns; a look-up asks it for the name and for each
-// of its parents, hashing from the right so that all of them come out of one
-// pass. Networks are sorted, and each knows the one around it: a look-up finds
-// the nearest in front of an address and goes outwards from there.
+// All patterns are in one array, in their order, and all names in one byte slice,
+// so that each of a million patterns costs about 50 bytes. A hash table has the
+// patterns of each name. A look-up tries the name and each of its parents; it
+// hashes from the right, so one pass gives the hashes of all of them. Networks are
+// sorted, and each has a link to the smallest network that contains it. A look-up
+// finds the last network that begins at or before the address, and follows the
+// links.
 type Table struct {
 	entries []entry // by pattern, over all rules
 	names   []byte  // the entries' names
@@ -64,7 +66,7 @@ type ruleStart struct {
 	first uint32 // its first entry
 }
 
-// A Builder makes a Table. The zero Builder is ready.
+// A Builder makes a Table. The zero Builder is ready to use.
 type Builder struct{ t Table }
 
 var (
@@ -73,10 +75,11 @@ var (
 	errFull  = errors.New("too many patterns for one table")
 )
 
-// Add appends a pattern to a rule and returns its index within the rule. Rules
-// are numbered from 0 and added in ascending order, all patterns of one before
-// those of the next; a number may be left out. The error is that this was not
-// so, that p is zero, or that the table holds billions of bytes already.
+// Add appends a pattern to a rule and returns its index within the rule. Rules are
+// numbered from 0 and added in ascending order: all patterns of one rule before
+// those of the next. A number may be left out. It is an error to add them in
+// another order, or to add the zero Pattern. It is also an error if the table has
+// billions of bytes already.
 func (b *Builder) Add(rule int, p Pattern) (int, error) {
 	t := &b.t
 	latest := -1
@@ -97,7 +100,7 @@ func (b *Builder) Add(rule int, p Pattern) (int, error) {
 	return len(t.entries) - 1 - int(t.rules[len(t.rules)-1].first), nil
 }
 
-// Table hands over the table; the Builder is then empty.
+// Table returns the table. After that the Builder is empty.
 func (b *Builder) Table() *Table {
 	t := b.t
 	*b = Builder{}
@@ -243,8 +246,8 @@ func (t *Table) slot(hash uint32, name string) *slot {
 	}
 }
 
-// Lookup finds the first pattern that takes tg: the lowest rule, then the lowest
-// pattern in it. It allocates nothing.
+// Lookup finds the first pattern that matches tg: the lowest rule, and in it the
+// lowest pattern. It allocates no memory.
 func (t *Table) Lookup(tg Target) (m Match, ok bool) {
 	if t == nil {
 		return Match{}, false
@@ -257,9 +260,9 @@ func (t *Table) Lookup(tg Target) (m Match, ok bool) {
 	return t.match(t.first(&p, uint32(len(t.entries))))
 }
 
-// Covered finds the first pattern before m's that takes everything that m's
-// takes, so that m's can never match. (Several patterns together may do that,
-// too; this is not looked for.)
+// Covered finds the first pattern before that of m which matches everything that
+// m's pattern matches, so that m's pattern is never used. (It does not find
+// several patterns that do so only together.)
 func (t *Table) Covered(m Match) (by Match, ok bool) {
 	i, ok := t.index(m)
 	if !ok {
@@ -270,8 +273,8 @@ func (t *Table) Covered(m Match) (by Match, ok bool) {
 }
 
 // Dead tells whether a rule can never match, because each of its patterns is
-// covered (see Covered), and by whom its first one is. A rule without patterns
-// is not dead.
+// covered (see Covered). by is the match that covers the first one. A rule without
+// patterns is not dead.
 func (t *Table) Dead(rule int) (by Match, dead bool) {
 	n := t.Patterns(rule)
 	for i := range n {
@@ -288,7 +291,7 @@ func (t *Table) Dead(rule int) (by Match, dead bool) {
 	return by, n > 0
 }
 
-// Patterns counts the patterns of a rule.
+// Patterns returns the number of patterns of a rule.
 func (t *Table) Patterns(rule int) int {
 	if t == nil {
 		return 0
@@ -304,7 +307,7 @@ func (t *Table) Patterns(rule int) int {
 	return end - int(t.rules[i].first)
 }
 
-// Pattern returns the pattern of m, the zero Pattern where there is none.
+// Pattern returns the pattern of m, or the zero Pattern if there is none.
 func (t *Table) Pattern(m Match) Pattern {
 	i, ok := t.index(m)
 	if !ok {
@@ -313,7 +316,7 @@ func (t *Table) Pattern(m Match) Pattern {
 	return t.pattern(i)
 }
 
-// Len counts the patterns of all rules.
+// Len returns the number of patterns of all rules.
 func (t *Table) Len() int {
 	if t == nil {
 		return 0
