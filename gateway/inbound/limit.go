@@ -41,8 +41,8 @@ func (l *Limiter) Release() {
 	}
 }
 
-// Moved has something to read if places were taken or given back since it was read.
-// A nil Limiter never has.
+// Moved gets a value when places were taken or given back since the last read from
+// it. It is nil for a nil Limiter.
 func (l *Limiter) Moved() <-chan struct{} {
 	if l == nil {
 		return nil
