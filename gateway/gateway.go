@@ -117,10 +117,11 @@ func newPolicy(cfg *config.Config) *exit.Settings {
 // Ready is closed when every listener and every served transport is up.
 func (g *Gateway) Ready() <-chan struct{} { return g.ready }
 
-// Work gets a value when connections were opened or closed since the last read from it.
+// Work gets a value when connections, at the near end or the far end, were opened or
+// closed since the last read from it.
 func (g *Gateway) Work() <-chan struct{} { return g.limit.Moved() }
 
-// Addresses returns the addresses of a front's listeners. It is empty before Ready.
+// Addresses returns the addresses of a front's listeners. Call it after Ready.
 func (g *Gateway) Addresses(f inbound.Front) (addrs []string) {
 	for _, l := range g.listeners() {
 		if l.front == f {
@@ -138,8 +139,8 @@ func (g *Gateway) listeners() []*listener {
 	return g.view.Load().listeners
 }
 
-// Announced returns what clients need to know of each served transport. It is empty
-// before Ready.
+// Announced returns what clients need to know of each served transport. Call it after
+// Ready.
 func (g *Gateway) Announced() (all []serve.Announced) {
 	for _, s := range g.view.Load().servers {
 		all = append(all, s.Announced())

@@ -45,10 +45,10 @@ type ListenerStatus struct {
 type ServeStatus struct {
 	Transport string `json:"transport"`
 	Address   string `json:"address"`
-	Clients   int64  `json:"clients"` // PT connections
-	Active    int64  `json:"active"`  // streams and forwarded connections
-	In        int64  `json:"in"`      // bytes, but for what a PT moves by itself
-	Out       int64  `json:"out"`
+	Clients   int64  `json:"clients"` // open PT connections
+	Active    int64  `json:"active"`  // open streams and forwarded connections
+	In        int64  `json:"in"`      // bytes from clients, without those that a PT itself sends to the service
+	Out       int64  `json:"out"`     // bytes to clients, in the same way
 
 	PT supervise.Status `json:"pt"`
 }

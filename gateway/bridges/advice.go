@@ -40,9 +40,9 @@ func AuthAdvice(err error) string {
 	return "user and password of the bridge must be one of [exit] users on the server, where that has any"
 }
 
-// WebAdvice tells the operator what to do about a web server in front of a bridge whose
-// name is not found, or whose certificate is not good; "" where err is about something
-// else. Only the built-in transports tell such errors apart.
+// WebAdvice is a text for the operator: what to do if the name of a web server in front
+// of a bridge is not found, or its certificate is not accepted. It is "" for any other
+// error. Only the built-in transports report such errors.
 func WebAdvice(err error) string {
 	if _, ok := errors.AsType[*net.DNSError](err); ok {
 		return "the name in the bridge's args (url or front) is not found: is it right, and can this machine look names up?"
@@ -60,7 +60,7 @@ func WebAdvice(err error) string {
 	return ""
 }
 
-// NoProgram tells whether a PT did not start because there is no such program.
+// NoProgram tells whether a PT did not start because its program is missing.
 func NoProgram(err error) bool {
 	_, ok := errors.AsType[*adapter.StartError](err)
 	return ok && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound))

@@ -309,8 +309,8 @@ func (s *Server) handle(c stream.Conn) {
 		err := s.deps.Sessions.Serve(s.cut, c2, o, func(c *session.Stream) func() { return s.session(c, s.relayOptions()) })
 		s.log.Debug("carrier ended", "error", err)
 	case carrier.BareSOCKS5:
-		// Such a client need not ever say a word once it has its connection, so that its
-		// silence means nothing. The relay's half_open and TCP's keep-alives must do.
+		// Such a client may be silent for as long as it likes, so its silence means
+		// nothing. Only the relay's half_open and TCP's keep-alives end the connection.
 		if then := s.session(c2, s.counted()); then != nil {
 			then()
 		}
@@ -320,7 +320,8 @@ func (s *Server) handle(c stream.Conn) {
 	}
 }
 
-// session leads one SOCKS5 session to the exit, and returns the relay.
+// session passes one SOCKS5 session to the exit, and returns the relay; nil: there is
+// none.
 func (s *Server) session(c stream.Conn, o relay.Options) (then func()) {
 	if s.stop.Err() != nil || !s.enter() {
 		c.SetWriteDeadline(time.Now().Add(time.Second))
@@ -344,8 +345,8 @@ func (s *Server) relayOptions() relay.Options {
 	return relay.Options{Idle: l.Idle, HalfOpen: l.HalfOpen}
 }
 
-// counted are the options for a connection of the transport that is no carrier: a
-// carrier counts what it moves by itself.
+// counted returns the relay's options for a PT connection that is not a carrier. A
+// carrier counts its bytes itself.
 func (s *Server) counted() relay.Options {
 	o := s.relayOptions()
 	o.Up, o.Down = &s.Traffic.In, &s.Traffic.Out
