@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -92,15 +93,20 @@ func groupMembers(group int) (dirs []string, err error) {
 func sockets(dir string, to netip.AddrPort) (connected, listens map[string]bool, err error) {
 	connected, listens = map[string]bool{}, map[string]bool{}
 	read := func(file string, addr []byte) error {
-		table, err := os.ReadFile(dir + file)
+		f, err := os.Open(dir + file)
 		if err != nil {
 			return err
 		}
+		defer f.Close()
 		remote := fmt.Appendf(nil, "%s:%04X", words(addr), to.Port())
 		listen := []byte(" 0A ")
-		for line := range bytes.Lines(table) {
+		// The table may have thousands of lines, most of them of other programs: they are
+		// looked at one by one, and none is kept.
+		lines := bufio.NewScanner(f)
+		for lines.Scan() {
+			line := lines.Bytes()
 			if !bytes.Contains(line, remote) && !bytes.Contains(line, listen) {
-				continue // the quick test for most lines of a large table
+				continue // the quick test
 			}
 			// sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
 			f := bytes.Fields(line)
@@ -112,7 +118,7 @@ func sockets(dir string, to netip.AddrPort) (connected, listens map[string]bool,
 				connected[string(f[9])] = true
 			}
 		}
-		return nil
+		return lines.Err()
 	}
 	var four []byte // nil: the table of IPv4 can't have this address
 	if to.Addr().Unmap().Is4() {
