@@ -15,10 +15,12 @@ import (
 // serveTCP runs a TCP server on loopback until the test's end.
 func serveTCP(t testing.TB, handle func(*net.TCPConn)) (addr string) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	return serveOn(t, listenIn(t, "", "127.0.0.1:0"), handle)
+}
+
+// serveOn runs a TCP server until the test's end.
+func serveOn(t testing.TB, ln net.Listener, handle func(*net.TCPConn)) (addr string) {
+	t.Helper()
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	live := map[net.Conn]bool{}

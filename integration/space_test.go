@@ -278,25 +278,31 @@ ssl_certificate_key %[6]s;
 	return base64.StdEncoding.EncodeToString(hash[:])
 }
 
-// TestWebtunnel has a bridge behind a real nginx that ends TLS, set up as the file
-// of `ptgate pair` says, with the certificate pinned.
-func TestWebtunnel(t *testing.T) {
-	const name = "bridge.ptgate.test"
-	near, far, behind := newBoxes(t)
-	o := serveOriginAt(t, behind, originAddr+":80", originAddr+":443")
+// runFront starts nginx in front of a bridge, as the file of `ptgate pair` says, with
+// more in the location. It returns that file, the secret path, and the certificate's pin.
+func runFront(t testing.TB, space, name, more string) (text, path, pin string) {
+	t.Helper()
 	dir := filepath.Join(scratch(t), "pair")
 	must(t, ptgate, "pair", "--transport", "webtunnel", "--address", name+":443", "--out", dir)
 	b, err := os.ReadFile(filepath.Join(dir, "server.toml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := string(b)
-	location := regexp.MustCompile(`(?ms)^#   (location = (\S+) .*?^#   })$`).FindStringSubmatch(text)
+	text = string(b)
+	location := regexp.MustCompile(`(?ms)^#   (location = (\S+) .*?)^#   }$`).FindStringSubmatch(text)
 	if location == nil {
 		t.Fatalf("no nginx location in\n%s", text)
 	}
-	path := location[2]
-	pin := runNginx(t, far, name, strings.ReplaceAll(location[1], "\n#", "\n"))
+	return text, location[2], runNginx(t, space, name, strings.ReplaceAll(location[1], "\n#", "\n")+more+"}")
+}
+
+// TestWebtunnel has a bridge behind a real nginx that ends TLS, set up as the file
+// of `ptgate pair` says, with the certificate pinned.
+func TestWebtunnel(t *testing.T) {
+	const name = "bridge.ptgate.test"
+	near, far, behind := newBoxes(t)
+	o := serveOriginAt(t, behind, originAddr+":80", originAddr+":443")
+	text, path, pin := runFront(t, far, name, "")
 
 	own := speaker{name: "ptgate"}
 	child := speaker{name: "ptgate pt", isolate: true}
