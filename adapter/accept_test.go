@@ -85,9 +85,9 @@ func TestLogLimit(t *testing.T) {
 		for range 500 {
 			limit.Log(log, slog.LevelInfo, "denied", "by", "rule")
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		limit.Log(log, slog.LevelInfo, "denied", "by", "rule")
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		limit.Log(log, slog.LevelInfo, "denied")
 		got := strings.Split(strings.TrimSpace(b.String()), "\n")
 		want := []string{
@@ -115,7 +115,7 @@ func TestExtServerWithoutDescriptors(t *testing.T) {
 			t.Fatal(err)
 		}
 		a.exchange.Go(func() { a.acceptLoop(listener) })
-		time.Sleep(90 * time.Second)
+		<-time.After(90 * time.Second)
 		_ = listener.Close()
 		a.exchange.Wait()
 		if n := strings.Count(log.String(), "\n"); n != 2 {

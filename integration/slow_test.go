@@ -60,7 +60,7 @@ func connectSlowly() error {
 					return
 				}
 				pt.Log(pt.LogSeverityNotice, granted)
-				time.Sleep(slowness)
+				<-time.After(slowness)
 				if bridge, err := net.Dial("tcp", c.Req.Target); err == nil {
 					join(c, bridge)
 				}

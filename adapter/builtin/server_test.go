@@ -266,7 +266,7 @@ func TestListenerWithoutDescriptors(t *testing.T) {
 		if err := l.tcp.SetDeadline(time.Unix(1, 0)); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(90 * time.Second)
+		<-time.After(90 * time.Second)
 		if err := l.Close(); err != nil {
 			t.Error(err)
 		}

@@ -23,7 +23,7 @@ func TestTrimAfterWork(t *testing.T) {
 		}()
 		expect := func(want int) {
 			t.Helper()
-			time.Sleep(time.Minute)
+			<-time.After(time.Minute)
 			synctest.Wait()
 			if trims != want {
 				t.Errorf("%d trims, want %d", trims, want)
@@ -40,7 +40,7 @@ func TestTrimAfterWork(t *testing.T) {
 		work <- struct{}{}
 		for range 50 { // two seconds
 			garbage = make([]byte, 1<<20)
-			time.Sleep(40 * time.Millisecond)
+			<-time.After(40 * time.Millisecond)
 		}
 		expect(2)
 		if last < 2*time.Second || last > 2500*time.Millisecond {

@@ -66,9 +66,9 @@ func TestBurst(t *testing.T) {
 		defer b.Close()
 		for range 2500 { // 25 seconds
 			b.Add(outcome.Refused, refused, "client", "192.0.2.1:5")
-			time.Sleep(10 * time.Millisecond)
+			<-time.After(10 * time.Millisecond)
 		}
-		time.Sleep(20 * time.Second)
+		<-time.After(20 * time.Second)
 		synctest.Wait()
 		if n := len(l.lines()); n != 4 {
 			t.Errorf("%d lines:\n%s", n, strings.Join(l.lines(), "\n"))

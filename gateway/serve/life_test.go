@@ -101,7 +101,7 @@ func newSlow(t testing.TB, addr string) *slow {
 	t.Helper()
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	told := make(chan struct{})
 	s := &slow{addr: ln.Addr().String(), finish: sync.OnceFunc(func() { close(told) }), rest: make([]byte, 4<<20)}
