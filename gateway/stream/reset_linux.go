@@ -9,7 +9,7 @@ import (
 // wasReset tells whether the kernel has nothing more to do for a socket.
 func wasReset(fd int) bool {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-	return err == nil && info.State == unix.BPF_TCP_CLOSE || pendingError(fd)
+	return err == nil && info.State == unix.BPF_TCP_CLOSE
 }
 
 // Closed tells whether the kernel has closed c: both directions have ended, or an

@@ -7,8 +7,6 @@ import (
 	"net"
 	"os"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // waitRead peeks, and so takes nothing.
@@ -50,11 +48,4 @@ func waitReset(c *net.TCPConn) error {
 		return err
 	}
 	return syscall.ECONNRESET
-}
-
-// pendingError tells whether the kernel holds an error for the socket. A write may take
-// it away before.
-func pendingError(fd int) bool {
-	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	return err != nil || code != 0
 }
