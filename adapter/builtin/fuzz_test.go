@@ -89,7 +89,7 @@ func FuzzForwardedFor(f *testing.F) {
 	f.Add("", "", "[2001:db8::1]:4")
 	f.Fuzz(func(t *testing.T, a, b, last string) {
 		if strings.Contains(last, ",") {
-			t.Skip()
+			return // that is more than one entry
 		}
 		want := forwardedFor([]string{last}, 1)
 		if got := forwardedFor([]string{a, b, last}, 1); got != want {
