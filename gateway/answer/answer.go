@@ -1,6 +1,6 @@
 // Package answer has the one table that says what a client is told. For each reason
-// why a request ends there is a SOCKS5 reply (RFC 1928 section 6), an HTTP status, a
-// Proxy-Status error (RFC 9209 section 2.3) and a text for a person.
+// why a request ends there is a SOCKS5 reply (RFC 1928 section 6), a SOCKS4 reply, an HTTP
+// status, a Proxy-Status error (RFC 9209 section 2.3) and a text for a person.
 //
 // A client gets what stands in the table, and nothing else. The texts of errors go to
 // the log. They may have the address of a bridge in them, so no client gets one.
@@ -38,40 +38,49 @@ const (
 )
 
 type row struct {
-	name  string
-	socks byte
-	http  int
-	error string // RFC 9209 section 2.3
-	text  string
+	name   string
+	socks  byte
+	socks4 byte
+	http   int
+	error  string // RFC 9209 section 2.3
+	text   string
 }
 
+// The replies of SOCKS4. Its protocol text gives 93 to a server that asks identd who the
+// user is, and gets another answer. It is the only reply about the user.
+const (
+	granted4  = 90
+	rejected4 = 91
+	user4     = 93
+)
+
 var table = [...]row{
-	Success: {"success", 0x00, http.StatusOK, "", ""},
-	Internal: {"internal", 0x01, http.StatusInternalServerError, "proxy_internal_error",
+	Success: {"success", 0x00, granted4, http.StatusOK, "", ""},
+	Internal: {"internal", 0x01, rejected4, http.StatusInternalServerError, "proxy_internal_error",
 		"The proxy made a mistake. Its log says more."},
-	Blocked: {"blocked", 0x02, http.StatusForbidden, "destination_ip_prohibited",
+	Blocked: {"blocked", 0x02, rejected4, http.StatusForbidden, "destination_ip_prohibited",
 		"The exit at the far end refuses that destination, or no route of this gateway leads there; `ptgate explain NAME` tells which. " +
 			"If it names a bridge, the refusal comes from [exit] in the server's configuration, which by default keeps clients from the server itself and from private networks. " +
 			"If not, add or change a [[route]] in the gateway's."},
-	Refused: {"refused", 0x05, http.StatusBadGateway, "connection_refused",
+	Refused: {"refused", 0x05, rejected4, http.StatusBadGateway, "connection_refused",
 		"The destination refused the connection: it is up, but nothing listens on that port."},
-	Unreachable: {"unreachable", 0x04, http.StatusBadGateway, "destination_ip_unroutable",
+	Unreachable: {"unreachable", 0x04, rejected4, http.StatusBadGateway, "destination_ip_unroutable",
 		"The far end can't reach the destination, or its name does not exist."},
-	NotFound: {"not found", 0x04, http.StatusBadGateway, "dns_error",
+	NotFound: {"not found", 0x04, rejected4, http.StatusBadGateway, "dns_error",
 		"The destination's name does not exist. Check its spelling."},
-	NoBridge: {"no bridge", 0x03, http.StatusBadGateway, "destination_unavailable",
+	NoBridge: {"no bridge", 0x03, rejected4, http.StatusBadGateway, "destination_unavailable",
 		"No bridge for that destination works at the moment. The bridge may be down or blocked; the gateway's log says which stage failed."},
-	Timeout: {"timeout", 0x06, http.StatusGatewayTimeout, "connection_timeout",
+	Timeout: {"timeout", 0x06, rejected4, http.StatusGatewayTimeout, "connection_timeout",
 		"Nobody answered in time. The link may be slow or cut, or the destination is down."},
-	Limit: {"limit", 0x01, http.StatusServiceUnavailable, "connection_limit_reached",
+	Limit: {"limit", 0x01, rejected4, http.StatusServiceUnavailable, "connection_limit_reached",
 		"The proxy, or the server at the far end, has as many connections as it may have, or is about to stop. Try again in a moment."},
-	Credentials: {"credentials", 0xff, http.StatusProxyAuthRequired, "http_request_denied",
+	Credentials: {"credentials", 0xff, user4, http.StatusProxyAuthRequired, "http_request_denied",
 		"This proxy asks for a user name and a password: they are missing or wrong."},
-	BadRequest: {"bad request", 0x01, http.StatusBadRequest, "http_request_error",
+	BadRequest: {"bad request", 0x01, rejected4, http.StatusBadRequest, "http_request_error",
 		"The proxy can't make sense of that destination. It takes HOST:PORT, with a port from 1 to 65535."},
-	Command: {"command", 0x07, http.StatusMethodNotAllowed, "http_request_denied",
+	Command: {"command", 0x07, rejected4, http.StatusMethodNotAllowed, "http_request_denied",
 		"This proxy opens TCP connections only."},
-	BadResponse: {"bad response", 0x01, http.StatusBadGateway, "http_protocol_error",
+	BadResponse: {"bad response", 0x01, rejected4, http.StatusBadGateway, "http_protocol_error",
 		"The destination was reached, but it broke the connection off or did not answer in HTTP. Try again; if it stays so, the service itself is at fault."},
 }
 
@@ -85,6 +94,9 @@ func (r Reason) row() row {
 // SOCKS is the reply code of RFC 1928 section 6. That of Credentials is 0xFF, which is
 // an answer to the greeting, not to a request.
 func (r Reason) SOCKS() byte { return r.row().socks }
+
+// SOCKS4 is the reply code of SOCKS4 and SOCKS4a. They have one code for most reasons.
+func (r Reason) SOCKS4() byte { return r.row().socks4 }
 
 // HTTP is the status code.
 func (r Reason) HTTP() int { return r.row().http }

@@ -21,24 +21,25 @@ import (
 var rows = []struct {
 	reason answer.Reason
 	socks  byte
+	socks4 byte
 	http   int
 	status string // the error of Proxy-Status
 	back   answer.Reason
 	name   string
 }{
-	{answer.Success, 0x00, 200, "", answer.Success, "success"},
-	{answer.Internal, 0x01, 500, "proxy_internal_error", answer.Limit, "internal"},
-	{answer.Blocked, 0x02, 403, "destination_ip_prohibited", answer.Blocked, "blocked"},
-	{answer.Refused, 0x05, 502, "connection_refused", answer.Refused, "refused"},
-	{answer.Unreachable, 0x04, 502, "destination_ip_unroutable", answer.Unreachable, "unreachable"},
-	{answer.NotFound, 0x04, 502, "dns_error", answer.Unreachable, "not found"},
-	{answer.NoBridge, 0x03, 502, "destination_unavailable", answer.Unreachable, "no bridge"},
-	{answer.Timeout, 0x06, 504, "connection_timeout", answer.Timeout, "timeout"},
-	{answer.Limit, 0x01, 503, "connection_limit_reached", answer.Limit, "limit"},
-	{answer.Credentials, 0xff, 407, "http_request_denied", answer.Credentials, "credentials"},
-	{answer.BadRequest, 0x01, 400, "http_request_error", answer.Limit, "bad request"},
-	{answer.Command, 0x07, 405, "http_request_denied", answer.Command, "command"},
-	{answer.BadResponse, 0x01, 502, "http_protocol_error", answer.Limit, "bad response"},
+	{answer.Success, 0x00, 0x5a, 200, "", answer.Success, "success"},
+	{answer.Internal, 0x01, 0x5b, 500, "proxy_internal_error", answer.Limit, "internal"},
+	{answer.Blocked, 0x02, 0x5b, 403, "destination_ip_prohibited", answer.Blocked, "blocked"},
+	{answer.Refused, 0x05, 0x5b, 502, "connection_refused", answer.Refused, "refused"},
+	{answer.Unreachable, 0x04, 0x5b, 502, "destination_ip_unroutable", answer.Unreachable, "unreachable"},
+	{answer.NotFound, 0x04, 0x5b, 502, "dns_error", answer.Unreachable, "not found"},
+	{answer.NoBridge, 0x03, 0x5b, 502, "destination_unavailable", answer.Unreachable, "no bridge"},
+	{answer.Timeout, 0x06, 0x5b, 504, "connection_timeout", answer.Timeout, "timeout"},
+	{answer.Limit, 0x01, 0x5b, 503, "connection_limit_reached", answer.Limit, "limit"},
+	{answer.Credentials, 0xff, 0x5d, 407, "http_request_denied", answer.Credentials, "credentials"},
+	{answer.BadRequest, 0x01, 0x5b, 400, "http_request_error", answer.Limit, "bad request"},
+	{answer.Command, 0x07, 0x5b, 405, "http_request_denied", answer.Command, "command"},
+	{answer.BadResponse, 0x01, 0x5b, 502, "http_protocol_error", answer.Limit, "bad response"},
 }
 
 func TestTable(t *testing.T) {
@@ -48,6 +49,9 @@ func TestTable(t *testing.T) {
 		}
 		if got := r.reason.SOCKS(); got != r.socks {
 			t.Errorf("%v: SOCKS %#x, want %#x", r.reason, got, r.socks)
+		}
+		if got := r.reason.SOCKS4(); got != r.socks4 {
+			t.Errorf("%v: SOCKS4 %#x, want %#x", r.reason, got, r.socks4)
 		}
 		if got := r.reason.HTTP(); got != r.http || http.StatusText(got) == "" {
 			t.Errorf("%v: HTTP %d, want %d", r.reason, got, r.http)
@@ -68,7 +72,7 @@ func TestTable(t *testing.T) {
 	}
 	// One beyond the table is a fault, and no panic.
 	beyond := answer.Reason(len(rows))
-	if beyond.SOCKS() != 1 || beyond.HTTP() != 500 || beyond.String() == "" {
+	if beyond.SOCKS() != 1 || beyond.SOCKS4() != 0x5b || beyond.HTTP() != 500 || beyond.String() == "" {
 		t.Errorf("reason %d: %#x, %d, %q", beyond, beyond.SOCKS(), beyond.HTTP(), beyond)
 	}
 }
