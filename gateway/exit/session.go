@@ -33,10 +33,9 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, o relay.Options) (t
 	live := stop()
 	switch {
 	case s.asked || !s.hs.Answered:
-	case !s.hs.Greeted: // it does not offer the method that is wanted
-		s.refused(answer.Credentials)
-	case !s.hs.Asked || s.hs.Authed:
-		s.refused(answer.Command)
+	case s.hs.Asked && !s.hs.Authed: // the method valid has counted it
+	default:
+		s.refused(s.hs.Reason)
 	}
 	upstream := s.hs.Upstream
 	if upstream == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -43,6 +44,7 @@ type client struct {
 	l     *listener
 	set   *Settings // an HTTP front changes them with each request
 	over  bool      // it is beyond the limit, and every request is refused
+	due   time.Time // when the first request has to be complete; zero: no limit
 	phase atomic.Int32
 	relay func() // runs after the handshake; nil: there is none
 
@@ -54,12 +56,57 @@ type client struct {
 
 // serve serves the connection up to its relay.
 func (c *client) serve() {
+	if d := c.handshake(); d > 0 {
+		c.due = time.Now().Add(d)
+	}
 	switch c.l.front {
 	case SOCKS5:
 		c.serveSOCKS()
 	case HTTP:
 		c.serveHTTP()
+	case Mixed:
+		c.serveMixed()
 	}
+}
+
+// maxFirst is how much is read before the protocol is known. A program's first message
+// mostly has less, so that it takes one read.
+const maxFirst = 512
+
+// serveMixed tells by the first byte what the client speaks. The front of that protocol
+// reads the byte again, and serves the connection.
+func (c *client) serveMixed() {
+	c.Conn.SetReadDeadline(c.due)
+	buf := make([]byte, maxFirst)
+	n, err := c.read(buf, func(byte) bool { return true })
+	if n == 0 {
+		c.unfinished(err)
+		c.Conn.Close()
+		return
+	}
+	c.putBack(buf[:n])
+	switch {
+	case c.first == byteSOCKS5:
+		c.serveSOCKS()
+	case c.first == byteSOCKS4:
+		c.serveSOCKS4()
+	case isHTTP(c.first):
+		c.serveHTTP()
+	case c.first == byteTLS:
+		c.foreign(protocol{"tls", "this port takes SOCKS and HTTP without TLS: the proxy's own address begins with socks5h:// or http://, also for https:// pages"})
+		c.linger()
+	default:
+		c.foreign(protocol{"unknown", "this port takes SOCKS5, SOCKS4a and HTTP"})
+		c.linger()
+	}
+}
+
+// putBack lets the connection's next reader read b again. A stop may close the connection
+// at the same time.
+func (c *client) putBack(b []byte) {
+	c.l.mu.Lock()
+	defer c.l.mu.Unlock()
+	c.Conn = stream.Ahead(c.Conn, b)
 }
 
 // recovered is to be deferred: it recovers a panic and closes the connection.
@@ -170,7 +217,11 @@ func (c *client) count(o outcome.Outcome, attrs ...any) {
 
 // unfinished counts a connection whose first request was not complete.
 func (c *client) unfinished(err error) {
-	if c.phase.Load() == waiting { // otherwise a stop has closed it, and the client is not at fault
+	switch {
+	case c.phase.Load() != waiting: // a stop has closed it, and the client is not at fault
+	case !c.begun && errors.Is(err, os.ErrDeadlineExceeded):
+		c.count(outcome.Silent)
+	default:
 		c.count(outcome.HandshakeFailed, c.cause(err)...)
 	}
 }

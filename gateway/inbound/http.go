@@ -362,6 +362,9 @@ func (h *httpConn) SetReadDeadline(t time.Time) error {
 	if h.abandoned {
 		return nil
 	}
+	if !h.asked && !h.due.IsZero() && t.After(h.due) {
+		t = h.due // a part of the time has passed before net/http came
+	}
 	return h.Conn.SetReadDeadline(t)
 }
 

@@ -630,6 +630,7 @@ func TestBytesDuringDial(t *testing.T) {
 	}{
 		{SOCKS5, socksRequest("a.example", 80), noAuth + granted},
 		{HTTP, connectRequest("a.example:80"), established},
+		{Mixed, socks4a("a.example", 80), granted4},
 	} {
 		started, proceed := make(chan struct{}), make(chan struct{})
 		g := start(t, tt.front, dialFunc(func(ctx context.Context, rt routes.Target) (net.Conn, error) {

@@ -1,5 +1,6 @@
-// Package inbound is the side of the gateway that applications use: a SOCKS5 front and
-// an HTTP proxy front. The caller opens the listeners.
+// Package inbound is the side of the gateway that applications use: a SOCKS5 front, an
+// HTTP proxy front, and a mixed front, which takes both and SOCKS4 as well, and tells
+// them apart by the first byte. The caller opens the listeners.
 //
 // A front reads a request and turns its destination into a routes.Target. It never
 // resolves a name. It asks a Dialer to open the destination, and takes the answer from
@@ -105,6 +106,7 @@ type Front uint8
 const (
 	SOCKS5 Front = iota // RFC 1928 and RFC 1929, CONNECT only
 	HTTP                // RFC 9112 proxy: CONNECT, and requests for http:// URIs
+	Mixed               // SOCKS5, SOCKS4, SOCKS4a and HTTP, told apart by the first byte
 )
 
 // String is the front's name in configuration, log and metrics.
@@ -114,6 +116,8 @@ func (f Front) String() string {
 		return "socks5"
 	case HTTP:
 		return "http"
+	case Mixed:
+		return "mixed"
 	}
 	return fmt.Sprintf("front %d", uint8(f))
 }

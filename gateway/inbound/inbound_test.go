@@ -292,6 +292,15 @@ func reply(code byte) string {
 	return "\x05" + string([]byte{code}) + "\x00\x01\x00\x00\x00\x00\x00\x00"
 }
 
+// socks4a is a CONNECT to a name.
+func socks4a(name string, port int) string {
+	return "\x04\x01" + string([]byte{byte(port >> 8), byte(port)}) + "\x00\x00\x00\x01user\x00" + name + "\x00"
+}
+
+const granted4 = "\x00\x5a\x00\x00\x00\x00\x00\x00"
+
+func reply4(code byte) string { return "\x00" + string([]byte{code}) + granted4[2:] }
+
 const established = "HTTP/1.1 200 Connection established\r\n\r\n"
 
 func connectRequest(authority string) string {
@@ -313,6 +322,12 @@ func TestAnswers(t *testing.T) {
 			p.expect(noAuth + reply(want.SOCKS()))
 			if s := p.rest(); s != "" {
 				t.Errorf("after the reply: %q", s)
+			}
+			p = connect(t, start(t, Mixed, failing(r), nil).addr)
+			p.send(socks4a("example.com", 80))
+			p.expect(reply4(want.SOCKS4()))
+			if s := p.rest(); s != "" {
+				t.Errorf("after the reply of SOCKS4: %q", s)
 			}
 
 			web := start(t, HTTP, failing(r), nil)
@@ -347,6 +362,10 @@ func TestEarlyData(t *testing.T) {
 	}{
 		{SOCKS5, socksRequest("example.com", 443), noAuth + granted},
 		{HTTP, connectRequest("example.com:443"), established},
+		{Mixed, socksRequest("example.com", 443), noAuth + granted},
+		{Mixed, connectRequest("example.com:443"), established},
+		{Mixed, socks4a("example.com", 443), granted4},
+		{Mixed, "\x04\x01\x01\xbb\xc0\x00\x02\x01user\x00", granted4},
 	} {
 		g := start(t, tt.front, to(up), nil)
 		for _, early := range []string{"", "x", strings.Repeat("early", 500), strings.Repeat("more than a buffer", 5000)} {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -36,8 +37,11 @@ func TestStopAndCut(t *testing.T) {
 	}{
 		{SOCKS5, socksRequest("a.example", 80), noAuth + granted, noAuth + reply(1)},
 		{HTTP, connectRequest("a.example:80"), established, "HTTP/1.1 503 "},
+		{Mixed, socksRequest("a.example", 80), noAuth + granted, noAuth + reply(1)},
+		{Mixed, connectRequest("a.example:80"), established, "HTTP/1.1 503 "},
+		{Mixed, "\x04\x01\x00\x50\x00\x00\x00\x01\x00a.example\x00", granted4, reply4(0x5b)},
 	} {
-		t.Run(tt.front.String(), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%v %.1q", tt.front, tt.request), func(t *testing.T) {
 			defer goleak.VerifyNone(t, before)
 			var wg sync.WaitGroup
 			dialling := make(chan struct{})
@@ -61,7 +65,7 @@ func TestStopAndCut(t *testing.T) {
 			half := connect(t, g.addr)
 			half.send(tt.request[:len(tt.request)-1])
 			dials := connect(t, g.addr)
-			dials.send(strings.NewReplacer(":80", ":81", "example\x00\x50", "example\x00\x51").Replace(tt.request))
+			dials.send(strings.NewReplacer(":80", ":81", "example\x00\x50", "example\x00\x51", "\x04\x01\x00\x50", "\x04\x01\x00\x51").Replace(tt.request))
 			<-dialling
 			relay := connect(t, g.addr)
 			relay.send(tt.request)
@@ -213,8 +217,11 @@ func TestSlow(t *testing.T) {
 	}{
 		{SOCKS5, socksRequest("a.example", 80), noAuth + granted},
 		{HTTP, connectRequest("a.example:80"), established},
+		{Mixed, socksRequest("a.example", 80), noAuth + granted},
+		{Mixed, connectRequest("a.example:80"), established},
+		{Mixed, socks4a("a.example", 80), granted4},
 	} {
-		t.Run(tt.front.String(), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%v %.1q", tt.front, tt.request), func(t *testing.T) {
 			t.Parallel()
 			g := start(t, tt.front, failing(answer.Internal), func(s *Settings, _ *Config) {
 				s.Handshake = 10 * time.Millisecond
@@ -309,7 +316,7 @@ func TestLimitOfRefusals(t *testing.T) {
 }
 
 func TestAllow(t *testing.T) {
-	for _, f := range []Front{SOCKS5, HTTP} {
+	for _, f := range []Front{SOCKS5, HTTP, Mixed} {
 		g := start(t, f, to(echo(t)), func(s *Settings, _ *Config) {
 			s.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 		})
@@ -344,8 +351,10 @@ func TestAllow(t *testing.T) {
 
 // With Private nothing of a client or a destination is in the log, whatever happens.
 func TestPrivate(t *testing.T) {
-	for _, f := range []Front{SOCKS5, HTTP} {
+	for _, f := range []Front{SOCKS5, HTTP, Mixed} {
 		requests := []string{
+			socks4a("hidden.example", 80), socks4a("hidden\n.example", 80), "\x04\x01\x00\x50\x00\x00\x00\x01hidden\x00\x00",
+			"\x05\x01\x02\x01\x06hidden\x06hidden" + socksRequest("hidden.example", 80)[3:],
 			socksRequest("hidden.example", 80), socksRequest("hidden\n.example", 80), "\x05\x01\x02", "\x04hidden", "hidden",
 			"GET http://hidden.example/ HTTP/1.1\r\nHost: hidden.example\r\n\r\n",
 			connectRequest("hidden.example:443"), connectRequest("hidden.example"), "\x16hidden",
@@ -420,7 +429,10 @@ func TestJoinGetsBareConnections(t *testing.T) {
 	for _, tt := range []struct {
 		front   Front
 		request string
-	}{{SOCKS5, socksRequest("a.example", 80)}, {HTTP, connectRequest("a.example:80")}} {
+	}{
+		{SOCKS5, socksRequest("a.example", 80)}, {HTTP, connectRequest("a.example:80")},
+		{Mixed, socksRequest("a.example", 80)}, {Mixed, connectRequest("a.example:80")}, {Mixed, socks4a("a.example", 80)},
+	} {
 		bare := make(chan bool, 1)
 		g := start(t, tt.front, to(up), func(_ *Settings, c *Config) {
 			c.Relay = func(_ context.Context, client, upstream stream.Conn, early []byte) {
@@ -471,7 +483,7 @@ func TestAcceptErrors(t *testing.T) {
 }
 
 func TestFrontString(t *testing.T) {
-	if s := SOCKS5.String() + " " + HTTP.String() + " " + Front(9).String(); s != "socks5 http front 9" {
+	if s := SOCKS5.String() + " " + HTTP.String() + " " + Mixed.String() + " " + Front(9).String(); s != "socks5 http mixed front 9" {
 		t.Error(s)
 	}
 	var none *Limiter

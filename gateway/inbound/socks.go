@@ -15,18 +15,32 @@ import (
 	"ptgate/routes"
 )
 
-// serveSOCKS serves one request. If the request was granted, the relay gets the
+// serveSOCKS serves one request of SOCKS5. If the request was granted, the relay gets the
 // connection.
 func (c *client) serveSOCKS() {
+	s := c.newSession()
+	s.end(s.Serve(socksConn{c}))
+}
+
+// serveSOCKS4 is serveSOCKS for SOCKS4 and SOCKS4a.
+func (c *client) serveSOCKS4() {
+	s := c.newSession()
+	s.end(s.Serve4(socksConn{c}))
+}
+
+func (c *client) newSession() *socksSession {
 	s := &socksSession{client: c}
-	if d := c.handshake(); d > 0 {
-		c.Conn.SetDeadline(time.Now().Add(d))
-	}
+	c.Conn.SetDeadline(c.due)
 	s.Dial = s.dial
 	if len(c.set.Users) > 0 {
 		s.Valid = s.valid
 	}
-	err := s.Serve(socksConn{c})
+	return s
+}
+
+// end goes on with the connection after the handshake. err says why that is not complete.
+func (s *socksSession) end(err error) {
+	c := s.client
 	switch {
 	case s.Upstream != nil && s.Granted:
 		c.join(s.Upstream, s.Early)
@@ -49,6 +63,7 @@ func (c *client) serveSOCKS() {
 type socksSession struct {
 	*client
 	socks.Session
+	dialled bool // there was a request for a destination
 }
 
 func (s *socksSession) valid(user, password string) bool {
@@ -60,6 +75,7 @@ func (s *socksSession) valid(user, password string) bool {
 }
 
 func (s *socksSession) dial(host string, port int) (stream.Conn, error) {
+	s.dialled = true
 	conn, target, err := s.open(host, port)
 	if err != nil {
 		s.client.refused(target, err)
@@ -88,17 +104,30 @@ func (s *socksSession) open(host string, port int) (stream.Conn, routes.Target, 
 // finish sends the answers that go-socks5 does not know, and counts the failure.
 func (s *socksSession) finish(err error) {
 	switch {
-	case s.Answered && !s.Greeted:
-		s.client.refused(routes.Target{}, answer.New(answer.Credentials, nil), "required", len(s.set.Users) > 0,
-			"advice", "the client offers no method that fits: user name and password are required if and only if listen.users has entries")
+	case s.dialled: // the method dial has counted it
+	case s.Answered && s.Asked && !s.Authed: // the method valid has counted it
 	case s.Answered:
+		s.client.refused(routes.Target{}, answer.New(s.Reason, err), s.advice()...)
 	case s.Greeted && s.Asked && !s.Authed: // RFC 1929: a status other than 0 is a failure
 		s.Conn.Write(socks5.AppendStatus(nil, 1))
-		s.client.refused(routes.Target{}, answer.New(answer.Credentials, nil), "advice", "listen.users has entries: the client must send a user name and a password")
+		s.client.refused(routes.Target{}, answer.New(answer.Credentials, err),
+			"advice", "the client's user name and password are not in the form of RFC 1929")
 	case s.Greeted:
 		s.Conn.Write(socks5.AppendFailure(nil, answer.Internal.SOCKS()))
 		s.unfinished(err)
 	}
+}
+
+// advice returns the attributes that tell the operator what to do about a refusal.
+func (s *socksSession) advice() []any {
+	switch {
+	case s.Reason != answer.Credentials:
+		return nil
+	case s.first == byteSOCKS4:
+		return []any{"advice", "listen.users has entries, and SOCKS4 has no password: set the program to SOCKS5 or HTTP"}
+	}
+	return []any{"required", s.Valid != nil,
+		"advice", "the client offers no method that fits: user name and password are required if and only if listen.users has entries"}
 }
 
 // foreign answers a client that speaks something else.

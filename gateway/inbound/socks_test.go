@@ -64,7 +64,15 @@ func TestSOCKSBytes(t *testing.T) {
 		{name: "request of version 4", send: "\x05\x01\x00\x04\x01\x00\x03\x09a.example" + port80, want: noAuth + reply(1)},
 
 		{name: "no method", send: "\x05\x00", want: "\x05\xff", log: "no method that fits"},
-		{name: "password method where none is asked for", send: "\x05\x01\x02", want: "\x05\xff", log: "no method that fits"},
+		{name: "password method where none is asked for", send: "\x05\x01\x02\x01\x05alice\x06secret" + socksRequest("a.example", 80)[3:],
+			want: "\x05\x02\x01\x00" + granted, target: routes.Target{Name: "a.example", Port: 80}},
+		{name: "password or GSSAPI where none is asked for", send: "\x05\x02\x01\x02\x01\xff" + strings.Repeat("u", 255) + "\xff" +
+			strings.Repeat("p", 255) + socksRequest("a.example", 80)[3:],
+			want: "\x05\x02\x01\x00" + granted, target: routes.Target{Name: "a.example", Port: 80}},
+		{name: "empty password where none is asked for", send: "\x05\x01\x02\x01\x00\x00" + socksRequest("a.example", 80)[3:],
+			want: "\x05\x02\x01\x00" + granted, target: routes.Target{Name: "a.example", Port: 80}},
+		{name: "no password after all, where none is asked for", send: "\x05\x01\x02" + socksRequest("a.example", 80)[3:],
+			want: "\x05\x02\x01\x01", log: "not in the form of RFC 1929"},
 		{name: "GSSAPI", send: "\x05\x01\x01", want: "\x05\xff", log: "no method that fits"},
 
 		{name: "password", users: true, send: "\x05\x01\x02\x01\x05alice\x06secret" + socksRequest("a.example", 80)[3:],

@@ -17,6 +17,7 @@ const (
 	OverLimit
 	AcceptFailed
 	Foreign
+	Silent
 	HandshakeFailed
 	BadCredentials
 	Opened
@@ -63,7 +64,7 @@ const (
 
 // The names of labels.
 const (
-	front    = "front"    // socks5, http
+	front    = "front"    // socks5, http, mixed
 	reason   = "reason"   // of package answer
 	protocol = "protocol" // what a client spoke
 	bridge   = "bridge"   // its name
@@ -101,6 +102,10 @@ var table = [outcomes]Row{
 	Foreign: {Name: "foreign", Labels: []string{front, protocol},
 		Help:    "Connections whose first byte is of another protocol than the port's.",
 		Message: "the client speaks another protocol than this port", Level: slog.LevelWarn, AtWill: true},
+	Silent: {Name: "silent", Labels: []string{front},
+		Help: "Connections of applications that were closed because nothing came for limits.handshake.",
+		Message: "client closed: it sent nothing. A program that waits for the server to speak first knows nothing of the proxy: " +
+			"give it the address of its own server, and this one as its SOCKS or HTTP proxy", Level: slog.LevelInfo, AtWill: true},
 	HandshakeFailed: {Name: "handshake_failed", Labels: []string{front},
 		Help:    "Connections of applications that ended before a complete request.",
 		Message: "no complete request", Level: slog.LevelDebug, AtWill: true},

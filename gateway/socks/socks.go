@@ -1,6 +1,7 @@
 // Package socks serves the handshake of SOCKS5 (RFC 1928, RFC 1929) with the library
-// go-socks5. After the handshake the connection belongs to the caller again. The package
-// resolves no name, moves no bytes of a tunnel and closes no connection.
+// go-socks5, and that of SOCKS4 and SOCKS4a by itself. After the handshake the connection
+// belongs to the caller again. The package resolves no name, moves no bytes of a tunnel
+// and closes no connection.
 package socks
 
 import (
@@ -9,6 +10,7 @@ import (
 	"io"
 	"log"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/armon/go-socks5"
@@ -18,14 +20,14 @@ import (
 	"ptgate/gateway/stream"
 )
 
-// A Session is the handshake on one connection. The caller sets Dial and Valid; Serve
-// sets the other fields, which say how the handshake went.
+// A Session is the handshake on one connection. The caller sets Dial and Valid; Serve or
+// Serve4 sets the other fields, which say how the handshake went.
 type Session struct {
 	// Dial opens a connection to the destination. host is a name, or an address as text.
 	// The client gets the answer.Reason of its error.
 	Dial func(host string, port int) (stream.Conn, error)
-	// Valid checks a user and password (RFC 1929), which each client has to send. Nil:
-	// only clients that can do without them are served.
+	// Valid checks a user and password (RFC 1929), which each client has to send. Nil: no
+	// client has to. Some programs can't do without them; what these send is forgotten.
 	Valid func(user, password string) bool
 
 	Upstream stream.Conn // the connection from Dial; the caller closes it
@@ -36,13 +38,15 @@ type Session struct {
 	Asked    bool // the method is user and password
 	Authed   bool // user and password were right
 	Answered bool // the client has got the last answer
+	// Reason is what the last answer stands for. Without one it is Success.
+	Reason answer.Reason
 
 	conn    net.Conn
+	first   []byte // the first bytes read, which go-socks5 has not got yet
 	host    string
 	port    int
-	reason  answer.Reason
-	got     int // bytes read
-	methods int // NMETHODS of the greeting
+	got     int // bytes that go-socks5 has got
+	greeted int // bytes of the greeting
 	auth    int // bytes of the RFC 1929 request
 	request int // bytes of the request
 }
@@ -50,15 +54,22 @@ type Session struct {
 // silent drops the library's log lines, which would contain bytes of clients.
 var silent = log.New(io.Discard, "", 0)
 
-// Serve reads the client's messages, calls Dial and answers. It may read some of the
+// Serve reads the messages of a SOCKS5 client, calls Dial and answers. It may read some of the
 // bytes after the request: these are Early. The caller sets the deadlines. An error says
 // why the handshake is not complete; the fields of s tell how far it went.
 func (s *Session) Serve(conn net.Conn) error {
 	s.conn = conn
+	methods, err := s.readGreeting()
+	if err != nil {
+		return err
+	}
 	// Each session has a server of its own. It is small, and its hooks know the session.
 	h := hooks{s}
 	conf := &socks5.Config{Resolver: h, Rules: h, Dial: h.dial, Logger: silent}
-	if s.Valid != nil {
+	// go-socks5 takes the client's first method that it may take. A client that offers to
+	// do without a password is not asked for one.
+	only := slices.Contains(methods, byte(codec.UserPassword)) && !slices.Contains(methods, byte(codec.NoAuth))
+	if s.Valid != nil || only {
 		conf.Credentials = h
 	}
 	server, err := socks5.New(conf)
@@ -68,8 +79,36 @@ func (s *Session) Serve(conn net.Conn) error {
 	return server.ServeConn((*client)(s))
 }
 
+// maxGreeting is the longest greeting: VER, NMETHODS and 255 METHODS.
+const maxGreeting = 2 + 255
+
+// readGreeting reads the greeting (RFC 1928 section 3) and returns its methods. It leaves
+// another version to go-socks5, which refuses it.
+func (s *Session) readGreeting() (methods []byte, err error) {
+	buf := make([]byte, maxGreeting)
+	for n := 0; ; {
+		switch {
+		case n > 0 && buf[0] != codec.Version:
+			s.first = buf[:n]
+			return nil, nil
+		case n >= 2 && n >= 2+int(buf[1]):
+			s.first, s.greeted = buf[:n], 2+int(buf[1])
+			return buf[2:s.greeted], nil
+		}
+		m, err := s.conn.Read(buf[n:])
+		if n += m; m == 0 && err != nil {
+			return nil, err
+		}
+	}
+}
+
 // Ahead is how many bytes after the request have been read. Dial may call it.
-func (s *Session) Ahead() int { return s.got - (2 + s.methods) - s.auth - s.request }
+func (s *Session) Ahead() int {
+	if s.greeted == 0 { // SOCKS4
+		return len(s.Early)
+	}
+	return s.got - s.greeted - s.auth - s.request
+}
 
 // hooks has the methods that go-socks5 calls. Up to the end of dial it calls them in
 // one goroutine.
@@ -83,7 +122,7 @@ func (h hooks) Resolve(ctx context.Context, _ string) (context.Context, net.IP, 
 // Valid implements socks5.CredentialStore.
 func (h hooks) Valid(user, password string) bool {
 	h.auth = 3 + len(user) + len(password)
-	return h.Session.Valid(user, password)
+	return h.Session.Valid == nil || h.Session.Valid(user, password)
 }
 
 // Allow implements socks5.RuleSet. It allows everything, and notes the destination.
@@ -103,7 +142,7 @@ func (h hooks) Allow(ctx context.Context, r *socks5.Request) (context.Context, b
 func (h hooks) dial(context.Context, string, string) (net.Conn, error) {
 	c, err := h.Dial(h.host, h.port)
 	if err != nil {
-		h.reason = answer.Of(err)
+		h.Reason = answer.Of(err)
 		return nil, err
 	}
 	h.Upstream = c
@@ -117,12 +156,15 @@ func (c *client) Read(p []byte) (int, error) {
 	if c.Upstream != nil {
 		return 0, io.EOF // what comes now is the relay's
 	}
-	before := c.got
-	n, err := c.conn.Read(p)
-	c.got += n
-	if before < 2 && c.got >= 2 {
-		c.methods = int(p[1-before])
+	var n int
+	var err error
+	if len(c.first) > 0 {
+		n = copy(p, c.first)
+		c.first = c.first[n:]
+	} else {
+		n, err = c.conn.Read(p)
 	}
+	c.got += n
 	return n, err
 }
 
@@ -134,16 +176,22 @@ func (c *client) Write(p []byte) (int, error) {
 	case len(p) < 2:
 	case !c.Greeted && !c.Answered:
 		c.Greeted = p[1] != byte(codec.NoMethod)
-		c.Answered = !c.Greeted
+		if c.Answered = !c.Greeted; c.Answered {
+			c.Reason = answer.Credentials
+		}
 		c.Asked = p[1] == byte(codec.UserPassword)
 	case c.Asked && !c.Authed && !c.Answered:
 		c.Authed = p[1] == 0
-		c.Answered = !c.Authed
+		if c.Answered = !c.Authed; c.Answered {
+			c.Reason = answer.Credentials
+		}
 	default:
 		c.Answered = true
-		if c.reason != answer.Success {
+		if c.Reason != answer.Success {
 			p = bytes.Clone(p)
-			p[1] = c.reason.SOCKS()
+			p[1] = c.Reason.SOCKS()
+		} else {
+			c.Reason = answer.FromSOCKS(p[1]) // go-socks5 has refused
 		}
 		n, err := c.conn.Write(p)
 		c.Granted = err == nil && c.Upstream != nil && p[1] == answer.Success.SOCKS()

@@ -83,7 +83,9 @@ func Ahead(c Conn, bytes []byte) Conn {
 func (a *ahead) Read(p []byte) (int, error) {
 	a.mu.Lock()
 	n := copy(p, a.rest)
-	a.rest = a.rest[n:]
+	if a.rest = a.rest[n:]; len(a.rest) == 0 {
+		a.rest = nil // frees its memory
+	}
 	a.mu.Unlock()
 	if n > 0 || len(p) == 0 {
 		return n, nil
