@@ -34,7 +34,7 @@ func (g *Gateway) listen(cfg *config.Config, old []*listener) (all, opened []*li
 	for _, f := range []struct {
 		front inbound.Front
 		addrs []string
-	}{{inbound.SOCKS5, cfg.Listen.SOCKS5}, {inbound.HTTP, cfg.Listen.HTTP}} {
+	}{{inbound.SOCKS5, cfg.Listen.SOCKS5}, {inbound.HTTP, cfg.Listen.HTTP}, {inbound.Mixed, cfg.Listen.Mixed}} {
 		for _, addr := range f.addrs {
 			i := slices.IndexFunc(old, func(l *listener) bool { return l.front == f.front && l.addr == addr })
 			if i >= 0 {

@@ -121,7 +121,7 @@ func demo(ctx context.Context, out io.Writer, once bool) (err error) {
 	// The page is on this machine, which an exit does not let clients reach.
 	server = replaceTable(server, "[exit]", fmt.Sprintf("[exit]\nallow = [\"%s:%d\"]\ndeny = []\n", demoName, at.Port()))
 	client = fmt.Sprintf("state_dir = %q\n", filepath.Join(dir, "client")) + client
-	client = replaceTable(client, "[listen]", "[listen]\nsocks5 = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n"+
+	client = replaceTable(client, "[listen]", "[listen]\nmixed = \"127.0.0.1:0\"\n"+
 		"[[route]]\nto = \"*\"\nvia = \"far\"\n")
 
 	log := newLogger("text", slog.LevelError, os.Stderr)
@@ -134,18 +134,18 @@ func demo(ctx context.Context, out io.Writer, once bool) (err error) {
 	if err != nil {
 		return fmt.Errorf("the gateway: %w", err)
 	}
-	socks, plain := near.Addresses(inbound.SOCKS5)[0], near.Addresses(inbound.HTTP)[0]
+	front := near.Addresses(inbound.Mixed)[0]
 	fmt.Fprintf(out, "web page          %s, which the exit finds on %s\n", target, page.Addr())
 	fmt.Fprintf(out, "server            obfs4 on %s, exit to %s:%d\n", far.Announced()[0].Address, demoName, at.Port())
-	fmt.Fprintf(out, "gateway           SOCKS5 on %s, HTTP on %s\n\n", socks, plain)
+	fmt.Fprintf(out, "gateway           SOCKS5, SOCKS4a and HTTP on %s\n\n", front)
 
-	for _, p := range []struct{ name, scheme, addr string }{{"SOCKS5", "socks5", socks}, {"HTTP", "http", plain}} {
-		took, size, err := demoFetch(stop, p.scheme, p.addr, target)
+	for _, p := range []struct{ name, scheme string }{{"SOCKS5", "socks5"}, {"HTTP", "http"}} {
+		took, size, err := demoFetch(stop, p.scheme, front, target)
 		if err != nil {
 			return fmt.Errorf("fetch through %s: %w", p.name, err)
 		}
 		fmt.Fprintf(out, "fetch through %-6s client → gateway %s → obfs4 → server %s → exit → %s: %d bytes in %v\n",
-			p.name, p.addr, far.Announced()[0].Address, page.Addr(), size, took.Round(100*time.Microsecond))
+			p.name, front, far.Announced()[0].Address, page.Addr(), size, took.Round(100*time.Microsecond))
 	}
 	if once {
 		fmt.Fprintln(out, "\nok")
@@ -163,7 +163,7 @@ Without the proxy the name leads nowhere. Browsers go to 127.0.0.1 and localhost
 directly, whatever proxy is set; for pages of your own there, start Chromium with
 --proxy-bypass-list='<-loopback>', or set network.proxy.allow_hijacking_localhost
 to true in Firefox's about:config. Ctrl-C ends the demo.
-`, socks, target, plain, target, socks, target)
+`, front, target, front, target, front, target)
 	<-ctx.Done()
 	return nil
 }

@@ -3,9 +3,12 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"ptgate/gateway/config"
 )
 
 // noProxy is what programs reach without us: this machine.
@@ -23,16 +26,18 @@ func newEnvCommand() *cobra.Command {
 
 Each variable names a proxy that the programs which read it understand:
 
-  HTTP_PROXY, HTTPS_PROXY   the HTTP listener, in both cases of letters
-  all_proxy                 the HTTP listener: curl, git, Python, aria2 and Chromium
+  HTTP_PROXY, HTTPS_PROXY   an HTTP proxy, in both cases of letters
+  all_proxy                 an HTTP proxy: curl, git, Python, aria2 and Chromium
                             look at it first, and some of them know no socks5h
-  ALL_PROXY                 the SOCKS5 listener: programs in Go look at it first, and
+  ALL_PROXY                 a SOCKS5 proxy: programs in Go look at it first, and
                             go around any other kind of proxy without a word
 
-SOCKS5 addresses have the scheme socks5h, so that names are not looked up on this
-machine. Without an HTTP listener all of them name the SOCKS5 one, and the other way
-round; then some programs fail, or are not served. NO_PROXY keeps this machine's own
-addresses out of it; curl obeys it even with -x, unless --noproxy '' is given.
+Each is the first listener of listen.http or listen.socks5, or else of listen.mixed,
+which is both. SOCKS5 addresses have the scheme socks5h, so that names are not looked
+up on this machine. Where no listener takes HTTP, all of them name the SOCKS5 one, and
+the other way round; then some programs fail, or are not served. NO_PROXY keeps this
+machine's own addresses out of it; curl obeys it even with -x, unless --noproxy '' is
+given.
 
 User names and passwords of listen.users are never printed, for a program's
 environment is open to others: give them to each program in its own way.`,
@@ -51,7 +56,7 @@ environment is open to others: give them to each program in its own way.`,
 		if err != nil {
 			return err
 		}
-		socks, web, err := proxyURLs(cfg.Listen.SOCKS5, cfg.Listen.HTTP)
+		socks, web, err := proxyURLs(cfg.Listen)
 		if err != nil {
 			return fmt.Errorf("%s: %w", cfg.Path, err)
 		}
@@ -69,14 +74,14 @@ environment is open to others: give them to each program in its own way.`,
 }
 
 // proxyURLs makes what programs are told of the first listener of each kind.
-func proxyURLs(socks5, http []string) (socks, web string, err error) {
-	if len(socks5) > 0 {
-		if socks, err = proxyURL("socks5h", socks5[0]); err != nil {
+func proxyURLs(l config.Listen) (socks, web string, err error) {
+	if all := slices.Concat(l.SOCKS5, l.Mixed); len(all) > 0 {
+		if socks, err = proxyURL("socks5h", all[0]); err != nil {
 			return "", "", err
 		}
 	}
-	if len(http) > 0 {
-		if web, err = proxyURL("http", http[0]); err != nil {
+	if all := slices.Concat(l.HTTP, l.Mixed); len(all) > 0 {
+		if web, err = proxyURL("http", all[0]); err != nil {
 			return "", "", err
 		}
 	}

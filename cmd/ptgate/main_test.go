@@ -133,22 +133,27 @@ func mode(ts *testscript.TestScript, neg bool, args []string) {
 
 func TestProxyURLs(t *testing.T) {
 	for _, c := range []struct {
-		socks5, http string
-		socks, web   string // or, with "" of both, an error
+		socks5, http, mixed string
+		socks, web          string // or, with "" of both, an error
 	}{
-		{"127.0.0.1:1080", "127.0.0.1:8118", "socks5h://127.0.0.1:1080", "http://127.0.0.1:8118"},
-		{"127.0.0.1:1080", "", "socks5h://127.0.0.1:1080", "socks5h://127.0.0.1:1080"},
-		{"", "[::1]:8118", "http://[::1]:8118", "http://[::1]:8118"},
-		{"0.0.0.0:1080", "[::]:8118", "socks5h://127.0.0.1:1080", "http://127.0.0.1:8118"},
-		{"192.0.2.1:1080 127.0.0.1:1080", "", "socks5h://192.0.2.1:1080", "socks5h://192.0.2.1:1080"},
-		{"", "", "", ""},
-		{"127.0.0.1:0", "", "", ""},
-		{"127.0.0.1:1080", "127.0.0.1:0", "", ""},
-		{"nonsense", "", "", ""},
+		{"127.0.0.1:1080", "127.0.0.1:8118", "", "socks5h://127.0.0.1:1080", "http://127.0.0.1:8118"},
+		{"127.0.0.1:1080", "", "", "socks5h://127.0.0.1:1080", "socks5h://127.0.0.1:1080"},
+		{"", "[::1]:8118", "", "http://[::1]:8118", "http://[::1]:8118"},
+		{"0.0.0.0:1080", "[::]:8118", "", "socks5h://127.0.0.1:1080", "http://127.0.0.1:8118"},
+		{"192.0.2.1:1080 127.0.0.1:1080", "", "", "socks5h://192.0.2.1:1080", "socks5h://192.0.2.1:1080"},
+		{"", "", "", "", ""},
+		{"127.0.0.1:0", "", "", "", ""},
+		{"127.0.0.1:1080", "127.0.0.1:0", "", "", ""},
+		{"", "", "127.0.0.1:1080 127.0.0.1:8118", "socks5h://127.0.0.1:1080", "http://127.0.0.1:1080"},
+		{"127.0.0.1:1", "", "127.0.0.1:3", "socks5h://127.0.0.1:1", "http://127.0.0.1:3"},
+		{"", "127.0.0.1:2", "127.0.0.1:3", "socks5h://127.0.0.1:3", "http://127.0.0.1:2"},
+		{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "socks5h://127.0.0.1:1", "http://127.0.0.1:2"},
+		{"", "", "127.0.0.1:0", "", ""},
+		{"nonsense", "", "", "", ""},
 	} {
-		socks, web, err := proxyURLs(strings.Fields(c.socks5), strings.Fields(c.http))
+		socks, web, err := proxyURLs(config.Listen{SOCKS5: strings.Fields(c.socks5), HTTP: strings.Fields(c.http), Mixed: strings.Fields(c.mixed)})
 		if socks != c.socks || web != c.web || (err != nil) != (c.socks == "") {
-			t.Errorf("%q, %q: %q, %q, %v", c.socks5, c.http, socks, web, err)
+			t.Errorf("%q, %q, %q: %q, %q, %v", c.socks5, c.http, c.mixed, socks, web, err)
 		}
 	}
 }

@@ -51,7 +51,7 @@ type Log struct {
 // [[route]], and [listen] names no socks5, http or mixed, there are the default
 // listeners. Otherwise there are only the listeners that are named.
 type Listen struct {
-	SOCKS5, HTTP []string // literal address:port; port 0 is any free one
+	SOCKS5, HTTP, Mixed []string // literal address:port; port 0 is any free one
 	// Allow is never empty. If the file has none, it is loopback, or all addresses
 	// if there are Users.
 	Allow []netip.Prefix

@@ -149,7 +149,7 @@ func TestEverything(t *testing.T) {
 	want := &Config{
 		Path: filepath.Join(dir, "everything.toml"), StateDir: filepath.Join(dir, "state"),
 		Log: Log{Level: slog.LevelDebug, Format: "json"},
-		Listen: Listen{SOCKS5: []string{"127.0.0.1:1080", "[::1]:1080"}, HTTP: []string{"0.0.0.0:8118"},
+		Listen: Listen{SOCKS5: []string{"127.0.0.1:1080", "[::1]:1080"}, HTTP: []string{"0.0.0.0:8118"}, Mixed: []string{"[::1]:8118"},
 			Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("192.0.2.0/24")},
 			Users: map[string]string{"alice": "secret", "bob": "other"}, Line: 8},
 		Bridges: []*Bridge{tokyo, paris, oslo, rome, inline},
@@ -231,7 +231,7 @@ func TestEverything(t *testing.T) {
 func TestDefaults(t *testing.T) {
 	cfg := mustLoad(t, "testdata/good/minimal.toml")
 	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
-	if diff := cmp.Diff(Listen{SOCKS5: []string{"127.0.0.1:1080"}, HTTP: []string{"127.0.0.1:8118"}, Allow: loopback, Users: map[string]string{}, Line: 1},
+	if diff := cmp.Diff(Listen{Mixed: []string{"127.0.0.1:1080", "127.0.0.1:8118"}, Allow: loopback, Users: map[string]string{}, Line: 1},
 		cfg.Listen, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("listen (-want +got):\n%s", diff)
 	}
@@ -246,7 +246,7 @@ func TestDefaults(t *testing.T) {
 	}
 
 	cfg = mustLoad(t, "testdata/good/server.toml")
-	if len(cfg.Listen.SOCKS5)+len(cfg.Listen.HTTP) != 0 {
+	if len(cfg.Listen.SOCKS5)+len(cfg.Listen.HTTP)+len(cfg.Listen.Mixed) != 0 {
 		t.Errorf("a far end listens for applications: %v", cfg.Listen)
 	}
 	if s := cfg.Serve[0]; s.Public != "" || s.PT == nil || !s.PT.Builtin() {
@@ -285,18 +285,20 @@ func TestListen(t *testing.T) {
 	const route = "\n[[route]]\nto = \"*\"\nvia = \"direct\"\n"
 	everyone := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 	for _, c := range []struct {
-		doc          string
-		socks5, http []string
-		everyone     bool
+		doc                 string
+		socks5, http, mixed []string
+		everyone            bool
 	}{
-		{"[listen]\nsocks5 = \"127.0.0.1:1\"", []string{"127.0.0.1:1"}, nil, false},
-		{"[listen]\nhttp = \"127.0.0.1:0\"\nsocks5 = []", nil, []string{"127.0.0.1:0"}, false},
-		{"[listen]\nallow = \"::1\"", []string{"127.0.0.1:1080"}, []string{"127.0.0.1:8118"}, false},
-		{"[listen]\nsocks5 = \":1\"\nusers = { a = \"b\" }", []string{"[::]:1"}, nil, true},
-		{"[listen]\nsocks5 = \"[::ffff:127.0.0.1]:1\"", []string{"127.0.0.1:1"}, nil, false},
+		{"[listen]\nsocks5 = \"127.0.0.1:1\"", []string{"127.0.0.1:1"}, nil, nil, false},
+		{"[listen]\nhttp = \"127.0.0.1:0\"\nsocks5 = []", nil, []string{"127.0.0.1:0"}, nil, false},
+		{"[listen]\nallow = \"::1\"", nil, nil, []string{"127.0.0.1:1080", "127.0.0.1:8118"}, false},
+		{"[listen]\nmixed = \"[::1]:1\"", nil, nil, []string{"[::1]:1"}, false},
+		{"[listen]\nmixed = []", nil, nil, nil, false},
+		{"[listen]\nsocks5 = \":1\"\nusers = { a = \"b\" }", []string{"[::]:1"}, nil, nil, true},
+		{"[listen]\nsocks5 = \"[::ffff:127.0.0.1]:1\"", []string{"127.0.0.1:1"}, nil, nil, false},
 	} {
 		cfg := mustLoad(t, write(t, "ptgate.toml", c.doc+route))
-		if diff := cmp.Diff(c.socks5, cfg.Listen.SOCKS5) + cmp.Diff(c.http, cfg.Listen.HTTP); diff != "" {
+		if diff := cmp.Diff(c.socks5, cfg.Listen.SOCKS5) + cmp.Diff(c.http, cfg.Listen.HTTP) + cmp.Diff(c.mixed, cfg.Listen.Mixed); diff != "" {
 			t.Errorf("%s: (-want +got):\n%s", c.doc, diff)
 		}
 		if got := cmp.Equal(everyone, cfg.Listen.Allow, cmpopts.EquateComparable(netip.Prefix{})); got != c.everyone {

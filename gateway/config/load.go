@@ -332,11 +332,11 @@ func overlap(a, b netip.Addr) bool {
 func (l *loading) listenTable(top *table, hasRoute, hasServe bool) Listen {
 	t := top.sub("listen")
 	listen := Listen{Line: t.line()}
-	if !t.has("socks5") && !t.has("http") && !t.has("mixed") && (hasRoute || !hasServe) {
-		listen.SOCKS5, listen.HTTP = []string{"127.0.0.1:1080"}, []string{"127.0.0.1:8118"}
-		l.binds = append(l.binds,
-			bind{netip.MustParseAddrPort(listen.SOCKS5[0]), t, listen.Line, "the default socks5"},
-			bind{netip.MustParseAddrPort(listen.HTTP[0]), t, listen.Line, "the default http"})
+	if !t.hasAny("socks5", "http", "mixed") && (hasRoute || !hasServe) {
+		listen.Mixed = []string{"127.0.0.1:1080", "127.0.0.1:8118"}
+		for _, addr := range listen.Mixed {
+			l.binds = append(l.binds, bind{netip.MustParseAddrPort(addr), t, listen.Line, "the default mixed"})
+		}
 	}
 	open := 0 // line of the first listener that others than this box can reach
 	read := func(key string) (out []string) {
@@ -354,14 +354,13 @@ func (l *loading) listenTable(top *table, hasRoute, hasServe bool) Listen {
 		}
 		return out
 	}
-	if t.has("socks5") {
-		listen.SOCKS5 = read("socks5")
-	}
-	if t.has("http") {
-		listen.HTTP = read("http")
-	}
-	if mixed := t.list("mixed"); len(mixed) > 0 {
-		t.fail(t.lineOf("mixed"), "mixed is not supported yet: write the address under socks5 or http, or mixed = []")
+	for _, key := range []struct {
+		name string
+		to   *[]string
+	}{{"socks5", &listen.SOCKS5}, {"http", &listen.HTTP}, {"mixed", &listen.Mixed}} {
+		if t.has(key.name) {
+			*key.to = read(key.name)
+		}
 	}
 	listen.Users = t.users("users")
 	listen.Allow = t.prefixes("allow")
@@ -382,7 +381,7 @@ func (l *loading) listenTable(top *table, hasRoute, hasServe bool) Listen {
 	case everyone:
 		t.warn(open, "everybody may use this listener: allow covers all addresses, and there are no users")
 	}
-	if hasServe && !hasRoute && len(listen.SOCKS5)+len(listen.HTTP) > 0 {
+	if hasServe && !hasRoute && len(listen.SOCKS5)+len(listen.HTTP)+len(listen.Mixed) > 0 {
 		t.warn(listen.Line, "there are listeners but no [[route]]: every request will be refused")
 	}
 	t.done()

@@ -32,7 +32,8 @@ func (c *client) newSession() *socksSession {
 	s := &socksSession{client: c}
 	c.Conn.SetDeadline(c.due)
 	s.Dial = s.dial
-	if len(c.set.Users) > 0 {
+	s.AnyPassword = len(c.set.Users) == 0
+	if !s.AnyPassword {
 		s.Valid = s.valid
 	}
 	return s

@@ -27,8 +27,11 @@ type Session struct {
 	// The client gets the answer.Reason of its error.
 	Dial func(host string, port int) (stream.Conn, error)
 	// Valid checks a user and password (RFC 1929), which each client has to send. Nil: no
-	// client has to. Some programs can't do without them; what these send is forgotten.
+	// client has to.
 	Valid func(user, password string) bool
+	// AnyPassword serves clients that can't do without a password, too, where Valid is
+	// nil. What they send is forgotten.
+	AnyPassword bool
 
 	Upstream stream.Conn // the connection from Dial; the caller closes it
 	Early    []byte      // bytes that the client has sent after its request
@@ -68,7 +71,7 @@ func (s *Session) Serve(conn net.Conn) error {
 	conf := &socks5.Config{Resolver: h, Rules: h, Dial: h.dial, Logger: silent}
 	// go-socks5 takes the client's first method that it may take. A client that offers to
 	// do without a password is not asked for one.
-	only := slices.Contains(methods, byte(codec.UserPassword)) && !slices.Contains(methods, byte(codec.NoAuth))
+	only := s.AnyPassword && slices.Contains(methods, byte(codec.UserPassword)) && !slices.Contains(methods, byte(codec.NoAuth))
 	if s.Valid != nil || only {
 		conf.Credentials = h
 	}

@@ -52,6 +52,7 @@ func TestSession(t *testing.T) {
 		{name: "with a password", in: login + name + "x", users: true, out: "\x05\x02\x01\x00" + success, host: "a.example:443", early: "x", ahead: 1},
 		{name: "a password that nobody asks for", in: "\x05\x01\x02" + login[4:] + name + "x", out: "\x05\x02\x01\x00" + success, host: "a.example:443", early: "x", ahead: 1},
 		{name: "a password, or none", in: "\x05\x02\x02\x00" + name, out: "\x05\x00" + success, host: "a.example:443"},
+		{name: "a password, and only none is taken", in: "\x05\x01\x02" + login[4:] + name, out: "\x05\xff"},
 		{name: "GSSAPI", in: "\x05\x01\x01" + name, out: "\x05\xff"},
 		{name: "cut in the greeting", in: "\x05\x02\x00", out: ""},
 		{name: "SOCKS4", in: "\x04\x01", out: ""},
@@ -68,7 +69,7 @@ func TestSession(t *testing.T) {
 			defer far.Close()
 			defer upstream.Close()
 			var host string
-			s := Session{}
+			s := Session{AnyPassword: tt.name != "a password, and only none is taken"}
 			s.Dial = func(h string, port int) (stream.Conn, error) {
 				host = net.JoinHostPort(h, map[int]string{443: "443", 53: "53"}[port])
 				if n := s.Ahead(); n != tt.ahead {
