@@ -417,8 +417,31 @@ func (b *box) listens(front string) string {
 	return b.log.wait(b.t, `msg=listening front=`+front+` address=(\S+)`)[1]
 }
 
-func (b *box) socks() string { b.t.Helper(); return b.listens("socks5") }
-func (b *box) http() string  { b.t.Helper(); return b.listens("http") }
+// ports are the addresses where a box takes everything.
+func (b *box) ports() (addrs []string) {
+	for _, m := range regexp.MustCompile(`msg=listening front=mixed address=(\S+)`).FindAllStringSubmatch(b.log.String(), -1) {
+		addrs = append(addrs, m[1])
+	}
+	return addrs
+}
+
+// socks is where a box takes SOCKS5. Where it takes everything, it is the first port.
+func (b *box) socks() string {
+	b.t.Helper()
+	if all := b.ports(); len(all) > 0 {
+		return all[0]
+	}
+	return b.listens("socks5")
+}
+
+// http is where a box takes HTTP. Where it takes everything, it is the last port.
+func (b *box) http() string {
+	b.t.Helper()
+	if all := b.ports(); len(all) > 0 {
+		return all[len(all)-1]
+	}
+	return b.listens("http")
+}
 
 // fronts is the [listen] table of a near end on free ports.
 const fronts = "[listen]\nsocks5 = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n"

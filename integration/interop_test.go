@@ -139,15 +139,21 @@ func runSSHD(t *testing.T) (addr string, options []string) {
 		"-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-F", "none"}
 }
 
-// sshSum sends noise through ssh and expects its checksum back.
+// sshSum is throughSSH over a SOCKS5 port.
 func sshSum(t *testing.T, socks string, options []string, host, port string) {
 	t.Helper()
+	throughSSH(t, "nc -X 5 -x "+socks+" %h %p", options, host, port)
+}
+
+// throughSSH sends noise through ssh and expects its checksum back.
+func throughSSH(t *testing.T, proxy string, options []string, host, port string) {
+	t.Helper()
 	const size = 4 << 20
-	argv := append([]string{"ssh", "-o", "ProxyCommand=nc -X 5 -x " + socks + " %h %p", "-p", port}, options...)
+	argv := append([]string{"ssh", "-o", "ProxyCommand=" + proxy, "-p", port}, options...)
 	var out, errs strings.Builder
 	code := stream(t, io.LimitReader(noise("ssh"), size), &out, &errs, append(argv, "root@"+host, "sha256sum")...)
 	if got, _, _ := strings.Cut(out.String(), " "); code != 0 || got != noiseSum("ssh", size) {
-		t.Errorf("ssh: exit code %d, %q\n%s", code, out.String(), errs.String())
+		t.Errorf("ssh through %s: exit code %d, %q\n%s", proxy, code, out.String(), errs.String())
 	}
 }
 

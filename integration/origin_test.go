@@ -42,6 +42,19 @@ type origin struct {
 	plain, tls   string // addresses
 	http, https  string // URLs by name, without a slash at the end
 	repositories string // directory served by git's own CGI program
+
+	mu    sync.Mutex
+	files map[string][]byte // by path
+}
+
+// put adds a file, or replaces it.
+func (o *origin) put(path string, content []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.files == nil {
+		o.files = map[string][]byte{}
+	}
+	o.files[path] = content
 }
 
 // newCertificate makes a certificate that is its own authority.
@@ -147,12 +160,20 @@ func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case part[0] == "headers":
 		r.Header.Write(w)
 	case strings.HasSuffix(part[0], ".git"):
+		r.TransferEncoding = nil // Go's CGI has no place for it; git reads to the end
 		(&cgi.Handler{
 			Path: "/usr/lib/git-core/git-http-backend",
 			Env:  []string{"GIT_PROJECT_ROOT=" + o.repositories, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"},
 		}).ServeHTTP(w, r)
 	default:
-		http.NotFound(w, r)
+		o.mu.Lock()
+		content, ok := o.files[r.URL.Path]
+		o.mu.Unlock()
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		w.Write(content)
 	}
 }
 

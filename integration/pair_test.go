@@ -47,8 +47,7 @@ func pairFiles(t testing.TB, args ...string) (server, client string) {
 		texts[name] = string(b)
 	}
 	server = replace(t, texts["server.toml"], `["private"]`, `[]`)
-	client = replace(t, texts["client.toml"], `"127.0.0.1:1080"`, `"127.0.0.1:0"`)
-	client = replace(t, client, `"127.0.0.1:8118"`, `"127.0.0.1:0"`)
+	client = replace(t, texts["client.toml"], `["127.0.0.1:1080", "127.0.0.1:8118"]`, `["127.0.0.1:0", "127.0.0.1:0"]`)
 	return server, client
 }
 

@@ -14,12 +14,14 @@ exec </dev/null
 
 readonly staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-# What the tests run, and the package of each. Python 3's modules are python3.NAME.
+# What the tests run, and the package of each. Python 3's modules are python3.NAME, and
+# those of Node node.NAME.
 readonly needed="
 	obfs4proxy:obfs4proxy tor:tor curl:curl git:git tshark:tshark haproxy:haproxy ss:iproute2 ssh:openssh-client sshd:openssh-server
 	nc:netcat-openbsd nginx:nginx-light microsocks:microsocks chromium:chromium
 	ip:iproute2 nft:nftables unshare:util-linux mount:mount systemd-analyze:systemd gcc:gcc
-	wget:wget python3.httpx:python3-httpx python3.requests:python3-requests"
+	wget:wget python3.httpx:python3-httpx python3.requests:python3-requests
+	proxychains4:proxychains4 corkscrew:corkscrew dpkg-deb:dpkg node:nodejs npm:npm node.undici:node-undici java:default-jdk-headless javac:default-jdk-headless"
 
 export PATH="$PATH:/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin"
 export GOFLAGS="${GOFLAGS:-} -buildvcs=false"
@@ -28,6 +30,7 @@ step() { printf '\n== %s\n' "$*"; }
 have() {
 	case $1 in
 	python3.*) /usr/bin/python3 -c "import ${1#python3.}" ;;
+	node.*) NODE_PATH=/usr/share/nodejs node -e "require('${1#node.}')" ;;
 	*) command -v "$1" ;;
 	esac >/dev/null 2>&1
 }
