@@ -4,6 +4,7 @@ package integration
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -35,15 +36,16 @@ for (let i = 0; i < 30; i++) document.write('<script src="/script/' + i + '"><\/
 <body></body>
 `
 
-// TestChromium loads a page with Debian's browser through both boxes. The browser
-// is forbidden to look up any name, so that it depends on the proxy for that.
+// TestChromium loads a page with Debian's browser through both boxes, by SOCKS and by HTTP
+// on both ports. The browser is forbidden to look up any name, so that it depends on the
+// proxy for that.
 func TestChromium(t *testing.T) {
 	o := serveOrigin(t)
 	_, client := runPair(t)
 	program := realpt.Program(t, "chromium")
-	for _, proxy := range []string{"socks5://" + client.socks(), "http://" + client.http()} {
-		for _, base := range []string{o.http, o.https} {
-			t.Run(proxy[:5]+" "+base[:5], func(t *testing.T) {
+	for i, addr := range client.ports() {
+		for _, scheme := range []string{"socks5", "http"} {
+			t.Run(fmt.Sprintf("%s on port %d", scheme, i+1), func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
 				ctx, stop := chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:],
@@ -53,7 +55,7 @@ func TestChromium(t *testing.T) {
 					chromedp.NoFirstRun,
 					chromedp.IgnoreCertErrors,
 					chromedp.UserDataDir(scratch(t)),
-					chromedp.ProxyServer(proxy),
+					chromedp.ProxyServer(scheme+"://"+addr),
 					chromedp.WSURLReadTimeout(patience),
 					chromedp.Flag("disable-quic", true),
 					chromedp.Flag("disable-background-networking", true),
@@ -65,15 +67,17 @@ func TestChromium(t *testing.T) {
 				ctx, end := chromedp.NewContext(ctx)
 				defer end()
 				begin := time.Now()
-				if err := chromedp.Do(ctx, chromedp.Navigate(base+"/page")); err != nil {
-					t.Fatal(err)
-				}
-				said, err := chromedp.Run(ctx, chromedp.Text(chromedp.CSS("#said")))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if want := "30 scripts, over the socket"; said != want {
-					t.Errorf("the page says %q, want %q", said, want)
+				for _, base := range []string{o.http, o.https} {
+					if err := chromedp.Do(ctx, chromedp.Navigate(base+"/page")); err != nil {
+						t.Fatalf("%s: %v", base, err)
+					}
+					said, err := chromedp.Run(ctx, chromedp.Text(chromedp.CSS("#said")))
+					if err != nil {
+						t.Fatalf("%s: %v", base, err)
+					}
+					if want := "30 scripts, over the socket"; said != want {
+						t.Errorf("%s: the page says %q, want %q", base, said, want)
+					}
 				}
 				t.Logf("with the browser's start: %v", time.Since(begin).Round(time.Millisecond))
 			})

@@ -169,7 +169,7 @@ func useApt(t *testing.T, o *origin, addr string) {
 		t.Fatal(err)
 	}
 	o.put("/apt/trial.deb", deb)
-	o.put("/apt/Packages", fmt.Appendf(nil, "%sFilename: ./trial.deb\nSize: %d\nSHA256: %x\n", control, len(deb), sha256.Sum256(deb)))
+	o.put("/apt/Packages", fmt.Appendf(nil, "%sFilename: apt/trial.deb\nSize: %d\nSHA256: %x\n", control, len(deb), sha256.Sum256(deb)))
 	for _, tt := range []struct{ proxy, url string }{
 		{"http://" + addr, o.http}, {"http://" + addr, o.https}, {"socks5h://" + addr, o.http},
 	} {
@@ -181,9 +181,9 @@ func useApt(t *testing.T, o *origin, addr string) {
 		}
 		write(t, dir, "status", "")
 		conf := write(t, dir, "apt.conf", fmt.Sprintf(`Dir::State "%[1]s/state"; Dir::State::status "%[1]s/status"; Dir::Cache "%[1]s/cache";
-Dir::Etc::sourcelist "%[2]s"; Dir::Etc::sourceparts "-"; Dir::Etc::parts "-"; Dir::Etc::preferencesparts "-"; Dir::Etc::trustedparts "-"; Dir::Etc::netrcparts "-";
+Dir::Etc::sourcelist "%[2]s"; Dir::Etc::sourceparts "/dev/null"; Dir::Etc::preferencesparts "/dev/null"; Dir::Etc::netrcparts "/dev/null";
 APT::Sandbox::User "root"; Acquire::Languages "none"; Acquire::Retries "0"; Acquire::http::Proxy "%[3]s"; Acquire::https::Proxy "%[3]s"; Acquire::https::CaInfo "%[4]s";
-`, dir, write(t, dir, "sources.list", "deb [trusted=yes] "+tt.url+"/apt ./\n"), tt.proxy, o.ca))
+`, dir, write(t, dir, "sources.list", "deb [trusted=yes] "+tt.url+"/ apt/\n"), tt.proxy, o.ca))
 		apt := []string{"env", "-C", filepath.Join(dir, "out"), "APT_CONFIG=" + conf, "apt-get", "-q"}
 		must(t, append(apt, "update")...)
 		must(t, append(apt, "download", "ptgate-trial")...)
