@@ -42,6 +42,15 @@ func BenchmarkConnection(b *testing.B) {
 	b.Run("connect", func(b *testing.B) {
 		benchmark(b, front(HTTP), connectRequest("www.example.com:443"), len(established))
 	})
+	b.Run("mixed socks5", func(b *testing.B) {
+		benchmark(b, front(Mixed), socksRequest("www.example.com", 443), len(noAuth+granted))
+	})
+	b.Run("mixed socks4a", func(b *testing.B) {
+		benchmark(b, front(Mixed), socks4a("www.example.com", 443), len(granted4))
+	})
+	b.Run("mixed connect", func(b *testing.B) {
+		benchmark(b, front(Mixed), connectRequest("www.example.com:443"), len(established))
+	})
 }
 
 func benchmark(b *testing.B, addr, request string, reply int) {

@@ -70,7 +70,8 @@ func (c *client) serve() {
 }
 
 // maxFirst is how much is read before the protocol is known. A program's first message
-// mostly has less, so that it takes one read.
+// mostly has less, so that it takes one read. The fronts' first reads take as much, so that
+// the relay has the bare connection.
 const maxFirst = 512
 
 // serveMixed tells by the first byte what the client speaks. The front of that protocol

@@ -425,6 +425,7 @@ func TestPanic(t *testing.T) {
 
 // The relay gets the bare connections, so that it can use all that they have.
 func TestJoinGetsBareConnections(t *testing.T) {
+	early := strings.Repeat("early", maxFirst)
 	up := echo(t)
 	for _, tt := range []struct {
 		front   Front
@@ -432,11 +433,12 @@ func TestJoinGetsBareConnections(t *testing.T) {
 	}{
 		{SOCKS5, socksRequest("a.example", 80)}, {HTTP, connectRequest("a.example:80")},
 		{Mixed, socksRequest("a.example", 80)}, {Mixed, connectRequest("a.example:80")}, {Mixed, socks4a("a.example", 80)},
+		{Mixed, socksRequest("a.example", 80) + early}, {Mixed, connectRequest("a.example:80") + early}, {Mixed, socks4a("a.example", 80) + early},
 	} {
 		bare := make(chan bool, 1)
 		g := start(t, tt.front, to(up), func(_ *Settings, c *Config) {
-			c.Relay = func(_ context.Context, client, upstream stream.Conn, early []byte) {
-				bare <- client.Socket().Plain && upstream.Socket().Plain && len(early) == 0
+			c.Relay = func(_ context.Context, client, upstream stream.Conn, _ []byte) {
+				bare <- client.Socket().Plain && upstream.Socket().Plain
 				client.Close()
 				upstream.Close()
 			}

@@ -82,13 +82,15 @@ func (s *Session) Serve(conn net.Conn) error {
 	return server.ServeConn((*client)(s))
 }
 
-// maxGreeting is the longest greeting: VER, NMETHODS and 255 METHODS.
-const maxGreeting = 2 + 255
+// maxFirst is how much the first read takes at most. It is more than the longest greeting
+// (VER, NMETHODS and 255 METHODS), and all that stream.Ahead gives back on a mixed port: then
+// the relay has the bare connection.
+const maxFirst = 512
 
 // readGreeting reads the greeting (RFC 1928 section 3) and returns its methods. It leaves
 // another version to go-socks5, which refuses it.
 func (s *Session) readGreeting() (methods []byte, err error) {
-	buf := make([]byte, maxGreeting)
+	buf := make([]byte, maxFirst)
 	for n := 0; ; {
 		switch {
 		case n > 0 && buf[0] != codec.Version:
