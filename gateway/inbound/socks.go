@@ -128,19 +128,19 @@ func (s *socksSession) advice() []any {
 		return []any{"advice", "listen.users has entries, and SOCKS4 has no password: set the program to SOCKS5 or HTTP"}
 	}
 	return []any{"required", s.Valid != nil,
-		"advice", "the client offers no method that fits: user name and password are required if and only if listen.users has entries"}
+		"advice", "the client offers no method that fits: where listen.users has entries, it must offer user name and password"}
 }
 
 // foreign answers a client that speaks something else.
 func (s *socksSession) foreign() {
 	switch first := s.first; {
 	case first == byteSOCKS4:
-		s.client.foreign(protocol{"socks4", "set the program to SOCKS5 with names resolved by the proxy (socks5h)"})
+		s.client.foreign(protocol{"socks4", "set the program to SOCKS5 with names resolved by the proxy (socks5h), or to a port of listen.mixed"})
 		io.WriteString(s.Conn, socks4Rejected)
 	case first == byteTLS:
 		s.client.foreign(protocol{"tls", "this port takes plain SOCKS5"})
 	case 'A' <= first && first <= 'Z':
-		s.client.foreign(protocol{"http", "set the program to SOCKS5, or to the port of listen.http"})
+		s.client.foreign(protocol{"http", "set the program to SOCKS5, or to a port of listen.http or listen.mixed"})
 		const text = "This is the SOCKS5 port of ptgate, and this was an HTTP request.\n" +
 			"Set the program's proxy to socks5h:// with this address, or use ptgate's HTTP port.\n"
 		fmt.Fprintf(s.Conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"+
