@@ -222,6 +222,31 @@ func useNpm(t *testing.T, o *origin, addr string) {
 	}
 }
 
+// TestClientsSayWhy: a refusal is in a form that each program understands, and passes on.
+func TestClientsSayWhy(t *testing.T) {
+	client := run(t, "client", debugLog+"[listen]\nmixed = \"127.0.0.1:0\"\n"+everythingVia("block"), setting{})
+	addr := client.socks()
+	host, port, _ := strings.Cut(addr, ":")
+	for _, tt := range []struct {
+		argv []string
+		want string
+	}{
+		{[]string{"corkscrew", host, port, "blocked.ptgate.test", "22"}, "Forbidden"},
+		{[]string{"nc", "-X", "connect", "-x", addr, "blocked.ptgate.test", "22"}, "403 Forbidden"},
+		{[]string{"nc", "-X", "5", "-x", addr, "blocked.ptgate.test", "22"}, "not allowed by ruleset"},
+		{[]string{"nc", "-X", "4", "-x", addr, "192.0.2.1", "22"}, "rejected or failed"},
+		{[]string{"curl", "-sS", "--socks4a", addr, "http://blocked.ptgate.test/"}, "rejected or failed"},
+		{[]string{"curl", "-sS", "--socks5-hostname", addr, "http://blocked.ptgate.test/"}, "(2)"},
+		{[]string{"curl", "-sS", "-x", "http://" + addr, "https://blocked.ptgate.test/"}, "403"},
+		{[]string{"curl", "-sSf", "-x", "http://" + addr, "http://blocked.ptgate.test/"}, "403"},
+		{[]string{"env", "http_proxy=http://" + addr, "wget", "-O", "-", "--tries=1", "http://blocked.ptgate.test/"}, "403"},
+	} {
+		if _, stderr, code := command(t, nil, tt.argv...); code == 0 || !strings.Contains(stderr, tt.want) {
+			t.Errorf("%v: exit code %d without %q: %s", tt.argv, code, tt.want, stderr)
+		}
+	}
+}
+
 // TestWrongClients: who can't be served is told so soon, and the log says what to do.
 func TestWrongClients(t *testing.T) {
 	client := run(t, "client", debugLog+"[limits]\nhandshake = \"1s\"\n[listen]\nmixed = [\"127.0.0.1:0\", \"127.0.0.1:0\"]\n"+everythingVia("direct"), setting{})
