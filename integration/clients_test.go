@@ -47,7 +47,8 @@ func TestClients(t *testing.T) {
 		throughSSH(t, "nc -X 5 -x "+addr+" %h %p", options, originName, portOf(t, sshd))
 		throughSSH(t, "nc -X connect -x "+addr+" %h %p", options, originName, portOf(t, sshd))
 	})
-	each("git", func(t *testing.T, addr string) { useGit(t, o, addr) })
+	git, head := makePush(t, o)
+	each("git", func(t *testing.T, addr string) { useGit(t, o, addr, git, head) })
 	each("apt-get", func(t *testing.T, addr string) { useApt(t, o, addr) })
 	each("npm", func(t *testing.T, addr string) { useNpm(t, o, addr) })
 
@@ -126,29 +127,40 @@ func useProxychains(t *testing.T, o *origin, addr string) {
 	}
 }
 
-// useGit pushes 50 MB, which git sends in one request without a length.
-func useGit(t *testing.T, o *origin, addr string) {
+// makePush makes a repository with one commit of 50 MB, and returns the command line that
+// works in it and the commit's hash.
+func makePush(t *testing.T, o *origin) (git []string, head string) {
 	t.Helper()
 	const size = 50 << 20
 	work := scratch(t)
 	b := make([]byte, size)
 	io.ReadFull(noise("push"), b)
 	write(t, work, "file", string(b))
-	git := []string{"git", "-C", work, "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "core.compression=0", "-c", "http.sslCAInfo=" + o.ca}
+	git = []string{"git", "-C", work, "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "core.compression=0", "-c", "http.sslCAInfo=" + o.ca}
 	must(t, append(git, "init", "-q", "-b", "main")...)
 	must(t, append(git, "add", ".")...)
 	must(t, append(git, "commit", "-q", "-m", "all")...)
-	head := must(t, append(git, "rev-parse", "HEAD")...)
-	for i, tt := range []struct{ proxy, url string }{
-		{"http://" + addr, o.http}, {"http://" + addr, o.https}, {"socks4a://" + addr, o.https}, {"socks5h://" + addr, o.http},
-	} {
+	return git, must(t, append(git, "rev-parse", "HEAD")...)
+}
+
+// useGit pushes 50 MB, which git sends in one request without a length. What it sends by
+// SOCKS has no size that matters.
+func useGit(t *testing.T, o *origin, addr string, git []string, head string) {
+	t.Helper()
+	for i, base := range []string{o.http, o.https} {
 		name := fmt.Sprintf("push-%s-%d.git", portOf(t, addr), i)
 		bare := filepath.Join(o.repositories, name)
 		must(t, "git", "init", "-q", "--bare", bare)
 		must(t, "git", "-C", bare, "config", "http.receivepack", "true")
-		must(t, append(git, "-c", "http.proxy="+tt.proxy, "push", "-q", tt.url+"/"+name, "main")...)
+		must(t, append(git, "-c", "http.proxy=http://"+addr, "push", "-q", base+"/"+name, "main")...)
 		if got := must(t, "git", "-C", bare, "rev-parse", "main"); got != head {
-			t.Errorf("%s: %s has %q, want %q", tt.proxy, tt.url, got, head)
+			t.Errorf("%s has %q, want %q", base, got, head)
+		}
+		for _, scheme := range []string{"socks4a", "socks5h"} {
+			got := must(t, append(git, "-c", "http.proxy="+scheme+"://"+addr, "ls-remote", base+"/"+name, "main")...)
+			if hash, _, _ := strings.Cut(got, "\t"); hash+"\n" != head {
+				t.Errorf("%s: %s has %q, want %q", scheme, base, got, head)
+			}
 		}
 		os.RemoveAll(bare)
 	}
