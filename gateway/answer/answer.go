@@ -35,6 +35,10 @@ const (
 	BadRequest         // the destination makes no sense: empty name, port 0, control characters
 	Command            // a command other than CONNECT
 	BadResponse        // the destination closed the connection too early, or did not speak HTTP
+	Malformed          // an HTTP request that can't be read, or that could be read in two ways
+	TooLarge           // the header section of an HTTP request is too large
+	Coding             // an HTTP request with a transfer coding that is not known
+	Version            // an HTTP request of another version than 1.0 and 1.1
 )
 
 type row struct {
@@ -82,6 +86,14 @@ var table = [...]row{
 		"This proxy opens TCP connections only."},
 	BadResponse: {"bad response", 0x01, rejected4, http.StatusBadGateway, "http_protocol_error",
 		"The destination was reached, but it broke the connection off or did not answer in HTTP. Try again; if it stays so, the service itself is at fault."},
+	Malformed: {"malformed", 0x01, rejected4, http.StatusBadRequest, "http_request_error",
+		"The proxy refuses this request: it is not HTTP, or another program could read it in another way. The program that sent it is at fault."},
+	TooLarge: {"too large", 0x01, rejected4, http.StatusRequestHeaderFieldsTooLarge, "http_request_error",
+		"The address and the header fields of the request are longer than the proxy takes. In a browser, deleting the cookies of the site may help."},
+	Coding: {"coding", 0x01, rejected4, http.StatusNotImplemented, "http_request_error",
+		"The request's content has a transfer coding that the proxy does not know. It knows chunked only."},
+	Version: {"version", 0x01, rejected4, http.StatusHTTPVersionNotSupported, "http_request_error",
+		"The proxy speaks HTTP/1.1 and HTTP/1.0 with programs. What goes through a tunnel (CONNECT) may be of any version."},
 }
 
 func (r Reason) row() row {

@@ -40,6 +40,10 @@ var rows = []struct {
 	{answer.BadRequest, 0x01, 0x5b, 400, "http_request_error", answer.Limit, "bad request"},
 	{answer.Command, 0x07, 0x5b, 405, "http_request_denied", answer.Command, "command"},
 	{answer.BadResponse, 0x01, 0x5b, 502, "http_protocol_error", answer.Limit, "bad response"},
+	{answer.Malformed, 0x01, 0x5b, 400, "http_request_error", answer.Limit, "malformed"},
+	{answer.TooLarge, 0x01, 0x5b, 431, "http_request_error", answer.Limit, "too large"},
+	{answer.Coding, 0x01, 0x5b, 501, "http_request_error", answer.Limit, "coding"},
+	{answer.Version, 0x01, 0x5b, 505, "http_request_error", answer.Limit, "version"},
 }
 
 func TestTable(t *testing.T) {

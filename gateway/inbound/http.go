@@ -4,14 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,95 +21,281 @@ import (
 	"ptgate/gateway/answer"
 	"ptgate/gateway/credentials"
 	"ptgate/gateway/destination"
+	"ptgate/gateway/http1"
+	"ptgate/gateway/outcome"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
 
 const (
-	// maxHeader bounds a request's line and header, and a response's.
+	// maxHeader bounds the head of a request, and a trailer section.
 	maxHeader = 64 << 10
 	// keepAlive is how long a client's connection may wait for its next request.
 	keepAlive = 2 * time.Minute
-	// lastWait is how long an origin may be silent when the client has ended its
-	// side. Such a client may have gone away.
-	lastWait = 2 * time.Minute
+	// hotTime is how long a connection that waits keeps its buffer. Most messages come
+	// within that time. Then the connection needs one system call less for each.
+	hotTime = time.Second
 )
 
-// serveHTTP lets net/http read requests and goproxy serve them. If a request has become
-// a tunnel, it leaves the connection to the relay.
+// An httpConn is a connection of the HTTP front. Its requests are served one after the
+// other. goproxy decides about each one, and dispatches it: to a refusal, to a tunnel, or
+// to the origin. How the messages are read and passed on is up to this package.
+type httpConn struct {
+	*client
+	in http1.Reader // what the client sends
+
+	// The request that is being served:
+	head     http1.Head
+	body     http1.Body
+	request  *http.Request // what goproxy gets of it
+	url      url.URL
+	path     string // of the target URI, as written, with the query
+	w        responder
+	user     string
+	target   routes.Target // where a plain request goes
+	plain    bool          // goproxy has let a plain request through
+	hijacked bool          // goproxy has taken the connection for a tunnel
+
+	// The tunnel:
+	answer   string      // before the tunnel, or in its place
+	upstream stream.Conn // its destination
+	early    []byte      // what the client has sent behind its request
+
+	origin *originConn // the connection of the last plain request; nil: there is none
+	out    []byte      // the head that is being written
+	resp   http1.Head
+
+	watch clientWatch
+	moved atomic.Int64 // bytes of content that have come from origins
+}
+
+// clientReader is the client's connection for the reader of messages.
+type clientReader struct{ *client }
+
+func (c clientReader) Read(p []byte) (int, error) { return c.client.read(p, isHTTP) }
+
+// serveHTTP serves requests until the connection ends, or until one has become a tunnel.
 func (c *client) serveHTTP() {
-	h := &httpConn{client: c, done: make(chan struct{})}
-	// Each connection has a server of its own. It is small, has the settings of its
-	// connection, and frees its buffers when the connection has become a tunnel.
-	srv := http.Server{
-		Handler:                      h,
-		ReadHeaderTimeout:            c.handshake(),
-		IdleTimeout:                  keepAlive,
-		MaxHeaderBytes:               maxHeader,
-		ConnState:                    h.state,
-		BaseContext:                  h.context,
-		ErrorLog:                     c.l.quiet,
-		TLSNextProto:                 c.l.web.noHTTP2,
-		DisableGeneralOptionsHandler: true,
+	h := &httpConn{client: c}
+	h.in.Src = clientReader{c}
+	h.request = new(http.Request).WithContext(context.WithValue(c.l.cut, connKey{}, h))
+	h.w.h = h
+	h.watch.init(h)
+	defer h.leaveOrigin()
+	asked := false
+	for {
+		b, err := h.readHead(asked)
+		if err != nil && !errors.Is(err, http1.ErrTooLarge) {
+			switch {
+			case h.failed == errForeign:
+				h.foreign()
+			case !asked:
+				h.unfinished(err)
+			}
+			break
+		}
+		asked = true
+		if !h.engage() || !h.serveRequest(b, err) {
+			break
+		}
+		// A stop closes the connection either here or in the method end.
+		h.phase.CompareAndSwap(engaged, waiting)
+		if c.l.stop.Err() != nil {
+			break
+		}
 	}
-	srv.Serve((*onlyConn)(h)) // returns when the connection is closed or hijacked
-	h.endReads()
-	switch {
-	case h.hijacked && h.upstream != nil:
-		h.tunnel()
-	case h.failed == errForeign:
-		h.foreign()
-		h.linger()
-	case h.hijacked:
-		io.WriteString(h.Conn, h.head)
-		c.linger()
-	default:
-		if h.upstream != nil {
-			h.upstream.Close()
-		}
-		if !h.asked {
-			h.unfinished(h.failed)
-		}
+	h.leaveOrigin()
+	if h.relay == nil {
 		c.linger()
 	}
 }
 
-// An httpConn is a connection of the HTTP front. Its requests are served one after the
-// other.
-type httpConn struct {
-	*client
-	done     chan struct{} // closed when net/http does not use the connection any more
-	doneOnce sync.Once
-	given    bool // onlyConn has returned it from Accept
+// readHead waits for a request and reads its head. The bytes are good until the next read
+// from the client.
+func (h *httpConn) readHead(next bool) ([]byte, error) {
+	due := h.due
+	if next {
+		if err := h.awaitRequest(time.Now().Add(keepAlive)); err != nil {
+			return nil, err
+		}
+		due = time.Time{}
+		if d := h.handshake(); d > 0 {
+			due = time.Now().Add(d)
+		}
+	} else if err := h.awaitRequest(due); err != nil {
+		return nil, err
+	}
+	h.Conn.SetReadDeadline(due)
+	return h.in.ReadHead(maxHeader, true)
+}
 
-	reading   sync.Mutex // held while net/http reads
-	readsOver bool       // net/http must read no more; guarded by reading
+// awaitRequest returns when there are bytes from the client. While it waits for long, it
+// holds no buffer, and after some time no connection to an origin.
+func (h *httpConn) awaitRequest(until time.Time) error {
+	if len(h.in.Buffered()) > 0 {
+		return nil
+	}
+	left := func(d time.Duration) (t time.Time, more bool) {
+		t = time.Now().Add(d)
+		if !until.IsZero() && until.Before(t) {
+			return until, false
+		}
+		return t, true
+	}
+	t, more := left(hotTime)
+	h.Conn.SetReadDeadline(t)
+	err := h.in.Fill()
+	if !more || !isTimeout(err) {
+		return err
+	}
+	h.in.Release()
+	h.out = nil
+	if h.origin != nil {
+		h.origin.in.Release()
+		t, more = left(idleOrigin)
+		h.Conn.SetReadDeadline(t)
+		if err = h.waitFill(); !more || !isTimeout(err) {
+			return err
+		}
+		h.leaveOrigin()
+	}
+	h.Conn.SetReadDeadline(until)
+	return h.waitFill()
+}
 
-	deadline  sync.Mutex
-	abandoned bool // nothing more is read from the client; guarded by deadline
+// waitFill reads from the client, and has no buffer while it waits.
+func (h *httpConn) waitFill() error {
+	if err := h.Conn.WaitRead(); err != nil {
+		return err
+	}
+	return h.in.Fill()
+}
 
-	ended atomic.Bool  // the client has ended its side
-	moved atomic.Int64 // how many pieces of content have come from origins
+func isTimeout(err error) bool {
+	ne, ok := errors.AsType[net.Error](err)
+	return ok && ne.Timeout() || errors.Is(err, os.ErrDeadlineExceeded)
+}
 
-	asked bool // there has been a request
+// serveRequest serves one request, and tells whether the connection may have another one.
+func (h *httpConn) serveRequest(head []byte, err error) bool {
+	h.set = h.l.server.cfg.Settings()
+	h.Conn.SetReadDeadline(time.Time{})
+	h.user, h.plain, h.body = "", false, http1.Body{}
+	h.w.reset()
+	if err != nil {
+		h.head = http1.Head{Fields: h.head.Fields[:0]}
+	} else {
+		err = h.parse(head)
+	}
+	if err != nil {
+		err = answer.New(reasonOf(err), err)
+		h.refused(routes.Target{}, err)
+		return h.write(pageOf(answer.Of(err)), false)
+	}
+	h.l.web.proxy.ServeHTTP(&h.w, h.request)
+	switch {
+	case h.hijacked && h.upstream != nil:
+		h.tunnel()
+		return false
+	case h.hijacked:
+		io.WriteString(h.Conn, h.answer)
+		return false
+	case h.plain:
+		return h.pass()
+	}
+	return h.write(h.w.page(), h.keeps())
+}
 
-	// The request that is being served:
-	w        responseWriter
-	upload   *upload // its content; nil: none
-	user     string
-	counted  bool // among the connections that lead to their destination
-	broken   bool // the response can't be completed, and the client must see that
-	hijacked bool // the connection has been taken from net/http
+// parse reads a request, and makes of it what goproxy needs.
+func (h *httpConn) parse(b []byte) (err error) {
+	if err := h.head.ParseRequest(b); err != nil {
+		return err
+	}
+	if h.body, err = h.head.RequestBody(); err != nil {
+		return err
+	}
+	// RFC 9112 section 3.2
+	if n := h.head.Count(http1.Host); n > 1 || n == 0 && h.head.Minor > 0 && !h.head.Is(http.MethodConnect) {
+		return errHost
+	}
+	if h.body.Framing == http1.Chunked {
+		// Nothing of a request whose first bytes make no sense goes to an origin.
+		c := http1.Chunks{Strict: true}
+		if _, _, err := c.Scan(h.in.Buffered()); err != nil {
+			return err
+		}
+	}
+	r := h.request
+	r.Method = string(h.head.Method)
+	r.RequestURI = string(h.head.Target)
+	r.URL = &h.url
+	h.url = url.URL{Path: "/"}
+	if scheme, authority, path, ok := cutURI(r.RequestURI); ok {
+		h.url.Scheme, h.url.Host, h.path = strings.ToLower(scheme), authority, path
+	}
+	r.Header = http.Header{}
+	if v := h.head.Get(http1.ProxyAuthorization); v != nil {
+		r.Header["Proxy-Authorization"] = []string{string(v)}
+	}
+	return nil
+}
 
-	head     string      // the last answer: before the tunnel, or in its place
-	upstream stream.Conn // the tunnel's destination
-	early    []byte      // what the client has sent behind the request
+var errHost = answer.Errorf(answer.Malformed, "not one Host field")
+
+// reasonOf is the reason for an error of package http1.
+func reasonOf(err error) answer.Reason {
+	switch {
+	case errors.Is(err, http1.ErrTooLarge):
+		return answer.TooLarge
+	case errors.Is(err, http1.ErrVersion):
+		return answer.Version
+	case errors.Is(err, http1.ErrCoding):
+		return answer.Coding
+	}
+	return answer.Malformed
+}
+
+// keeps tells whether the client's connection may have another request after an answer of
+// the gateway's own. Content that has not come yet is not waited for.
+func (h *httpConn) keeps() bool {
+	if !h.persists() {
+		return false
+	}
+	b := h.in.Buffered()
+	switch h.body.Framing {
+	case http1.None:
+		return true
+	case http1.Length:
+		if h.body.Length <= int64(len(b)) {
+			h.in.Discard(int(h.body.Length))
+			return true
+		}
+	case http1.Chunked:
+		c := http1.Chunks{Strict: true}
+		n, whole, _ := c.Scan(b)
+		h.in.Discard(n)
+		return whole
+	}
+	return false
+}
+
+// persists tells whether the request leaves its connection open (RFC 9112 section 9.3: a
+// proxy keeps no connection with a client of HTTP/1.0).
+func (h *httpConn) persists() bool {
+	return h.head.Minor > 0 && !h.head.Has(http1.Connection, "close") && !h.head.Has(http1.ProxyConnection, "close") &&
+		!h.over && h.l.stop.Err() == nil
+}
+
+// write sends a page with one write, and returns keep if that has worked.
+func (h *httpConn) write(p page, keep bool) bool {
+	_, err := h.Conn.Write(p.message(!keep, h.head.Is(http.MethodHead)))
+	return err == nil && keep
 }
 
 // tunnel sends the answer to a CONNECT or an upgrade, and gives the connection to the
 // relay.
 func (h *httpConn) tunnel() {
-	if _, err := io.WriteString(h.Conn, h.head); err != nil {
+	if _, err := io.WriteString(h.Conn, h.answer); err != nil {
 		h.upstream.Close()
 		h.Conn.Close()
 		return
@@ -119,111 +305,7 @@ func (h *httpConn) tunnel() {
 
 type connKey struct{}
 
-// context makes the context of the connection's requests.
-func (h *httpConn) context(net.Listener) context.Context {
-	return context.WithValue(h.l.cut, connKey{}, h)
-}
-
 func connOf(r *http.Request) *httpConn { return r.Context().Value(connKey{}).(*httpConn) }
-
-// state is called by net/http when the state of the connection changes. A stop may close
-// the connection between two requests.
-func (h *httpConn) state(_ net.Conn, s http.ConnState) {
-	switch s {
-	case http.StateIdle:
-		h.phase.CompareAndSwap(engaged, waiting)
-		if h.l.stop.Err() != nil {
-			h.Conn.Close()
-		}
-	case http.StateClosed:
-		h.finished()
-	}
-}
-
-func (h *httpConn) finished() { h.doneOnce.Do(func() { close(h.done) }) }
-
-// ServeHTTP serves one request.
-func (h *httpConn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	defer func() {
-		v := recover()
-		h.served()
-		if v != nil && v != http.ErrAbortHandler {
-			h.l.panicked(h.set, v)
-			h.broken = true
-		}
-		switch {
-		case h.hijacked:
-			h.finished()
-		case v != nil || h.broken:
-			panic(http.ErrAbortHandler) // net/http closes the connection and logs nothing
-		}
-	}()
-	h.asked = true
-	if !h.engage() {
-		panic(http.ErrAbortHandler)
-	}
-	h.set = h.l.server.cfg.Settings()
-	h.user = ""
-	h.w = responseWriter{ResponseWriter: w, h: h}
-	h.upload = nil
-	if r.Method != http.MethodConnect {
-		ctx, stop := h.live(r)
-		defer stop()
-		own := r
-		r = r.WithContext(ctx)
-		if r.ContentLength != 0 {
-			// The origin may answer before it has all the content.
-			http.NewResponseController(w).EnableFullDuplex()
-			h.upload = &upload{ReadCloser: r.Body, h: h, client: own.Context()}
-			defer h.upload.end()
-			r.Body = h.upload
-		}
-	}
-	h.l.web.proxy.ServeHTTP(&h.w, r)
-}
-
-// live returns a context for a plain request. It ends when the client goes away. Call
-// the function when the request has been served.
-//
-// For net/http, a client that ends its side of the connection has gone away. But a
-// client may do that after its last request and still wait for the response (RFC 9112
-// section 9.6). Such a client is served as long as content comes.
-func (h *httpConn) live(r *http.Request) (context.Context, func()) {
-	if !r.Close {
-		return r.Context(), func() {}
-	}
-	ctx, cancel := context.WithCancel(h.context(nil))
-	var wg sync.WaitGroup
-	wg.Add(1)
-	unwatch := context.AfterFunc(r.Context(), func() {
-		defer wg.Done()
-		if !h.ended.Load() || silent(ctx, lastWait, &h.moved) {
-			cancel()
-		}
-	})
-	return ctx, func() {
-		if unwatch() {
-			wg.Done()
-		}
-		cancel()
-		wg.Wait()
-	}
-}
-
-// silent waits until moved has not changed for d. False: ctx ended before that.
-func silent(ctx context.Context, d time.Duration, moved *atomic.Int64) bool {
-	for {
-		seen := moved.Load()
-		select {
-		case <-ctx.Done():
-			return false
-		case <-time.After(d):
-		}
-		if moved.Load() == seen {
-			return true
-		}
-	}
-}
 
 // admit tells whether a request may be served; an error says why not.
 func (h *httpConn) admit(r *http.Request) error {
@@ -267,12 +349,12 @@ func (l *listener) connect(_ string, ctx *goproxy.ProxyCtx) (*goproxy.ConnectAct
 	if err != nil {
 		h.refused(target, err)
 		if !errors.Is(err, errGone) { // nobody reads an answer
-			h.head = pageOf(answer.Of(err)).message()
+			h.answer = string(pageOf(answer.Of(err)).message(true, false))
 		}
 		return l.web.hijack, ""
 	}
 	h.upstream = conn
-	h.head = "HTTP/1.1 200 Connection established\r\n\r\n"
+	h.answer = "HTTP/1.1 200 Connection established\r\n\r\n"
 	return l.web.hijack, ""
 }
 
@@ -280,20 +362,20 @@ func (h *httpConn) open(r *http.Request) (stream.Conn, routes.Target, error) {
 	if err := h.admit(r); err != nil {
 		return nil, routes.Target{}, err
 	}
-	// RequestURI is what the client wrote; net/http has changed the other fields.
 	target, err := destination.Parse(r.RequestURI)
 	if err != nil {
 		return nil, target, answer.New(answer.BadRequest, err)
 	}
-	if r.ContentLength != 0 {
+	if h.body.Framing != http1.None {
 		return nil, target, answer.Errorf(answer.BadRequest, "a CONNECT request with content")
 	}
-	// From here on, net/http does not read the connection. It would take a client for
-	// gone that has sent bytes after its request and then ended its side.
-	if _, _, err := h.w.Hijack(); err != nil {
-		return nil, target, answer.New(answer.Internal, err)
+	h.leaveOrigin()
+	if b := h.in.Buffered(); len(b) > 0 {
+		h.early = bytes.Clone(b)
+		h.in.Discard(len(b))
 	}
-	ctx, stop := h.watch(h.l.cut, len(h.early) > 0)
+	h.in.Release()
+	ctx, stop := h.client.watch(h.l.cut, len(h.early) > 0)
 	conn, err := h.l.dial(ctx, h.set, target)
 	stop()
 	return conn, target, err
@@ -319,188 +401,88 @@ func isHTTP(first byte) bool {
 	return ' ' <= first && first <= '~' || first == '\r' || first == '\n'
 }
 
-// Read is called by net/http. It ends if another protocol comes.
-func (h *httpConn) Read(p []byte) (int, error) {
-	h.reading.Lock()
-	defer h.reading.Unlock()
-	if h.readsOver {
-		return 0, io.EOF
+// A responder is the http.ResponseWriter that goproxy gets. It keeps what goproxy answers
+// until the whole answer can be sent with one write. It is nothing where the request is
+// passed on, or becomes a tunnel.
+type responder struct {
+	h      *httpConn
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (w *responder) reset() {
+	w.status = 0
+	w.header = nil
+	w.body.Reset()
+}
+
+func (w *responder) Header() http.Header {
+	if w.header == nil {
+		w.header = http.Header{}
 	}
-	n, err := h.client.read(p, isHTTP)
-	if err == io.EOF {
-		h.ended.Store(true)
+	return w.header
+}
+
+func (w *responder) WriteHeader(status int) { w.status = status }
+
+func (w *responder) Write(b []byte) (int, error) { return w.body.Write(b) }
+
+// page is the answer.
+func (w *responder) page() page {
+	if w.status == 0 {
+		return pageOf(answer.Internal)
 	}
-	return n, err
+	return page{w.status, w.header, w.body.Bytes()}
 }
 
-// endReads ends net/http's reads. net/http may still read after it has called Close.
-// That call does not close the connection, so it does not end the read.
-func (h *httpConn) endReads() {
-	if h.hijacked {
-		return // net/http does not read a hijacked connection
-	}
-	h.Conn.SetReadDeadline(time.Unix(1, 0)) // an error: closed, which ends a read as well
-	h.reading.Lock()
-	h.readsOver = true
-	h.reading.Unlock()
+// Hijack gives goproxy a connection that does nothing: the owner of the client's
+// connection answers when goproxy has returned.
+func (w *responder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	w.h.hijacked = true
+	return detached{w.h.Conn}, new(bufio.ReadWriter), nil
 }
 
-// abandon ends the read of net/http that is under way, and all that follow. It is for a
-// request that has been answered before it was complete: the client may take any time
-// for the rest, and nobody needs it.
-func (h *httpConn) abandon() {
-	h.deadline.Lock()
-	defer h.deadline.Unlock()
-	h.abandoned = true
-	h.Conn.SetReadDeadline(time.Unix(1, 0))
-}
-
-// SetReadDeadline is called by net/http.
-func (h *httpConn) SetReadDeadline(t time.Time) error {
-	h.deadline.Lock()
-	defer h.deadline.Unlock()
-	if h.abandoned {
-		return nil
-	}
-	if !h.asked && !h.due.IsZero() && t.After(h.due) {
-		t = h.due // a part of the time has passed before net/http came
-	}
-	return h.Conn.SetReadDeadline(t)
-}
-
-// Close does nothing. The owner closes the connection, in linger.
-func (h *httpConn) Close() error { return nil }
-
-// CloseWrite is called by net/http after its own answers to bad requests, so that they
-// arrive.
-func (h *httpConn) CloseWrite() error {
-	return h.Conn.CloseWrite()
-}
-
-// onlyConn is a listener with one connection. Its second Accept waits until net/http is
-// done with that, and then ends the server.
-type onlyConn httpConn
-
-func (o *onlyConn) Accept() (net.Conn, error) {
-	if o.given {
-		<-o.done
-		return nil, net.ErrClosed
-	}
-	o.given = true
-	return (*httpConn)(o), nil
-}
-
-func (o *onlyConn) Close() error   { return nil }
-func (o *onlyConn) Addr() net.Addr { return o.Conn.LocalAddr() }
-
-// A responseWriter is net/http's with two changes for goproxy: Hijack keeps what
-// net/http has read behind the request, and ReadFrom sends each piece at once.
-type responseWriter struct {
-	http.ResponseWriter
-	h *httpConn
-}
-
-func (w *responseWriter) WriteHeader(status int) {
-	if (w.h.over || w.h.l.stop.Err() != nil || w.h.upload.unread()) && status != http.StatusSwitchingProtocols {
-		w.Header().Set("Connection", "close")
-	}
-	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// Flush implements http.Flusher.
-func (w *responseWriter) Flush() { http.NewResponseController(w.ResponseWriter).Flush() }
-
-// ReadFrom copies the content of a response and sends each piece as it comes. A slow
-// response must not wait until a buffer is full.
-func (w *responseWriter) ReadFrom(r io.Reader) (int64, error) {
-	buf := w.h.l.web.buffers.Get().(*[copyBuffer]byte)
-	defer w.h.l.web.buffers.Put(buf)
-	rc := http.NewResponseController(w.ResponseWriter)
-	var total int64
-	for {
-		n, err := r.Read(buf[:])
-		if n > 0 {
-			m, werr := w.ResponseWriter.Write(buf[:n])
-			total += int64(m)
-			if werr == nil && err == nil {
-				werr = rc.Flush()
-			}
-			if werr != nil {
-				return total, werr
-			}
-		}
-		if err == io.EOF {
-			return total, nil
-		}
-		if err != nil {
-			return total, err
-		}
-	}
-}
-
-// Hijack takes the connection from net/http, when it is called the first time. It gives
-// goproxy a connection that it can only write to.
-func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	if !w.h.hijacked {
-		_, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
-		if err != nil {
-			return nil, nil, err
-		}
-		if n := rw.Reader.Buffered(); n > 0 {
-			b, _ := rw.Reader.Peek(n)
-			w.h.early = bytes.Clone(b)
-		}
-		w.h.hijacked = true
-	}
-	return &detached{Conn: w.h.Conn}, &bufio.ReadWriter{}, nil
-}
-
-// detached is a client's connection that can only be written to.
+// detached is a client's connection in goproxy's hands.
 type detached struct{ net.Conn }
 
-func (d *detached) Read([]byte) (int, error) { return 0, io.EOF }
-func (d *detached) Close() error             { return nil }
+func (detached) Read([]byte) (int, error)    { return 0, io.EOF }
+func (detached) Write(p []byte) (int, error) { return len(p), nil }
+func (detached) Close() error                { return nil }
 
 // A web has what all connections of an HTTP listener share.
 type web struct {
-	proxy   *goproxy.ProxyHttpServer
-	hijack  *goproxy.ConnectAction
-	noHTTP2 map[string]func(*http.Server, *tls.Conn, http.Handler)
-	buffers sync.Pool
-	plain   *plain
-}
+	proxy  *goproxy.ProxyHttpServer
+	hijack *goproxy.ConnectAction
 
-const copyBuffer = 32 << 10
+	// What is counted of tunnels, too.
+	relays, up, down *atomic.Int64
+}
 
 func newWeb(l *listener) *web {
 	w := &web{
-		// Nothing is sent here, because goproxy would send it in many small writes. The
-		// connection's owner sends the answer after goproxy has returned.
+		// Nothing is sent here, because goproxy would send it in many small writes.
 		hijack: &goproxy.ConnectAction{
 			Action: goproxy.ConnectHijack,
 			Hijack: func(*http.Request, net.Conn, *goproxy.ProxyCtx) {},
 		},
-		noHTTP2: map[string]func(*http.Server, *tls.Conn, http.Handler){},
-		buffers: sync.Pool{New: func() any { return new([copyBuffer]byte) }},
-		plain:   newPlain(l),
+		relays: l.book.Counter(outcome.Relays, outcome.By()),
+		up:     l.book.Counter(outcome.Up, outcome.By()),
+		down:   l.book.Counter(outcome.Down, outcome.By()),
 	}
 	p := goproxy.NewProxyHttpServer()
 	p.Logger = l.quiet
 	p.ConnectDial = nil // the constructor takes one from the environment
-	p.Tr = w.plain.nowhere
+	p.Tr = &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return nil, answer.Errorf(answer.Internal, "a request that was not prepared")
+	}}
 	p.KeepAcceptEncoding = true
 	p.NonproxyHandler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		connOf(r).refused(routes.Target{}, answer.Errorf(answer.BadRequest, "no proxy request"))
-		helpPage().write(rw)
+		helpPage().answer(rw)
 	})
 	p.OnRequest().HandleConnectFunc(l.connect)
 	p.OnRequest().DoFunc(l.request)
-	p.OnResponse().DoFunc(l.response)
 	w.proxy = p
 	return w
 }
-
-// close closes the connections to origins.
-func (w *web) close() { w.plain.close() }

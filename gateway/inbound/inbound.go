@@ -184,7 +184,6 @@ func (s *Server) Serve(stop, cut context.Context, ln net.Listener, f Front) erro
 	l.owned.Wait()
 	endCut()
 	watch.Wait()
-	l.web.close()
 	return err
 }
 

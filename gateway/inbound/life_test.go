@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -282,21 +281,6 @@ func TestDialEnds(t *testing.T) {
 		p.expect(tt.stop)
 		p.ended()
 		g.wait(t)
-	}
-}
-
-func TestExchangeError(t *testing.T) {
-	for _, tt := range []struct {
-		err  error
-		want answer.Reason
-	}{
-		{io.EOF, answer.BadResponse},
-		{os.ErrDeadlineExceeded, answer.Timeout},
-		{&net.OpError{Op: "read", Err: syscall.ECONNRESET}, answer.BadResponse},
-	} {
-		if got := answer.Of(exchangeError(tt.err)); got != tt.want {
-			t.Errorf("%v: %v, want %v", tt.err, got, tt.want)
-		}
 	}
 }
 

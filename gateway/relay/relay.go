@@ -200,7 +200,7 @@ func (f *flow) left() time.Duration {
 // run moves the bytes of d until it ends. Then it ends or changes the pair as the rules
 // say.
 func (p *pair) run(d, back *direction, early []byte) {
-	m := mover{direction: d, moved: &p.moved}
+	m := mover{direction: d, moved: &p.moved, left: -1}
 	readErr, writeErr := m.move(early)
 	if readErr == nil && writeErr != nil {
 		// Bytes that dst sent before it left are still on their way to src. A reset of src
@@ -440,6 +440,36 @@ func (p *pair) end() {
 type mover struct {
 	*direction
 	moved *atomic.Int64
+	left  int64 // how many bytes may still be moved; negative: any number
+}
+
+// Copy moves n bytes from src to dst, or all bytes up to the end of src if n is negative.
+// It adds them to count and to moved while they move. It closes nothing. left is what is
+// missing of n. Where that is not 0 and there is no error, src has ended.
+func Copy(dst, src stream.Conn, n int64, count, moved *atomic.Int64) (left int64, readErr, writeErr error) {
+	if n == 0 {
+		return 0, nil, nil
+	}
+	d := direction{dst: dst, src: src, count: count, given: flow{begin: time.Now()}}
+	m := mover{direction: &d, moved: moved, left: n}
+	readErr, writeErr = m.move(nil)
+	return m.left, readErr, writeErr
+}
+
+// Left tells whether the program at the other end of c has closed c, or has ended. False:
+// it has not, or nobody knows. It is known only of programs on this machine, and only on
+// Linux.
+func Left(c stream.Conn) bool {
+	s := c.Socket()
+	return s.Plain && owner(s.TCP) == gone
+}
+
+// next is how many bytes of a buffer may be filled.
+func (m *mover) next(size int) int {
+	if m.left < 0 {
+		return size
+	}
+	return int(min(int64(size), m.left))
 }
 
 func (m *mover) write(b []byte) (int, error) {
@@ -453,6 +483,9 @@ func (m *mover) write(b []byte) (int, error) {
 
 func (m *mover) add(n int) {
 	m.moved.Add(int64(n))
+	if m.left > 0 {
+		m.left -= int64(n)
+	}
 	m.given.add(n)
 	if m.count != nil {
 		m.count.Add(int64(n))
@@ -475,12 +508,12 @@ func (m *mover) move(early []byte) (readErr, writeErr error) {
 	if s := m.src.Socket(); s.Plain && canWait {
 		return m.moveTCP(s.TCP)
 	}
-	for {
+	for m.left != 0 {
 		if err := m.src.WaitRead(); err != nil {
 			return noEOF(err), nil
 		}
 		buf := buffers.Get().(*[bufferSize]byte)
-		n, rerr := m.src.Read(buf[:])
+		n, rerr := m.src.Read(buf[:m.next(bufferSize)])
 		var werr error
 		if n > 0 {
 			_, werr = m.write(buf[:n])
@@ -493,6 +526,7 @@ func (m *mover) move(early []byte) (readErr, writeErr error) {
 			return noEOF(rerr), nil
 		}
 	}
+	return nil, nil
 }
 
 // discard reads src to its end.

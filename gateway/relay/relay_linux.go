@@ -41,8 +41,8 @@ func (m *mover) moveTCP(src *net.TCPConn) (readErr, writeErr error) {
 	r := rawReader{conn: in}
 	r.read = r.tryRead
 	full := 0
-	for {
-		n, err := r.next()
+	for m.left != 0 {
+		n, err := r.next(m.next(bufferSize))
 		if n == 0 || err != nil {
 			r.release()
 			return noEOF(err), nil
@@ -59,7 +59,7 @@ func (m *mover) moveTCP(src *net.TCPConn) (readErr, writeErr error) {
 		if full++; full < bulkAfter || out == nil {
 			continue
 		}
-		for bulk := true; bulk; {
+		for bulk := true; bulk && m.left != 0; {
 			var eof bool
 			bulk, eof, readErr, writeErr = m.spliceRound(in, out)
 			if eof || readErr != nil || writeErr != nil {
@@ -68,6 +68,7 @@ func (m *mover) moveTCP(src *net.TCPConn) (readErr, writeErr error) {
 		}
 		full = 0
 	}
+	return nil, nil
 }
 
 // A rawReader reads a socket. It takes a buffer only when there are bytes to
@@ -76,14 +77,15 @@ type rawReader struct {
 	conn syscall.RawConn
 	read func(fd uintptr) bool // tryRead, bound once
 	buf  *[bufferSize]byte
+	most int
 	n    int
 	err  error
 }
 
-// next waits for bytes and reads them. They stay in buf until release. At the
-// end of the stream, n is 0 and the error is io.EOF.
-func (r *rawReader) next() (int, error) {
-	r.n, r.err = 0, nil
+// next waits for bytes and reads them, at most so many. They stay in buf until
+// release. At the end of the stream, n is 0 and the error is io.EOF.
+func (r *rawReader) next(most int) (int, error) {
+	r.most, r.n, r.err = most, 0, nil
 	if err := r.conn.Read(r.read); err != nil {
 		return 0, err
 	}
@@ -101,7 +103,7 @@ func (r *rawReader) tryRead(fd uintptr) bool {
 		r.buf = buffers.Get().(*[bufferSize]byte)
 	}
 	for {
-		n, err := syscall.Read(int(fd), r.buf[:])
+		n, err := syscall.Read(int(fd), r.buf[:r.most])
 		switch err {
 		case syscall.EINTR:
 			continue
@@ -127,7 +129,7 @@ func (m *mover) spliceRound(in, out syscall.RawConn) (bulk, eof bool, readErr, w
 	var p *pipe
 	defer func() { p.release() }()
 	moved := 0
-	for {
+	for m.left != 0 {
 		var n int
 		var opErr error
 		dry := false
@@ -137,7 +139,7 @@ func (m *mover) spliceRound(in, out syscall.RawConn) (bulk, eof bool, readErr, w
 					return true
 				}
 			}
-			n, opErr = splice(int(fd), p.w)
+			n, opErr = splice(int(fd), p.w, m.next(spliceMax))
 			if opErr != syscall.EAGAIN {
 				return true
 			}
@@ -172,7 +174,7 @@ func (m *mover) spliceRound(in, out syscall.RawConn) (bulk, eof bool, readErr, w
 			m.writing.Lock()
 			err := out.Write(func(fd uintptr) bool {
 				m.spliced = true
-				w, opErr = splice2(p.r, int(fd), p.held)
+				w, opErr = splice(p.r, int(fd), p.held)
 				return opErr != syscall.EAGAIN
 			})
 			if err == nil && opErr != nil {
@@ -188,15 +190,14 @@ func (m *mover) spliceRound(in, out syscall.RawConn) (bulk, eof bool, readErr, w
 		}
 		moved += n
 	}
+	return false, false, nil, nil
 }
 
 func isPipeTrouble(err error) bool {
 	return err == syscall.EINVAL || err == syscall.EMFILE || err == syscall.ENFILE
 }
 
-func splice(from, pipe int) (int, error) { return splice2(from, pipe, spliceMax) }
-
-func splice2(from, to, limit int) (int, error) {
+func splice(from, to, limit int) (int, error) {
 	for {
 		n, err := unix.Splice(from, nil, to, nil, limit, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
 		if err != syscall.EINTR {

@@ -14,3 +14,6 @@ func waitReset(*net.TCPConn) error { return errors.ErrUnsupported }
 
 // Closed is false: this system does not tell whether the kernel has closed c.
 func Closed(*net.TCPConn) bool { return false }
+
+// Quiet is true: this system does not tell whether there is something to read from c.
+func Quiet(*net.TCPConn) bool { return true }

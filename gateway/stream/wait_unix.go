@@ -49,3 +49,23 @@ func waitReset(c *net.TCPConn) error {
 	}
 	return syscall.ECONNRESET
 }
+
+// Quiet tells whether there is nothing to read from c: no bytes, no end and no error. It
+// does not wait. It is true on systems that can't tell.
+func Quiet(c *net.TCPConn) (is bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	err = raw.Control(func(fd uintptr) {
+		var one [1]byte
+		for {
+			_, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK)
+			if err != syscall.EINTR {
+				is = err == syscall.EAGAIN
+				return
+			}
+		}
+	})
+	return is && err == nil
+}

@@ -1,0 +1,177 @@
+package http1
+
+import (
+	"bytes"
+	"io"
+	"sync"
+)
+
+// bufferSize is that of one read. It is as large as the largest message of a carrier.
+const bufferSize = 32<<10 - 12
+
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// A Reader reads messages from a connection. It has no buffer as long as it has no bytes.
+// Set Src before its first use.
+type Reader struct {
+	Src io.Reader
+
+	buf    []byte
+	pooled *[bufferSize]byte // what buf is made of; nil: it is larger
+	r, w   int               // the bytes are buf[r:w]
+}
+
+// Buffered returns the bytes that have been read. They are good until the next call of
+// Fill, ReadHead, ReadTrailer or Release.
+func (r *Reader) Buffered() []byte { return r.buf[r.r:r.w] }
+
+// Discard forgets the first n bytes.
+func (r *Reader) Discard(n int) { r.r += n }
+
+// Release gives the buffer back if it has no bytes.
+func (r *Reader) Release() {
+	if r.r < r.w || r.buf == nil {
+		return
+	}
+	if r.pooled != nil {
+		buffers.Put(r.pooled)
+	}
+	r.buf, r.pooled, r.r, r.w = nil, nil, 0, 0
+}
+
+// Fill reads once, and returns no error if there were bytes.
+func (r *Reader) Fill() error { return r.fill(bufferSize) }
+
+// fill is Fill with a buffer of at most so many bytes.
+func (r *Reader) fill(most int) error {
+	if err := r.room(most); err != nil {
+		return err
+	}
+	n, err := r.Src.Read(r.buf[r.w:])
+	r.w += n
+	switch {
+	case n > 0:
+		return nil
+	case err == nil:
+		return io.ErrNoProgress
+	}
+	return err
+}
+
+// room makes sure that there is room for another read, in a buffer of at most so many
+// bytes.
+func (r *Reader) room(most int) error {
+	switch {
+	case r.buf == nil:
+		r.pooled = buffers.Get().(*[bufferSize]byte)
+		r.buf = r.pooled[:]
+	case r.r == r.w:
+		r.r, r.w = 0, 0
+	case r.w <= len(r.buf)/2 || r.r == 0 && r.w < len(r.buf):
+	case r.r > 0:
+		r.w = copy(r.buf, r.buf[r.r:r.w])
+		r.r = 0
+	case len(r.buf) >= most:
+		return ErrTooLarge
+	default:
+		larger := make([]byte, min(2*len(r.buf), most))
+		copy(larger, r.buf)
+		if r.pooled != nil {
+			buffers.Put(r.pooled)
+		}
+		r.buf, r.pooled = larger, nil
+	}
+	return nil
+}
+
+// ReadHead returns a message's head with its empty line, and forgets it. The bytes are
+// good until the next call. most bounds them. With skip, empty lines before the message
+// are left out (RFC 9112 section 2.2). At an error the bytes stay where they are.
+func (r *Reader) ReadHead(most int, skip bool) ([]byte, error) {
+	seen := 0 // no head ends before
+	skipped := 0
+	for {
+		if skip {
+			n := emptyLines(r.Buffered())
+			if skipped += n; skipped > most {
+				return nil, ErrTooLarge
+			}
+			r.Discard(n)
+		}
+		b := r.Buffered()
+		n := headEnd(b, seen)
+		switch {
+		case n > most || n == 0 && len(b) >= most:
+			return nil, ErrTooLarge
+		case n > 0:
+			r.Discard(n)
+			return b[:n:n], nil
+		}
+		if seen = max(len(b)-2, 0); skip && len(b) > 0 && !(len(b) == 1 && b[0] == '\r') {
+			skip = false
+		}
+		if err := r.fill(max(most, bufferSize)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// ReadTrailer returns a trailer section with its empty line, and forgets it.
+func (r *Reader) ReadTrailer(most int) ([]byte, error) {
+	for {
+		b := r.Buffered()
+		n := trailerEnd(b)
+		switch {
+		case n > most || n == 0 && len(b) >= most:
+			return nil, ErrTooLarge
+		case n > 0:
+			r.Discard(n)
+			return b[:n:n], nil
+		}
+		if err := r.fill(max(most, bufferSize)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func emptyLines(b []byte) (n int) {
+	for {
+		switch {
+		case n < len(b) && b[n] == '\n':
+			n++
+		case n+1 < len(b) && b[n] == '\r' && b[n+1] == '\n':
+			n += 2
+		default:
+			return n
+		}
+	}
+}
+
+// headEnd finds the end of the first empty line behind another line; 0: there is none. It
+// looks from the byte from on.
+func headEnd(b []byte, from int) int {
+	for {
+		i := bytes.IndexByte(b[from:], '\n')
+		if i < 0 {
+			return 0
+		}
+		from += i + 1
+		switch {
+		case from < len(b) && b[from] == '\n':
+			return from + 1
+		case from+1 < len(b) && b[from] == '\r' && b[from+1] == '\n':
+			return from + 2
+		}
+	}
+}
+
+// trailerEnd is headEnd for a section that may be empty.
+func trailerEnd(b []byte) int {
+	switch {
+	case len(b) > 0 && b[0] == '\n':
+		return 1
+	case len(b) > 1 && b[0] == '\r' && b[1] == '\n':
+		return 2
+	}
+	return headEnd(b, 0)
+}
