@@ -3,6 +3,10 @@
 # rounds, and prints a table. Needs Go only.
 #
 #   integration/bench.sh [-rounds N] [-pt /path/to/obfs4/program] [-only SYSTEM,…] [-scale]
+#   integration/bench.sh -http [-rounds N]
+#
+# With -http it compares the HTTP front with tinyproxy and squid, where they are
+# installed.
 #
 # Without -pt the bare pair is lyrebird, built from its module.
 set -euo pipefail

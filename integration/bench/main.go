@@ -26,6 +26,7 @@ var (
 	dur    = flag.Duration("dur", 700*time.Millisecond, "measured time of one bulk or rate run")
 	only   = flag.String("only", "", "comma-separated `systems`; default: all")
 	serve  = flag.Bool("serve-origin", false, "be the origin alone, until standard input ends")
+	web    = flag.Bool("http", false, "compare plain HTTP with tinyproxy and squid instead, where they are installed")
 	scale  = flag.Bool("scale", false, "measure memory and cost at 10 to 10,000 idle connections instead")
 )
 
@@ -49,6 +50,9 @@ func run(ctx context.Context) error {
 	}
 	if *scale {
 		return runScale(ctx)
+	}
+	if *web {
+		return runHTTP(ctx)
 	}
 	if *pt == "" {
 		path, err := realpt.BuildLyrebird()
@@ -105,22 +109,28 @@ func measure(ctx context.Context, s system, origin string, table map[string]map[
 }
 
 func printTable(table map[string]map[string][]float64) {
-	fmt.Printf("| median (lowest to highest) |")
-	var names []string
+	var names, rows []string
 	for _, s := range systems {
 		for _, row := range table {
 			if len(row[s.name]) > 0 {
 				names = append(names, s.name)
-				fmt.Printf(" %s |", s.name)
 				break
 			}
 		}
 	}
-	fmt.Printf("\n|---|%s\n", strings.Repeat("---|", len(names)))
 	for _, w := range works {
-		fmt.Printf("| %s |", w.name)
+		rows = append(rows, w.name)
+	}
+	printRows(table, names, rows)
+}
+
+// printRows prints a table: a row for each work, and a column for each name.
+func printRows(table map[string]map[string][]float64, names, works []string) {
+	fmt.Printf("| median (lowest to highest) | %s |\n|---|%s\n", strings.Join(names, " | "), strings.Repeat("---|", len(names)))
+	for _, w := range works {
+		fmt.Printf("| %s |", w)
 		for _, n := range names {
-			v := slices.Sorted(slices.Values(table[w.name][n]))
+			v := slices.Sorted(slices.Values(table[w][n]))
 			if len(v) == 0 {
 				fmt.Print(" – |")
 				continue
