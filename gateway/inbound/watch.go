@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ptgate/gateway/relay"
+	"ptgate/gateway/stream"
 )
 
 // A clientWatch notices that the client goes away while its plain request is served, and
@@ -13,8 +14,9 @@ import (
 //
 // A client may end its side after its request and still wait for the answer (RFC 9112
 // section 9.6). So the end of its side alone does not say that it has gone. It has if its
-// program has closed the connection, which is known of programs on this machine. Other
-// clients are given up when nothing comes for them for lastWait.
+// program has closed the connection, which is known of programs on this machine, or if
+// its system has reset it. Other clients are given up when nothing comes for them for
+// lastWait.
 type clientWatch struct {
 	h       *httpConn
 	timer   *time.Timer    // most requests are over before it ends
@@ -134,7 +136,8 @@ func (w *clientWatch) halfClosed() {
 		if now := w.h.moved.Load(); now != seen {
 			seen, since = now, time.Now()
 		}
-		if relay.Left(w.h.Conn) || time.Since(since) >= lastWait {
+		s := w.h.Conn.Socket()
+		if relay.Left(w.h.Conn) || s.TCP != nil && stream.Closed(s.TCP) || time.Since(since) >= lastWait {
 			w.leave()
 			return
 		}
