@@ -82,10 +82,11 @@ func (c *client) serveHTTP() {
 	h.w.h = h
 	h.watch.init(h)
 	defer h.leaveOrigin()
-	asked := false
+	asked, ended := false, false
 	for {
 		b, err := h.readHead(asked)
 		if err != nil && !errors.Is(err, http1.ErrTooLarge) {
+			ended = err == io.EOF
 			switch {
 			case h.failed == errForeign:
 				h.foreign()
@@ -105,7 +106,11 @@ func (c *client) serveHTTP() {
 		}
 	}
 	h.leaveOrigin()
-	if h.relay == nil {
+	switch {
+	case h.relay != nil:
+	case ended && h.failed != errForeign: // nothing is unread
+		c.Conn.Close()
+	default:
 		c.linger()
 	}
 }

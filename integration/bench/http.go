@@ -21,20 +21,16 @@ import (
 // A proxy is a forward proxy for plain HTTP.
 type proxy struct {
 	name  string
-	start func(ctx context.Context, dir, addr string) (stop func(), err error) // nil: no proxy at all
+	start func(ctx context.Context, dir, addr string) (*running, error) // nil: no proxy at all
 }
 
 var proxies = []proxy{
 	{"no proxy", nil},
-	{"ptgate", func(ctx context.Context, dir, addr string) (func(), error) {
-		r, err := startPtgate(ctx, filepath.Join(dir, "http.toml"), fmt.Sprintf(
+	{"ptgate", func(ctx context.Context, dir, addr string) (*running, error) {
+		return startPtgate(ctx, filepath.Join(dir, "http.toml"), fmt.Sprintf(
 			"state_dir = %q\n[listen]\nsocks5 = []\nhttp = %q\n[[route]]\nto = \"*\"\nvia = \"direct\"\n", filepath.Join(dir, "d"), addr), addr)
-		if err != nil {
-			return nil, err
-		}
-		return r.stop, nil
 	}},
-	{"tinyproxy", func(ctx context.Context, dir, addr string) (func(), error) {
+	{"tinyproxy", func(ctx context.Context, dir, addr string) (*running, error) {
 		_, port, _ := net.SplitHostPort(addr)
 		conf := filepath.Join(dir, "tinyproxy.conf")
 		text := fmt.Sprintf("Port %s\nListen 127.0.0.1\nMaxClients 100\nTimeout 60\nLogLevel Critical\nDisableViaHeader Yes\n", port)
@@ -43,7 +39,7 @@ var proxies = []proxy{
 		}
 		return startProxy(exec.CommandContext(ctx, "tinyproxy", "-d", "-c", conf), addr)
 	}},
-	{"squid", func(ctx context.Context, dir, addr string) (func(), error) {
+	{"squid", func(ctx context.Context, dir, addr string) (*running, error) {
 		conf := filepath.Join(dir, "squid.conf")
 		text := fmt.Sprintf("http_port %s\nhttp_access allow all\ncache deny all\naccess_log none\ncache_log /dev/null\ncache_store_log none\n"+
 			"pid_filename none\nshutdown_lifetime 0 seconds\nvia off\nforwarded_for delete\npinger_enable off\nmemory_cache_shared off\n", addr)
@@ -55,7 +51,7 @@ var proxies = []proxy{
 }
 
 // startProxy runs a program until its port accepts.
-func startProxy(cmd *exec.Cmd, addr string) (func(), error) {
+func startProxy(cmd *exec.Cmd, addr string) (*running, error) {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
@@ -76,7 +72,7 @@ func startProxy(cmd *exec.Cmd, addr string) (func(), error) {
 		c, err := net.Dial("tcp", addr)
 		if err == nil {
 			c.Close()
-			return stop, nil
+			return &running{pids: []int{cmd.Process.Pid}, stop: stop}, nil
 		}
 		select {
 		case <-ended:
@@ -233,8 +229,8 @@ func (w *webClient) try(request []byte, content int) error {
 }
 
 // webRate counts requests, on so many connections at the same time.
-func webRate(clients int, fresh bool) func(addr, origin string) (float64, error) {
-	return func(addr, origin string) (float64, error) {
+func webRate(clients int, fresh bool) func(addr, origin string, pids []int) (float64, error) {
+	return func(addr, origin string, _ []int) (float64, error) {
 		request := fmt.Appendf(nil, "GET http://%s/%d HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench/1.0\r\nAccept: */*\r\n\r\n", origin, smallContent, origin)
 		var done atomic.Int64
 		var failed atomic.Pointer[error]
@@ -264,14 +260,14 @@ func webRate(clients int, fresh bool) func(addr, origin string) (float64, error)
 }
 
 // webFirstByte is the time of a request on a new connection, in milliseconds.
-func webFirstByte(addr, origin string) (float64, error) {
-	n, err := webRate(1, true)(addr, origin)
+func webFirstByte(addr, origin string, pids []int) (float64, error) {
+	n, err := webRate(1, true)(addr, origin, pids)
 	return 1000 / n, err
 }
 
 // webBulk is the speed of one large message.
-func webBulk(up bool) func(addr, origin string) (float64, error) {
-	return func(addr, origin string) (float64, error) {
+func webBulk(up bool) func(addr, origin string, pids []int) (float64, error) {
+	return func(addr, origin string, _ []int) (float64, error) {
 		request, content := fmt.Sprintf("GET http://%s/%d HTTP/1.1\r\nHost: %s\r\n\r\n", origin, largeContent, origin), 0
 		if up {
 			content = largeContent
@@ -285,10 +281,27 @@ func webBulk(up bool) func(addr, origin string) (float64, error) {
 	}
 }
 
+// webIdle is the memory that a kept connection costs, with that to the origin, in KiB.
+func webIdle(addr, origin string, pids []int) (float64, error) {
+	const connections = 300
+	request := fmt.Appendf(nil, "GET http://%s/%d HTTP/1.1\r\nHost: %s\r\n\r\n", origin, smallContent, origin)
+	before := rss(pids)
+	for range connections {
+		w := webClient{addr: addr}
+		defer w.end()
+		if err := w.do(request, 0); err != nil {
+			return 0, err
+		}
+	}
+	wait(2 * time.Second)
+	return float64(rss(pids)-before) / connections, nil
+}
+
 var webWorks = []struct {
 	name string
-	run  func(addr, origin string) (float64, error)
+	run  func(addr, origin string, pids []int) (float64, error)
 }{
+	{"idle, KiB/connection", webIdle},
 	{"requests/s, kept alive, 1 client", webRate(1, false)},
 	{"requests/s, kept alive, 8 clients", webRate(8, false)},
 	{"new connection to the end of the response, ms", webFirstByte},
@@ -312,7 +325,7 @@ func runHTTP(ctx context.Context) error {
 	}
 	for round := range *rounds {
 		for _, p := range proxies {
-			addr, stop := origin, func() {}
+			addr, r := origin, &running{stop: func() {}}
 			if p.start != nil {
 				if p.name != "ptgate" {
 					if _, err := exec.LookPath(p.name); err != nil {
@@ -327,7 +340,7 @@ func runHTTP(ctx context.Context) error {
 				if addr, _, err = twoPorts(); err != nil {
 					return err
 				}
-				if stop, err = p.start(ctx, d, addr); err != nil {
+				if r, err = p.start(ctx, d, addr); err != nil {
 					return err
 				}
 			}
@@ -335,14 +348,14 @@ func runHTTP(ctx context.Context) error {
 				names = append(names, p.name)
 			}
 			for _, w := range webWorks {
-				v, err := w.run(addr, origin)
+				v, err := w.run(addr, origin, r.pids)
 				if err != nil {
-					stop()
+					r.stop()
 					return fmt.Errorf("%s: %s: %w", p.name, w.name, err)
 				}
 				table[w.name][p.name] = append(table[w.name][p.name], v)
 			}
-			stop()
+			r.stop()
 		}
 		log.Printf("round %d of %d", round+1, *rounds)
 	}
