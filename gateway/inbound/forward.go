@@ -203,6 +203,9 @@ func (h *httpConn) pass() (keep bool) {
 		if x.counted {
 			h.l.web.relays.Add(-1)
 		}
+		if h.relay == nil {
+			x.end()
+		}
 	}()
 	out, err := x.prepare()
 	if err != nil {
@@ -211,16 +214,10 @@ func (h *httpConn) pass() (keep bool) {
 	if x.whole {
 		h.watch.start()
 	}
-	err = x.roundTrip(out)
-	if err != nil {
-		keep = x.fail(err)
-	} else {
-		keep = x.respond()
+	if err := x.roundTrip(out); err != nil {
+		return x.fail(err)
 	}
-	if h.relay == nil {
-		x.end()
-	}
-	return keep
+	return x.respond()
 }
 
 // prepare reads all that has to be known of the request, and returns its head as the

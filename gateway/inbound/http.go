@@ -154,7 +154,7 @@ func (h *httpConn) awaitRequest(until time.Time) error {
 		return err
 	}
 	h.in.Release()
-	h.out = nil
+	h.out, h.head, h.resp, h.w.body = nil, http1.Head{}, http1.Head{}, bytes.Buffer{}
 	if h.origin != nil {
 		h.origin.in.Release()
 		t, more = left(idleOrigin)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -325,6 +326,9 @@ func runHTTP(ctx context.Context) error {
 	}
 	for round := range *rounds {
 		for _, p := range proxies {
+			if *only != "" && !slices.Contains(strings.Split(*only, ","), p.name) {
+				continue
+			}
 			addr, r := origin, &running{stop: func() {}}
 			if p.start != nil {
 				if p.name != "ptgate" {
