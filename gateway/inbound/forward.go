@@ -605,7 +605,7 @@ func (x *forward) respond() (keep bool) {
 		out = append(out, "Connection: Upgrade\r\n"...)
 	case upgrade:
 		out = append(out, "Connection: Upgrade, close\r\n"...)
-	case !keep:
+	case !keep && !x.refusedExpect():
 		out = append(out, "Connection: close\r\n"...)
 	}
 	out = append(out, "\r\n"...)
@@ -629,6 +629,14 @@ func (x *forward) respond() (keep bool) {
 		x.Conn.Reset() // a clean end would say that the response is complete
 	}
 	return keep && d.err == nil
+}
+
+// refusedExpect tells whether the response is a 417 for a client that has waited for "100
+// Continue" and has sent no content. curl sends such a request again, without Expect, but
+// not if the response says that the connection is closed. It is closed all the same,
+// because nobody can tell what comes next: the content, or that request.
+func (x *forward) refusedExpect() bool {
+	return x.resp.Status == http.StatusExpectationFailed && x.expect && !x.begun.Load() && !x.resp.Has(http1.Connection, "close")
 }
 
 // bindsConnection tells whether a response takes part in an authentication that is tied to

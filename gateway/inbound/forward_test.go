@@ -272,7 +272,8 @@ func TestExpect(t *testing.T) {
 	}{
 		{"100", put, "HTTP/1.1 100 Continue\r\nX: y\r\n\r\n", true, "HTTP/1.1 100 Continue\r\nX: y\r\n\r\n", ok},
 		{"silence", put, "", true, "", ok},
-		{"417", put, refusal + "\r\nno", false, refusal + "Connection: close\r\n\r\nno", ""},
+		{"417", put, refusal + "\r\nno", false, refusal + "\r\nno", ""},
+		{"413", put, strings.Replace(refusal, "417", "413", 1) + "\r\nno", false, strings.Replace(refusal, "417", "413", 1) + "Connection: close\r\n\r\nno", ""},
 		{"HTTP/1.0", strings.Replace(put, "/1.1", "/1.0", 1), "", true, "", strings.Replace(ok, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -302,6 +303,12 @@ func TestExpect(t *testing.T) {
 				p.send("body")
 			}
 			p.expect(tt.then)
+			if !tt.content {
+				p.send("GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n") // content, or a request?
+				if s := p.rest(); s != "" {
+					t.Errorf("then %q", s)
+				}
+			}
 		})
 	}
 }
