@@ -4,11 +4,14 @@
 //
 // A front reads a request and turns its destination into a routes.Target. It never
 // resolves a name. It asks a Dialer to open the destination, and takes the answer from
-// the table of package answer. The libraries go-socks5 and goproxy speak the protocols.
-// They return, and free their buffers, before the relay begins. Then a Relay gets both
-// connections, and the bytes that the client has sent before the answer.
+// the table of package answer. The library go-socks5 speaks SOCKS, and goproxy decides
+// about requests of HTTP and dispatches them. They return, and free their buffers, before
+// the relay begins. Then a Relay gets both connections, and the bytes that the client has
+// sent before the answer.
 //
-// This package moves no bytes of a tunnel, and it knows neither routes nor bridges.
+// This package moves no bytes of a tunnel, and it knows neither routes nor bridges. Plain
+// requests of HTTP and their responses it passes on by itself, as package http1 reads
+// them.
 //
 // A client can break only its own connection, whatever it sends. A panic in the code
 // that serves a client ends only that connection, too. From accept to the end of its
