@@ -465,3 +465,31 @@ func FuzzChunks(f *testing.F) {
 		}
 	})
 }
+
+// A Reader that waits has no buffer.
+func TestReaderWaits(t *testing.T) {
+	heads := []string{"a\r\n\r\n", "b\r\nc: d\r\n\r\n"}
+	var r Reader
+	src := strings.NewReader(heads[0] + heads[1][:3])
+	rest := strings.NewReader(heads[1][3:])
+	r.Src = rest // where there is a part already
+	r.ReadReady = func(get func() []byte, drop func()) (int, error) {
+		if r.buf != nil {
+			t.Error("it waits with a buffer")
+		}
+		get()
+		drop() // there was nothing after all
+		if r.buf != nil {
+			t.Error("it goes on waiting with a buffer")
+		}
+		return src.Read(get())
+	}
+	for _, want := range heads {
+		if b, err := r.ReadHead(100, true); string(b) != want || err != nil {
+			t.Fatalf("got %q, %v, want %q", b, err, want)
+		}
+	}
+	if _, err := r.ReadHead(100, true); err != io.EOF {
+		t.Errorf("at the end: %v", err)
+	}
+}

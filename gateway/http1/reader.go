@@ -11,11 +11,17 @@ const bufferSize = 32<<10 - 12
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
-// A Reader reads messages from a connection. It has no buffer as long as it has no bytes.
-// Set Src before its first use.
+// A Reader reads messages from a connection. Set Src before its first use, and do not copy
+// it.
 type Reader struct {
 	Src io.Reader
+	// ReadReady is for reads that may wait for long: it waits until there is something to
+	// read, and only then calls get for a buffer, and reads into it. If there is nothing
+	// after all, it calls drop, and waits again. Nil: Src is read, with a buffer.
+	ReadReady func(get func() []byte, drop func()) (int, error)
 
+	get    func() []byte // bound once
+	drop   func()
 	buf    []byte
 	pooled *[bufferSize]byte // what buf is made of; nil: it is larger
 	r, w   int               // the bytes are buf[r:w]
@@ -44,10 +50,20 @@ func (r *Reader) Fill() error { return r.fill(bufferSize) }
 
 // fill is Fill with a buffer of at most so many bytes.
 func (r *Reader) fill(most int) error {
-	if err := r.room(most); err != nil {
-		return err
+	var n int
+	var err error
+	if r.r == r.w && r.ReadReady != nil {
+		if r.get == nil {
+			r.get, r.drop = r.newBuffer, r.Release
+		}
+		r.Release()
+		n, err = r.ReadReady(r.get, r.drop)
+	} else {
+		if err := r.room(most); err != nil {
+			return err
+		}
+		n, err = r.Src.Read(r.buf[r.w:])
 	}
-	n, err := r.Src.Read(r.buf[r.w:])
 	r.w += n
 	switch {
 	case n > 0:
@@ -58,13 +74,19 @@ func (r *Reader) fill(most int) error {
 	return err
 }
 
+// newBuffer takes a buffer. There is none.
+func (r *Reader) newBuffer() []byte {
+	r.pooled = buffers.Get().(*[bufferSize]byte)
+	r.buf = r.pooled[:]
+	return r.buf
+}
+
 // room makes sure that there is room for another read, in a buffer of at most so many
 // bytes.
 func (r *Reader) room(most int) error {
 	switch {
 	case r.buf == nil:
-		r.pooled = buffers.Get().(*[bufferSize]byte)
-		r.buf = r.pooled[:]
+		r.newBuffer()
 	case r.r == r.w:
 		r.r, r.w = 0, 0
 	case r.w <= len(r.buf)/2 || r.r == 0 && r.w < len(r.buf):

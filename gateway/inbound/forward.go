@@ -108,8 +108,9 @@ type originConn struct {
 	authority string
 	set       *Settings
 	user      string
-	bound     bool   // it is used to authenticate the client
-	cut       func() // closes it; it is called at the end of the listener, and if the client leaves
+	bound     bool        // it is used to authenticate the client
+	late      atomic.Bool // it was closed because there was no response in time
+	cut       func()      // closes it; it is called at the end of the listener, and if the client leaves
 	uncut     func() bool
 }
 
@@ -125,23 +126,16 @@ func (o *originConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// more reads from the origin. While it waits for long, it holds no buffer. Of a stream in
-// a session the first read must not be cut short by a deadline, because the answer of the
-// far end comes before it.
-func (o *originConn) more() error {
-	if o.Conn.Socket().Plain {
-		o.Conn.SetReadDeadline(time.Now().Add(hotTime))
-		err := o.in.Fill()
-		if !isTimeout(err) {
-			return err
-		}
-		o.Conn.SetReadDeadline(time.Time{})
+func (o *originConn) readReady(get func() []byte, drop func()) (int, error) {
+	if s := o.Conn.Socket(); s.Plain {
+		n, err := stream.ReadReady(s.TCP, get, drop)
+		o.web.down.Add(int64(n))
+		return n, err
 	}
-	o.in.Release()
 	if err := o.Conn.WaitRead(); err != nil {
-		return err
+		return 0, err
 	}
-	return o.in.Fill()
+	return o.Read(get())
 }
 
 // quiet tells whether the origin has sent nothing since its last response. Bytes that
@@ -336,7 +330,7 @@ func (x *forward) dial() error {
 		return err
 	}
 	o := &originConn{Conn: conn, web: x.l.web, target: x.target, authority: x.authority, set: x.set, user: x.user}
-	o.in.Src = o
+	o.in.Src, o.in.ReadReady = o, o.readReady
 	o.cut = func() { conn.Close() }
 	o.uncut = context.AfterFunc(x.l.cut, o.cut)
 	x.origin = o
@@ -375,37 +369,24 @@ func (x *forward) readResponse() (some bool, err error) {
 	return true, answer.Errorf(answer.BadResponse, "more than %d interim responses", maxInterim)
 }
 
-// readHead reads the next head that the origin sends.
+// readHead reads the next head that the origin sends. The first read of a stream in a
+// session must have no deadline, because it may have to wait for the far end's answer.
 func (x *forward) readHead() ([]byte, error) {
 	o := x.origin
-	if len(o.in.Buffered()) == 0 {
-		if s := o.Conn.Socket(); s.Plain {
-			o.Conn.SetReadDeadline(time.Now().Add(hotTime))
-			if err := o.in.Fill(); err != nil && !isTimeout(err) {
-				return nil, err
-			}
-		}
-	}
-	if len(o.in.Buffered()) == 0 {
-		o.Conn.SetReadDeadline(time.Time{})
-		o.in.Release()
-		var late atomic.Bool
-		t := time.AfterFunc(responseTime, func() {
-			late.Store(true)
+	if o.Conn.Socket().Plain {
+		o.Conn.SetReadDeadline(time.Now().Add(responseTime))
+		defer o.Conn.SetReadDeadline(time.Time{})
+	} else {
+		defer time.AfterFunc(responseTime, func() {
+			o.late.Store(true)
 			o.Conn.Close()
-		})
-		err := o.Conn.WaitRead()
-		if t.Stop(); late.Load() {
-			err = answer.Errorf(answer.Timeout, "no response within %v", responseTime)
-		}
-		if err != nil {
-			return nil, err
-		}
+		}).Stop()
 	}
-	o.Conn.SetReadDeadline(time.Now().Add(responseTime))
 	b, err := o.in.ReadHead(maxRespHeader, false)
-	o.Conn.SetReadDeadline(time.Time{})
-	if errors.Is(err, http1.ErrTooLarge) {
+	switch {
+	case o.late.Load():
+		err = answer.Errorf(answer.Timeout, "no response within %v", responseTime)
+	case errors.Is(err, http1.ErrTooLarge):
 		err = answer.New(answer.BadResponse, err)
 	}
 	return b, err
@@ -699,7 +680,6 @@ func (d *download) length(n int64) {
 // chunked passes on chunks as they come.
 func (d *download) chunked() {
 	o := d.origin
-	defer o.Conn.SetReadDeadline(time.Time{})
 	var c http1.Chunks
 	for {
 		b := o.in.Buffered()
@@ -724,13 +704,12 @@ func (d *download) chunked() {
 		if d.flush(); d.err != nil {
 			return
 		}
-		if d.err = o.more(); d.err != nil {
+		if d.err = o.in.Fill(); d.err != nil {
 			return
 		}
 	}
 	if b := o.in.Buffered(); len(b) < 2 || string(b[:2]) != "\r\n" {
 		d.flush() // the trailer section may take its time
-		o.Conn.SetReadDeadline(time.Time{})
 	}
 	b, err := o.in.ReadTrailer(maxRespHeader)
 	var t http1.Head

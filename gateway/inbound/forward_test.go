@@ -403,7 +403,7 @@ func TestWaitsEnd(t *testing.T) {
 		if resp, err = http.ReadResponse(in, nil); err != nil || resp.StatusCode != 200 {
 			t.Errorf("got %v, %v", resp, err)
 		}
-		if _, err := origin.Read(make([]byte, 1)); err != io.EOF || time.Since(begin) != hotTime+idleOrigin {
+		if _, err := origin.Read(make([]byte, 1)); err != io.EOF || time.Since(begin) != idleOrigin {
 			t.Errorf("the origin was left after %v: %v", time.Since(begin), err)
 		}
 		if _, err := in.ReadByte(); err != io.EOF || time.Since(begin) != keepAlive {

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,9 +33,6 @@ const (
 	maxHeader = 64 << 10
 	// keepAlive is how long a client's connection may wait for its next request.
 	keepAlive = 2 * time.Minute
-	// hotTime is how long a connection that waits keeps its buffer. Most messages come
-	// within that time. Then the connection needs one system call less for each.
-	hotTime = time.Second
 )
 
 // An httpConn is a connection of the HTTP front. Its requests are served one after the
@@ -45,7 +43,7 @@ type httpConn struct {
 	in http1.Reader // what the client sends
 
 	// The request that is being served:
-	head     http1.Head
+	*scratch
 	body     http1.Body
 	request  *http.Request // what goproxy gets of it
 	url      url.URL
@@ -62,22 +60,42 @@ type httpConn struct {
 	early    []byte      // what the client has sent behind its request
 
 	origin *originConn // the connection of the last plain request; nil: there is none
-	out    []byte      // the head that is being written
-	resp   http1.Head
 
 	watch clientWatch
 	moved atomic.Int64 // bytes of content that have come from origins
 }
+
+// A scratch is memory that only a request needs, and not a connection.
+type scratch struct {
+	head http1.Head // of the request
+	resp http1.Head // of the response
+	out  []byte     // what is being written
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// keepOut bounds what out keeps from one request to the next.
+const keepOut = 64 << 10
 
 // clientReader is the client's connection for the reader of messages.
 type clientReader struct{ *client }
 
 func (c clientReader) Read(p []byte) (int, error) { return c.client.read(p, isHTTP) }
 
+func (c clientReader) readReady(get func() []byte, drop func()) (int, error) {
+	if s := c.Conn.Socket(); s.Plain && c.begun {
+		return stream.ReadReady(s.TCP, get, drop)
+	}
+	if err := c.Conn.WaitRead(); err != nil {
+		return 0, err
+	}
+	return c.client.read(get(), isHTTP)
+}
+
 // serveHTTP serves requests until the connection ends, or until one has become a tunnel.
 func (c *client) serveHTTP() {
 	h := &httpConn{client: c}
-	h.in.Src = clientReader{c}
+	h.in.Src, h.in.ReadReady = clientReader{c}, clientReader{c}.readReady
 	h.request = new(http.Request).WithContext(context.WithValue(c.l.cut, connKey{}, h))
 	h.w.h = h
 	h.watch.init(h)
@@ -96,7 +114,17 @@ func (c *client) serveHTTP() {
 			break
 		}
 		asked = true
-		if !h.engage() || !h.serveRequest(b, err) {
+		if !h.engage() {
+			break
+		}
+		h.scratch = scratches.Get().(*scratch)
+		keep := h.serveRequest(b, err)
+		if cap(h.out) > keepOut {
+			h.out = nil
+		}
+		scratches.Put(h.scratch)
+		h.scratch = nil
+		if !keep {
 			break
 		}
 		// A stop closes the connection either here or in the method end.
@@ -134,45 +162,21 @@ func (h *httpConn) readHead(next bool) ([]byte, error) {
 	return h.in.ReadHead(maxHeader, true)
 }
 
-// awaitRequest returns when there are bytes from the client. While it waits for long, it
-// holds no buffer, and after some time no connection to an origin.
+// awaitRequest returns when there are bytes from the client. After some time it leaves the
+// connection to the origin.
 func (h *httpConn) awaitRequest(until time.Time) error {
 	if len(h.in.Buffered()) > 0 {
 		return nil
 	}
-	left := func(d time.Duration) (t time.Time, more bool) {
-		t = time.Now().Add(d)
-		if !until.IsZero() && until.Before(t) {
-			return until, false
-		}
-		return t, true
-	}
-	t, more := left(hotTime)
-	h.Conn.SetReadDeadline(t)
-	err := h.in.Fill()
-	if !more || !isTimeout(err) {
-		return err
-	}
-	h.in.Release()
-	h.out, h.head, h.resp, h.w.body = nil, http1.Head{}, http1.Head{}, bytes.Buffer{}
 	if h.origin != nil {
 		h.origin.in.Release()
-		t, more = left(idleOrigin)
-		h.Conn.SetReadDeadline(t)
-		if err = h.waitFill(); !more || !isTimeout(err) {
+		h.Conn.SetReadDeadline(time.Now().Add(idleOrigin))
+		if err := h.in.Fill(); !isTimeout(err) {
 			return err
 		}
 		h.leaveOrigin()
 	}
 	h.Conn.SetReadDeadline(until)
-	return h.waitFill()
-}
-
-// waitFill reads from the client, and has no buffer while it waits.
-func (h *httpConn) waitFill() error {
-	if err := h.Conn.WaitRead(); err != nil {
-		return err
-	}
 	return h.in.Fill()
 }
 

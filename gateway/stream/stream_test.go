@@ -245,3 +245,38 @@ func ExampleWatch() {
 	fmt.Println(ctx.Err())
 	// Output: context canceled
 }
+
+// ReadReady takes a buffer only when there is something to read, and Quiet tells whether
+// there is.
+func TestReadReady(t *testing.T) {
+	mine, peer := testkit.TCPPair(t)
+	taken := false
+	read := func() (string, error) {
+		var buf [8]byte
+		n, err := ReadReady(mine, func() []byte { taken = true; return buf[:] }, func() { taken = false })
+		return string(buf[:n]), err
+	}
+	mine.SetReadDeadline(time.Now().Add(time.Millisecond))
+	if s, err := read(); !errors.Is(err, os.ErrDeadlineExceeded) || taken {
+		t.Errorf("without bytes: %q, %v, a buffer %v", s, err, taken)
+	}
+	mine.SetReadDeadline(time.Time{})
+	if !Quiet(mine) {
+		t.Error("something to read without bytes")
+	}
+	io.WriteString(peer, "abc")
+	if err := TCP(mine).WaitRead(); err != nil || Quiet(mine) {
+		t.Errorf("%v, and yet nothing to read", err)
+	}
+	if s, err := read(); s != "abc" || err != nil || !taken {
+		t.Errorf("got %q, %v", s, err)
+	}
+	peer.CloseWrite()
+	if s, err := read(); err != io.EOF || Quiet(mine) {
+		t.Errorf("at the end: %q, %v", s, err)
+	}
+	mine.Close()
+	if s, err := read(); !errors.Is(err, net.ErrClosed) || Quiet(mine) {
+		t.Errorf("closed: %q, %v", s, err)
+	}
+}

@@ -17,3 +17,6 @@ func Closed(*net.TCPConn) bool { return false }
 
 // Quiet is true: this system does not tell whether there is something to read from c.
 func Quiet(*net.TCPConn) bool { return true }
+
+// ReadReady reads into the buffer that get returns. This system can't wait without one.
+func ReadReady(c *net.TCPConn, get func() []byte, _ func()) (int, error) { return c.Read(get()) }

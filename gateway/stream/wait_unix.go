@@ -69,3 +69,37 @@ func Quiet(c *net.TCPConn) (is bool) {
 	})
 	return is && err == nil
 }
+
+// ReadReady waits until there is something to read from c, and only then calls get for a
+// buffer and reads into it. If there is nothing after all, it calls drop and waits again.
+// So a connection that waits needs no buffer, and no further system call.
+func ReadReady(c *net.TCPConn, get func() []byte, drop func()) (n int, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var readErr error
+	err = raw.Read(func(fd uintptr) bool {
+		b := get()
+		for {
+			n, readErr = syscall.Read(int(fd), b)
+			if readErr == syscall.EINTR {
+				continue
+			}
+			if readErr == syscall.EAGAIN {
+				drop()
+				return false
+			}
+			return true
+		}
+	})
+	switch {
+	case err != nil:
+		return 0, err
+	case readErr != nil:
+		return 0, os.NewSyscallError("read", readErr)
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
+}
