@@ -356,7 +356,9 @@ func (x *forward) readResponse() (some bool, err error) {
 		if x.resp.Status >= 200 || x.resp.Status == http.StatusSwitchingProtocols {
 			return true, nil
 		}
-		x.begun.Store(true) // the client has been told
+		if x.resp.Status == http.StatusContinue {
+			x.begun.Store(true) // the content comes now
+		}
 		if x.minor == 0 {
 			continue // RFC 9110 section 15.2
 		}

@@ -273,6 +273,7 @@ func TestExpect(t *testing.T) {
 		{"100", put, "HTTP/1.1 100 Continue\r\nX: y\r\n\r\n", true, "HTTP/1.1 100 Continue\r\nX: y\r\n\r\n", ok},
 		{"silence", put, "", true, "", ok},
 		{"417", put, refusal + "\r\nno", false, refusal + "\r\nno", ""},
+		{"103 and 417", put, "HTTP/1.1 103 Early Hints\r\n\r\n" + refusal + "\r\nno", false, "HTTP/1.1 103 Early Hints\r\n\r\n" + refusal + "\r\nno", ""},
 		{"413", put, strings.Replace(refusal, "417", "413", 1) + "\r\nno", false, strings.Replace(refusal, "417", "413", 1) + "Connection: close\r\n\r\nno", ""},
 		{"HTTP/1.0", strings.Replace(put, "/1.1", "/1.0", 1), "", true, "", strings.Replace(ok, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1)},
 	} {
