@@ -34,7 +34,7 @@ type curlWay struct {
 var directly = curlWay{name: "direct"}
 
 var curlWays = []curlWay{
-	{name: "plain", options: "--proxy http://127.0.0.1:8118", proxied: true},
+	{name: "plain", options: "--proxy http://127.0.0.1:8118 --suppress-connect-headers", proxied: true},
 	{name: "pair", options: "--socks5-hostname 127.0.0.1:1081"},
 	{name: "connect", options: "--proxy http://127.0.0.1:8118 --proxytunnel --suppress-connect-headers"},
 	{name: "socks5", options: "--socks5-hostname 127.0.0.1:1080"},
@@ -42,7 +42,7 @@ var curlWays = []curlWay{
 
 const (
 	curlTurns  = 24 // runs of runtests.pl at once: it waits more than it works
-	curlBatch  = 20 // tests of one run
+	curlBatch  = 12 // tests of one run
 	curlTries  = 3  // times that a test is run before a result counts that nobody expects
 	curlChance = 40 // so many tests at most are run again
 	curlList   = "curl/inherent.txt"

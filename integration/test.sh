@@ -19,6 +19,7 @@ readonly staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 readonly needed="
 	obfs4proxy:obfs4proxy tor:tor curl:curl git:git tshark:tshark haproxy:haproxy ss:iproute2 ssh:openssh-client sshd:openssh-server
 	nc:netcat-openbsd nginx:nginx-light microsocks:microsocks chromium:chromium
+	perl:perl stunnel4:stunnel4
 	ip:iproute2 nft:nftables unshare:util-linux mount:mount systemd-analyze:systemd gcc:gcc
 	wget:wget python3.httpx:python3-httpx python3.requests:python3-requests
 	proxychains4:proxychains4 corkscrew:corkscrew dpkg-deb:dpkg node:nodejs npm:npm node.undici:node-undici java:default-jdk-headless javac:default-jdk-headless"
@@ -80,6 +81,6 @@ if [ "$#" -eq 0 ]; then
 	fi
 fi
 step "integration tests"
-go test -tags integration -count=1 -p 1 -timeout 12m -v "$@" ./integration/... |
+go test -tags integration -count=1 -p 1 -timeout 20m -v "$@" ./integration/... |
 	grep --line-buffered -vE '^(=== (RUN|PAUSE|CONT|NAME)|testing: warning)|no test files'
 step "all passed"

@@ -9,9 +9,9 @@
 set -euo pipefail
 exec </dev/null >&2
 
-readonly version=7.88.1 # known.txt holds for this one
+readonly version=7.88.1 # inherent.txt holds for this one
 readonly out=$1
-readonly needed="gcc:gcc make:make dpkg-source:dpkg-dev perl:perl python3:python3 stunnel4:stunnel4
+readonly needed="gcc:gcc make:make dpkg-source:dpkg-dev
 	/usr/include/openssl/ssl.h:libssl-dev /usr/include/zlib.h:zlib1g-dev
 	/usr/include/nghttp2/nghttp2.h:libnghttp2-dev /usr/include/idn2.h:libidn2-dev"
 
