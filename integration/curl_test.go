@@ -200,6 +200,9 @@ func newCurlSuite(t *testing.T, omitted map[int]string) *curlSuite {
 	return s
 }
 
+// curlProxy finds a proxy in the command line of a test.
+var curlProxy = regexp.MustCompile(`(^|\s)(-x|--proxy|--preproxy|--socks)`)
+
 // curlServers are the servers that are reached by a stream, or not at all.
 var curlServers = regexp.MustCompile(`^(https?|ftps?|imaps?|pop3s?|smtps?|gophers?|dict|telnet|mqtt)(-ipv6)?$|^none$|^Server-.*\.pem$`)
 
@@ -233,13 +236,22 @@ func (s *curlSuite) choose(t *testing.T, omitted map[int]string) {
 			return !strings.HasPrefix(name, "http") && !strings.HasPrefix(name, "Server-")
 		})
 		offline := slices.Contains(servers, "none") && !slices.Contains(keywords, "http")
-		if between("tool") == "" && !about("proxy") && !about("socks") && reached && !offline {
+		_, line, _ := strings.Cut(between("client"), "<command")
+		ownProxy := curlProxy.MatchString(line)
+		if between("tool") == "" && !ownProxy && !about("proxy") && !about("socks") && reached && !offline {
 			s.tests = append(s.tests, test)
 		}
 	}
-	// runtests.pl keeps a server from one test to the next.
+	// runtests.pl keeps a server from one test to the next. Those with TLS, which start
+	// slowly and often, are not left to the end.
+	rank := func(test curlTest) int {
+		if strings.Contains(test.servers, "https") {
+			return 0
+		}
+		return 1
+	}
 	slices.SortFunc(s.tests, func(a, b curlTest) int {
-		return cmp.Or(cmp.Compare(a.servers, b.servers), cmp.Compare(a.number, b.number))
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.servers, b.servers), cmp.Compare(a.number, b.number))
 	})
 }
 
