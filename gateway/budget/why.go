@@ -1,0 +1,97 @@
+package budget
+
+import (
+	"fmt"
+	"time"
+)
+
+// A Learned is one learned limit, and why it is believed.
+type Learned struct {
+	Kind Kind
+	// Value is what carriers keep to, as the configuration writes it: "14KiB", "50s",
+	// "3/30s".
+	Value string
+	// Deaths is how many carriers died of it, or how many dials nobody answered.
+	Deaths int
+	// Unsure says that the limit was taken from very few deaths, because it is a well known
+	// one.
+	Unsure bool
+	Since  time.Time
+	// Probe is when one carrier may go past it, to see whether it is still there.
+	Probe time.Time
+	// Text says all that in a sentence.
+	Text string
+}
+
+// Why returns the learned limits that are kept to.
+func (l *Learner) Why(now time.Time) []Learned {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var list []Learned
+	limits := l.limits(nil)
+	add := func(e Learned, what string) {
+		e.Text = what
+		if wait := e.Probe.Sub(now); wait > 0 {
+			e.Text += fmt.Sprintf("; tried again in %s", duration(wait.Round(time.Second)))
+		} else {
+			e.Text += "; tried again with the next connection"
+		}
+		list = append(list, e)
+	}
+	for i, kind := range kindOf {
+		m := &l.lives[i]
+		if !m.found() || l.isConfigured(kind) {
+			continue
+		}
+		e := Learned{Kind: kind, Deaths: m.deaths, Unsure: m.unsure && m.deaths < 3, Since: m.since, Probe: m.next}
+		var what string
+		switch kind {
+		case KindBytes:
+			e.Value = size(limits.Bytes)
+			what = fmt.Sprintf("the network stops a connection after about %s from the far end", size(int64(m.at)))
+		case KindAge:
+			e.Value = short(limits.Age)
+			what = fmt.Sprintf("the network ends a connection when it is about %s old", short(seconds(m.at)))
+		case KindIdle:
+			e.Value = short(limits.Idle)
+			what = fmt.Sprintf("the network ends a connection after about %s of silence", short(seconds(m.at)))
+		}
+		add(e, fmt.Sprintf("%s: %s died there, and others worked", what, plural(m.deaths)))
+	}
+	if r := &l.dials.rate; r.Count > 0 {
+		add(Learned{Kind: KindNew, Value: short(r.Per), Deaths: r.deaths, Since: r.since, Probe: r.next},
+			fmt.Sprintf("the network answers no more than %d new connections in %s: %s got no answer", r.Count, short(r.Per), plural(r.deaths)))
+		list[len(list)-1].Value = Rate{r.Count, r.Per.Round(time.Millisecond)}.String()
+	}
+	if n := &l.dials.atOnce; n.count > 0 {
+		add(Learned{Kind: KindAtOnce, Value: fmt.Sprint(n.count), Deaths: n.deaths, Since: n.since, Probe: n.next},
+			fmt.Sprintf("the network allows %d connections at once: %s got no answer beside so many", n.count, plural(n.deaths)))
+	}
+	return list
+}
+
+func plural(n int) string {
+	if n == 1 {
+		return "1 connection"
+	}
+	return fmt.Sprintf("%d connections", n)
+}
+
+// size is n bytes as the configuration writes it, rounded down.
+func size(n int64) string {
+	switch {
+	case n >= 10<<20:
+		return fmt.Sprintf("%dMiB", n>>20)
+	case n >= 10<<10:
+		return fmt.Sprintf("%dKiB", n>>10)
+	}
+	return fmt.Sprintf("%dB", n)
+}
+
+// short is d with no more digits than a person wants to read.
+func short(d time.Duration) string {
+	if d >= 10*time.Second {
+		return duration(d.Round(time.Second))
+	}
+	return duration(d.Round(100 * time.Millisecond))
+}
