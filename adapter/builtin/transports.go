@@ -88,6 +88,7 @@ type Transport struct {
 	prime  bool                  // the client's first read needs a push: see link
 	drains bool                  // a read of relayBuffer bytes gets all that is decoded, and leaves less than one frame
 	delays bool                  // the server keeps failed clients open for a while
+	cost   cost                  // see HandshakeCost and WireCost; none: unknownCost
 }
 
 // Inside reports whether this package has the transport t.
@@ -109,6 +110,7 @@ var table = []Transport{
 		prime:      true,
 		drains:     true,
 		delays:     true,
+		cost:       obfs4Cost,
 	},
 	{
 		Name:        nameWebtunnel,
@@ -123,6 +125,7 @@ var table = []Transport{
 		Pair:        pairWebtunnel,
 		client:      newWebtunnelClient,
 		listen:      (*Listener).setUpWebtunnel,
+		cost:        webtunnelCost,
 	},
 	{
 		Name:        nameMeekLite,
@@ -131,10 +134,11 @@ var table = []Transport{
 		Args:        Params{Known: []string{"url", "front", "targets", "utls"}, check: checkMeek},
 		Placeholder: true,
 		client:      new(meeklite.Transport).ClientFactory,
+		cost:        meekCost,
 	},
-	{Name: "obfs3", Client: true, Server: true, Programs: []string{"lyrebird", "obfs4proxy"}},
-	{Name: "obfs2", Client: true, Server: true, Programs: []string{"lyrebird", "obfs4proxy"}},
-	{Name: "scramblesuit", Client: true, Programs: []string{"lyrebird", "obfs4proxy"}},
+	{Name: "obfs3", Client: true, Server: true, Programs: []string{"lyrebird", "obfs4proxy"}, cost: obfs3Cost},
+	{Name: "obfs2", Client: true, Server: true, Programs: []string{"lyrebird", "obfs4proxy"}, cost: obfs2Cost},
+	{Name: "scramblesuit", Client: true, Programs: []string{"lyrebird", "obfs4proxy"}, cost: scramblesuitCost},
 	{Name: "snowflake", Client: true, Programs: []string{"snowflake-client", "lyrebird"}, Placeholder: true},
 }
 
