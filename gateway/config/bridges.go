@@ -6,9 +6,11 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
+	"ptgate/gateway/budget"
 )
 
 // namedBridges reads the [bridge.NAME] tables.
@@ -42,7 +44,7 @@ func (l *loading) namedBridges(top *table) []*Bridge {
 // to "a.c" is no further error then.
 func (l *loading) dotted(nt namedTable) (found bool) {
 	for _, key := range slices.Sorted(maps.Keys(nt.t.m)) {
-		if _, ok := nt.t.m[key].(map[string]any); !ok || key == "args" || didYouMean(key, []string{"args"}) != "" {
+		if _, ok := nt.t.m[key].(map[string]any); !ok || key == "args" || key == "budget" || didYouMean(key, []string{"args", "budget"}) != "" {
 			continue
 		}
 		name := nt.name + "." + key
@@ -128,8 +130,38 @@ func (l *loading) bridgeRest(t *table, b *Bridge) {
 	if b.Carriers > 0 && b.Far != FarExit {
 		t.fail(t.lineOf("carriers"), "carriers are for an exit: leave it out with far = %q", b.Far)
 	}
+	l.budget(t, b)
 	if b.Transport != "" {
 		b.PT = l.pts.find(t, b.Transport, false)
+	}
+}
+
+// budgetRoom is what a carrier needs beside the handshake to be of any use, in bytes: to
+// join the session, and to move something.
+const budgetRoom = 2 << 10
+
+// budget reads what a PT connection to an exit may use.
+func (l *loading) budget(t *table, b *Bridge) {
+	s := t.sub("budget")
+	if len(s.m) > 0 && b.Far != FarExit {
+		t.fail(t.lineOf("budget"), "budget is for an exit: leave it out with far = %q", b.Far)
+	}
+	bytes := s.size("bytes", -1, 0, 1<<40)
+	b.Budget = budget.Limits{
+		Bytes:  max(bytes, 0),
+		Age:    s.between("age", 2*time.Second, 30*24*time.Hour),
+		Idle:   s.between("idle", 2*time.Second, 24*time.Hour),
+		New:    s.rate("new"),
+		AtOnce: s.integer("number", 0, 1, 1024),
+	}
+	s.done()
+	handshake := int64(builtin.HandshakeCost(b.Transport))
+	if least := handshake + budgetRoom; b.Transport != "" && bytes >= 0 && bytes < least {
+		s.fail(s.lineOf("bytes"), "bytes is %q: the handshake of %s alone can take %d, so it must be at least \"%dKiB\"",
+			s.m["bytes"], b.Transport, handshake, (least+1023)>>10)
+	}
+	if b.Budget.AtOnce > 0 && b.Carriers > b.Budget.AtOnce {
+		t.fail(t.lineOf("carriers"), "carriers is %d, and budget allows only %d at once: write the same number, or leave one out", b.Carriers, b.Budget.AtOnce)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
+	"ptgate/gateway/budget"
 	"ptgate/routes"
 )
 
@@ -92,8 +93,10 @@ type Bridge struct {
 	Password   string
 	Optimistic Optimistic
 	Carriers   int // the most PT connections to an exit; 0: as the load needs
-	PT         *PT // the program that speaks Transport; never nil
-	Line       int
+	// Budget is what a PT connection to an exit may use. What is zero is learned.
+	Budget budget.Limits
+	PT     *PT // the program that speaks Transport; never nil
+	Line   int
 }
 
 // Pick says how a route chooses among its bridges.
@@ -215,4 +218,6 @@ type Limits struct {
 	Idle               time.Duration // silence that ends a connection; 0: none does
 	HalfOpen           time.Duration // silence that ends a connection once one direction has ended
 	Drain              time.Duration // how long open connections may go on after a stop or reload
+	Resume             time.Duration // how long a session without a carrier is kept; 0: streams end with their carrier
+	ResumeBuffer       int64         // bytes kept for replay at most, per session and direction
 }

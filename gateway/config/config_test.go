@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"ptgate/adapter"
+	"ptgate/gateway/budget"
 	"ptgate/gateway/destination"
 	"ptgate/routes"
 )
@@ -170,7 +171,7 @@ func TestEverything(t *testing.T) {
 		Exit: Exit{DenyPrivate: true, Users: map[string]string{"me": "pass"}},
 		PTs:  []*PT{proxy, inside, obfs4},
 		Limits: Limits{Connections: 100, Handshake: 5 * time.Second, Dial: time.Minute, Stagger: 500 * time.Millisecond,
-			Idle: time.Hour, HalfOpen: 90 * time.Second, Drain: 0},
+			Idle: time.Hour, HalfOpen: 90 * time.Second, Drain: 0, Resume: 5 * time.Minute, ResumeBuffer: 1 << 20},
 	}
 	if diff := cmp.Diff(want, cfg, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{}), cmpopts.IgnoreTypes(&routes.Table{})); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
@@ -235,7 +236,8 @@ func TestDefaults(t *testing.T) {
 		cfg.Listen, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("listen (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(Limits{Connections: 16384, DefaultConnections: true, Handshake: 10 * time.Second, Dial: 75 * time.Second, Stagger: 3 * time.Second, HalfOpen: 2 * time.Minute, Drain: 30 * time.Second}, cfg.Limits); diff != "" {
+	if diff := cmp.Diff(Limits{Connections: 16384, DefaultConnections: true, Handshake: 10 * time.Second, Dial: 75 * time.Second, Stagger: 3 * time.Second, HalfOpen: 2 * time.Minute, Drain: 30 * time.Second,
+		Resume: 2 * time.Minute, ResumeBuffer: 16 << 20}, cfg.Limits); diff != "" {
 		t.Errorf("limits (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(Log{Level: slog.LevelInfo, Format: "text", Private: true}, cfg.Log); diff != "" {
@@ -527,4 +529,22 @@ func argsOf(pairs ...string) (args adapter.Args) {
 		args.Add(pairs[i], pairs[i+1])
 	}
 	return args
+}
+
+func TestBudget(t *testing.T) {
+	cfg := mustLoad(t, "testdata/good/budget.toml")
+	want := []budget.Limits{
+		{Bytes: 14 << 10, Age: 50 * time.Second, Idle: 8 * time.Second, New: budget.Rate{Count: 3, Per: 30 * time.Second}, AtOnce: 4},
+		{Bytes: 11 << 10, New: budget.Rate{Count: 12, Per: 90 * time.Second}},
+		{},
+		{Idle: time.Hour},
+	}
+	for i, b := range cfg.Bridges {
+		if b.Budget != want[i] {
+			t.Errorf("%s: %+v, want %+v", b.Name, b.Budget, want[i])
+		}
+	}
+	if cfg.Limits.Resume != 0 || cfg.Limits.ResumeBuffer != 1<<30 {
+		t.Errorf("resume %v, resume_buffer %d", cfg.Limits.Resume, cfg.Limits.ResumeBuffer)
+	}
 }

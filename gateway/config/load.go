@@ -579,11 +579,12 @@ func limitsTable(t *table) Limits {
 		Idle:               t.duration("idle", 0, true),
 		HalfOpen:           t.duration("half_open", 2*time.Minute, false),
 		Drain:              t.duration("drain", 30*time.Second, true),
+		Resume:             t.duration("resume", 2*time.Minute, true),
+		ResumeBuffer:       t.size("resume_buffer", 16<<20, 256<<10, 1<<30),
 	}
-	if t.duration("resume", 0, true) > 0 {
-		t.fail(t.lineOf("resume"), "resume is not supported yet: write \"0s\", or leave it out")
+	if r := limits.Resume; r != 0 && (r < time.Second || r > 24*time.Hour) {
+		t.fail(t.lineOf("resume"), "resume is %q: it can be from \"1s\" to \"24h\"; \"0s\" turns it off", t.m["resume"])
 	}
-	t.size("resume_buffer", 4<<20)
 	t.done()
 	return limits
 }

@@ -210,7 +210,7 @@ func (l *loading) readList(path, shown string, add func(line int, text string) e
 }
 
 // ofBridge are the keys that only a bridge written in place brings into a route.
-var ofBridge = []string{"far", "user", "password", "optimistic", "carriers"}
+var ofBridge = []string{"far", "user", "password", "optimistic", "carriers", "budget"}
 
 // via reads where a route leads.
 func (l *loading) via(cfg *Config, t *table, r *Route, rule int) {

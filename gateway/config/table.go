@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"ptgate/adapter"
+	"ptgate/gateway/budget"
 )
 
 // A table is one TOML table under inspection. Each getter notes that its key is
@@ -176,8 +177,58 @@ func (t *table) duration(key string, def time.Duration, zero bool) time.Duration
 	return def
 }
 
+// between is duration for a key that has no default and can't be zero.
+func (t *table) between(key string, least, most time.Duration) time.Duration {
+	d := t.duration(key, 0, false)
+	if d != 0 && (d < least || d > most) {
+		t.fail(t.lineOf(key), "%s is %q: it can be from \"%s\" to \"%s\"", key, t.m[key], formatTime(least), formatTime(most))
+	}
+	return d
+}
+
+// formatTime writes d without units that are zero: "24h", not "24h0m0s".
+func formatTime(d time.Duration) string {
+	s := d.String()
+	for _, zero := range []string{"0s", "0m"} {
+		if rest := strings.TrimSuffix(s, zero); rest != s && strings.HasSuffix(rest, map[string]string{"0s": "m", "0m": "h"}[zero]) {
+			s = rest
+		}
+	}
+	return s
+}
+
+// rate reads a number in a time such as "3/30s".
+func (t *table) rate(key string) budget.Rate {
+	v, ok := t.get(key)
+	if !ok {
+		return budget.Rate{}
+	}
+	text, _ := v.(string)
+	number, per, _ := strings.Cut(text, "/")
+	count, err := strconv.ParseUint(strings.TrimSpace(number), 10, 31)
+	d, durationErr := time.ParseDuration(strings.TrimSpace(per))
+	switch {
+	case err != nil || durationErr != nil:
+		t.fail(t.lineOf(key), "%s must be a number in a time, as in %s = \"3/30s\"", key, key)
+	case count < 1 || count > mostPerTime:
+		t.fail(t.lineOf(key), "%s is %q: the number can be from 1 to %d", key, text, mostPerTime)
+	case d < leastTime || d > mostTime:
+		t.fail(t.lineOf(key), "%s is %q: the time can be from \"%s\" to \"%s\"", key, text, formatTime(leastTime), formatTime(mostTime))
+	default:
+		return budget.Rate{Count: int(count), Per: d}
+	}
+	return budget.Rate{}
+}
+
+// Bounds of a rate.
+const (
+	mostPerTime = 1000
+	leastTime   = 100 * time.Millisecond
+	mostTime    = 24 * time.Hour
+)
+
 // size reads a number of bytes such as "4MiB".
-func (t *table) size(key string, def int64) int64 {
+func (t *table) size(key string, def, least, most int64) int64 {
 	v, ok := t.get(key)
 	if !ok {
 		return def
@@ -188,7 +239,23 @@ func (t *table) size(key string, def int64) int64 {
 		t.fail(t.lineOf(key), "%s must be a size with its unit, as in \"4MiB\" or \"512KiB\"", key)
 		return def
 	}
+	if n < least || n > most {
+		t.fail(t.lineOf(key), "%s is %q: it can be from \"%s\" to \"%s\"", key, s, formatSize(least), formatSize(most))
+		return def
+	}
 	return n
+}
+
+// formatSize writes n as size reads it, in the largest unit that fits.
+func formatSize(n int64) string {
+	unit := "B"
+	for _, u := range []string{"KiB", "MiB", "GiB"} {
+		if n == 0 || n%1024 != 0 {
+			break
+		}
+		n, unit = n/1024, u
+	}
+	return strconv.FormatInt(n, 10) + unit
 }
 
 func parseSize(s string) (int64, bool) {
