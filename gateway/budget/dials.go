@@ -21,8 +21,10 @@ const (
 
 // dials has the attempts to open carriers, and the limits that they have shown.
 type dials struct {
-	log    []*attempt // by time
+	log    []*attempt // in their order
 	starts []time.Time
+	silent int  // attempts in log that nobody answered
+	cut    bool // log does not go back to the first attempt
 	rate   learnedRate
 	atOnce learnedNumber
 }
@@ -30,7 +32,8 @@ type dials struct {
 // An attempt is one dial.
 type attempt struct {
 	at     time.Time
-	alive  int // other carriers at that time
+	number int // in the order
+	alive  int // other carriers at that time, without those that came to nothing
 	result result
 }
 
@@ -56,14 +59,14 @@ type learnedNumber struct {
 
 // A dialLimit is what the two have in common.
 type dialLimit struct {
-	deaths int // dials that nobody answered
-	broken int // of these, dials that kept to the limit
-	since  time.Time
+	deaths int       // dials that nobody answered
+	broken int       // of these, dials that kept to the limit
+	since  time.Time // zero: there is no limit
 	probe
 }
 
 func (d *dials) forget() {
-	d.log = nil
+	d.log, d.silent, d.cut = nil, 0, false
 	d.rate, d.atOnce = learnedRate{}, learnedNumber{}
 }
 
@@ -78,9 +81,15 @@ func (d *dials) forgetConfigured(c Limits) {
 
 func (d *dials) begin(now time.Time, alive int) *attempt {
 	a := &attempt{at: now, alive: alive}
+	if n := len(d.log); n > 0 {
+		a.number = d.log[n-1].number + 1
+	}
 	d.log = append(d.log, a)
 	for len(d.log) > dialsKept || now.Sub(d.log[0].at) > dialsFor {
-		d.log = d.log[1:]
+		if d.log[0].result == silent {
+			d.silent--
+		}
+		d.log, d.cut = d.log[1:], true
 	}
 	d.starts = append(d.starts, now)
 	if n := len(d.starts); n > 2*dialsKept {
@@ -95,19 +104,54 @@ func (d *dials) opened(now time.Time, a *attempt, probe Kind) {
 	if probe != KindNew && probe != KindAtOnce {
 		return
 	}
+	if took := d.took(a); probe == KindNew && took > d.rate.Per/3 {
+		// The limit is there, but the time is shorter.
+		d.rate.Per = min(d.rate.Per, took)
+		d.rate.start(now, d.rate.pause)
+		return
+	}
 	// The limit is no more, and the dials that nobody answered are no evidence any longer.
 	d.rate, d.atOnce = learnedRate{}, learnedNumber{}
 	d.log = slices.DeleteFunc(d.log, func(a *attempt) bool { return a.result == silent })
+	d.silent = 0
+}
+
+// took is the time in which as many carriers were begun as the learned rate allows, before
+// a.
+func (d *dials) took(a *attempt) time.Duration {
+	n := 0
+	for _, before := range slices.Backward(d.log) {
+		if before.number < a.number && before.result == worked {
+			if n++; n == d.rate.Count {
+				return a.at.Sub(before.at)
+			}
+		}
+	}
+	return 0
+}
+
+// nothing notes that a has come to nothing: those that were begun later had one less
+// beside them.
+func (d *dials) nothing(a *attempt) {
+	for _, later := range slices.Backward(d.log) {
+		if later.number <= a.number {
+			break
+		}
+		later.alive--
+	}
 }
 
 // failed notes that nobody has answered a dial.
 func (d *dials) failed(now time.Time, a *attempt, probe Kind) {
 	a.result = silent
-	for kind, limit := range map[Kind]*dialLimit{KindNew: &d.rate.dialLimit, KindAtOnce: &d.atOnce.dialLimit} {
-		if probe == kind {
+	d.silent++
+	for _, limit := range []*dialLimit{&d.rate.dialLimit, &d.atOnce.dialLimit} {
+		switch {
+		case limit.since.IsZero(), a.at.Before(limit.since):
+		case probe == KindNew && limit == &d.rate.dialLimit, probe == KindAtOnce && limit == &d.atOnce.dialLimit:
 			limit.deaths++
 			limit.confirm(now)
-		} else {
+		default:
 			limit.broken++
 		}
 	}
@@ -144,26 +188,44 @@ func (l *Learner) mayDial(now time.Time) (Kind, time.Duration) {
 		}
 		return KindAtOnce, 0
 	}
-	if wait := d.wait(now, d.rate.Rate); wait > 0 {
-		if !d.rate.due(now) {
-			return KindNone, min(wait, max(d.rate.next.Sub(now), time.Millisecond))
-		}
+	wait := d.wait(now, d.rate.Rate)
+	if wait > 0 && d.rate.due(now) && d.full(now) {
 		return KindNew, 0
 	}
-	return KindNone, 0
+	return KindNone, wait
+}
+
+// full tells whether one more dial goes past the learned rate, if the network counts
+// neither the dials that it does not let through nor what the slack is for.
+func (d *dials) full(now time.Time) bool {
+	n := 0
+	for _, a := range slices.Backward(d.log) {
+		if now.Sub(a.at) >= d.rate.Per-d.rate.Per/10 {
+			break
+		}
+		if a.result == worked {
+			n++
+		}
+	}
+	return n >= d.rate.Count
 }
 
 // learnDials looks for a limit on new carriers in the attempts so far.
 func (l *Learner) learnDials(now time.Time) {
 	d := &l.dials
-	var failures []*attempt
-	var successes []*attempt
+	if d.silent < 2 {
+		return
+	}
+	var failures, successes []*attempt
 	for _, a := range d.log {
 		switch a.result {
 		case worked:
 			successes = append(successes, a)
 		case silent:
-			failures = append(failures, a)
+			// It takes the successes before a failure to say what it is about.
+			if !d.cut || a.at.Sub(d.log[0].at) > rateMost {
+				failures = append(failures, a)
+			}
 		}
 	}
 	if len(failures) < 2 {
@@ -171,7 +233,7 @@ func (l *Learner) learnDials(now time.Time) {
 	}
 	rate, number := Rate{}, 0
 	if l.configured.New == (Rate{}) {
-		rate = findRate(successes, failures)
+		rate = findRate(successes, failures, d.rate.Rate)
 	}
 	if l.configured.AtOnce == 0 {
 		number = findNumber(successes, failures)
@@ -207,30 +269,36 @@ func (l *Learner) learnDials(now time.Time) {
 
 // findRate looks for a rate that explains all: before each dial that nobody answered there
 // were count successes within the time, before each success there were fewer.
-func findRate(successes, failures []*attempt) Rate {
+func findRate(successes, failures []*attempt, known Rate) Rate {
 	for count := 1; count <= min(countMost, len(successes)); count++ {
 		above, below := time.Duration(0), time.Duration(math.MaxInt64) // the time is between them
 		for _, f := range failures {
-			above = max(above, sinceNth(successes, f.at, count))
+			above = max(above, sinceNth(successes, f, count))
 		}
 		for _, s := range successes {
-			below = min(below, sinceNth(successes, s.at, count))
+			below = min(below, sinceNth(successes, s, count))
 		}
-		if above <= rateMost && float64(above) <= 0.8*float64(below) {
+		// By chance, above may be a little less than below. What is believed already needs
+		// no distance.
+		share := 0.8
+		if count == known.Count {
+			share = 1
+		}
+		if above <= rateMost && float64(above) < share*float64(below) {
 			return Rate{count, min(max(rateGuess, above+above/4), below)}
 		}
 	}
 	return Rate{}
 }
 
-// sinceNth is the time from the nth last success before at. If there are fewer, it is very
+// sinceNth is the time from the nth last success before a. If there are fewer, it is very
 // long.
-func sinceNth(successes []*attempt, at time.Time, n int) time.Duration {
-	i, _ := slices.BinarySearchFunc(successes, at, func(a *attempt, at time.Time) int { return a.at.Compare(at) })
+func sinceNth(successes []*attempt, a *attempt, n int) time.Duration {
+	i, _ := slices.BinarySearchFunc(successes, a.number, func(s *attempt, number int) int { return s.number - number })
 	if i < n {
 		return math.MaxInt64
 	}
-	return at.Sub(successes[i-n].at)
+	return a.at.Sub(successes[i-n].at)
 }
 
 // findNumber looks for a number that explains all: no dial with fewer carriers went
@@ -243,7 +311,7 @@ func findNumber(successes, failures []*attempt) int {
 	again := false
 	for _, s := range successes {
 		most = max(most, s.alive)
-		again = again || s.at.After(failures[0].at)
+		again = again || s.number > failures[0].number
 	}
 	if least < 1 || most >= least || !again {
 		return 0

@@ -26,8 +26,8 @@ const (
 
 // Limits on how likely chance may be. See chance.
 const (
-	sure    = 1e-5 // any limit
-	freeze  = 0.2  // frozen in the middle of a transfer, after few bytes
+	sure    = 2e-4 // any limit
+	freeze  = 0.5  // frozen in the middle of a transfer, after few bytes
 	mostFew = 64 << 10
 )
 
@@ -89,6 +89,7 @@ type limit struct {
 	probe
 
 	evidence []sign
+	seen     int     // how many deaths were looked at for evidence
 	gap      float64 // the longest silence that a carrier has lived through since the first of these
 
 	former   float64 // what at was before the limit was forgotten
@@ -98,6 +99,7 @@ type limit struct {
 // A sign is what one death says about one kind of limit.
 type sign struct {
 	value float64
+	seen  int // limit.seen, at this death
 	// atMost says that the limit may lie anywhere below value. Otherwise it is at value.
 	atMost bool
 	frozen bool
@@ -170,6 +172,8 @@ func (l *Learner) count(now time.Time, d Death, probe Kind) {
 		if len(m.evidence) == 0 {
 			m.gap = 0
 		}
+		m.seen++
+		s.seen = m.seen
 		m.evidence = append(m.evidence, *s)
 		if len(m.evidence) > evidenceKept {
 			m.evidence = m.evidence[1:]
@@ -251,17 +255,17 @@ func (l *Learner) find(now time.Time, m *limit) found {
 		}
 	}
 	var exact []sign
-	atMost, atMostLeast := 0, math.Inf(1)
+	atMost, atMostLeast, atMostFirst := 0, math.Inf(1), m.seen
 	for _, s := range m.evidence {
 		if !s.atMost {
 			exact = append(exact, s)
 			continue
 		}
 		atMost++
-		atMostLeast = min(atMostLeast, s.value)
+		atMostLeast, atMostFirst = min(atMostLeast, s.value), min(atMostFirst, s.seen)
 	}
-	if atMost >= 3 {
-		return found{at: atMostLeast, share: max(0.5, min(0.75, m.gap/atMostLeast)), deaths: atMost, spread: agree}
+	if atMost >= 4 && atMost == m.seen-atMostFirst+1 {
+		return found{at: atMostLeast, share: max(0.5, min(0.75, m.gap/atMostLeast)), deaths: atMost, unsure: atMost < 6, spread: agree}
 	}
 	slices.SortFunc(exact, func(a, b sign) int { return int(math.Copysign(1, b.value-a.value)) })
 	noise, share := 0.0, 0.9
@@ -280,22 +284,23 @@ func (l *Learner) find(now time.Time, m *limit) found {
 		math.Abs(last.value-m.former) <= agree/2*m.former {
 		return found{at: min(last.value, m.former), share: share, deaths: 1, unsure: true, spread: 0}
 	}
-	frozen := true
+	frozen, first := true, m.seen
 	best := found{}
 	for k := 1; k <= n; k++ {
 		s := exact[k-1]
-		frozen = frozen && s.frozen
+		frozen, first = frozen && s.frozen, min(first, s.seen)
 		apart := max(most-s.value-noise, 0) / most
 		if apart > agree {
 			break
 		}
 		f := found{at: s.value, share: share, deaths: k, spread: apart}
-		p := chance(n, k, max(apart, 0.01))
+		// Of the deaths since the first of these, k agree.
+		p := chance(m.seen-first+1, k, max(apart, 0.01))
 		switch {
 		case p <= sure:
 		case kind == KindBytes && frozen && most <= mostFew && k >= 2 && p <= freeze:
 			f.unsure = true
-		case kind == KindBytes && k == 1 && n == 1 && s.typical:
+		case kind == KindBytes && k == 1 && s.typical:
 			f.unsure = true
 		default:
 			continue
@@ -306,14 +311,13 @@ func (l *Learner) find(now time.Time, m *limit) found {
 }
 
 // chance is about the probability that k of n values that have nothing to do with each
-// other lie within the share apart below the greatest. Another value is there with at most
-// apart/e if the values are those of an exponential distribution, as lifetimes often are.
+// other lie within the share apart below the greatest.
 func chance(n, k int, apart float64) float64 {
 	choose := 1.0
 	for i := range k {
 		choose = choose * float64(n-i) / float64(i+1)
 	}
-	return min(1, float64(k)*choose*math.Pow(apart/math.E, float64(k-1)))
+	return min(1, float64(k)*choose*math.Pow(apart, float64(k-1)))
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

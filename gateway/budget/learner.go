@@ -222,6 +222,7 @@ func (c *Carrier) Failed(now time.Time, silent, othersAlive bool) {
 		return
 	}
 	l.dialing--
+	l.dials.nothing(c.attempt)
 	c.over(now)
 	if !othersAlive {
 		// The way to the bridge may be broken: deaths before that say nothing.
@@ -272,6 +273,7 @@ func (c *Carrier) Closed(now time.Time, life Life) {
 	switch c.state {
 	case stateDialing:
 		l.dialing--
+		l.dials.nothing(c.attempt)
 	case stateOpen:
 		l.alive--
 		l.lived(now, life)

@@ -56,7 +56,7 @@ func (l *Learner) Why(now time.Time) []Learned {
 			e.Value = short(limits.Idle)
 			what = fmt.Sprintf("the network ends a connection after about %s of silence", short(seconds(m.at)))
 		}
-		add(e, fmt.Sprintf("%s: %s died there, and others worked", what, plural(m.deaths)))
+		add(e, fmt.Sprintf("%s: %s died there, and others worked; each is used up to %s", what, plural(m.deaths), e.Value))
 	}
 	if r := &l.dials.rate; r.Count > 0 {
 		add(Learned{Kind: KindNew, Value: short(r.Per), Deaths: r.deaths, Since: r.since, Probe: r.next},
@@ -70,6 +70,7 @@ func (l *Learner) Why(now time.Time) []Learned {
 	return list
 }
 
+// plural says how many connections they are.
 func plural(n int) string {
 	if n == 1 {
 		return "1 connection"
