@@ -104,7 +104,7 @@ func (d *dials) opened(now time.Time, a *attempt, probe Kind) {
 	if probe != KindNew && probe != KindAtOnce {
 		return
 	}
-	if took := d.took(a); probe == KindNew && took > d.rate.Per/3 {
+	if took := d.took(a); probe == KindNew && took > d.rate.Per*2/3 {
 		// The limit is there, but the time is shorter.
 		d.rate.Per = min(d.rate.Per, took)
 		d.rate.start(now, d.rate.pause)

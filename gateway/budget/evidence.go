@@ -9,10 +9,10 @@ import (
 const (
 	// agree is how far the values of deaths may lie apart, as a share.
 	agree = 0.25
-	// past is how far beyond a value a carrier must have lived to show that the value is no
-	// limit. Networks count packets, and clocks are read late.
+	// past is how far beyond a learned limit a carrier must have lived to show that it is no
+	// longer there. Networks count packets, and clocks are read late.
 	past = 1.15
-	// least is the smallest number of bytes that can be a limit: with fewer, no
+	// leastBytes is the smallest number of bytes that can be a limit: with fewer, no
 	// transport could finish its handshake.
 	leastBytes = 8 << 10
 	// leastIdle and leastAge are the shortest times that can be a limit, in seconds.
@@ -72,10 +72,7 @@ func (p *probe) release(c *Carrier) {
 
 // confirm says that the limit is still there: the next try is later.
 func (p *probe) confirm(now time.Time) {
-	if p.pause = 2 * p.pause; p.pause < probeFirst {
-		p.pause = probeFirst
-	}
-	p.start(now, min(p.pause, probeMost))
+	p.start(now, min(max(2*p.pause, probeFirst), probeMost))
 }
 
 // A limit is a learned limit of one kind, and the deaths that may teach another one.
@@ -121,15 +118,15 @@ func (m *limit) forget(now time.Time) {
 func (l *Learner) lived(now time.Time, life Life) {
 	for i, v := range [lifeKinds]float64{float64(life.Bytes), life.Age.Seconds(), life.Silent.Seconds()} {
 		m := &l.lives[i]
-		beyond := v / past
-		if kindOf[i] == KindBytes {
-			beyond -= l.noise
-		}
-		if kindOf[i] == KindIdle {
+		noise := 0.0
+		switch kindOf[i] {
+		case KindBytes:
+			noise = l.noise
+		case KindIdle:
 			m.gap = max(m.gap, v)
 		}
-		m.evidence = slices.DeleteFunc(m.evidence, func(s sign) bool { return s.value < beyond })
-		if m.found() && m.at < beyond {
+		m.evidence = slices.DeleteFunc(m.evidence, func(s sign) bool { return s.value < (1-agree)*v-noise })
+		if m.found() && m.at*past < v-noise {
 			m.forget(now)
 		}
 	}
@@ -157,7 +154,11 @@ func (l *Learner) count(now time.Time, d Death, probe Kind) {
 		explained = true
 		m.deaths++
 		m.at = min(m.at, s.value)
-		m.confirm(now)
+		if probe == kind {
+			m.confirm(now)
+		} else if m.pause < probeFirst {
+			m.start(now, probeFirst) // it is no longer unsure
+		}
 	}
 	if explained {
 		return

@@ -313,11 +313,12 @@ func (l *Learner) settle(now time.Time) {
 		most.Bytes = max(most.Bytes, p.death.Bytes)
 		most.Age = max(most.Age, p.death.Age)
 	}
+	sameBytes, sameAge := true, true
 	for _, p := range list {
-		d := p.death
-		if float64(d.Bytes) < (1-agree)*float64(most.Bytes)-l.noise && float64(d.Age) < (1-agree)*float64(most.Age) {
-			return
-		}
+		sameBytes = sameBytes && float64(p.death.Bytes) >= (1-agree)*float64(most.Bytes)-l.noise
+		sameAge = sameAge && float64(p.death.Age) >= (1-agree)*float64(most.Age)
 	}
-	l.count(now, least.death, least.probe)
+	if sameBytes || sameAge {
+		l.count(now, least.death, least.probe)
+	}
 }
