@@ -272,7 +272,7 @@ func TestCensors(t *testing.T) {
 		{name: "6 at once", censor: censor{number: 6, age: 40 * time.Second}, change: func(w *world) { w.want = 9 }, kind: KindAtOnce, deaths: 200},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			for seed := range uint64(10) {
+			for seed := range uint64(4) {
 				w := newWorld(seed, tt.censor)
 				if tt.change != nil {
 					tt.change(w)

@@ -275,8 +275,11 @@ func findRate(successes, failures []*attempt, known Rate) Rate {
 		for _, f := range failures {
 			above = max(above, sinceNth(successes, f, count))
 		}
-		for _, s := range successes {
-			below = min(below, sinceNth(successes, s, count))
+		if above > rateMost {
+			continue
+		}
+		for i := count; i < len(successes) && below > above; i++ {
+			below = min(below, successes[i].at.Sub(successes[i-count].at))
 		}
 		// By chance, above may be a little less than below. What is believed already needs
 		// no distance.
@@ -284,7 +287,7 @@ func findRate(successes, failures []*attempt, known Rate) Rate {
 		if count == known.Count {
 			share = 1
 		}
-		if above <= rateMost && float64(above) < share*float64(below) {
+		if float64(above) < share*float64(below) {
 			return Rate{count, min(max(rateGuess, above+above/4), below)}
 		}
 	}

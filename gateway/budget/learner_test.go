@@ -172,7 +172,7 @@ func TestNoise(t *testing.T) {
 	} {
 		for _, how := range []How{Reset, Frozen, Ended} {
 			t.Run(fmt.Sprint(name, how), func(t *testing.T) {
-				for seed := range uint64(20) {
+				for seed := range uint64(8) {
 					r := rand.New(rand.NewPCG(seed, 1))
 					k := newClock(t, Limits{})
 					for range 200 {
@@ -208,7 +208,7 @@ func TestNoise(t *testing.T) {
 // is no censor.
 func TestNoiseOfDials(t *testing.T) {
 	held, steps := 0, 0
-	for seed := range uint64(20) {
+	for seed := range uint64(10) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		k := newClock(t, Limits{})
 		for range 500 {
@@ -350,7 +350,7 @@ func TestForgetsAndFindsAgain(t *testing.T) {
 		{KindAtOnce, censor{number: 3, age: 40 * time.Second}},
 	} {
 		t.Run(tt.kind.String(), func(t *testing.T) {
-			for seed := range uint64(5) {
+			for seed := range uint64(2) {
 				w := newWorld(seed, tt.censor)
 				w.want, w.churn = 5, time.Minute
 				never := func() bool { return false }
