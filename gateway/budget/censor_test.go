@@ -242,6 +242,7 @@ func TestCensors(t *testing.T) {
 	every := func(period, busy time.Duration) func(time.Duration) bool {
 		return func(at time.Duration) bool { return at%period >= busy }
 	}
+	mixed := censor{freeze: 400_000, age: 20 * time.Second, idle: 10 * time.Second, rate: Rate{12, 20 * time.Second}}
 	for _, tt := range []struct {
 		name   string
 		censor censor
@@ -269,6 +270,8 @@ func TestCensors(t *testing.T) {
 			change: func(w *world) { w.want, w.churn, w.pause = 1, 20*time.Minute, every(5*time.Minute, 20*time.Second) }, kind: KindIdle, deaths: 5, after: 3},
 		{name: "3 new in 30 s", censor: censor{rate: Rate{3, 30 * time.Second}}, change: func(w *world) { w.want, w.churn = 5, 2*time.Minute }, kind: KindNew, deaths: 4},
 		{name: "10 new in 20 s", censor: censor{rate: Rate{10, 20 * time.Second}}, change: func(w *world) { w.want, w.churn = 14, time.Minute }, kind: KindNew, deaths: 8},
+		{name: "all of it: freeze", censor: mixed, change: func(w *world) { w.want = 4 }, kind: KindBytes, deaths: 20},
+		{name: "all of it: age", censor: mixed, change: func(w *world) { w.want, w.speed = 4, 5_000 }, kind: KindAge, deaths: 20},
 		{name: "6 at once", censor: censor{number: 6, age: 40 * time.Second}, change: func(w *world) { w.want = 9 }, kind: KindAtOnce, deaths: 200},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -107,7 +107,6 @@ func (d *dials) opened(now time.Time, a *attempt, probe Kind) {
 	if took := d.took(a); probe == KindNew && took > d.rate.Per*2/3 {
 		// The limit is there, but the time is shorter.
 		d.rate.Per = min(d.rate.Per, took)
-		d.rate.start(now, d.rate.pause)
 		return
 	}
 	// The limit is no more, and the dials that nobody answered are no evidence any longer.

@@ -22,6 +22,8 @@ const (
 	inUse = 4
 	// evidenceKept bounds the deaths that are remembered for each kind.
 	evidenceKept = 24
+	// evidenceFor is how long they are remembered.
+	evidenceFor = 3 * time.Hour
 )
 
 // Limits on how likely chance may be. See chance.
@@ -62,7 +64,11 @@ func (p *probe) start(now time.Time, pause time.Duration) {
 
 func (p *probe) due(now time.Time) bool { return p.probing == nil && !now.Before(p.next) }
 
-func (p *probe) begin(c *Carrier) { p.probing = c }
+// begin lets c go past the limit. If nothing comes of it, the next one has to wait, too.
+func (p *probe) begin(now time.Time, c *Carrier) {
+	p.probing = c
+	p.start(now, p.pause)
+}
 
 func (p *probe) release(c *Carrier) {
 	if p.probing == c {
@@ -96,6 +102,7 @@ type limit struct {
 // A sign is what one death says about one kind of limit.
 type sign struct {
 	value float64
+	at    time.Time
 	seen  int // limit.seen, at this death
 	// atMost says that the limit may lie anywhere below value. Otherwise it is at value.
 	atMost bool
@@ -148,7 +155,16 @@ func (l *Learner) count(now time.Time, d Death, probe Kind) {
 		s := l.signOf(kind, d)
 		signs[i] = s
 		m := &l.lives[i]
-		if s == nil || l.isConfigured(kind) || !m.found() || s.value < min((1-agree)*m.at, 0.9*m.use()) {
+		// A death much below the limit has another cause, or the limit has become lower.
+		// Several of them will tell.
+		near := 0.9 * m.at
+		switch kind {
+		case KindBytes:
+			near = 0.9*m.at - l.noise/4
+		case KindIdle:
+			near = 0.9 * m.use()
+		}
+		if s == nil || l.isConfigured(kind) || !m.found() || s.value < near {
 			continue
 		}
 		explained = true
@@ -170,11 +186,12 @@ func (l *Learner) count(now time.Time, d Death, probe Kind) {
 			continue
 		}
 		m := &l.lives[i]
+		m.seen++
+		s.seen, s.at = m.seen, now
+		m.evidence = slices.DeleteFunc(m.evidence, func(s sign) bool { return now.Sub(s.at) > evidenceFor })
 		if len(m.evidence) == 0 {
 			m.gap = 0
 		}
-		m.seen++
-		s.seen = m.seen
 		m.evidence = append(m.evidence, *s)
 		if len(m.evidence) > evidenceKept {
 			m.evidence = m.evidence[1:]

@@ -163,15 +163,15 @@ func (l *Learner) Dial(now time.Time) (*Carrier, time.Duration) {
 	l.dialing++
 	switch probe {
 	case KindNew:
-		l.dials.rate.begin(c)
+		l.dials.rate.begin(now, c)
 	case KindAtOnce:
-		l.dials.atOnce.begin(c)
+		l.dials.atOnce.begin(now, c)
 	case KindNone:
 		// One kind at a time: otherwise nobody knows which limit a death is about.
 		for i, kind := range kindOf {
 			if p := &l.lives[i]; p.found() && p.due(now) {
 				c.probe = kind
-				p.begin(c)
+				p.begin(now, c)
 				break
 			}
 		}
