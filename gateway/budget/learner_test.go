@@ -164,6 +164,7 @@ func TestUpdate(t *testing.T) {
 
 // Deaths that have nothing to do with each other teach nothing, however many they are.
 func TestNoise(t *testing.T) {
+	idle := 0
 	for name, age := range map[string]func(*rand.Rand) float64{
 		"exponential": func(r *rand.Rand) float64 { return r.ExpFloat64() * 60 },
 		"uniform":     func(r *rand.Rand) float64 { return r.Float64() * 120 },
@@ -192,15 +193,20 @@ func TestNoise(t *testing.T) {
 						c.Died(k.now, d)
 						for _, e := range k.l.Why(k.now) {
 							// A limit on silence costs little. So it is believed sooner, and
-							// chance may have it.
+							// chance may have it at times.
 							if how != Frozen || e.Kind != KindIdle {
 								t.Fatalf("seed %d: %s", seed, e.Text)
 							}
+							idle++
+							k.l = New(Limits{}, 0)
 						}
 					}
 				}
 			})
 		}
+	}
+	if deaths := 4 * 8 * 200; idle > deaths/140 {
+		t.Errorf("a limit on silence after %d of %d deaths", idle, deaths)
 	}
 }
 
@@ -402,8 +408,11 @@ func TestProbes(t *testing.T) {
 		}
 		tries = append(tries, k.now.Sub(learned).Round(time.Minute))
 		trying = c
-		// While it lives, no other one tries.
+		// While it lives, no other one tries, however late it is.
 		for range 3 {
+			if len(tries) == 8 {
+				k.pass(2 * time.Hour)
+			}
 			other := k.open()
 			if other.Probe() != KindNone {
 				t.Fatal("two carriers go past the limit")
