@@ -12,7 +12,7 @@
 // One death says little: programs crash, boxes restart, laptops sleep. A death counts
 // only if the way to the bridge works at that moment: another carrier has got bytes since,
 // or a new carrier works at once. Several deaths teach a limit if their bytes, their ages
-// or their silences agree so well that chance is no good explanation (see evidence). A
+// or their silences agree so well that chance is no good explanation. A
 // carrier that lives past such a value takes away all that the deaths below have taught.
 //
 // One limit is so well known that less is enough: a connection that is frozen in the

@@ -99,7 +99,7 @@ func (d *dials) begin(now time.Time, alive int) *attempt {
 }
 
 // opened notes that a dial has worked. probe is the limit that it went past.
-func (d *dials) opened(now time.Time, a *attempt, probe Kind) {
+func (d *dials) opened(a *attempt, probe Kind) {
 	a.result = worked
 	if probe != KindNew && probe != KindAtOnce {
 		return
@@ -143,7 +143,9 @@ func (d *dials) nothing(a *attempt) {
 // failed notes that nobody has answered a dial.
 func (d *dials) failed(now time.Time, a *attempt, probe Kind) {
 	a.result = silent
-	d.silent++
+	if len(d.log) > 0 && a.number >= d.log[0].number {
+		d.silent++
+	}
 	for _, limit := range []*dialLimit{&d.rate.dialLimit, &d.atOnce.dialLimit} {
 		switch {
 		case limit.since.IsZero(), a.at.Before(limit.since):

@@ -12,6 +12,7 @@ type Learner struct {
 	configured Limits
 	noise      float64 // of Death.Bytes
 	network    string
+	moves      int // how often the network was another one
 
 	lives   [lifeKinds]limit // what one carrier may use
 	pending []pending
@@ -78,6 +79,7 @@ func (l *Learner) Network(id string) {
 		return
 	}
 	if l.network != "" {
+		l.moves++
 		l.lives = [lifeKinds]limit{}
 		l.pending = nil
 		l.dials.forget()
@@ -130,7 +132,12 @@ type Carrier struct {
 	attempt *attempt
 	state   carrierState
 	probe   Kind // that this carrier may go past
+	moves   int  // l.moves when it was begun
 }
+
+// moved tells whether the carrier was begun in another network. What becomes of it says
+// nothing of this one.
+func (c *Carrier) moved() bool { return c.moves != c.l.moves }
 
 type carrierState uint8
 
@@ -158,7 +165,7 @@ func (l *Learner) Dial(now time.Time) (*Carrier, time.Duration) {
 	if wait > 0 {
 		return nil, wait
 	}
-	c := &Carrier{l: l, probe: probe}
+	c := &Carrier{l: l, probe: probe, moves: l.moves}
 	c.attempt = l.dials.begin(now, l.alive+l.dialing)
 	l.dialing++
 	switch probe {
@@ -206,7 +213,10 @@ func (c *Carrier) Opened(now time.Time) {
 	c.state = stateOpen
 	l.dialing--
 	l.alive++
-	l.dials.opened(now, c.attempt, c.probe)
+	if c.moved() {
+		return
+	}
+	l.dials.opened(c.attempt, c.probe)
 	l.learnDials(now)
 	l.settle(now)
 }
@@ -222,8 +232,11 @@ func (c *Carrier) Failed(now time.Time, silent, othersAlive bool) {
 		return
 	}
 	l.dialing--
+	c.over()
+	if c.moved() {
+		return
+	}
 	l.dials.nothing(c.attempt)
-	c.over(now)
 	if !othersAlive {
 		// The way to the bridge may be broken: deaths before that say nothing.
 		l.pending = nil
@@ -244,12 +257,13 @@ func (c *Carrier) Died(now time.Time, d Death) {
 		return
 	}
 	l.alive--
-	probe := c.probe
-	c.over(now)
-	if d.OthersAlive {
-		l.count(now, d, probe)
-	} else {
-		l.pending = append(l.pending, pending{now, d, probe})
+	c.over()
+	switch {
+	case c.moved():
+	case d.OthersAlive:
+		l.count(now, d, c.probe)
+	default:
+		l.pending = append(l.pending, pending{now, d, c.probe})
 	}
 }
 
@@ -258,7 +272,7 @@ func (c *Carrier) Died(now time.Time, d Death) {
 func (c *Carrier) Passed(now time.Time, life Life) {
 	c.l.mu.Lock()
 	defer c.l.mu.Unlock()
-	if c.state == stateOpen {
+	if c.state == stateOpen && !c.moved() {
 		c.l.lived(now, life)
 	}
 }
@@ -273,16 +287,20 @@ func (c *Carrier) Closed(now time.Time, life Life) {
 	switch c.state {
 	case stateDialing:
 		l.dialing--
-		l.dials.nothing(c.attempt)
+		if !c.moved() {
+			l.dials.nothing(c.attempt)
+		}
 	case stateOpen:
 		l.alive--
-		l.lived(now, life)
+		if !c.moved() {
+			l.lived(now, life)
+		}
 	}
-	c.over(now)
+	c.over()
 }
 
 // over ends the carrier, and its probe.
-func (c *Carrier) over(now time.Time) {
+func (c *Carrier) over() {
 	c.state = stateOver
 	for i := range c.l.lives {
 		c.l.lives[i].release(c)

@@ -547,3 +547,60 @@ func ExampleLearner() {
 	// 15187
 	// the network stops a connection after about 15KiB from the far end: 1 connection died there, and others worked; each is used up to 14KiB; tried again in 56s
 }
+
+// What a carrier of the network before still tells says nothing of this one.
+func TestCarriersOfTheNetworkBefore(t *testing.T) {
+	k := newClock(t, Limits{})
+	k.l.Network("192.0.2.7 wlan0")
+	open := []*Carrier{k.open(), k.open(), k.open()}
+	var dialling []*Carrier
+	for range 3 {
+		k.pass(time.Second)
+		c, _ := k.l.Dial(k.now)
+		dialling = append(dialling, c)
+	}
+	k.l.Network("198.51.100.7 eth0")
+	for _, c := range open {
+		k.pass(time.Second)
+		c.Died(k.now, frozen(16_000))
+	}
+	for _, c := range dialling {
+		c.Failed(k.now, true, true)
+	}
+	k.open()
+	k.want("afterwards", Limits{})
+	if k.l.alive != 1 || k.l.dialing != 0 || k.l.dials.silent != 0 {
+		t.Errorf("%d open, %d being opened, %d unanswered", k.l.alive, k.l.dialing, k.l.dials.silent)
+	}
+	// Nor does it take away what this one has taught.
+	old := k.open()
+	k.l.Network("192.0.2.7 wlan0")
+	k.live(frozen(16_000))
+	old.Closed(k.now, Life{Bytes: 1e6})
+	k.want("learned in the new one", Limits{Bytes: 15_000})
+}
+
+// The number of unanswered dials fits the log, also where the log has forgotten them
+// before they fail.
+func TestManyDials(t *testing.T) {
+	k := newClock(t, Limits{New: Rate{1000, 100 * time.Millisecond}})
+	var all []*Carrier
+	for range 3 * dialsKept {
+		k.pass(time.Millisecond)
+		if c, _ := k.l.Dial(k.now); c != nil {
+			all = append(all, c)
+		}
+	}
+	for _, c := range all {
+		c.Failed(k.now, true, true)
+	}
+	n := 0
+	for _, a := range k.l.dials.log {
+		if a.result == silent {
+			n++
+		}
+	}
+	if k.l.dials.silent != n || n == 0 {
+		t.Errorf("%d unanswered dials are counted, there are %d", k.l.dials.silent, n)
+	}
+}
