@@ -10,7 +10,6 @@ require (
 	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/elazarl/goproxy v1.9.2
 	github.com/google/go-cmp v0.7.0
-	github.com/libp2p/go-yamux/v5 v5.1.0
 	github.com/mdp/qrterminal/v3 v3.2.1
 	github.com/refraction-networking/utls v1.6.7
 	github.com/rogpeppe/go-internal v1.16.0
@@ -32,7 +31,6 @@ require (
 	github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/klauspost/compress v1.20.1 // indirect
-	github.com/libp2p/go-buffer-pool v0.0.2 // indirect
 	github.com/spf13/pflag v1.0.9 // indirect
 	gitlab.com/yawning/edwards25519-extra v0.0.0-20231005122941-2149dcafc266 // indirect
 	golang.org/x/crypto v0.58.0 // indirect

@@ -18,7 +18,6 @@ import (
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/serve"
-	"ptgate/gateway/session"
 )
 
 // Noted returns what clients need to know of each [[serve]] of cfg, in the file's order.
@@ -51,7 +50,7 @@ func Announce(ctx context.Context, cfg *config.Config, exe string) (all []serve.
 		limits := cfg.Limits
 		s, err := serve.Start(ctx, &trial, w.state, serve.Deps{
 			Exe: exe, Limit: inbound.NewLimiter(1), Logger: quiet, Book: outcome.New(quiet),
-			Limits: func() *config.Limits { return &limits }, Sessions: new(session.Server),
+			Limits: func() *config.Limits { return &limits },
 		})
 		if err != nil {
 			return nil, err

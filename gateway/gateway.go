@@ -40,7 +40,7 @@ type Gateway struct {
 	traffic  traffic
 	limit    *inbound.Limiter
 	exit     *exit.Exit
-	sessions session.Server
+	sessions atomic.Pointer[session.Server] // nil: nothing was served yet
 
 	// view is what runs now. Readers load it; a reload swaps it.
 	view      atomic.Pointer[view]

@@ -64,7 +64,12 @@ func loadText(t testing.TB, path, text string) *config.Config {
 // start runs a box until the test ends.
 func start(t testing.TB, name, text string) *box {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), name+".toml")
+	return startAt(t, filepath.Join(t.TempDir(), name+".toml"), text)
+}
+
+// startAt runs a box with a given file, and the state beside it.
+func startAt(t testing.TB, path, text string) *box {
+	t.Helper()
 	cfg := loadText(t, path, text)
 	exe, err := os.Executable()
 	if err != nil {

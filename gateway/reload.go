@@ -9,6 +9,7 @@ import (
 	"ptgate/gateway/bridges"
 	"ptgate/gateway/config"
 	"ptgate/gateway/serve"
+	"ptgate/gateway/session"
 )
 
 var (
@@ -92,6 +93,16 @@ func without[T comparable](all, others []T) []T {
 // does not start, those that have closed their ports are started again.
 func (g *Gateway) startServers(cfg *config.Config, running []*serve.Server) (all []*serve.Server, started bool, err error) {
 	states := serveStates(cfg, readNotes(cfg.StateDir))
+	if len(states) > 0 && g.sessions.Load() == nil {
+		key, err := boxKey(cfg.StateDir)
+		if err != nil {
+			return nil, false, err
+		}
+		g.sessions.Store(session.NewServer(key, func() session.ServerSettings {
+			l := &g.view.Load().cfg.Limits
+			return session.ServerSettings{Resume: l.Resume, Buffer: l.ResumeBuffer}
+		}))
+	}
 	all = make([]*serve.Server, len(states))
 	for i, w := range states {
 		key := serve.Key(w.cfg, w.state)
@@ -141,7 +152,7 @@ func (g *Gateway) deps() serve.Deps {
 		Exit:     g.exit,
 		Book:     g.book,
 		Limit:    g.limit,
-		Sessions: &g.sessions,
+		Sessions: g.sessions.Load(),
 		Logger:   g.log,
 		Private:  func() bool { return g.view.Load().cfg.Log.Private },
 		Limits:   func() *config.Limits { return &g.view.Load().cfg.Limits },

@@ -321,7 +321,7 @@ func TestStatusWhileStopping(t *testing.T) {
 	for server.Status().State != gateway.Stopping {
 		runtime.Gosched()
 	}
-	if s := server.Status(); len(s.Serve) != 1 || s.Serve[0].Clients != 1 || s.Serve[0].Active != 1 {
+	if s := server.Status(); len(s.Serve) != 1 || s.Serve[0].Clients < 1 || s.Serve[0].Active != 1 {
 		t.Errorf("the far end while stopping: %+v", s)
 	}
 	roundTrip(t, c, 1<<10)

@@ -18,6 +18,20 @@ import (
 // gives no less.
 const handshakeTimeout = 60 * time.Second
 
+// connectTimeout bounds the wait for a TCP connection. On a link that loses packets the
+// kernel repeats the first one after 1, 3 and 7 seconds.
+const connectTimeout = 10 * time.Second
+
+// ErrFiltered says that a TCP connection did not come up in time: nothing has answered, not
+// even with a refusal. Most often something on the way drops the packets.
+var ErrFiltered error = filtered{}
+
+type filtered struct{}
+
+func (filtered) Error() string   { return "filtered: nothing answers at that address and port" }
+func (filtered) Timeout() bool   { return true }
+func (filtered) Temporary() bool { return true }
+
 // A ClientConfig says how a Client connects.
 type ClientConfig struct {
 	// Transport is the name of a transport of this package that has a client.
@@ -271,8 +285,13 @@ func dialFrom(ctx context.Context, source netip.Addr, addr string) (*net.TCPConn
 	if source.IsValid() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
 	}
-	c, err := d.DialContext(ctx, "tcp", addr)
-	if err != nil {
+	own, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	c, err := d.DialContext(own, "tcp", addr)
+	switch {
+	case err != nil && own.Err() != nil && ctx.Err() == nil:
+		return nil, ErrFiltered
+	case err != nil:
 		return nil, err
 	}
 	return c.(*net.TCPConn), nil

@@ -17,18 +17,12 @@ import (
 // permissions perm. After an error, the old file is unchanged, unless the error is
 // that of the sync of the directory.
 func WriteFile(name string, data []byte, perm fs.FileMode) error {
-	// Beside the file: a rename works within one file system only.
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+	part, err := temporary(name, data, perm) // a rename works within one file system only
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
-	// Some file systems tell of a full disk only when asked to sync or to close.
-	if err := errors.Join(err, f.Chmod(perm), f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	if err := Rename(f.Name(), name); err != nil {
-		_ = os.Remove(f.Name())
+	if err := Rename(part, name); err != nil {
+		_ = os.Remove(part)
 		return err
 	}
 	return nil
@@ -37,6 +31,12 @@ func WriteFile(name string, data []byte, perm fs.FileMode) error {
 // WriteNew is WriteFile for a file that must not exist yet. If it exists, the error
 // wraps fs.ErrExist. After any other error, there is no such file.
 func WriteNew(name string, data []byte, perm fs.FileMode) error {
+	if err := linkNew(name, data, perm); err == nil {
+		return syncDir(filepath.Dir(name))
+	} else if errors.Is(err, fs.ErrExist) {
+		return &fs.PathError{Op: "create", Path: name, Err: fs.ErrExist}
+	}
+	// The file system may know no links. Then another process may see a part of the file.
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
 	if err != nil {
 		return err
@@ -46,6 +46,30 @@ func WriteNew(name string, data []byte, perm fs.FileMode) error {
 		return errors.Join(err, os.Remove(name))
 	}
 	return syncDir(filepath.Dir(name))
+}
+
+// linkNew writes a file beside the one called name, and gives it that name.
+func linkNew(name string, data []byte, perm fs.FileMode) error {
+	part, err := temporary(name, data, perm)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(part)
+	return os.Link(part, name)
+}
+
+// temporary writes a file beside the one called name.
+func temporary(name string, data []byte, perm fs.FileMode) (part string, err error) {
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+	if err != nil {
+		return "", err
+	}
+	_, err = f.Write(data)
+	// Some file systems tell of a full disk only when asked to sync or to close.
+	if err := errors.Join(err, f.Chmod(perm), f.Sync(), f.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(f.Name()))
+	}
+	return f.Name(), nil
 }
 
 // Rename is os.Rename within one directory, and survives a power cut. The caller must

@@ -92,6 +92,9 @@ func probe(cmd *cobra.Command, cfg *config.Config, names []string, timeout time.
 			bad = true
 		}
 		fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\n", b.Name, b.Transport, b.Far, outcome, steps(p))
+		if p.Box != "" {
+			fmt.Fprintf(out, "  box:   %s\n", aboutBox(p, bridges.KnownBox(cfg, b)))
+		}
 		if p.Err != nil {
 			fmt.Fprintf(out, "  error: %v\n  hint:  %s\n", p.Err, probeHint(b, p))
 		}
@@ -161,6 +164,23 @@ func steps(p bridges.Probe) string {
 		parts = append(parts, fmt.Sprintf("%s%s %v", word, s.Stage, s.Took.Round(100*time.Microsecond)))
 	}
 	return strings.Join(parts, ", ")
+}
+
+// aboutBox tells of the box behind a bridge. known is the one to which it has led before;
+// "": it is not known.
+func aboutBox(p bridges.Probe, known string) string {
+	text := p.Box
+	switch known {
+	case "":
+	case p.Box:
+		text += ", the same as before"
+	default:
+		text += ", another one than before (" + known + ")"
+	}
+	if p.Resume == 0 {
+		return text + "; streams end with their connection"
+	}
+	return text + fmt.Sprintf("; streams outlive their connections by %v", p.Resume)
 }
 
 // probeHint says what to look at.

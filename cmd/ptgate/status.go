@@ -151,13 +151,33 @@ func printStatus(out io.Writer, s *gateway.Status) {
 	}
 	for _, b := range s.Bridges {
 		more := []string{b.State}
+		if !b.Detached.IsZero() {
+			more[0] += " since " + b.Detached.Format(time.TimeOnly) + ", streams wait"
+		}
+		if b.Leaving {
+			more = append(more, "its server is about to stop")
+		}
 		if b.Carriers > 0 {
-			more = append(more, plural(b.Carriers, "carrier"))
+			carriers := plural(b.Carriers, "carrier")
+			if len(b.Over) > 1 || len(b.Over) == 1 && b.Over[0] != b.Name {
+				carriers += " over " + strings.Join(b.Over, " and ")
+			}
+			more = append(more, carriers)
 		}
 		if b.RTT > 0 {
 			more = append(more, "round trip "+b.RTT.Round(100*time.Microsecond).String())
 		}
 		more = append(more, plural(int(b.Active), "connection"))
+		if b.Box != "" {
+			box := "box " + b.Box
+			if b.Changed {
+				box += ", which is another one than before"
+			}
+			more = append(more, box)
+		}
+		if b.Replayed > 0 {
+			more = append(more, size(b.Replayed)+" sent again")
+		}
 		if b.Why != "" {
 			more = append(more, "tried again after "+b.Until.Format(time.TimeOnly), b.Why)
 		}
@@ -165,6 +185,9 @@ func printStatus(out io.Writer, s *gateway.Status) {
 			more = append(more, trouble(b.PT)...)
 		}
 		fmt.Fprintf(w, "bridge %s\t%s, %s: %s\n", b.Name, b.Transport, b.Far, strings.Join(more, ", "))
+		for _, l := range b.Learned {
+			fmt.Fprintf(w, "  %s\t%s: %s\n", l.Kind, l.Value, l.Text)
+		}
 	}
 	for _, x := range s.Serve {
 		more := append([]string{plural(int(x.Clients), "client connection"), plural(int(x.Active), "stream"),

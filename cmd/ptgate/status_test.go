@@ -1,12 +1,14 @@
 package main
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"ptgate/gateway"
 	"ptgate/gateway/bridges"
+	"ptgate/gateway/budget"
 	"ptgate/gateway/supervise"
 )
 
@@ -24,6 +26,47 @@ func TestStatusOfPrograms(t *testing.T) {
 		bad := strings.HasPrefix(line, "bridge tokyo") || strings.HasPrefix(line, "serve obfs4")
 		if strings.HasSuffix(line, want) != bad || strings.Contains(line, "failed") != bad {
 			t.Errorf("%q", line)
+		}
+	}
+}
+
+// What is known of a session shows.
+func TestStatusOfSessions(t *testing.T) {
+	var out strings.Builder
+	printStatus(&out, &gateway.Status{Bridges: []bridges.Status{
+		{Name: "idle", Transport: "obfs4", Far: "exit", State: "idle"},
+		{Name: "own", Transport: "obfs4", Far: "exit", State: "up", Carriers: 2, Over: []string{"own"}, Box: "0123456789abcdef"},
+		{Name: "both", Transport: "obfs4", Far: "exit", State: "up", Carriers: 2, Over: []string{"both", "other"}, Box: "0123456789abcdef",
+			Changed: true, Leaving: true, Replayed: 2048,
+			Learned: []budget.Learned{{Kind: budget.KindBytes, Value: "14KiB", Text: "the network stops a connection"}}},
+		{Name: "other", Transport: "obfs4", Far: "exit", State: "detached", Active: 3,
+			Detached: time.Date(2030, 1, 2, 3, 4, 5, 0, time.Local)},
+	}})
+	for _, want := range []string{
+		"bridge idle .*obfs4, exit: idle, 0 connections\n",
+		"bridge own .*: up, 2 carriers, 0 connections, box 0123456789abcdef\n",
+		"bridge both .*: up, its server is about to stop, 2 carriers over both and other, 0 connections, " +
+			"box 0123456789abcdef, which is another one than before, 2.0 KiB sent again\n +" + budget.KindBytes.String() + " +14KiB: the network stops a connection\n",
+		"bridge other .*: detached since 03:04:05, streams wait, 3 connections\n",
+	} {
+		if !regexp.MustCompile(want).MatchString(out.String()) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+}
+
+func TestProbeOfBox(t *testing.T) {
+	for _, c := range []struct {
+		p     bridges.Probe
+		known string
+		want  string
+	}{
+		{bridges.Probe{Box: "aa", Resume: 2 * time.Minute}, "", "aa; streams outlive their connections by 2m0s"},
+		{bridges.Probe{Box: "aa", Resume: 2 * time.Minute}, "aa", "aa, the same as before; streams outlive their connections by 2m0s"},
+		{bridges.Probe{Box: "aa"}, "bb", "aa, another one than before (bb); streams end with their connection"},
+	} {
+		if got := aboutBox(c.p, c.known); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
 		}
 	}
 }

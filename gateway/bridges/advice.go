@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"ptgate/adapter"
+	"ptgate/adapter/builtin"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/config"
 	"ptgate/gateway/session"
@@ -94,6 +95,8 @@ func advice(err error, pt *config.PT) string {
 		return "nothing listens there: is the server running, and the bridge's address right?"
 	case NoWay(err):
 		return "this machine has no way to the bridge's address: look at its own connection first"
+	case errors.Is(err, builtin.ErrFiltered):
+		return "the TCP connection does not come up: something on the way drops the packets to the bridge's address, or its machine is off; try another bridge, or another network"
 	case answer.Of(err) == answer.Timeout, errors.Is(err, adapter.ReplyTTLExpired):
 		return "no answer: the server is down, its address is blocked from here, or the args are another server's; `ptgate probe` tells at which stage"
 	}

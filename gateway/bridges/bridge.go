@@ -4,13 +4,17 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"ptgate/adapter/builtin"
 	"ptgate/gateway/answer"
+	"ptgate/gateway/budget"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
+	"ptgate/gateway/network"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/session"
 	"ptgate/gateway/stream"
@@ -23,7 +27,7 @@ import (
 type Bridge struct {
 	m   *Manager
 	log *slog.Logger
-	pt  *program
+	pt  atomic.Pointer[program] // a reload may replace that of a bridge with a session
 	// The settings that its connections depend on; see the function identity.
 	identity string
 
@@ -41,6 +45,10 @@ type Bridge struct {
 	once   sync.Once
 
 	session *session.Client // nil: the far end is no exit
+	path    *session.Path   // the way to the box; nil: there is no session
+	mates   atomic.Pointer[[]*Bridge]
+	notes   notes
+	changed atomic.Bool // it leads to another box than at first
 }
 
 type bridgeSettings struct {
@@ -51,24 +59,78 @@ type bridgeSettings struct {
 
 func newBridge(m *Manager, bc *config.Bridge, cfg *config.Config, p *program) *Bridge {
 	log := m.log.With("bridge", bc.Name, "transport", bc.Transport)
-	b := &Bridge{m: m, log: log, pt: p, unused: make(chan struct{})}
+	b := &Bridge{m: m, log: log, unused: make(chan struct{})}
+	b.pt.Store(p)
 	b.settings.Store(&bridgeSettings{cfg: bc, limits: &cfg.Limits})
 	b.ctx, b.stop = context.WithCancel(m.ctx)
 	if bc.Far == config.FarExit {
+		b.path = b.newPath()
 		b.session = session.NewClient(sessionSettings(bc, &cfg.Limits), session.Options{
-			Dial:    func(ctx context.Context) (stream.Conn, error) { return b.pt.dial(ctx, b.config()) },
-			Traffic: &b.Traffic,
-			Log:     log,
-			Lost:    b.carrierLost,
-			Wall:    m.wall,
+			Paths:    b.paths,
+			Traffic:  &b.Traffic,
+			Log:      log,
+			Lost:     b.carrierLost,
+			Wall:     m.wall,
+			Detached: b.detached,
+			Resumed:  b.resumed,
 		})
 	}
 	b.attach()
 	return b
 }
 
+// newPath makes the path of the bridge.
+func (b *Bridge) newPath() *session.Path {
+	c := b.config()
+	noise := int64(0)
+	if !inside(c.PT, c.Transport) {
+		noise = int64(builtin.HandshakeCost(c.Transport)) // only the program sees its connection
+	}
+	mark := markOf(c)
+	return &session.Path{
+		Name: c.Name,
+		Dial: func(ctx context.Context) (stream.Conn, error) {
+			c := b.config()
+			if a, err := netip.ParseAddrPort(c.Address); err == nil {
+				b.path.Budget.Network(network.ID(a))
+			}
+			return b.pt.Load().dial(ctx, c)
+		},
+		Budget:    budget.New(c.Budget, noise),
+		Handshake: int64(builtin.HandshakeCost(c.Transport)),
+		Box:       func() session.Box { return b.m.boxes.get(mark) },
+		Met:       func(x session.Box) { b.met(b.m.boxes.set(mark, x), x) },
+		Excuse:    func(begun time.Time) bool { return b.pt.Load().restarted(begun) },
+	}
+}
+
+// met notes which box the bridge leads to, and warns when that is another one than before.
+func (b *Bridge) met(before, now session.Box) {
+	if before == now || before == (session.Box{}) {
+		return
+	}
+	b.changed.Store(true)
+	b.m.book.Add(outcome.BoxChanged, outcome.By(b.Name()), "before", before.String(), "now", now.String())
+}
+
+// paths are the bridge's own path, and those that may lead to the same box.
+func (b *Bridge) paths() []*session.Path {
+	all := []*session.Path{b.path}
+	if mates := b.mates.Load(); mates != nil {
+		for _, m := range *mates {
+			all = append(all, m.path)
+		}
+	}
+	return all
+}
+
+// resumed counts a session that goes on after it had no carrier.
+func (b *Bridge) resumed(away time.Duration) {
+	b.m.book.Add(outcome.SessionResumed, outcome.By(b.Name()), "after", away.Round(time.Millisecond))
+}
+
 func sessionSettings(c *config.Bridge, l *config.Limits) session.Settings {
-	return session.Settings{Auth: authOf(c), Carriers: c.Carriers, Dial: l.Dial}
+	return session.Settings{Auth: authOf(c), Carriers: c.Carriers, Dial: l.Dial, Resume: l.Resume, Buffer: l.ResumeBuffer}
 }
 
 // update gives b the settings of a newer configuration.
@@ -78,6 +140,7 @@ func (b *Bridge) update(bc *config.Bridge, l *config.Limits) {
 	b.settings.Store(&s)
 	if b.session != nil {
 		b.session.Update(sessionSettings(bc, l))
+		b.path.Budget.Update(bc.Budget)
 	}
 }
 
@@ -91,7 +154,7 @@ type Status struct {
 	Name      string        `json:"name"`
 	Transport string        `json:"transport"`
 	Far       string        `json:"far"`
-	State     string        `json:"state"`          // "idle", "connecting", "up", "suspect" or "resting"
+	State     string        `json:"state"`          // "idle", "connecting", "up", "suspect", "detached" or "resting"
 	Why       string        `json:"why,omitempty"`  // if resting: the failure
 	Until     time.Time     `json:"until,omitzero"` // if resting: the end of the rest
 	Carriers  int           `json:"carriers"`       // PT connections that carry streams
@@ -99,6 +162,15 @@ type Status struct {
 	RTT       time.Duration `json:"rtt_ns"`         // round trip to an exit; 0: not known
 	In        int64         `json:"in"`             // bytes from an exit, over its carriers
 	Out       int64         `json:"out"`            // bytes to it
+
+	Box      string           `json:"box,omitempty"`         // the box behind an exit, in short; "": not known
+	Changed  bool             `json:"box_changed,omitempty"` // it is another one than at first
+	Over     []string         `json:"over,omitempty"`        // the bridges of the carriers
+	Detached time.Time        `json:"detached,omitzero"`     // since when streams wait for a carrier; zero: they don't
+	Leaving  bool             `json:"leaving,omitempty"`     // the box is about to stop
+	Replayed int64            `json:"replayed"`              // bytes that were sent again, in the present session
+	Held     int64            `json:"held"`                  // bytes that are kept for that
+	Learned  []budget.Learned `json:"learned,omitempty"`     // limits of the network that carriers keep to
 
 	PT       *supervise.Status `json:"pt,omitempty"` // nil: the transport runs inside this process
 	PTStarts int               `json:"pt_starts"`    // PT.Starts; 0 if PT is nil
@@ -108,13 +180,19 @@ type Status struct {
 func (b *Bridge) Status() Status {
 	c := b.config()
 	s := Status{Name: c.Name, Transport: c.Transport, Far: string(c.Far), State: "idle",
-		Active: b.active.Load(), In: b.Traffic.In.Load(), Out: b.Traffic.Out.Load(), PT: b.pt.status()}
+		Active: b.active.Load(), In: b.Traffic.In.Load(), Out: b.Traffic.Out.Load(), PT: b.pt.Load().status()}
 	if s.PT != nil {
 		s.PTStarts = s.PT.Starts
 	}
 	far := b.sessionStatus()
 	s.Carriers, s.RTT = far.Carriers, far.RTT
+	s.Over, s.Detached, s.Leaving, s.Replayed, s.Held = far.Over, far.Detached, far.Leaving, far.Replayed, far.Held
+	if b.path != nil {
+		s.Box, s.Changed, s.Learned = b.path.Box().String(), b.changed.Load(), b.path.Budget.Why(time.Now())
+	}
 	switch {
+	case !s.Detached.IsZero():
+		s.State = "detached"
 	case far.Suspect:
 		s.State = "suspect"
 	case s.Carriers > 0 || s.Active > 0 && far.Connecting == 0:
@@ -161,9 +239,6 @@ func (b *Bridge) leave() {
 	}
 }
 
-// stuck tells whether the far end was heard before, and now owes an answer for too long.
-func (b *Bridge) stuck() bool { return b.sessionStatus().Suspect }
-
 // open connects to t. If its error wraps a *session.Refusal, the far end has refused the
 // request. Any other error is a failure of the bridge.
 func (b *Bridge) open(ctx context.Context, t routes.Target) (stream.Conn, error) {
@@ -201,29 +276,37 @@ func (b *Bridge) open(ctx context.Context, t routes.Target) (stream.Conn, error)
 
 // openEarly returns a stream to t before the far end has answered, or nil if it can't do
 // that at once. It calls answered with the far end's answer (nil: success), but not if the
-// application leaves before.
-func (b *Bridge) openEarly(ctx context.Context, t routes.Target, answered func(error)) stream.Conn {
+// application leaves before. If the far end has not looked at the request, it is made
+// again with reopen.
+func (b *Bridge) openEarly(ctx context.Context, t routes.Target, answered func(error), reopen func(context.Context) (stream.Conn, error)) stream.Conn {
 	if b.session == nil || b.health.verdict().resting || b.enter() != nil {
 		return nil
 	}
 	begin := time.Now()
-	limit := b.settings.Load().limits.Dial
-	s := b.session.OpenEarly(ctx, t, func(err error) {
-		switch took := time.Since(begin); {
-		case err == nil:
-			b.health.ok(took)
-		case answer.Of(err) == answer.Timeout && took < limit:
-			return // the application has left, which shows nothing about its destination
-		default:
-			b.refusedEarly(t, err)
-		}
-		answered(err)
-	})
+	limits := b.settings.Load().limits
+	s := b.session.OpenEarly(ctx, t, nil)
 	if s == nil {
 		b.leave()
 		return nil
 	}
-	return b.track(s)
+	return newEarly(b.track(s), s, earlyOptions{
+		reopen: reopen,
+		spawn:  b.m.spawn,
+		report: func(err error) {
+			switch took := time.Since(begin); {
+			case err == nil:
+				b.health.ok(took)
+			case answer.Of(err) == answer.Timeout && took < limits.Dial:
+				return // the application has left, which shows nothing about its destination
+			default:
+				b.refusedEarly(t, err)
+			}
+			answered(err)
+		},
+		silent: func() bool { return !b.alive() },
+		look:   limits.Stagger,
+		limit:  limits.Dial,
+	})
 }
 
 // openStream opens t through the session.
@@ -238,7 +321,7 @@ func (b *Bridge) openStream(ctx context.Context, t routes.Target) (stream.Conn, 
 // openRaw opens a new PT connection for one application.
 func (b *Bridge) openRaw(ctx context.Context, t routes.Target) (stream.Conn, error) {
 	s := b.settings.Load()
-	c, err := b.pt.dial(ctx, s.cfg)
+	c, err := b.pt.Load().dial(ctx, s.cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -275,7 +358,7 @@ func (b *Bridge) tryAgain() {
 		h.mu.Unlock()
 		return
 	}
-	h.trial = true
+	h.trial, h.tried = true, time.Now()
 	h.mu.Unlock()
 	b.m.spawn(func() {
 		ctx, cancel := context.WithTimeout(b.ctx, min(b.settings.Load().limits.Dial, trialLimit))
@@ -285,7 +368,7 @@ func (b *Bridge) tryAgain() {
 			err = b.session.Check(ctx)
 		} else {
 			var c stream.Conn
-			if c, err = b.pt.dial(ctx, b.config()); err == nil {
+			if c, err = b.pt.Load().dial(ctx, b.config()); err == nil {
 				c.Close()
 			}
 		}
@@ -358,6 +441,7 @@ func (b *Bridge) closeSession(grace time.Duration) {
 func (b *Bridge) tidy() {
 	if b.session != nil {
 		b.session.Tidy()
+		b.noteLimits()
 	}
 }
 

@@ -36,6 +36,7 @@ type Manager struct {
 	wall    func() time.Time                                              // the wall clock; nil: time.Now. Tests set it
 
 	private atomic.Bool // log.private of the newest configuration
+	boxes   boxes
 
 	ctx  context.Context // ends when the manager is closed
 	stop context.CancelFunc
@@ -55,6 +56,7 @@ type Manager struct {
 // failures and recoveries of bridges. The caller calls Close.
 func NewManager(exe string, book *outcome.Book, log *slog.Logger) *Manager {
 	m := &Manager{log: log, book: book, exe: exe, startPT: startClient, pts: map[string]*program{}, retired: map[*Bridge]struct{}{}}
+	m.boxes.log = log
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	m.spawn(m.maintain)
 	return m
@@ -128,12 +130,14 @@ func (m *Manager) Apply(cfg *config.Config) *Set {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.private.Store(cfg.Log.Private)
+	m.boxes.load(cfg.StateDir)
 	kept := m.keep(cfg)
 	byConfig := map[*config.Bridge]*Bridge{}
 	for i, bc := range cfg.Bridges {
 		b := kept[i]
 		if b != nil {
 			b.update(bc, &cfg.Limits)
+			m.replace(b, bc, cfg)
 		} else {
 			b = newBridge(m, bc, cfg, m.program(bc.PT, bc.Transport, cfg))
 			b.identity = identity(bc, cfg)
@@ -155,8 +159,65 @@ func (m *Manager) Apply(cfg *config.Config) *Set {
 		}
 		s.routes = append(s.routes, r)
 	}
+	for i, b := range s.all {
+		mates := s.mates(cfg.Bridges[i], byConfig)
+		b.mates.Store(&mates)
+	}
 	m.newest = s
 	return s
+}
+
+// mates are the bridges that may lead to the same box as bc: those to an exit that stand
+// in a route with bc. Whether they do shows only when they are used.
+func (s *Set) mates(bc *config.Bridge, byConfig map[*config.Bridge]*Bridge) (mates []*Bridge) {
+	for _, r := range s.cfg.Routes {
+		if !slices.Contains(r.Via, bc) {
+			continue
+		}
+		for _, x := range r.Via {
+			if m := byConfig[x]; x != bc && m.session != nil && !slices.Contains(mates, m) {
+				mates = append(mates, m)
+			}
+		}
+	}
+	return mates
+}
+
+// replace gives a bridge that goes on another program, if its settings have changed. Its
+// streams move to carriers of the new one. The caller holds mu.
+func (m *Manager) replace(b *Bridge, bc *config.Bridge, cfg *config.Config) {
+	old := b.pt.Load()
+	if b.session == nil || old.key == ptKey(bc.PT, bc.Transport, cfg) {
+		return
+	}
+	b.pt.Store(m.program(bc.PT, bc.Transport, cfg))
+	moved := b.session.Renew()
+	drain := cfg.Limits.Drain
+	m.spawn(func() {
+		t := time.NewTimer(drain)
+		defer t.Stop()
+		select {
+		case <-moved:
+		case <-t.C:
+		case <-m.ctx.Done():
+		}
+		m.release(old)
+	})
+}
+
+// release ends the use of a program by one bridge. If no other bridge uses it, it is
+// stopped.
+func (m *Manager) release(p *program) {
+	m.mu.Lock()
+	if p.users--; p.users == 0 {
+		delete(m.pts, p.key)
+	} else {
+		p = nil
+	}
+	m.mu.Unlock()
+	if p != nil {
+		p.close()
+	}
 }
 
 // keep finds for each bridge of cfg the Bridge of the newest Set that is used for it
@@ -208,16 +269,8 @@ func (m *Manager) retire(b *Bridge, drain time.Duration) {
 	for _, detach := range b.detach {
 		detach()
 	}
-	p := b.pt
-	if p.users--; p.users == 0 {
-		delete(m.pts, p.key)
-	} else {
-		p = nil
-	}
 	m.mu.Unlock()
-	if p != nil {
-		p.close()
-	}
+	m.release(b.pt.Load())
 }
 
 // maintain closes carriers that are not needed, and forgets old learned destinations.
@@ -259,9 +312,19 @@ func (s *Set) Open(ctx context.Context, r *Route, t routes.Target) (stream.Conn,
 	order := choose(r.via, r.cfg.Pick)
 	if mode := order[0].config().Optimistic; mode == config.OptimisticAlways ||
 		mode == config.OptimisticLearned && r.learned.has(t) {
-		if c := order[0].openEarly(ctx, t, func(err error) { r.learned.set(t, err == nil) }); c != nil {
+		answered := func(err error) { r.learned.set(t, err == nil) }
+		again := func(ctx context.Context) (stream.Conn, error) { return s.open(ctx, r, t, choose(r.via, r.cfg.Pick)) }
+		if c := order[0].openEarly(ctx, t, answered, again); c != nil {
 			return c, nil
 		}
+	}
+	return s.open(ctx, r, t, order)
+}
+
+// open opens a connection to t, and waits for the far end's answer.
+func (s *Set) open(ctx context.Context, r *Route, t routes.Target, order []*Bridge) (stream.Conn, error) {
+	if !revive(ctx, order, s.cfg.Limits.Stagger) {
+		return nil, answer.Errorf(answer.NoBridge, "no bridge of the route answers; it is tried again in the background")
 	}
 	together := 1
 	if r.cfg.Pick == config.PickFastest {
@@ -282,11 +345,18 @@ func (s *Set) Open(ctx context.Context, r *Route, t routes.Target) (stream.Conn,
 // place in the file are not among them. Two bridges of one configuration may have the
 // same identity.
 func identity(b *config.Bridge, cfg *config.Config) string {
-	id := b.Transport + "\x00" + b.Address + "\x00" + string(b.Far) + "\x00" + b.User + "\x00" + b.Password + "\x00" + ptKey(b.PT, b.Transport, cfg)
-	for _, a := range b.Args {
-		id += "\x00" + a.Key + "\x00" + a.Value
+	id := b.Transport + "\x00" + b.Address + "\x00" + string(b.Far) + "\x00" + b.User + "\x00" + b.Password + "\x00" + argsOf(b)
+	if b.Far != config.FarExit {
+		id += "\x00" + ptKey(b.PT, b.Transport, cfg) // streams of a session move to another program
 	}
 	return id
+}
+
+func argsOf(b *config.Bridge) (s string) {
+	for _, a := range b.Args {
+		s += "\x00" + a.Key + "\x00" + a.Value
+	}
+	return s
 }
 
 func stateDir(p *config.PT, cfg *config.Config) string {

@@ -100,7 +100,7 @@ func TestApplyStopsPT(t *testing.T) {
 		w := newWorld(t)
 		old := w.set(config.PickFirst, "a")
 		c, _ := open(t, old)
-		pt, _ := old.bridge("a").pt.child.Child()
+		pt, _ := old.bridge("a").pt.Load().child.Child()
 		c.Close()
 		w.apply(&config.Config{Limits: old.cfg.Limits})
 		synctest.Wait()

@@ -33,6 +33,8 @@ type health struct {
 	resting  bool
 	until    time.Time     // the end of the rest
 	trial    bool          // tryAgain runs
+	tried    time.Time     // when it last began
+	silent   bool          // if resting: nothing answers, so another request would only wait
 	why      error         // the failure for which it rests
 	answer   time.Duration // from a request to its answer; 0: not known
 	measured time.Time     // when answer was
@@ -70,6 +72,7 @@ func (h *health) bad(err error) (news bool) {
 	pause := min(firstRest<<min(h.fails, 10), maxRest)
 	h.fails++
 	h.resting, h.why = true, err
+	h.silent = answer.Of(err) == answer.Timeout
 	h.until = time.Now().Add(pause - time.Duration(rand.Int64N(int64(pause/4))))
 	return true
 }
@@ -82,6 +85,56 @@ func (h *health) slow(than time.Duration) {
 	defer h.mu.Unlock()
 	h.answer = max(h.answer, 2*than)
 	h.measured = time.Now()
+}
+
+// dead tells whether the bridge is known to answer nothing.
+func (h *health) dead() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.resting && h.silent
+}
+
+// sinceTrial is the time since the last trial began.
+func (h *health) sinceTrial() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return time.Since(h.tried)
+}
+
+// reviveEvery is the shortest time between two trials of a bridge that answers nothing.
+const reviveEvery = 3 * time.Second
+
+// revive tells whether a request over these bridges has a chance. If none of them answered
+// anything lately, they are tried in the background, and the request waits for that only
+// for a short time.
+func revive(ctx context.Context, order []*Bridge, patience time.Duration) bool {
+	alive := func() bool {
+		return slices.ContainsFunc(order, func(b *Bridge) bool { return !b.health.dead() })
+	}
+	if alive() {
+		return true
+	}
+	for _, b := range order {
+		if b.health.sinceTrial() > reviveEvery {
+			b.tryAgain()
+		}
+	}
+	limit := time.NewTimer(patience)
+	defer limit.Stop()
+	look := time.NewTicker(50 * time.Millisecond)
+	defer look.Stop()
+	for {
+		select {
+		case <-look.C:
+			if alive() {
+				return true
+			}
+		case <-limit.C:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // A verdict is a bridge's health at one moment.
@@ -110,11 +163,13 @@ func choose(via []*Bridge, pick config.Pick) []*Bridge {
 		b       *Bridge
 		v       verdict
 		streams int64
+		leaving bool
 	}
 	cs := make([]candidate, len(via))
 	for i, b := range via {
-		cs[i] = candidate{b, b.health.verdict(), b.active.Load()}
-		if !cs[i].v.resting && b.stuck() {
+		far := b.sessionStatus()
+		cs[i] = candidate{b, b.health.verdict(), b.active.Load(), far.Leaving}
+		if !cs[i].v.resting && (far.Suspect || !far.Detached.IsZero()) {
 			cs[i].v.resting, cs[i].v.until = true, time.Now()
 		}
 	}
@@ -133,6 +188,12 @@ func choose(via []*Bridge, pick config.Pick) []*Bridge {
 		}
 		if x.v.resting {
 			return x.v.until.Compare(y.v.until)
+		}
+		if x.leaving != y.leaving { // its box is about to stop
+			if x.leaving {
+				return 1
+			}
+			return -1
 		}
 		switch pick {
 		case config.PickFastest:

@@ -55,7 +55,7 @@ func TestBridgesAlike(t *testing.T) {
 			t.Errorf("settings %+v and %+v", b1.config(), b2.config())
 		}
 		c, _ := open(t, s)
-		if n1, n2 := b1.Status().Carriers, b2.Status().Carriers; n1 != 1 || n2 != 0 {
+		if n1, n2 := b1.Status().Carriers, b2.Status().Carriers; n1 < 1 || n2 != 0 {
 			t.Errorf("%d and %d carriers", n1, n2)
 		}
 
@@ -87,8 +87,9 @@ func TestBridgesAlike(t *testing.T) {
 	})
 }
 
-// A far end that is long in coming is not a dead one: one connection is made and waited
-// for, for as long as a dial may take; other bridges are tried beside it.
+// A far end that is long in coming is not a dead one: the first connection is waited for,
+// for as long as a dial may take. Others are made beside it, ever more seldom, and other
+// bridges are tried.
 func TestLongWayToFarEnd(t *testing.T) {
 	for _, way := range []time.Duration{8 * time.Second, 25 * time.Second, 50 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
@@ -109,7 +110,8 @@ func TestLongWayToFarEnd(t *testing.T) {
 				c.Close()
 			})
 			<-time.After(way - time.Second)
-			if n, st := f.dials.Load(), s.bridge("a").Status(); n != 1 || st.State != "connecting" || st.Carriers != 0 {
+			most := 4 + int64(way/(4*time.Second))
+			if n, st := f.dials.Load(), s.bridge("a").Status(); n > most || st.State != "connecting" || st.Carriers != 0 {
 				t.Errorf("%v: %d dials, %+v", way, n, st)
 			}
 			wg.Wait()

@@ -32,6 +32,9 @@ type Step struct {
 type Probe struct {
 	Steps []Step // the steps that were begun; if Err is set, the last one failed
 	Err   error
+
+	Box    string        // the box behind an exit, in short; "": not known
+	Resume time.Duration // how long its streams outlive their connections; 0: they don't
 }
 
 // Probe opens a new connection to the bridge. It checks whether the far end
@@ -50,9 +53,9 @@ func (b *Bridge) Probe(ctx context.Context) (p Probe) {
 		}
 		return err == nil
 	}
-	if b.pt.child != nil {
+	if b.pt.Load().child != nil {
 		if !step(StageProgram, func() error {
-			_, err := b.pt.ready(ctx)
+			_, err := b.pt.Load().ready(ctx)
 			return err
 		}) {
 			return p
@@ -61,7 +64,7 @@ func (b *Bridge) Probe(ctx context.Context) (p Probe) {
 	c := b.config()
 	var conn stream.Conn
 	if !step(StageTransport, func() (err error) {
-		conn, err = b.pt.dial(ctx, c)
+		conn, err = b.pt.Load().dial(ctx, c)
 		return err
 	}) {
 		return p
@@ -71,7 +74,10 @@ func (b *Bridge) Probe(ctx context.Context) (p Probe) {
 		step(StageFar, func() error {
 			s := session.Over(conn, sessionSettings(c, b.settings.Load().limits), session.Options{Log: b.log})
 			defer s.Close(0)
-			return s.Check(ctx)
+			err := s.Check(ctx)
+			far := s.Status()
+			p.Box, p.Resume = far.Box.String(), far.Resume
+			return err
 		})
 	case config.FarSOCKS5:
 		step(StageFar, func() error {

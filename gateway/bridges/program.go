@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"ptgate/adapter"
@@ -29,6 +30,8 @@ type program struct {
 	child  *supervise.Supervisor[clientPT] // nil: inside this process
 	err    error                           // why the settings can't be used; nil: they can
 	detach []func()                        // they detach its numbers from the book
+
+	started atomic.Int64 // when it was last started, in nanoseconds since 1970
 }
 
 // A clientPT is a running PT client, an *adapter.ClientAdapter.
@@ -107,8 +110,11 @@ func (m *Manager) program(p *config.PT, transport string, cfg *config.Config) *p
 	}
 	start := m.startPT
 	pr.child = supervise.New(supervise.Config[clientPT]{
-		Name:   "pluggable transport",
-		Start:  func(ctx context.Context) (clientPT, error) { return start(ctx, settings) },
+		Name: "pluggable transport",
+		Start: func(ctx context.Context) (clientPT, error) {
+			pr.started.Store(time.Now().UnixNano())
+			return start(ctx, settings)
+		},
 		Logger: log,
 		Text:   func(err error) string { return failure(err, m.private.Load()) },
 		Advice: func(err error) string { return StartAdvice(err, p) },
@@ -174,6 +180,12 @@ func (p *program) ready(ctx context.Context) (clientPT, error) {
 		return nil, fmt.Errorf("pluggable transport is not ready: %w", err)
 	}
 	return pt, err
+}
+
+// restarted tells whether the program does not run, or was started after begun: then its
+// connections from before have ended with it.
+func (p *program) restarted(begun time.Time) bool {
+	return p.child != nil && (p.child.Status().State != supervise.Running || p.started.Load() > begun.UnixNano())
 }
 
 // status returns the state of the child process; nil: there is none.

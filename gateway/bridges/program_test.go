@@ -27,10 +27,10 @@ import (
 // however many requests ask for it.
 func TestCrashLoop(t *testing.T) {
 	for name, life := range map[string]lifetime{
-		"does not start":  {refuses: true},
-		"dies at once":    {after: time.Millisecond},
-		"dies of a dial":  {onDial: true},
-		"dies in seconds": {after: 5 * time.Second},
+		"does not start":   {refuses: true},
+		"dies at once":     {after: time.Millisecond},
+		"dies of a dial":   {onDial: true},
+		"dies in a second": {after: time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -224,7 +224,7 @@ func TestChild(t *testing.T) {
 			s := m.Apply(cfg)
 			c, _ := open(t, s)
 			echo(t, c)
-			pt, _ := s.all[0].pt.child.Child()
+			pt, _ := s.all[0].pt.Load().child.Child()
 			pid := pt.(*adapter.ClientAdapter).Pid()
 			if n := s.all[0].Status().PT.Starts; n != starts {
 				t.Errorf("%d starts, want %d", n, starts)
@@ -320,7 +320,7 @@ func TestEnv(t *testing.T) {
 		s.Retire()
 		c, _ := open(t, s)
 		c.Close()
-		programs[s.all[0].pt] = true
+		programs[s.all[0].pt.Load()] = true
 		got, err := os.ReadFile(filepath.Join(stateDir(pt, cfg), "mark"))
 		if err != nil || "FAKE_PT_MARK="+string(got) != mark {
 			t.Errorf("the PT has %q, %v; want %s", got, err, mark)

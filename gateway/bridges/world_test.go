@@ -2,6 +2,7 @@ package bridges
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -40,6 +41,7 @@ var example = routes.Target{Name: "www.example.com", Port: 443}
 type world struct {
 	t    testing.TB
 	m    *Manager
+	dir  string          // for state
 	far  map[string]*far // by the bridge's address
 	wg   sync.WaitGroup
 	pts  atomic.Int64               // starts of the PT
@@ -55,13 +57,16 @@ type lifetime struct {
 
 // newWorld makes the far ends "a" and "b". It ends with the test.
 func newWorld(t testing.TB) *world {
-	w := &world{t: t, m: NewManager("", outcome.New(quiet), quiet), far: map[string]*far{"a": newFar(), "b": newFar()}}
+	w := &world{t: t, dir: t.TempDir(), m: NewManager("", outcome.New(quiet), quiet), far: map[string]*far{"a": newFar(), "b": newFar()}}
 	w.m.startPT = w.start
 	t.Cleanup(func() {
 		for _, f := range w.far {
 			f.block(false)
 		}
 		w.m.Close()
+		for _, f := range w.far {
+			f.end()
+		}
 		w.wg.Wait()
 	})
 	return w
@@ -69,7 +74,10 @@ func newWorld(t testing.TB) *world {
 
 func (w *world) config(pick config.Pick, addrs ...string) *config.Config {
 	pt := &config.PT{Name: "fake", Exec: []string{"fake"}, Transports: []string{"fake"}}
-	cfg := &config.Config{StateDir: w.t.TempDir(), Limits: config.Limits{
+	if w.dir == "" {
+		w.dir = w.t.TempDir()
+	}
+	cfg := &config.Config{StateDir: w.dir, Limits: config.Limits{
 		Dial: 75 * time.Second, Stagger: 3 * time.Second, Drain: 30 * time.Second}}
 	r := &config.Route{Pick: pick}
 	for _, a := range addrs {
@@ -205,18 +213,24 @@ type far struct {
 	dials   atomic.Int64
 	asked   atomic.Int64 // CONNECT requests
 	refuses atomic.Bool  // the PT can't connect
+	most    atomic.Int32 // streams of a session
 	code    atomic.Int32 // of the answer
 	delay   atomic.Int64 // before it, a time.Duration
 	way     atomic.Int64 // how long a granted connection moves nothing, a time.Duration
 
-	mu    sync.Mutex
-	gate  chan struct{} // closed: bytes pass
-	conns []net.Conn
+	mu     sync.Mutex
+	gate   chan struct{} // closed: bytes pass
+	conns  []net.Conn
+	key    ed25519.PrivateKey // of the box
+	group  *session.Group     // of its sessions
+	groups []*session.Group   // and of those from before
 }
 
 func newFar() *far {
 	f := &far{gate: make(chan struct{})}
 	close(f.gate)
+	f.most.Store(1000)
+	f.begin(nil)
 	return f
 }
 
@@ -272,28 +286,55 @@ func (f *far) serve(c net.Conn) {
 	if err != nil || kind != carrier.Carrier {
 		return
 	}
-	o := session.ServeOptions{MaxStreams: 1000, Traffic: new(carrier.Traffic), Log: quiet}
-	new(session.Server).Serve(context.Background(), sniffed, o, func(s *session.Stream) func() {
-		defer s.Close()
-		greeting, request := make([]byte, 3), make([]byte, 4+1+len(example.Name)+2)
-		if _, err := io.ReadFull(s, greeting); err != nil {
-			return nil
-		}
-		s.Write([]byte{5, 0})
-		if _, err := io.ReadFull(s, request); err != nil {
-			return nil
-		}
-		f.asked.Add(1)
-		if d := time.Duration(f.delay.Load()); d > 0 {
-			<-time.After(d)
-		}
-		code := byte(f.code.Load())
-		s.Write([]byte{5, code, 0, 1, 0, 0, 0, 0, 0, 0})
-		if code == 0 {
-			io.Copy(s, s)
-		}
+	f.mu.Lock()
+	group := f.group
+	f.mu.Unlock()
+	group.Serve(context.Background(), sniffed, session.ServeOptions{Handshake: time.Minute, Traffic: new(carrier.Traffic)})
+}
+
+// begin begins as a box with that key; nil: a new one.
+func (f *far) begin(key ed25519.PrivateKey) {
+	if key == nil {
+		_, key, _ = ed25519.GenerateKey(nil)
+	}
+	server := session.NewServer(key, func() session.ServerSettings { return session.ServerSettings{Resume: time.Hour} })
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.key, f.group = key, server.Group(func() int { return int(f.most.Load()) }, quiet, f.answer)
+	f.groups = append(f.groups, f.group)
+}
+
+// end ends all sessions that the far end has had.
+func (f *far) end() {
+	f.mu.Lock()
+	groups := f.groups
+	f.mu.Unlock()
+	for _, g := range groups {
+		g.Close()
+	}
+}
+
+// answer answers one request.
+func (f *far) answer(s *session.Stream) func() {
+	defer s.Close()
+	greeting, request := make([]byte, 3), make([]byte, 4+1+len(example.Name)+2)
+	if _, err := io.ReadFull(s, greeting); err != nil {
 		return nil
-	})
+	}
+	s.Write([]byte{5, 0})
+	if _, err := io.ReadFull(s, request); err != nil {
+		return nil
+	}
+	f.asked.Add(1)
+	if d := time.Duration(f.delay.Load()); d > 0 {
+		<-time.After(d)
+	}
+	code := byte(f.code.Load())
+	s.Write([]byte{5, code, 0, 1, 0, 0, 0, 0, 0, 0})
+	if code == 0 {
+		io.Copy(s, s)
+	}
+	return nil
 }
 
 // A gated connection's writes wait while its far end is blocked, as TCP's

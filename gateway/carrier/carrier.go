@@ -2,14 +2,19 @@
 // server, so that it can carry the traffic of many programs at once.
 //
 // A write to such a connection is expensive, and the connection may die without a sign. So
-// a Conn does three things for its user:
+// a Conn does these things for its user:
 //
-//   - It gathers bytes. Many small writes that come close together become one large write,
+//   - It gathers bytes. Many small appends that come close together become one large write,
 //     because each write of an obfuscating transport costs padding and a system call. The
 //     queue in front of the connection is bounded: a longer one would not make bulk data
-//     faster, but would delay all later bytes.
+//     faster, but would delay all later bytes. Append never waits; Space tells how much may
+//     be appended, and Options.Room when there is more.
+//   - It keeps what it has written until its user says that the peer has it (Release). When
+//     the connection is lost, the user takes the rest back (Unreleased) and sends it
+//     elsewhere.
+//   - It keeps to a budget of bytes on the wire.
 //   - It watches the peer: when it was last heard, whether it owes an answer, and for how
-//     long. The table below has the states.
+//     long. The table below has the states. The user sends the questions (Watch.Ask).
 //   - It counts bytes.
 //
 // A gateway's Conn is in one of these states:
@@ -17,8 +22,8 @@
 //	connecting   no byte has come from the peer yet. That the transport has granted the
 //	             connection proves nothing: some need half a minute to find their way.
 //	heard        the peer answers, or has not been asked
-//	suspect      the peer owes an answer for longer than it should need. No new work is
-//	             given to it. One byte from it ends the suspicion.
+//	suspect      the peer owes an answer for longer than it should need, and the connection
+//	             takes no more bytes either. One byte from it ends the suspicion.
 //	dead         the peer has given no sign for DeadAfter: the Conn ends by itself
 //
 // A server's Conn ends by itself when nothing has come from its client for two minutes. A
@@ -38,7 +43,7 @@ import (
 )
 
 // Preamble is the first four bytes of a carrier. The last one is the version.
-const Preamble = "PTG\x01"
+const Preamble = "PTG\x02"
 
 // Traffic counts the bytes that connections have read (In) and written (Out). They are
 // bytes of payload, without the overhead of the transport.

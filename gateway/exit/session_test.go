@@ -411,10 +411,12 @@ func TestClientLeavesDuringDial(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		o := sessions.ServeOptions{MaxStreams: 10, Traffic: new(carrier.Traffic), Log: quiet}
-		new(sessions.Server).Serve(t.Context(), c, o, func(s *sessions.Stream) func() {
+		server := sessions.NewServer(nil, func() sessions.ServerSettings { return sessions.ServerSettings{} })
+		group := server.Group(func() int { return 10 }, quiet, func(s *sessions.Stream) func() {
 			return e.ServeConn(t.Context(), s, relay.Options{})
 		})
+		defer group.Close()
+		group.Serve(t.Context(), c, sessions.ServeOptions{Handshake: time.Minute, Traffic: new(carrier.Traffic)})
 	})
 	client := sessions.Over(stream.From(near), sessions.Settings{}, sessions.Options{})
 	ctx, cancel := context.WithCancel(t.Context())

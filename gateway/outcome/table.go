@@ -34,6 +34,10 @@ const (
 	BridgeRecovered
 	EarlyFailed
 	CarrierLost
+	SessionDetached
+	SessionResumed
+	LimitLearned
+	BoxChanged
 	BridgeSessions
 	BridgeCarriers
 	BridgeStreams
@@ -68,6 +72,7 @@ const (
 	reason   = "reason"   // of package answer
 	protocol = "protocol" // what a client spoke
 	bridge   = "bridge"   // its name
+	limit    = "limit"    // a budget.Kind
 	pt       = "pt"       // the name of the program
 	serve    = "serve"    // the transport of a [[serve]]
 	port     = "port"     // its port
@@ -144,6 +149,19 @@ var table = [outcomes]Row{
 	CarrierLost: {Name: "carrier_lost", Labels: []string{bridge},
 		Help:    "Carriers given up because the far end was silent.",
 		Message: "carrier is dead: no answer", Level: slog.LevelInfo},
+	SessionDetached: {Name: "session_detached", Labels: []string{bridge},
+		Help:    "Sessions that lost their last carrier while streams were open.",
+		Message: "no carrier is left: the open streams wait", Level: slog.LevelInfo},
+	LimitLearned: {Name: "limit_learned", Labels: []string{bridge, limit},
+		Help:    "Limits of the network that were learned from how carriers ended.",
+		Message: "the network ends connections: carriers keep to a limit now", Level: slog.LevelInfo},
+	SessionResumed: {Name: "session_resumed", Labels: []string{bridge},
+		Help:    "Sessions that went on over a new carrier after they had none.",
+		Message: "streams go on over a new carrier", Level: slog.LevelInfo},
+	BoxChanged: {Name: "box_changed", Labels: []string{bridge},
+		Help: "Bridges that lead to another box than before.",
+		Message: "the bridge leads to another box than before: was the server installed anew, or does a balancer choose among several? " +
+			"If neither, ask its operator", Level: slog.LevelWarn, AtWill: true},
 	BridgeSessions: {Name: "bridge_sessions", Labels: []string{bridge}, Gauge: true,
 		Help: "Sessions with far ends."},
 	BridgeCarriers: {Name: "bridge_carriers", Labels: []string{bridge}, Gauge: true,

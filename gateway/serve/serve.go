@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"ptgate/adapter"
+	"ptgate/adapter/builtin"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
@@ -73,8 +74,12 @@ type Server struct {
 	log   *slog.Logger
 	key   string
 
-	stop, cut       context.Context // the end of stop: no new clients; of cut: all connections are reset
-	endStop, endCut context.CancelFunc
+	// The end of stop: no new clients; of cut: all streams are reset; of gone: all PT
+	// connections are closed.
+	stop, cut, gone          context.Context
+	endStop, endCut, endGone context.CancelFunc
+
+	sessions *session.Group // nil: there is no exit, or a fixed service
 
 	pt       *supervise.Supervisor[transport]
 	handlers sync.WaitGroup // the goroutines of PT connections, which may outlive their PT
@@ -82,7 +87,8 @@ type Server struct {
 	Traffic carrier.Traffic
 	Clients atomic.Int64  // open PT connections, without those that the PT leads to the service by itself
 	active  atomic.Int64  // open streams and forwarded connections, without the same ones
-	quiet   chan struct{} // gets one when active falls to 0
+	early   atomic.Int64  // those of active that were opened before the stop began
+	quiet   chan struct{} // gets one when an open stream or connection ends after that
 
 	label  outcome.Label
 	detach []func() // they detach its numbers from the book
@@ -111,6 +117,11 @@ func Start(ctx context.Context, c *config.Serve, state string, deps Deps) (*Serv
 	}
 	s.stop, s.endStop = context.WithCancel(context.Background())
 	s.cut, s.endCut = context.WithCancel(context.Background())
+	s.gone, s.endGone = context.WithCancel(context.Background())
+	if deps.Exit != nil && c.Forward == "" {
+		s.sessions = deps.Sessions.Group(func() int { return deps.Limits().Connections }, s.log,
+			func(c *session.Stream) func() { return s.session(c, s.relayOptions(), false) })
+	}
 	s.pt = supervise.New(supervise.Config[transport]{
 		Name:   "pluggable transport",
 		Start:  s.open,
@@ -134,6 +145,7 @@ func (s *Server) attach() {
 		read    func() int64
 	}{
 		{outcome.ServeClients, s.label, s.Clients.Load},
+		{outcome.ServeSessions, s.label, s.Sessions},
 		{outcome.ServeStreams, s.label, s.Active},
 		{outcome.ServeIn, s.label, s.Traffic.In.Load},
 		{outcome.ServeOut, s.label, s.Traffic.Out.Load},
@@ -161,9 +173,25 @@ func (s *Server) PT() supervise.Status { return s.pt.Status() }
 // Bind is the address that clients come to, as configured.
 func (s *Server) Bind() netip.AddrPort { return s.cfg.Bind }
 
+// Sessions is how many sessions with clients there are.
+func (s *Server) Sessions() int64 {
+	if s.sessions == nil {
+		return 0
+	}
+	return int64(s.sessions.Sessions())
+}
+
+// leave tells all clients that the server is about to stop; see session.Group.Leave.
+func (s *Server) leave(now bool) {
+	if s.sessions != nil {
+		s.sessions.Leave(now)
+	}
+}
+
 // Release stops taking new clients and returns when the port is free. Open connections
 // go on until Stop if the PT can keep them without the port.
 func (s *Server) Release() {
+	s.leave(false)
 	s.endStop()
 	if pt, ok := s.pt.Retire(); ok {
 		pt.release(s.cut)
@@ -188,31 +216,54 @@ func (s *Server) Active() int64 {
 	return n
 }
 
-// Stop ends the server. It takes no new clients. Open streams may go on for drain, or
-// until ctx ends, and are then reset. It returns when all of the server has ended.
+// lateGrace is the part of the drain in which no stream may begin any more.
+const lateGrace = 2 * time.Second
+
+// Stop ends the server. It takes no new clients, and tells those that it has, so that they
+// go elsewhere. Open streams may go on for drain, or until ctx ends, and are then reset. A
+// client that has no other way may open streams as long as older ones are open, and some
+// time is left. Stop returns when all of the server has ended.
 func (s *Server) Stop(ctx context.Context, drain time.Duration) {
+	begun := time.Now()
+	if end, ok := ctx.Deadline(); ok {
+		drain = min(drain, time.Until(end))
+	}
 	ctx, cancel := context.WithTimeout(ctx, drain)
 	defer cancel()
 	defer context.AfterFunc(ctx, s.endCut)()
+	s.leave(false)
 	s.endStop()
 	pt, running := s.pt.Retire()
 	if running {
 		pt.drain()
 	}
-	for s.active.Load() > 0 && ctx.Err() == nil {
-		select {
-		case <-s.quiet:
-		case <-ctx.Done():
-		}
-	}
+	soon, cancelSoon := context.WithDeadline(ctx, begun.Add(drain-min(lateGrace, drain/2)))
+	defer cancelSoon()
+	s.wait(soon, func() bool { return s.early.Load() == 0 })
+	s.leave(true)
+	s.wait(ctx, func() bool { return s.active.Load() == 0 })
 	if running {
 		pt.idle(ctx)
 	}
 	s.endCut()
+	if s.sessions != nil {
+		s.sessions.Close()
+	}
+	s.endGone()
 	s.pt.Close()
 	s.handlers.Wait()
 	for _, detach := range s.detach {
 		detach()
+	}
+}
+
+// wait waits until done, or ctx ends.
+func (s *Server) wait(ctx context.Context, done func() bool) {
+	for !done() && ctx.Err() == nil {
+		select {
+		case <-s.quiet:
+		case <-ctx.Done():
+		}
 	}
 }
 
@@ -301,17 +352,22 @@ func (s *Server) handle(c stream.Conn) {
 	}
 	switch kind {
 	case carrier.Carrier:
-		o := session.ServeOptions{MaxStreams: limits.Connections, Traffic: &s.Traffic, Log: s.log,
-			Lost: func(silent time.Duration) { s.add(outcome.ServeVanished, "silent", silent) }}
-		sessions := s.deps.Book.Counter(outcome.ServeSessions, s.label)
-		sessions.Add(1)
-		defer sessions.Add(-1)
-		err := s.deps.Sessions.Serve(s.cut, c2, o, func(c *session.Stream) func() { return s.session(c, s.relayOptions()) })
-		s.log.Debug("carrier ended", "error", err)
+		if s.sessions == nil {
+			c2.Reset()
+			return
+		}
+		err := s.sessions.Serve(s.gone, c2, session.ServeOptions{
+			Handshake: limits.Handshake,
+			Client:    host(c.RemoteAddr()),
+			Traffic:   &s.Traffic,
+			Lost:      func(silent time.Duration) { s.add(outcome.ServeVanished, "silent", silent) },
+			Cost:      func(n int) int { return builtin.WireCost(s.cfg.Transport, n) },
+		})
+		s.log.Debug("carrier ended", "error", adapter.WithoutAddresses(err))
 	case carrier.BareSOCKS5:
 		// Such a client may be silent for as long as it likes, so its silence means
 		// nothing. Only the relay's half_open and TCP's keep-alives end the connection.
-		if then := s.session(c2, s.counted()); then != nil {
+		if then := s.session(c2, s.counted(), true); then != nil {
 			then()
 		}
 	default:
@@ -320,10 +376,23 @@ func (s *Server) handle(c stream.Conn) {
 	}
 }
 
+// host is the address of a client without the port; "" if it is not known.
+func host(a net.Addr) string {
+	if a == nil {
+		return ""
+	}
+	h, _, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return ""
+	}
+	return h
+}
+
 // session passes one SOCKS5 session to the exit, and returns the relay; nil: there is
-// none.
-func (s *Server) session(c stream.Conn, o relay.Options) (then func()) {
-	if s.stop.Err() != nil || !s.enter() {
+// none. A bare one has a PT connection for itself.
+func (s *Server) session(c stream.Conn, o relay.Options, bare bool) (then func()) {
+	late := s.stop.Err() != nil
+	if late && bare || !s.enter(late) {
 		c.SetWriteDeadline(time.Now().Add(time.Second))
 		c.Write(s.deps.Exit.Busy())
 		c.Close()
@@ -331,11 +400,11 @@ func (s *Server) session(c stream.Conn, o relay.Options) (then func()) {
 	}
 	relay := s.deps.Exit.ServeConn(s.cut, c, o)
 	if relay == nil {
-		s.leave()
+		s.left(late)
 		return nil
 	}
 	return func() {
-		defer s.leave()
+		defer s.left(late)
 		relay()
 	}
 }
@@ -353,18 +422,25 @@ func (s *Server) counted() relay.Options {
 	return o
 }
 
-func (s *Server) enter() bool {
+func (s *Server) enter(late bool) bool {
 	if !s.deps.Limit.Acquire() {
 		s.add(outcome.ServeOverLimit)
 		return false
 	}
 	s.active.Add(1)
+	if !late {
+		s.early.Add(1)
+	}
 	return true
 }
 
-func (s *Server) leave() {
+func (s *Server) left(late bool) {
 	s.deps.Limit.Release()
-	if s.active.Add(-1) == 0 {
+	if !late {
+		s.early.Add(-1)
+	}
+	s.active.Add(-1)
+	if s.stop.Err() != nil {
 		select {
 		case s.quiet <- struct{}{}:
 		default:
@@ -374,11 +450,11 @@ func (s *Server) leave() {
 
 // forward relays between a connection and the fixed service.
 func (s *Server) forward(c stream.Conn) {
-	if s.stop.Err() != nil || !s.enter() {
+	if s.stop.Err() != nil || !s.enter(false) {
 		c.Reset()
 		return
 	}
-	defer s.leave()
+	defer s.left(false)
 	limits := s.deps.Limits()
 	ctx, cancel := context.WithTimeout(s.cut, limits.Dial)
 	var d net.Dialer

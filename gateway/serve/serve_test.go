@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -141,13 +142,14 @@ func start(t testing.TB, c *config.Serve, change func(*far)) *far {
 		behind = nil
 	}
 	f.Server, err = Start(t.Context(), c, f.state, Deps{
-		Exe:    exe,
-		Exit:   behind,
-		Limit:  f.limit,
-		Limits: func() *config.Limits { return f.limits }, Sessions: new(session.Server),
-		Book:   f.book,
-		Logger: log,
-		count:  f.count,
+		Exe:      exe,
+		Exit:     behind,
+		Limit:    f.limit,
+		Limits:   func() *config.Limits { return f.limits },
+		Sessions: session.NewServer(nil, func() session.ServerSettings { return session.ServerSettings{Resume: f.limits.Resume} }),
+		Book:     f.book,
+		Logger:   log,
+		count:    f.count,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -446,9 +448,15 @@ func TestStop(t *testing.T) {
 				close(stopped)
 			}()
 			<-f.stop.Done()
-			// What is new is refused, and what is there goes on.
-			if _, err := client.Open(t.Context(), at); answer.Of(err) != answer.Limit {
-				t.Errorf("a new stream: %v", err)
+			// The client is told, but has no other way. What it opens still works.
+			late, err := client.Open(t.Context(), at)
+			if err != nil {
+				t.Fatalf("a new stream: %v", err)
+			}
+			defer late.Close()
+			echo(t, late, 10)
+			if !client.Status().Leaving {
+				t.Error("the client was not told")
 			}
 			f.Release()
 			if c, err := net.Dial("tcp", f.Announced().Address); err == nil {
@@ -461,8 +469,30 @@ func TestStop(t *testing.T) {
 				t.Error("stopped although a stream is open")
 			default:
 			}
+			// When the last old stream has ended, a new one waits for the box that follows.
 			s.Close()
+			for old := f.Active(); old > 1; old = f.Active() {
+				runtime.Gosched()
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			waits := make(chan error, 1)
+			go func() {
+				for {
+					s, err := client.Open(ctx, at)
+					if err != nil {
+						waits <- err
+						return
+					}
+					s.Close() // it came before the news
+				}
+			}()
+			echo(t, late, 10)
+			late.Close()
 			<-stopped
+			cancel()
+			if err := <-waits; !errors.Is(err, context.Canceled) {
+				t.Errorf("a stream during the end: %v", err)
+			}
 		})
 	}
 	t.Run("cut", func(t *testing.T) {
@@ -808,11 +838,12 @@ func Example() {
 		Bind:      netip.MustParseAddrPort("127.0.0.1:0"),
 		PT:        &config.PT{Name: "obfs4"},
 	}, dir, Deps{
-		Exit:   exit.New(func() *exit.Settings { return &exit.Settings{Policy: exit.Policy{DenyPrivate: true}} }, book, quiet),
-		Book:   book,
-		Limit:  inbound.NewLimiter(100),
-		Limits: func() *config.Limits { return limits }, Sessions: new(session.Server),
-		Logger: quiet,
+		Exit:     exit.New(func() *exit.Settings { return &exit.Settings{Policy: exit.Policy{DenyPrivate: true}} }, book, quiet),
+		Book:     book,
+		Limit:    inbound.NewLimiter(100),
+		Limits:   func() *config.Limits { return limits },
+		Sessions: session.NewServer(nil, func() session.ServerSettings { return session.ServerSettings{} }),
+		Logger:   quiet,
 	})
 	if err != nil {
 		fmt.Println(err)

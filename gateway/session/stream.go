@@ -1,30 +1,63 @@
 package session
 
 import (
-	"errors"
 	"io"
 	"net"
-	"sync/atomic"
+	"os"
+	"slices"
+	"sync"
 	"time"
 
-	"github.com/libp2p/go-yamux/v5"
-
 	"ptgate/adapter/socks5"
+	"ptgate/gateway/answer"
 	"ptgate/gateway/stream"
 )
 
-// errReset says that the peer has reset a stream, or is gone.
-var errReset error = yamux.ErrStreamReset
+// maxParts is how many pieces of one stream may have come before bytes that belong in
+// front of them.
+const maxParts = 4096
+
+// never is the offset of an end that is not known yet.
+const never = maxOffset + 1
 
 // A Stream is one application's connection in a session. Reset and CloseWrite reach the
 // other end. Whoever has got the Stream closes it. One goroutine may read while another
 // one writes.
 type Stream struct {
-	s      *yamux.Stream
-	f      *frames
-	pacer  pacer
-	open   *atomic.Int64 // the client's count of streams; nil at the server
-	closed atomic.Bool   // this side has closed the stream
+	e  *end
+	id uint64
+
+	// What is sent. The end's mu guards it.
+	home     *lane
+	out      []byte // the bytes of the present Write that have not been sent yet
+	queued   bool   // it waits in a queue of the end
+	sent     uint64 // offset
+	sendMax  uint64 // the peer takes bytes up to here
+	sendOver bool   // this direction has ended
+	sendErr  error  // of a Write; nil while the direction is open
+	firstOn  *lane  // where the first bytes went; nil: nowhere yet
+	firstAt  int64  // the position after them
+	recvOver bool   // nothing more comes in the other direction
+	stopped  bool   // the peer has closed the stream, and its bytes may still come
+	wrote    signal
+	writeBy  deadline
+
+	// What has come. in guards it; it is taken after the end's mu.
+	in      sync.Mutex
+	queue   queue
+	parts   []part // that have come too early, by offset
+	early   int    // bytes in parts
+	came    uint64 // the queue has all bytes before this offset
+	read    uint64 // the reader has them before this one
+	recvMax uint64 // the peer may send up to here
+	window  int64
+	end     uint64 // the offset of the end, or never
+	readErr error  // of a Read, at once
+	closed  bool   // this side has closed the stream
+	reset   error  // what WaitReset returns; nil: nothing has happened
+	resets  chan struct{}
+	ready   signal
+	readBy  deadline
 
 	// For a stream of OpenEarly: owed says that the exit's answer has not been read yet.
 	// The first Read reads it. Only the reader uses these fields.
@@ -32,9 +65,316 @@ type Stream struct {
 	method   socks5.Method
 	err      error
 	answered func(error)
+
+	// The gateway's; the end's mu guards them.
+	opening bool   // the far end has not answered yet
+	since   uint64 // how many attempts had been begun before it
 }
 
 var _ stream.Conn = (*Stream)(nil)
+
+// A part is bytes of a stream that came before those in front of them.
+type part struct {
+	at uint64
+	b  []byte
+}
+
+func newStream(e *end, id uint64) *Stream {
+	return &Stream{e: e, id: id, sendMax: uint64(e.window), recvMax: uint64(e.window), window: e.window, end: never}
+}
+
+// Write implements net.Conn. It returns when p is in a carrier's queue, which is short.
+func (s *Stream) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	e := s.e
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case s.sendErr != nil:
+		return 0, s.sendErr
+	case s.writeBy.passed():
+		return 0, os.ErrDeadlineExceeded
+	}
+	s.out = p
+	e.push(s)
+	for len(s.out) > 0 && s.sendErr == nil {
+		wait, by := s.wrote.wait(), s.writeBy.wait()
+		e.mu.Unlock()
+		var late bool
+		select {
+		case <-wait:
+		case <-by:
+			late = true
+		}
+		e.mu.Lock()
+		if late && s.writeBy.passed() && len(s.out) > 0 && s.sendErr == nil {
+			n := len(p) - len(s.out)
+			s.out = nil
+			return n, os.ErrDeadlineExceeded
+		}
+	}
+	n := len(p) - len(s.out)
+	s.out = nil
+	if n < len(p) {
+		return n, s.sendErr
+	}
+	return n, nil
+}
+
+func (s *Stream) wakeWriter() { s.wrote.notify() }
+
+// CloseWrite ends this side's direction.
+func (s *Stream) CloseWrite() error {
+	s.e.mu.Lock()
+	defer s.e.mu.Unlock()
+	if s.sendOver {
+		return s.sendErr
+	}
+	s.endSending(net.ErrClosed)
+	s.e.control(s, frame{kind: frameFin, id: s.id, at: s.sent})
+	s.finish()
+	return nil
+}
+
+// endSending ends the direction to the peer. The caller holds the end's mu.
+func (s *Stream) endSending(err error) {
+	s.sendOver = true
+	if s.sendErr == nil {
+		s.sendErr = err
+	}
+	s.wakeWriter()
+}
+
+// finish forgets the stream if both directions have ended. The caller holds the end's mu.
+func (s *Stream) finish() {
+	if !s.sendOver || !s.recvOver || s.e.streams[s.id] != s {
+		return
+	}
+	delete(s.e.streams, s.id)
+	s.e.move(s, nil)
+	s.in.Lock()
+	s.wasReset(errReset)
+	s.in.Unlock()
+}
+
+// wasReset notes what WaitReset returns. The caller holds in.
+func (s *Stream) wasReset(err error) {
+	if s.reset == nil {
+		s.reset = err
+		if s.resets != nil {
+			close(s.resets)
+		}
+	}
+}
+
+// broke ends both directions at once. The caller holds the end's mu and forgets the
+// stream.
+func (s *Stream) broke(err error) {
+	s.endSending(err)
+	s.recvOver = true
+	s.e.move(s, nil)
+	s.in.Lock()
+	s.drop(err)
+	s.wasReset(errReset)
+	s.in.Unlock()
+}
+
+// drop ends reading at once, and forgets what has come. The caller holds in.
+func (s *Stream) drop(err error) {
+	if s.readErr == nil {
+		s.readErr = err
+	}
+	s.queue.clear()
+	s.parts, s.early = nil, 0
+	s.shrink()
+	s.ready.notify()
+}
+
+// shrink gives the window back. The caller holds in.
+func (s *Stream) shrink() {
+	if first := s.e.window; s.window > first {
+		s.e.memory.give(s.window - first)
+		s.window = first
+	}
+}
+
+// Reset ends both directions at once; the peer sees a reset.
+func (s *Stream) Reset() {
+	s.close(func() {
+		s.e.control(s, frame{kind: frameReset, id: s.id, at: codeReset})
+		s.endSending(net.ErrClosed)
+	})
+}
+
+// Close ends this side's direction in order, so that all written bytes arrive. The peer
+// sees a reset after them: it must not go on writing.
+func (s *Stream) Close() error {
+	s.close(func() {
+		s.endSending(net.ErrClosed)
+		s.e.control(s, frame{kind: frameStop, id: s.id, at: s.sent})
+	})
+	return nil
+}
+
+// close ends the stream at this side. tell tells the peer, if that has to know.
+func (s *Stream) close(tell func()) {
+	e := s.e
+	e.mu.Lock()
+	s.in.Lock()
+	s.closed = true
+	s.drop(net.ErrClosed)
+	s.wasReset(net.ErrClosed)
+	s.in.Unlock()
+	if e.streams[s.id] == s {
+		tell()
+		s.recvOver = true
+		s.finish()
+	}
+	s.sendOver, s.sendErr = true, net.ErrClosed
+	s.wakeWriter()
+	e.mu.Unlock()
+}
+
+// Reached tells whether the peer is known to have the stream's first bytes.
+func (s *Stream) Reached() bool {
+	s.e.mu.Lock()
+	defer s.e.mu.Unlock()
+	return s.firstOn != nil && s.firstOn.arrived >= s.firstAt
+}
+
+// frame does what a frame from the peer says. The caller holds the end's mu.
+func (s *Stream) frame(f frame, data []byte) error {
+	switch f.kind {
+	case frameData:
+		if len(data) == 0 {
+			return nil // only the header has come so far
+		}
+		return s.arrive(f.at, data)
+	case frameFin:
+		return s.arriveEnd(f.at)
+	case frameStop:
+		s.stopped = true
+		s.endSending(errReset)
+		return s.arriveEnd(f.at)
+	case frameReset:
+		delete(s.e.streams, s.id)
+		err := errReset
+		switch f.at {
+		case codeLimit:
+			err = errLimit
+		case codeLeaving:
+			err = errLeaving
+		}
+		s.broke(err)
+	case frameWindow:
+		if f.at > s.sendMax {
+			s.sendMax = f.at
+			if len(s.out) > 0 {
+				s.e.push(s)
+			}
+		}
+	}
+	return nil
+}
+
+// arrive takes bytes from the peer.
+func (s *Stream) arrive(at uint64, data []byte) error {
+	if s.recvOver {
+		return nil // nobody reads them
+	}
+	s.in.Lock()
+	err := s.fill(at, data)
+	s.in.Unlock()
+	s.finish()
+	return err
+}
+
+// fill puts bytes in their place. The caller holds both locks.
+func (s *Stream) fill(at uint64, data []byte) error {
+	end := at + uint64(len(data))
+	if end > s.recvMax || end > s.end {
+		return broken("stream %d has bytes up to %d, of %d", s.id, end, min(s.recvMax, s.end))
+	}
+	if end <= s.came {
+		return nil // they have come before
+	}
+	if at > s.came {
+		return s.keep(at, data)
+	}
+	s.append(data[s.came-at:])
+	for len(s.parts) > 0 && s.parts[0].at <= s.came {
+		p := s.parts[0]
+		s.parts = slices.Delete(s.parts, 0, 1)
+		s.early -= len(p.b)
+		if skip := s.came - p.at; skip < uint64(len(p.b)) {
+			s.append(p.b[skip:])
+		}
+	}
+	s.ready.notify()
+	s.complete()
+	return nil
+}
+
+func (s *Stream) append(b []byte) {
+	s.queue.add(b)
+	s.came += uint64(len(b))
+}
+
+// keep keeps bytes that have come too early.
+func (s *Stream) keep(at uint64, data []byte) error {
+	if s.early += len(data); int64(s.early) > s.window || len(s.parts) >= maxParts {
+		return broken("too many bytes of stream %d come before their turn", s.id)
+	}
+	i, _ := slices.BinarySearchFunc(s.parts, at, func(p part, at uint64) int {
+		if p.at <= at {
+			return -1
+		}
+		return 1
+	})
+	if i > 0 && s.parts[i-1].at+uint64(len(s.parts[i-1].b)) == at {
+		s.parts[i-1].b = append(s.parts[i-1].b, data...)
+		return nil
+	}
+	s.parts = slices.Insert(s.parts, i, part{at, slices.Clone(data)})
+	return nil
+}
+
+// arriveEnd notes the end of the peer's direction.
+func (s *Stream) arriveEnd(at uint64) error {
+	if s.recvOver {
+		s.finish()
+		return nil
+	}
+	s.in.Lock()
+	known, last := s.end, s.came
+	if n := len(s.parts); n > 0 {
+		last = s.parts[n-1].at + uint64(len(s.parts[n-1].b))
+	}
+	if known != never && known != at || at < last {
+		s.in.Unlock()
+		return broken("stream %d ends at %d, after %d", s.id, at, last)
+	}
+	s.end = at
+	s.complete()
+	s.in.Unlock()
+	s.finish()
+	return nil
+}
+
+// complete notes that all bytes of the peer have come, if so. The caller holds both locks,
+// and calls finish next.
+func (s *Stream) complete() {
+	if s.came != s.end || s.recvOver {
+		return
+	}
+	s.recvOver = true
+	if s.stopped {
+		s.wasReset(errReset)
+	}
+	s.ready.notify()
+}
 
 // readOwed reads the exit's answer if that has not been read yet.
 func (s *Stream) readOwed() error {
@@ -42,17 +382,49 @@ func (s *Stream) readOwed() error {
 		return s.err
 	}
 	s.owed = false
-	s.err = readAnswers(s.s, s.method)
-	if s.err == nil {
-		s.s.SetReadDeadline(time.Time{})
+	if s.err = readAnswers(rawReader{s}, s.method); s.err != nil {
+		s.err = s.meaning(s.err)
+	} else {
+		s.SetReadDeadline(time.Time{})
 	}
 	// If the application has left before the answer, the error may come from that.
-	if s.answered != nil && (s.err == nil || isRefusal(s.err) || !s.closed.Load()) {
+	if s.answered != nil && (s.err == nil || isRefusal(s.err) || !s.isClosed()) {
 		s.answered(s.err)
 	}
 	s.answered = nil
 	return s.err
 }
+
+// Answer waits for the exit's answer on a stream of OpenEarly, as the first Read does.
+// Only the reader calls it.
+func (s *Stream) Answer() error { return s.readOwed() }
+
+// meaning is what the error of a request means if the session itself has ended the stream,
+// otherwise err.
+func (s *Stream) meaning(err error) error {
+	s.in.Lock()
+	defer s.in.Unlock()
+	switch s.readErr {
+	case nil, errReset, net.ErrClosed:
+		return err
+	case errLimit:
+		return answer.New(answer.Limit, &Refusal{answer.Limit.SOCKS()})
+	case errLeaving, errPeerClosed, errUnknown, errDetached, errCarrier:
+		return lost("answer", s.readErr)
+	}
+	return s.readErr
+}
+
+func (s *Stream) isClosed() bool {
+	s.in.Lock()
+	defer s.in.Unlock()
+	return s.closed
+}
+
+// A rawReader reads a stream without the answer of the exit.
+type rawReader struct{ s *Stream }
+
+func (r rawReader) Read(p []byte) (int, error) { return r.s.readRaw(p) }
 
 // Read implements net.Conn. On a stream of OpenEarly, the first call may return the
 // exit's refusal, an *answer.Error.
@@ -60,13 +432,66 @@ func (s *Stream) Read(p []byte) (int, error) {
 	if err := s.readOwed(); err != nil {
 		return 0, err
 	}
-	n, err := s.s.Read(p)
-	if n > 0 {
-		// yamux could not send a window update, because the carrier has ended. There may
-		// be more bytes to read.
-		err = nil
+	return s.readRaw(p)
+}
+
+func (s *Stream) readRaw(p []byte) (int, error) {
+	s.in.Lock()
+	if err := s.await(); err != nil || len(p) == 0 {
+		s.in.Unlock()
+		return 0, err
 	}
-	return n, err
+	n := s.queue.read(p)
+	s.read += uint64(n)
+	more := s.grant()
+	s.in.Unlock()
+	if more > 0 {
+		e := s.e
+		e.mu.Lock()
+		if !s.recvOver {
+			e.control(s, frame{kind: frameWindow, id: s.id, at: more})
+		}
+		e.mu.Unlock()
+	}
+	return n, nil
+}
+
+// await waits until there is something to read. It returns io.EOF at the end. The caller
+// holds in.
+func (s *Stream) await() error {
+	for {
+		switch {
+		case s.readErr != nil:
+			return s.readErr
+		case s.readBy.passed():
+			return os.ErrDeadlineExceeded
+		case s.queue.size > 0:
+			return nil
+		case s.read == s.end:
+			return io.EOF
+		}
+		wait, by := s.ready.wait(), s.readBy.wait()
+		s.in.Unlock()
+		select {
+		case <-wait:
+		case <-by:
+		}
+		s.in.Lock()
+	}
+}
+
+// grant returns a new offset up to which the peer may send, if it is time for one.
+// Otherwise it returns 0. The caller holds in.
+func (s *Stream) grant() uint64 {
+	if s.end != never || int64(s.recvMax-s.read) > s.window/2 {
+		return 0
+	}
+	// A reader that has taken half a window gets a larger one.
+	if s.window < streamWindow && s.e.memory.grow(s.window) {
+		s.window *= 2
+	}
+	s.recvMax = s.read + uint64(s.window)
+	return s.recvMax
 }
 
 // WaitRead returns when Read won't block, so that an idle stream needs no buffer.
@@ -74,80 +499,62 @@ func (s *Stream) WaitRead() error {
 	if err := s.readOwed(); err != nil {
 		return err
 	}
-	_, err := s.s.Read(nil)
-	switch {
-	case err == nil, err == io.EOF, errors.Is(err, yamux.ErrStreamReset), errors.Is(err, yamux.ErrTimeout):
-		return err
-	}
-	return nil // as in Read: there is something to read, or Read has the error
+	s.in.Lock()
+	defer s.in.Unlock()
+	return s.await()
 }
 
-// Write implements net.Conn. It returns when p is in the queue and at most
-// carrier.QueueLimit bytes are in front of its end.
-func (s *Stream) Write(p []byte) (int, error) {
-	total := 0
-	for len(p) > 0 {
-		n, err := s.s.Write(p[:min(len(p), maxMessage-frameHeader)])
-		total += n
-		if err != nil {
-			s.f.pace.queued.Add(int64(n))
-			return total, err
-		}
-		s.f.pace.put(&s.pacer, n)
-		p = p[n:]
-	}
-	return total, nil
-}
-
-// CloseWrite ends this side's direction.
-func (s *Stream) CloseWrite() error { return s.s.CloseWrite() }
-
-// Reset ends both directions at once; the peer sees a reset.
-func (s *Stream) Reset() {
-	s.end()
-	_ = s.s.Reset()
-}
-
-// WaitReset implements stream.Conn. The end of the carrier counts as a reset.
+// WaitReset implements stream.Conn.
 func (s *Stream) WaitReset() error {
-	return s.f.resets.wait(s.s.StreamID(), &s.closed, s.s.Session().CloseChan())
+	s.in.Lock()
+	if s.reset == nil && s.resets == nil {
+		s.resets = make(chan struct{})
+	}
+	resets := s.resets
+	done := s.reset != nil
+	s.in.Unlock()
+	if !done {
+		<-resets
+	}
+	s.in.Lock()
+	defer s.in.Unlock()
+	return s.reset
 }
 
-// Socket returns the zero Socket: the TCP connection of the carrier belongs to all its
+// Socket returns the zero Socket: the TCP connections of the carriers belong to all
 // streams.
 func (s *Stream) Socket() stream.Socket { return stream.Socket{} }
 
-// end notes that this side has closed the stream.
-func (s *Stream) end() {
-	if s.closed.Swap(true) {
-		return
-	}
-	if s.open != nil {
-		s.open.Add(-1)
-	}
-	s.f.resets.closed(s.s.StreamID())
-}
+// An addr is the address of a stream, which has none of its own.
+type addr struct{}
 
-// Close ends this side's direction in order, so that all written bytes arrive. It ends
-// the other direction by a reset: otherwise a peer that still writes would wait for
-// ever.
-func (s *Stream) Close() error {
-	err := s.s.CloseWrite()
-	s.Reset()
-	return err
-}
+func (addr) Network() string { return "session" }
+func (addr) String() string  { return "session" }
 
-// LocalAddr is the local address of the carrier.
-func (s *Stream) LocalAddr() net.Addr { return s.s.LocalAddr() }
+// LocalAddr implements net.Conn.
+func (s *Stream) LocalAddr() net.Addr { return addr{} }
 
-// RemoteAddr is the remote address of the carrier.
-func (s *Stream) RemoteAddr() net.Addr { return s.s.RemoteAddr() }
+// RemoteAddr implements net.Conn.
+func (s *Stream) RemoteAddr() net.Addr { return addr{} }
 
 // SetDeadline implements net.Conn.
-func (s *Stream) SetDeadline(t time.Time) error { return s.s.SetDeadline(t) }
+func (s *Stream) SetDeadline(t time.Time) error {
+	s.SetReadDeadline(t)
+	return s.SetWriteDeadline(t)
+}
 
 // SetReadDeadline implements net.Conn.
-func (s *Stream) SetReadDeadline(t time.Time) error { return s.s.SetReadDeadline(t) }
+func (s *Stream) SetReadDeadline(t time.Time) error {
+	s.in.Lock()
+	defer s.in.Unlock()
+	s.readBy.set(t)
+	return nil
+}
 
 // SetWriteDeadline implements net.Conn.
-func (s *Stream) SetWriteDeadline(t time.Time) error { return s.s.SetWriteDeadline(t) }
+func (s *Stream) SetWriteDeadline(t time.Time) error {
+	s.e.mu.Lock()
+	defer s.e.mu.Unlock()
+	s.writeBy.set(t)
+	return nil
+}

@@ -24,8 +24,12 @@ const (
 	firstPause = 500 * time.Millisecond
 	maxPause   = time.Minute
 
-	// A child that has run for promptAfter is started again without a pause.
-	promptAfter = 10 * time.Second
+	// A child that has run for promptAfter is started again without a pause. One that has run
+	// for workedAfter does work, and streams may wait for it: its pause does not grow at the
+	// first patientFailures failures.
+	promptAfter     = 10 * time.Second
+	workedAfter     = 2 * time.Second
+	patientFailures = 10
 
 	// After a child has run for soundAfter, earlier failures are forgotten.
 	soundAfter = time.Minute
@@ -404,8 +408,11 @@ func (s *Supervisor[C]) fail(err error, lived time.Duration) (attrs []any) {
 	s.status.Failures++
 	s.lastErr = err
 	pause := s.pause.NextBackOff()
-	if lived >= promptAfter {
+	switch {
+	case lived >= promptAfter:
 		pause = 0
+	case lived >= workedAfter && s.status.Failures <= patientFailures:
+		pause = min(pause, firstPause)
 	}
 	s.until = time.Now().Add(pause)
 	switch {

@@ -1,0 +1,47 @@
+package gateway
+
+import (
+	"crypto/ed25519"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"ptgate/adapter/durable"
+)
+
+// boxKeyFile has the private key of this box, in the state directory. With it the box
+// shows to gateways that it is the same as before: by whatever transport they come, and
+// also after a restart.
+const boxKeyFile = "box.key"
+
+// boxKey reads the key of this box, or makes it.
+func boxKey(dir string) (ed25519.PrivateKey, error) {
+	name := filepath.Join(dir, boxKeyFile)
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, key, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			return nil, err
+		}
+		err = durable.WriteNew(name, []byte(hex.EncodeToString(key.Seed())+"\n"), 0o600)
+		if errors.Is(err, fs.ErrExist) {
+			return boxKey(dir) // another process was faster
+		}
+		if err != nil {
+			return nil, fmt.Errorf("the key of this box: %w", err)
+		}
+		return key, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the key of this box: %w", err)
+	}
+	seed, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(seed) != ed25519.SeedSize {
+		return nil, fmt.Errorf("%s has no key of a box: restore it from a copy, or remove it (gateways then see another box)", name)
+	}
+	return ed25519.NewKeyFromSeed(seed), nil
+}

@@ -1,0 +1,49 @@
+package bridges
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"ptgate/gateway/budget"
+	"ptgate/gateway/outcome"
+)
+
+// notes are what the log has said of a bridge's learned limits.
+type notes struct {
+	mu    sync.Mutex
+	known map[budget.Kind]string
+}
+
+// noteLimits counts and logs the limits of the network that were learned or forgotten
+// since the last call.
+func (b *Bridge) noteLimits() {
+	now := map[budget.Kind]string{}
+	text := map[budget.Kind]string{}
+	for _, l := range b.path.Budget.Why(time.Now()) {
+		now[l.Kind], text[l.Kind] = l.Value, l.Text
+	}
+	n := &b.notes
+	n.mu.Lock()
+	before := n.known
+	n.known = now
+	n.mu.Unlock()
+	if maps.Equal(before, now) {
+		return
+	}
+	for kind, value := range now {
+		if before[kind] != value {
+			b.m.book.Add(outcome.LimitLearned, outcome.By(b.Name(), kind.String()), "value", value, "why", text[kind])
+		}
+	}
+	for kind := range before {
+		if _, still := now[kind]; !still {
+			b.m.log.Info("a learned limit of the network is forgotten", "bridge", b.Name(), "limit", kind.String())
+		}
+	}
+}
+
+// detached counts a session whose streams wait for a carrier.
+func (b *Bridge) detached() {
+	b.m.book.Add(outcome.SessionDetached, outcome.By(b.Name()))
+}

@@ -1,0 +1,349 @@
+package session
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ptgate/gateway/carrier"
+	"ptgate/gateway/stream"
+)
+
+// A hostile is the peer of an end.
+type hostile struct {
+	*simSide
+	all []*lane
+}
+
+// newHostile makes an end with so many lanes.
+func newHostile(client bool, lanes int) *hostile {
+	s := &sim{Rand: rand.New(rand.NewPCG(1, 1)), pipeSize: 10_000}
+	x := &simSide{sim: s, name: "end", streams: map[uint64]*simStream{}}
+	x.end = newEnd(new(sync.Mutex), client, x, &x.memory, true, 100_000, 10)
+	s.gateway, s.server = x, x
+	h := &hostile{simSide: x}
+	for i := range lanes {
+		n := uint64(i)
+		p := &simPipe{side: x, conn: &simConn{number: n}}
+		p.lane = &lane{number: n, pipe: p}
+		h.all = append(h.all, p.lane)
+		if !client {
+			x.carriers.use(n)
+		}
+		x.add(p.lane)
+	}
+	return h
+}
+
+// send gives bytes to the end as if they came from a lane.
+func (h *hostile) send(i int, b []byte) { h.take(h.all[i], b) }
+
+// frames sends frames over the first lane.
+func (h *hostile) frames(all ...frame) {
+	for _, f := range all {
+		h.send(0, append(f.append(nil), make([]byte, f.n)...))
+	}
+}
+
+// check looks at the bounds.
+func (h *hostile) check(t *testing.T) {
+	t.Helper()
+	h.reason = h.err
+	if h.simSide.check(); h.sim.failure != nil {
+		t.Error(h.sim.failure)
+	}
+	for _, s := range h.simSide.streams {
+		if s.queue.size+s.early > firstWindow || len(s.parts) > maxParts {
+			t.Errorf("%d bytes in order, %d in %d parts", s.queue.size, s.early, len(s.parts))
+		}
+	}
+	if len(h.seen.gaps) > maxGaps+1 || len(h.carriers.gaps) > maxGaps+1 || len(h.said) > maxSaid {
+		t.Errorf("%d and %d gaps, %d said", len(h.seen.gaps), len(h.carriers.gaps), len(h.said))
+	}
+	if n := h.memory.promised.Load(); n < 0 || h.err != nil && n != 0 {
+		t.Errorf("%d bytes are promised", n)
+	}
+}
+
+// What breaks the protocol ends the session, with a reason. What only looks odd does not.
+func TestHostileFrames(t *testing.T) {
+	stop := frame{kind: frameStop, id: 0, at: 10}
+	data := func(at, n uint64) frame { return frame{kind: frameData, id: 0, at: at, n: n} }
+	var parts, few []frame
+	for i := range uint64(maxParts + 1) {
+		parts = append(parts, data(1+2*i, 1))
+	}
+	few = parts[:maxParts]
+	gaps := func(n uint64) (all []frame) {
+		for i := range n {
+			all = append(all, frame{kind: frameReset, id: 2*i + 1})
+		}
+		return all
+	}
+	for _, c := range []struct {
+		name   string
+		client bool
+		frames []frame
+		want   error // nil: the session goes on
+	}{
+		{"bytes beyond the window", false, []frame{data(firstWindow, 1)}, errFrame},
+		{"bytes up to the window", false, []frame{data(firstWindow-1, 1)}, nil},
+		{"the largest offset", false, []frame{data(maxOffset-1, 1)}, errFrame},
+		{"an offset that is too large", false, []frame{{kind: frameWindow, id: 0, at: maxOffset + 1}}, errFrame},
+		{"a window that is too large", false, []frame{{kind: frameWindow, id: 0, at: 1<<64 - 1}}, errFrame},
+		{"no bytes", false, []frame{data(0, 0)}, errFrame},
+		{"more bytes than a frame has", false, []frame{{kind: frameData, n: maxData + 1}}, errFrame},
+		{"bytes after the end", false, []frame{stop, data(10, 1)}, errFrame},
+		{"bytes beyond an end that waits", false, []frame{data(11, 1), stop}, errFrame},
+		{"bytes beyond the end", false, []frame{{kind: frameFin, at: 10}, data(9, 2)}, errFrame},
+		{"two ends", false, []frame{{kind: frameFin, at: 10}, {kind: frameFin, at: 11}}, errFrame},
+		{"the same end again", false, []frame{{kind: frameFin, at: 10}, {kind: frameFin, at: 10}, data(0, 10), {kind: frameFin, at: 10}}, nil},
+		{"too many parts", false, parts, errFrame},
+		{"many parts", false, few, nil},
+		{"the same bytes too early, again and again", false, slices.Repeat([]frame{data(maxData, maxData)}, 5), errFrame},
+		{"a confirmation of what was never sent", false, []frame{{kind: frameAck, id: 0, at: 1 << 40}}, carrier.ErrRelease},
+		{"a confirmation beyond all numbers", false, []frame{{kind: frameAck, id: 0, at: maxOffset}}, carrier.ErrRelease},
+		{"a confirmation for another carrier", false, []frame{{kind: frameAck, id: 1, at: 0}}, errFrame},
+		{"a lost carrier that has more than was sent", false, []frame{{kind: frameGone, id: 1, at: 1 << 40}}, carrier.ErrRelease},
+		{"a lost carrier twice", false, []frame{{kind: frameGone, id: 1, at: 0}, {kind: frameGone, id: 1, at: 0}}, nil},
+		{"a carrier that never came", false, []frame{{kind: frameGone, id: 1 << 40, at: 5}}, nil},
+		{"a carrier with too large a number", false, []frame{{kind: frameGone, id: maxOffset + 1, at: 0}}, errFrame},
+		{"the gateway does not know such a carrier", true, []frame{{kind: frameGone, id: 1 << 40, at: 5}}, nil},
+		{"a frame after the last one", false, []frame{{kind: frameLast}, {kind: framePing}}, nil}, // nothing is read there
+		{"a stream that was never opened", true, []frame{{kind: frameData, id: 7, n: 1}}, errFrame},
+		{"a budget from the far end", true, []frame{{kind: frameBudget, id: 7}}, errFrame},
+		{"a stream with too large a number", false, []frame{{kind: frameData, id: 1 << 63, n: 1}}, errFrame},
+		{"many gaps between streams", false, gaps(maxGaps), nil},
+		{"too many gaps between streams", false, gaps(maxGaps + 1), errFrame},
+		{"too many streams", false, slices.Repeat([]frame{{kind: frameFin, id: 1}}, 3), nil},
+		{"a code that nobody knows", false, []frame{data(0, 1), {kind: frameReset, at: 1 << 50}}, nil},
+		{"a stage that nobody knows", true, []frame{{kind: frameLeaving, id: 1 << 50}}, nil},
+		{"the end of the session", false, []frame{{kind: frameClose, id: 9}}, errPeerClosed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := newHostile(c.client, 2)
+			h.frames(c.frames...)
+			if c.want == nil && h.err != nil || !errors.Is(h.err, c.want) {
+				t.Errorf("%v, want %v", h.err, c.want)
+			}
+			h.check(t)
+		})
+	}
+	for name, b := range map[string]string{
+		"no type":                       "\x00",
+		"a type that nobody knows":      string([]byte{frameTypes}),
+		"a number of more than 64 bits": "\x09\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02",
+		"a number of 11 bytes":          "\x09\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x00",
+	} {
+		h := newHostile(false, 2)
+		for i := range b {
+			h.send(0, []byte{b[i]})
+		}
+		if !errors.Is(h.err, errFrame) {
+			t.Errorf("%s: %v", name, h.err)
+		}
+		h.check(t)
+	}
+}
+
+// A peer that asks again and again, and takes no answer, is given up.
+func TestHostileFloods(t *testing.T) {
+	for name, next := range map[string]func(i uint64) frame{
+		"refused streams":           func(i uint64) frame { return frame{kind: frameData, id: i, n: 1} },
+		"carriers that never came":  func(i uint64) frame { return frame{kind: frameGone, id: i + 2} },
+		"frameGone with large gaps": func(i uint64) frame { return frame{kind: frameGone, id: i*1000 + 2} },
+	} {
+		h := newHostile(false, 2)
+		h.refuse = codeLeaving
+		i := uint64(0)
+		for ; i < 2_000_000 && h.err == nil; i++ {
+			h.frames(next(i))
+		}
+		if !errors.Is(h.err, errFrame) {
+			t.Errorf("%s: %d bytes are held after %d frames, %v", name, h.held, i, h.err)
+		}
+		t.Logf("%s: given up after %d frames", name, i)
+	}
+}
+
+// A server is a Server without a network.
+type attacked struct {
+	*Server
+	group *Group
+}
+
+func newAttacked(t *testing.T, resume time.Duration, handle func(*Stream)) *attacked {
+	s := NewServer(nil, func() ServerSettings { return ServerSettings{Resume: resume} })
+	g := s.Group(func() int { return 10 }, slog.New(slog.DiscardHandler), func(s *Stream) func() { handle(s); return nil })
+	t.Cleanup(g.Close)
+	return &attacked{s, g}
+}
+
+// attach sends a hello and frames, and returns what the server answers with, and how many
+// bytes it has sent in all when the connection ends.
+func (a *attacked) attach(t *testing.T, client string, h *hello, frames []byte, stay bool) (answer byte, sent int) {
+	t.Helper()
+	near, far := net.Pipe()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, c, err := carrier.Sniff(stream.From(far), time.Minute)
+		if err == nil {
+			a.group.Serve(context.Background(), c, ServeOptions{Handshake: time.Minute, Client: client, Traffic: new(carrier.Traffic)})
+		}
+	})
+	wg.Go(func() { near.Write(append(h.append(), frames...)) })
+	head := make([]byte, len(carrier.Preamble))
+	if _, err := io.ReadFull(near, head); err != nil {
+		t.Fatal(err)
+	}
+	body, err := readBody(near)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := parseReply(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !stay {
+		near.SetReadDeadline(time.Now().Add(time.Second))
+	}
+	n, _ := io.Copy(io.Discard, near)
+	near.Close()
+	wg.Wait()
+	return r.answer, len(r.append()) + int(n)
+}
+
+func (a *attacked) counts() (sessions, detached int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.sessions), len(a.detached)
+}
+
+// Whoever does not know the secret gets the same answer as for a session that there is
+// not, and nothing remains of it.
+func TestHostileHellos(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAttacked(t, time.Minute, func(s *Stream) { s.WaitReset(); s.Close() })
+		open := frame{kind: frameData, id: 0, n: 1}.append(nil)
+		good := &hello{flags: flagCreate, id: sessionID{1}, proof: [secretSize]byte{2}, resume: 3600}
+		if answer, _ := a.attach(t, "x", good, append(open, 0), false); answer != answerWelcome {
+			t.Fatal(answer)
+		}
+		with := func(change func(h *hello)) *hello {
+			h := &hello{id: good.id, number: 5}
+			change(h)
+			return h
+		}
+		right := func(h *hello) { h.proof = mac(good.proof, roleGateway, h.id, h.number) }
+		for _, c := range []struct {
+			name string
+			h    *hello
+			want byte
+		}{
+			{"no such session", with(func(h *hello) { h.id[5] = 1; right(h) }), answerUnknown},
+			{"no proof", with(func(*hello) {}), answerUnknown},
+			{"the proof of another number", with(func(h *hello) { right(h); h.number++ }), answerUnknown},
+			{"the proof of the box", with(func(h *hello) { h.proof = mac(good.proof, roleBox, h.id, h.number) }), answerUnknown},
+			{"another secret", with(func(h *hello) { h.flags = flagCreate; h.proof[0] = 9 }), answerUnknown},
+			{"the same hello again", good, answerRefused},
+			{"a new carrier", with(right), answerWelcome},
+			{"the same carrier again", with(right), answerRefused},
+		} {
+			answer, _ := a.attach(t, "x", c.h, nil, false)
+			if answer != c.want {
+				t.Errorf("%s: answer %d, want %d", c.name, answer, c.want)
+			}
+			if n, _ := a.counts(); n != 1 {
+				t.Errorf("%s: %d sessions", c.name, n)
+			}
+		}
+		if _, err := parseHello(with(func(h *hello) { h.number = maxOffset + 1 }).append()[len(carrier.Preamble)+2:]); err == nil {
+			t.Error("a number is too large")
+		}
+	})
+}
+
+// With a budget of one byte, only the answer is sent, and the session ends as any other.
+func TestBudgetOfOneByte(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAttacked(t, time.Minute, func(s *Stream) {
+			s.Write(make([]byte, 100_000))
+			s.Close()
+		})
+		first := &hello{flags: flagCreate, id: sessionID{1}, budget: 1, resume: 3600}
+		open := append(frame{kind: frameData, id: 0, n: 1}.append(nil), 0)
+		_, greeting := a.attach(t, "x", &hello{flags: flagCreate, id: sessionID{2}, resume: 0}, nil, false)
+		for i := range uint64(20) {
+			h := *first
+			if h.number = i; i > 0 {
+				h.flags, h.proof = 0, mac(h.proof, roleGateway, h.id, i)
+			}
+			answer, sent := a.attach(t, "x", &h, open, false)
+			if answer != answerWelcome || sent > greeting {
+				t.Errorf("answer %d, %d bytes, want %d", answer, sent, greeting)
+			}
+			if synctest.Wait(); i > 0 {
+				if n, detached := a.counts(); n != 1 || detached != 1 {
+					t.Errorf("%d sessions, %d of them are detached", n, detached)
+				}
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		if n, detached := a.counts(); n != 0 || detached != 0 {
+			t.Errorf("%d sessions are left, %d of them are detached", n, detached)
+		}
+	})
+}
+
+// Sessions that are opened and dropped take bounded memory.
+func TestManySessions(t *testing.T) {
+	n := 10_000
+	if testing.Short() || raceEnabled {
+		n = 1000
+	}
+	for _, clients := range []int{1, n} {
+		synctest.Test(t, func(t *testing.T) {
+			a := newAttacked(t, 24*time.Hour, func(s *Stream) { s.WaitReset(); s.Close() })
+			begin := heap()
+			open := append(frame{kind: frameData, id: 0, n: 1}.append(nil), 0)
+			for i := range n {
+				h := &hello{flags: flagCreate, resume: 24 * 3600}
+				binary.BigEndian.PutUint64(h.id[:], uint64(i))
+				client := strconv.Itoa(i % clients)
+				if answer, _ := a.attach(t, client, h, open, false); answer != answerWelcome {
+					t.Fatal(answer)
+				}
+			}
+			synctest.Wait()
+			sessions, detached := a.counts()
+			most := maxDetachedClient
+			if clients > 1 {
+				most = min(maxDetached, n)
+			}
+			if sessions > most || detached > most {
+				t.Errorf("%d sessions, %d of them are detached, want at most %d", sessions, detached, most)
+			}
+			t.Logf("%d clients: %d sessions of %d are kept, with %d bytes each", clients, sessions, n, (heap()-begin)/int64(max(sessions, 1)))
+		})
+	}
+}
+
+// heap is how many bytes are in use.
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
+}

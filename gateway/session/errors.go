@@ -1,0 +1,45 @@
+package session
+
+import (
+	"errors"
+
+	"ptgate/gateway/answer"
+)
+
+// Errors of sessions.
+var (
+	errReset      = errors.New("the stream was reset")              // by the peer, or the session has ended
+	errPeerClosed = errors.New("the far end has ended the session") //
+	errLimit      = errors.New("the far end takes no more streams") // this one was not looked at
+	errLeaving    = errors.New("the far end is about to stop")      // this stream was not looked at
+	errCarrier    = errors.New("the carrier was lost, and streams do not outlive it")
+	errDetached   = errors.New("the session had no carrier for too long") //
+	errUnknown    = errors.New("the far end does not know the session: was it started again?")
+	errOtherBox   = errors.New("the bridge leads to another box than before")
+	errClosed     = errors.New("the bridge is closed")
+	errEnded      = errors.New("the connection to the bridge ended as soon as it was made")
+)
+
+// answerError is what an answer of the far end means.
+func answerError(answer byte) error {
+	switch answer {
+	case answerUnknown:
+		return errUnknown
+	case answerFull:
+		return errLimit
+	case answerLeaving:
+		return errLeaving
+	}
+	return errors.New("the far end refuses the carrier")
+}
+
+// NotLookedAt tells whether the error of a request says that the far end has not looked at
+// it, so that it may be made again without harm.
+func NotLookedAt(err error) bool {
+	r, ok := errors.AsType[*Refusal](err)
+	return ok && r.Code == answer.Limit.SOCKS() || errors.Is(err, errLeaving)
+}
+
+// IsLost tells whether the error of a request says that the way to the far end is lost.
+// The far end may have looked at the request or not.
+func IsLost(err error) bool { return isLost(err) }

@@ -1,0 +1,830 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"ptgate/gateway/budget"
+	"ptgate/gateway/carrier"
+)
+
+const (
+	// A session keeps one carrier ready for this long after its last use.
+	warmFor = 10 * time.Minute
+	// Other carriers without streams are closed after this time.
+	spareFor = time.Minute
+	// If the youngest attempt is older than this, another one is started beside it. When a
+	// broken link works again, a new connection is made long before TCP repeats the lost
+	// packets of an old one.
+	attemptAge  = 2 * time.Second
+	maxAttempts = 4
+	// The same, if the other attempt takes another path.
+	otherAge = time.Second
+	// With streamsEach streams on every carrier, another carrier is opened. autoMax is the
+	// most carriers where Settings.Carriers is 0. While none of them answers, autoSuspect
+	// more are allowed. With a budget of bytes, a carrier does not last, and there may be
+	// budgetMax.
+	streamsEach = 4
+	autoMax     = 4
+	autoSuspect = 4
+	budgetMax   = 32
+	// For this long after a failure, a carrier is opened only when a stream needs it: many
+	// failing connections are conspicuous, and a burden for the network.
+	growPause = 15 * time.Second
+	// A carrier that owes an answer for so long is given up if another one works.
+	giveUpAfter = time.Second
+	// If no other one is allowed, it is given up after this time.
+	makeRoomAfter = 3 * time.Second
+	// When a carrier owes an answer for too long, the others are asked, and there is no new
+	// attempt if one of them answers in this time.
+	doubtFor = 300 * time.Millisecond
+	// After a failure, the next attempt waits at least firstRetry, then longer, up to
+	// lastRetry.
+	firstRetry = 200 * time.Millisecond
+	lastRetry  = 10 * time.Second
+	// While the far end is about to stop, or has just stopped, it may be back at any moment.
+	lastRetryLeaving = 500 * time.Millisecond
+	// For so long a far end that has stopped is expected back.
+	expectFor = time.Minute
+	// noLook is when there is nothing to do.
+	noLook = time.Hour
+)
+
+// A used is a carrier as the gateway uses it.
+type used struct {
+	v      *owned
+	lane   *lane
+	conn   *carrier.Conn
+	path   *Path
+	budget *budget.Carrier
+	begun  time.Time
+	epoch  int   // the Client's, when it was begun
+	met    bool  // the far end has answered
+	base   int64 // bytes that came from the far end before those that it counts
+	told   int64 // the limit of bytes that it knows
+	ended  bool
+}
+
+// An attempt is a connection that is being opened.
+type attempt struct {
+	path   *Path
+	begun  time.Time
+	extra  bool
+	epoch  int
+	order  uint64 // the number of attempts before it
+	cancel context.CancelFunc
+	used   *used // nil: there is no connection yet
+}
+
+// keep opens and closes carriers, as they are needed.
+func (c *Client) keep() {
+	t := time.NewTimer(noLook)
+	defer t.Stop()
+	for {
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-c.wake:
+		case <-t.C:
+		}
+		c.mu.Lock()
+		next := noLook
+		if !c.closed {
+			for _, v := range slices.Clone(c.sessions) {
+				next = min(next, c.look(v, time.Now()))
+			}
+		}
+		c.mu.Unlock()
+		t.Reset(max(next, time.Millisecond))
+	}
+}
+
+// needed tells whether the session needs a carrier.
+func (c *Client) needed(v *owned, now time.Time) bool {
+	return len(v.streams) > 0 || v == c.next || v == c.current && v.stage == 0 && (v.met || v.fails == 0) && c.warm(v, now)
+}
+
+// warm tells whether a carrier is kept ready although nobody needs it now. It is not
+// replaced again and again where the network lets none live long.
+func (c *Client) warm(v *owned, now time.Time) bool {
+	limits := v.own.Budget.Limits(now)
+	limit := warmFor
+	for _, d := range []time.Duration{limits.Age, limits.Idle} {
+		if d > 0 {
+			limit = min(limit, d)
+		}
+	}
+	return !c.closed && !c.retired && now.Sub(c.lastUse) < limit
+}
+
+// look does what is due for one session, and tells when to look again.
+func (c *Client) look(v *owned, now time.Time) (next time.Duration) {
+	if v.err != nil {
+		return noLook
+	}
+	if v != c.current && v != c.next && len(v.streams) == 0 {
+		v.shut(errClosed)
+		return noLook
+	}
+	next = noLook
+	if v == c.current && v.stage != 0 && c.next == nil && (len(v.streams) > 0 || now.Sub(c.lastUse) < expectFor) {
+		c.succeed(v)
+	}
+	if good := v.goodLanes(); len(good) > 0 {
+		v.away, v.tried = time.Time{}, 0
+		return min(next, v.tend(good, now))
+	}
+	if v.away.IsZero() {
+		v.away = now
+		if v.met && len(v.streams) > 0 && c.o.Detached != nil {
+			c.o.Detached()
+		}
+	}
+	if v.met && !slices.ContainsFunc(v.lanes, func(l *lane) bool { return l.used.met }) {
+		left := time.Duration(0)
+		if v.resume {
+			left = c.settings.Load().Resume - now.Sub(v.away)
+		}
+		switch {
+		case left <= 0 && v.resume:
+			v.fail(errDetached)
+			return noLook
+		case left <= 0:
+			v.forget(errDetached, now)
+			return noLook
+		}
+		next = min(next, left)
+	}
+	if !c.needed(v, now) {
+		return next
+	}
+	for _, l := range v.lanes {
+		if asked := l.used.conn.Overdue(); asked > 0 && l.used.met && l.open() && asked < doubtFor && !l.used.conn.Suspect() {
+			return min(next, doubtFor-asked) // it was asked because of another one
+		}
+	}
+	next = min(next, c.attach(v, now))
+	if p := v.path; p != nil && p.Budget.Limits(now).Bytes > 0 {
+		next = min(next, v.restock(p, now)) // the stock has run out
+	}
+	return next
+}
+
+// forget ends a session that can't go on. Another one is begun, so that the next request
+// finds a carrier.
+func (v *owned) forget(err error, now time.Time) {
+	c := v.c
+	warm := v == c.current && c.warm(v, now)
+	v.fail(err)
+	if warm && c.current == nil {
+		c.current = c.begin()
+	}
+}
+
+// goodLanes are the lanes whose peer answers.
+func (v *owned) goodLanes() []*lane {
+	var good []*lane
+	for _, l := range v.lanes {
+		if l.open() && !l.avoid {
+			good = append(good, l)
+		}
+	}
+	return good
+}
+
+// attach starts an attempt for a session that has no carrier that answers, if it is time
+// for one.
+func (c *Client) attach(v *owned, now time.Time) (next time.Duration) {
+	if n := len(v.attempts); n > 0 {
+		if wait := v.beside() - now.Sub(v.attempts[n-1].begun); wait > 0 {
+			return wait
+		}
+		if n >= maxAttempts || c.full(v, autoSuspect) {
+			// An older attempt is given up to make room: not the oldest, which may succeed on a
+			// slow link.
+			if n > 1 {
+				v.attempts[1].cancel()
+			}
+			return attemptAge
+		}
+	} else if wait := v.retryAt.Sub(now); wait > 0 {
+		return wait
+	}
+	if c.full(v, autoSuspect) {
+		// No peer answers, and no more connections are allowed. The one that was silent for
+		// longest makes room.
+		var worst *lane
+		for _, l := range v.lanes {
+			if l.used != nil && (worst == nil || l.used.conn.LastHeard() < worst.used.conn.LastHeard()) {
+				worst = l
+			}
+		}
+		if worst == nil {
+			return attemptAge
+		}
+		if wait := makeRoomAfter - worst.used.conn.Overdue(); wait > 0 {
+			return wait // it may only be slow
+		}
+		v.lose(worst.used, budget.Frozen)
+		return attemptAge // sooner, when it is closed
+	}
+	p := v.nextPath(c.o.Paths())
+	v.tried++
+	if wait := c.dial(v, p, now, false); wait > 0 {
+		return wait
+	}
+	return attemptAge
+}
+
+// beside is how long the youngest attempt may give no sign before another one is started
+// beside it. It is longer and longer, until there is a new stream: many connections that
+// lead nowhere are conspicuous.
+func (v *owned) beside() time.Duration {
+	last, age := v.attempts[len(v.attempts)-1], attemptAge
+	if v.nextPath(v.c.o.Paths()) != last.path {
+		age = otherAge
+	}
+	if v.c.lastUse.After(last.begun) {
+		return age
+	}
+	return min(age<<min(v.tried/maxAttempts, 10), lastRetry)
+}
+
+// nextPath is the path of the next attempt: the own one and the others in turn. A session
+// that the far end does not have yet begins on the own path only.
+func (v *owned) nextPath(paths []*Path) *Path {
+	own := paths[0]
+	if !v.met {
+		return own
+	}
+	var other []*Path
+	for _, p := range paths[1:] {
+		if b := p.Box(); b == v.box || b == (Box{}) {
+			other = append(other, p)
+		}
+	}
+	lost := own.Box() != v.box && own.Box() != (Box{})
+	if len(other) > 0 && (v.tried%2 == 1 || lost) {
+		return other[v.tried/2%len(other)]
+	}
+	return own
+}
+
+// count is how many connections the session has.
+func (v *owned) count() int {
+	n := len(v.carriers)
+	for _, a := range v.attempts {
+		if a.used == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// full tells whether no more connections are allowed. more are allowed where the
+// configuration sets no number.
+func (c *Client) full(v *owned, more int) bool {
+	limit := c.settings.Load().Carriers
+	if limit == 0 {
+		limit = autoMax + more
+		if v.own.Budget.Limits(time.Now()).Bytes > 0 {
+			limit = budgetMax
+		}
+	}
+	if v == c.next && v.count() == 0 {
+		return false // the one that it follows needs its own still
+	}
+	n := 0
+	for _, x := range c.sessions {
+		n += x.count()
+	}
+	return n >= limit
+}
+
+// tend looks after a session with carriers that answer.
+func (v *owned) tend(good []*lane, now time.Time) (next time.Duration) {
+	c := v.c
+	next = noLook
+	streams := len(v.streams)
+	for _, u := range slices.Clone(v.carriers) {
+		next = min(next, v.check(u, good, now))
+	}
+	if good = v.goodLanes(); len(good) == 0 {
+		return 0
+	}
+	limits := good[0].used.budget.Limits(now)
+	path := good[0].used.path
+	if len(v.attempts) == 0 && !c.retired {
+		switch least := slices.MinFunc(good, func(a, b *lane) int { return a.homes - b.homes }); {
+		case c.full(v, 0), now.Sub(c.failed) < growPause, v.stage != 0:
+		case v.count() == 1 && streams > 0, least.homes >= streamsEach:
+			if wait := c.dial(v, path, now, false); wait > 0 {
+				next = min(next, wait)
+			}
+		}
+	}
+	if limits.Bytes > 0 {
+		next = min(next, v.restock(path, now))
+	} else if streams > 0 {
+		next = min(next, v.more(path, good, now))
+	}
+	return next
+}
+
+// check looks at one carrier, and tells when to look again.
+func (v *owned) check(u *used, good []*lane, now time.Time) (next time.Duration) {
+	next = noLook
+	if !u.met || u.lane.gone {
+		return next
+	}
+	owes := u.conn.Overdue()
+	if u.lane.avoid {
+		// It is given up if another one has been heard since it owes an answer. Those that had
+		// no reason to say anything are asked, and not used before they answer.
+		for _, l := range good {
+			switch c := l.used.conn; {
+			case c.Silent() < owes:
+				if owes > giveUpAfter && !u.lane.gone {
+					v.lose(u, budget.Frozen)
+					return noLook
+				}
+			case u.conn.Suspect() && c.Overdue() == 0 && l.open():
+				c.Expect()
+				v.ping(l, uint64(now.UnixNano()))
+				l.avoid = true
+			}
+		}
+		next = 100 * time.Millisecond
+	}
+	u.budget.Passed(now, u.life())
+	limits := u.budget.Limits(now)
+	streams := len(v.streams) > 0
+	if limits.Bytes != u.told && u.lane.open() {
+		u.told = limits.Bytes
+		left := uint64(0)
+		if limits.Bytes > 0 {
+			left = uint64(max(1, limits.Bytes-u.base))
+		}
+		v.try(u.lane, frame{kind: frameBudget, id: left})
+		u.lane.budgeted = false // only the far end counts
+	}
+	if old := u.epoch != v.c.epoch; old && u.lane.open() {
+		if slices.ContainsFunc(good, func(l *lane) bool { return l.used.epoch == v.c.epoch }) || len(v.streams) == 0 {
+			v.last(u.lane)
+			return 0
+		}
+		if len(v.attempts) == 0 {
+			if wait := v.c.dial(v, v.own, now, false); wait > 0 {
+				next = min(next, wait)
+			}
+		}
+	}
+	if limits.Age > 0 {
+		next = min(next, v.checkAge(u, limits.Age, now))
+		if !u.lane.open() {
+			return next
+		}
+	}
+	if limits.Idle > 0 {
+		if streams {
+			u.conn.SetKeepAlive(limits.Idle * 6 / 10)
+			return next
+		}
+		u.conn.SetKeepAlive(0)
+		if idle := limits.Idle*8/10 - u.conn.Silent(); idle <= 0 {
+			v.last(u.lane)
+		} else {
+			next = min(next, idle)
+		}
+	} else {
+		u.conn.SetKeepAlive(0)
+	}
+	return next
+}
+
+// checkAge replaces a carrier before it is too old, and tells when to look again.
+func (v *owned) checkAge(u *used, limit time.Duration, now time.Time) (next time.Duration) {
+	left := limit - now.Sub(u.begun)
+	lead := min(max(time.Second, 2*v.stock.lead), limit/2)
+	// The last bytes need some time, too.
+	end := min(lead, max(limit/10, 250*time.Millisecond))
+	switch {
+	case left <= 0:
+		u.ended = true
+		u.budget.Closed(now, u.life())
+		v.drop(u.lane, false)
+		return noLook
+	case !u.lane.open():
+		return left
+	case left <= end:
+		v.last(u.lane)
+		v.c.wakeKeeper()
+		return left
+	case left > lead:
+		return left - lead
+	}
+	next = left - end
+	for _, l := range v.goodLanes() {
+		if l.used != u && limit-now.Sub(l.used.begun) > lead {
+			return next // it can take over
+		}
+	}
+	if len(v.attempts) == 0 && v.c.needed(v, now) && !v.c.full(v, 0) {
+		if wait := v.c.dial(v, u.path, now, false); wait > 0 {
+			next = min(next, wait)
+		}
+	}
+	return next
+}
+
+// bytes is how many bytes have come from the far end on the carrier's connection.
+func (u *used) bytes() int64 {
+	if n, ok := u.conn.Socket().Received(); ok {
+		return n
+	}
+	return u.path.Handshake + u.conn.Received()
+}
+
+func (u *used) life() budget.Life {
+	return budget.Life{Bytes: u.bytes(), Age: time.Since(u.begun) - u.conn.Silent(), Silent: u.conn.Longest()}
+}
+
+// dial starts an attempt. If the budget does not allow that now, it returns how long to
+// wait. The caller holds mu.
+func (c *Client) dial(v *owned, p *Path, now time.Time, extra bool) (wait time.Duration) {
+	if c.closed {
+		return noLook
+	}
+	b, wait := p.Budget.Dial(now)
+	if b == nil {
+		return max(wait, time.Millisecond)
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, c.settings.Load().Dial)
+	a := &attempt{path: p, begun: now, extra: extra, epoch: c.epoch, order: v.begun, cancel: cancel}
+	v.attempts = append(v.attempts, a)
+	v.begun++
+	c.wg.Go(func() {
+		defer cancel()
+		u, err := c.connect(ctx, v, a, b)
+		c.mu.Lock()
+		v.attempts = slices.DeleteFunc(v.attempts, func(x *attempt) bool { return x == a })
+		if err != nil {
+			c.attemptFailed(v, p, b, a, err)
+		}
+		c.wakeKeeper()
+		c.mu.Unlock()
+		if err != nil {
+			return
+		}
+		err = readLane(u.conn, u.take)
+		u.conn.Close() // it counts until it is closed
+		c.mu.Lock()
+		v.over(u, err)
+		c.mu.Unlock()
+	})
+	return 0
+}
+
+// take takes bytes from the carrier.
+func (u *used) take(p []byte) { u.v.take(u.lane, p) }
+
+// connect opens a connection and says hello. It returns when the far end has answered.
+func (c *Client) connect(ctx context.Context, v *owned, a *attempt, b *budget.Carrier) (*used, error) {
+	conn, err := a.path.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	if v.err != nil || c.closed {
+		c.mu.Unlock()
+		conn.Close()
+		return nil, errClosed
+	}
+	number := v.number
+	v.number++
+	h := hello{features: features, id: v.id, number: number, resume: seconds(c.settings.Load().Resume)}
+	if !v.met {
+		h.flags |= flagCreate
+		h.proof = v.secret
+	} else {
+		h.proof = mac(v.secret, roleGateway, v.id, number)
+	}
+	// A carrier that tries whether a limit is still there may be killed: no stream must need
+	// it.
+	extra := a.extra || b.Probe() != budget.KindNone
+	if extra {
+		h.flags |= flagExtra
+	}
+	u := &used{v: v, path: a.path, budget: b, begun: a.begun, epoch: a.epoch}
+	var ok bool
+	if u.base, ok = conn.Socket().Received(); !ok {
+		u.base = a.path.Handshake
+	}
+	if limit := b.Limits(time.Now()).Bytes; limit > 0 {
+		u.told = limit
+		h.budget = uint64(max(1, limit-u.base))
+	}
+	l := &lane{number: number, extra: extra, avoid: true, used: u}
+	u.lane = l
+	u.conn = carrier.Open(conn, h.append(), carrier.Options{Traffic: c.o.Traffic, Lost: c.o.Lost, Wall: c.o.Wall, Room: func() {
+		c.mu.Lock()
+		v.feed(l)
+		c.mu.Unlock()
+	}})
+	l.pipe = u.conn
+	v.carriers = append(v.carriers, u)
+	a.used = u
+	// What the streams have to send goes out with the first bytes, which saves a round trip:
+	// but only to the box that the session is with.
+	l.closed = v.met && a.path.Box() != v.box
+	v.add(l)
+	c.mu.Unlock()
+	u.conn.Start(carrier.Watch{
+		Ask: func() {
+			c.mu.Lock()
+			v.ping(l, uint64(time.Now().UnixNano()))
+			c.mu.Unlock()
+		},
+		Waiting: func() bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return len(v.streams) > 0
+		},
+		Turned: func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if u.met {
+				l.avoid = u.conn.Suspect()
+				if l.avoid {
+					v.unhome(l)
+				} else {
+					v.feed(l)
+				}
+			}
+			c.wakeKeeper()
+		},
+	})
+	stop := context.AfterFunc(ctx, func() { u.conn.Leave(false) })
+	r, err := readReply(u.conn)
+	if !stop() {
+		err = fmt.Errorf("no sign of the far end: %w", context.Cause(ctx))
+	}
+	if err == nil {
+		c.mu.Lock()
+		err = v.welcome(u, &h, &r)
+		c.mu.Unlock()
+	}
+	if err == nil {
+		return u, nil
+	}
+	u.conn.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v.unuse(u)
+	v.drop(l, false)
+	return nil, err
+}
+
+// readReply reads the far end's first words.
+func readReply(c io.Reader) (reply, error) {
+	var p [len(carrier.Preamble)]byte
+	if _, err := io.ReadFull(c, p[:]); err != nil {
+		if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, carrier.ErrClosed) {
+			err = errEnded
+		}
+		return reply{}, err
+	}
+	if string(p[:]) != carrier.Preamble {
+		return reply{}, fmt.Errorf("%w: is it a ptgate server of this version?", errHello)
+	}
+	body, err := readBody(c)
+	if err != nil {
+		return reply{}, err
+	}
+	return parseReply(body)
+}
+
+// welcome makes u part of the session if the far end agrees.
+func (v *owned) welcome(u *used, h *hello, r *reply) error {
+	box, err := r.box(h)
+	if err != nil {
+		return err
+	}
+	if box != (Box{}) {
+		u.path.Met(box)
+	}
+	switch {
+	case v.err != nil:
+		return errClosed
+	case u.lane.gone:
+		return errEnded // the far end has lost it, and has said so over another one
+	case r.answer == answerUnknown && v.met && box == v.box:
+		v.forget(errUnknown, time.Now()) // the box has forgotten it
+		return errUnknown
+	case r.answer == answerUnknown && box != v.box:
+		v.elsewhere(u.path)
+		return errOtherBox
+	case r.answer != answerWelcome:
+		return answerError(r.answer)
+	case r.mac != mac(v.secret, roleBox, v.id, h.number):
+		return fmt.Errorf("%w: it does not know the session", errHello)
+	case h.flags&flagCreate != 0 && box == (Box{}), v.met && box != (Box{}) && box != v.box:
+		return fmt.Errorf("%w: it does not say which box it is", errHello)
+	}
+	again := v.met
+	if !v.met {
+		v.met, v.box = true, box
+		v.kept = time.Duration(min(r.resume, 1<<20)) * time.Second
+	}
+	u.met, v.path = true, u.path
+	u.budget.Opened(time.Now())
+	u.lane.avoid = u.conn.Suspect()
+	u.lane.closed = false
+	v.sayAgain(nil)
+	v.feed(u.lane)
+	for _, l := range slices.Clone(v.lanes) {
+		switch {
+		case !l.avoid:
+		case l.used.met:
+			v.unhome(l)
+		case l.held > 0 && time.Since(l.used.begun) > attemptAge:
+			// What waits for an answer there goes over this carrier, too.
+			v.drop(l, false)
+		}
+	}
+	if away := v.away; again && !away.IsZero() && v.c.o.Resumed != nil && len(v.streams) > 0 {
+		v.c.o.Resumed(time.Since(away))
+	}
+	v.away, v.tried, v.fails = time.Time{}, 0, 0
+	v.stock.joined(time.Since(u.begun))
+	if v.c.next == v {
+		v.c.current, v.c.next = v, nil
+	}
+	return nil
+}
+
+// elsewhere notes that a path leads to another box than that of the session. If it is the
+// session's own path, new streams begin another session.
+func (v *owned) elsewhere(p *Path) {
+	if p == v.own && v.c.current == v {
+		v.c.current = nil
+	}
+}
+
+// attemptFailed notes that a connection was not made, or that the far end has not taken
+// it. The caller holds mu.
+func (c *Client) attemptFailed(v *owned, p *Path, b *budget.Carrier, a *attempt, err error) {
+	now := time.Now()
+	if errors.Is(err, context.Canceled) || errors.Is(err, errClosed) || errors.Is(err, carrier.ErrClosed) {
+		b.Closed(now, budget.Life{}) // this side has given it up
+		return
+	}
+	v.lastErr, c.failed = err, now
+	silent := errors.Is(err, context.DeadlineExceeded)
+	alive := slices.ContainsFunc(v.carriers, func(u *used) bool {
+		return u.met && u.path == p && u.conn.Silent() < now.Sub(a.begun)
+	})
+	if p.Excuse != nil && p.Excuse(a.begun) {
+		b.Closed(now, budget.Life{})
+	} else {
+		b.Failed(now, silent, alive)
+	}
+	v.fails++
+	limit := lastRetry
+	if v.stage != 0 || now.Before(v.expected) || len(v.streams) > 0 && time.Since(v.away) < time.Minute {
+		limit = lastRetryLeaving
+	}
+	pause := min(firstRetry<<min(v.fails-1, 10), limit)
+	v.retryAt = now.Add(pause - time.Duration(rand.Int64N(int64(pause/2))))
+	if v.err != nil || len(v.goodLanes()) > 0 || len(v.attempts) > 0 {
+		return
+	}
+	if v.stage != 0 || now.Before(v.expected) {
+		return // it is about to come back
+	}
+	if !v.met {
+		v.fail(err)
+		if c.current == v {
+			c.current = nil
+		}
+		return
+	}
+	// Streams that the far end has not answered yet may take another bridge. One that came
+	// after this attempt had begun waits for the next.
+	for id, s := range v.streams {
+		if s.opening && s.since <= a.order {
+			delete(v.streams, id)
+			v.control(nil, frame{kind: frameReset, id: id, at: codeReset})
+			s.broke(err)
+		}
+	}
+}
+
+// lose gives a carrier up. The caller holds mu.
+func (v *owned) lose(u *used, how budget.How) {
+	v.died(u, how)
+	if !u.lane.gone {
+		v.drop(u.lane, false)
+	}
+}
+
+// died tells the budget how a carrier has died.
+func (v *owned) died(u *used, how budget.How) {
+	if u.ended {
+		return
+	}
+	u.ended = true
+	now := time.Now()
+	if u.path.Excuse != nil && u.path.Excuse(u.begun) || u.conn.Slept() {
+		u.budget.Closed(now, u.life())
+		return
+	}
+	heard := u.conn.LastHeard()
+	u.budget.Died(now, budget.Death{Bytes: u.bytes(), Age: now.Sub(u.begun), Silent: u.conn.Silent(), Asked: u.conn.Overdue(), How: how,
+		OthersAlive: slices.ContainsFunc(v.carriers, func(x *used) bool { return x != u && x.path == u.path && x.met && x.conn.LastHeard() > heard })})
+}
+
+// over notes that a carrier has ended. The caller holds mu.
+func (v *owned) over(u *used, err error) {
+	switch {
+	case u.lane.gone: // this side has ended it
+		if !u.ended {
+			u.ended = true
+			u.budget.Closed(time.Now(), u.life())
+		}
+	case err == io.EOF:
+		v.lose(u, budget.Ended)
+	case errors.Is(err, carrier.ErrDead):
+		v.lose(u, budget.Frozen)
+	default:
+		v.lose(u, budget.Reset)
+	}
+	v.unuse(u)
+	v.c.wakeKeeper()
+}
+
+// unuse takes u out of the list.
+func (v *owned) unuse(u *used) {
+	v.carriers = slices.DeleteFunc(v.carriers, func(x *used) bool { return x == u })
+	v.c.isRenewed()
+}
+
+// pong implements owner.
+func (v *owned) pong(l *lane, sent uint64) {
+	if u := l.used; u != nil && u.met && l.avoid && !u.conn.Suspect() {
+		l.avoid = false
+		v.feed(l)
+		v.c.wakeKeeper()
+	}
+	asked := time.Unix(0, int64(sent))
+	took := time.Since(asked)
+	if u := l.used; u != nil && sent > 0 && took >= 0 {
+		if !u.conn.Answered(time.Now().Add(-took), took) {
+			v.ping(l, uint64(time.Now().UnixNano()))
+		}
+	}
+}
+
+// dropped implements owner.
+func (v *owned) dropped(l *lane) {
+	if v.away.IsZero() && len(v.goodLanes()) == 0 {
+		v.away = time.Now()
+	}
+	if l.used != nil && !l.used.ended && l.lastGot {
+		l.used.ended = true
+		l.used.budget.Closed(time.Now(), l.used.life())
+	}
+	v.stock.dropped(l)
+	v.c.wakeKeeper()
+}
+
+// accept implements owner: the far end opens no streams.
+func (v *owned) accept(*Stream) {}
+
+// ended implements owner.
+func (v *owned) ended(error) {
+	c := v.c
+	for _, a := range v.attempts {
+		a.cancel()
+	}
+	c.sessions = slices.DeleteFunc(c.sessions, func(x *owned) bool { return x == v })
+	if c.next == v {
+		c.next = nil
+	}
+	if c.current == v {
+		c.current, c.next = c.next, nil
+	}
+	c.wakeKeeper()
+}
+
+// peerLeaves implements owner.
+func (v *owned) peerLeaves(stage uint64) {
+	v.stage = max(v.stage, min(stage, stageNow))
+	v.retryAt = time.Time{}
+	v.c.wakeKeeper()
+}
