@@ -4,8 +4,9 @@
 // of their own whose packets all pass through a censor, a program of this test that
 // drops, delays, slows down, forges resets and looks into what it forwards.
 //
-// It needs root, curl, tshark and haproxy. PTGATE_LAB sets for how long the mixed
-// load runs (a Go duration), PTGATE_LAB_SEED which faults it meets.
+// It needs root, curl, tshark, nginx and haproxy. With PTGATE_LAB (a Go duration) the
+// mixed load runs for that time, and every other test is longer, too, and asserts
+// what it measures. PTGATE_LAB_SEED sets which faults the mixed load meets.
 package lab
 
 import (
@@ -13,6 +14,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -56,6 +58,16 @@ func testMain(m *testing.M) int {
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if err := cmd.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "build ptgate:", err)
+		return 1
+	}
+	// The scenarios wait more than they work. The long versions measure, too: one at
+	// a time.
+	parallel := "6"
+	if long() {
+		parallel = "1"
+	}
+	if err := flag.Set("test.parallel", parallel); err != nil { // -parallel on the command line counts more
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return m.Run()
@@ -162,10 +174,13 @@ func (l *transcript) String() string {
 
 const hosts = "127.0.0.1 localhost\n10.77.0.21 " + forbiddenName + "\n"
 
+// boxes counts the boxes. Tests that run at the same time have boxes of the same names.
+var boxes atomic.Int64
+
 // newBox makes the namespace. Nothing of it may be left over at the end.
 func newBox(t *testing.T, name string, last byte) *box {
 	t.Helper()
-	b := &box{t: t, name: name, ns: fmt.Sprintf("ptg%d-%s", os.Getpid(), name),
+	b := &box{t: t, name: name, ns: fmt.Sprintf("ptg%d-%d-%s", os.Getpid(), boxes.Add(1), name),
 		addr: netip.AddrFrom4([4]byte{10, 77, 0, last}), log: new(transcript)}
 	var err error
 	if b.dir, err = os.MkdirTemp("", "ptl-"); err != nil {
@@ -377,7 +392,12 @@ func serveOrigin(t *testing.T, b *box) {
 		if _, err := io.ReadFull(c, head[:]); err != nil {
 			return
 		}
-		size, r := binary.BigEndian.Uint64(head[:]), content(binary.BigEndian.Uint64(head[8:]))
+		size, seed := binary.BigEndian.Uint64(head[:]), binary.BigEndian.Uint64(head[8:])
+		r := content(seed)
+		if d, ok := downloads.Load(seed); ok {
+			from := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr()
+			d.(*download).via.Store(&from)
+		}
 		if size&slowly == 0 {
 			io.CopyN(c, r, int64(size))
 			return
@@ -389,6 +409,8 @@ func serveOrigin(t *testing.T, b *box) {
 			return err == nil && left > 0
 		})
 	})
+	serveUploads(t, b)
+	servePolls(t, b)
 }
 
 // serveTCP accepts in a box until the test's end.
@@ -464,34 +486,46 @@ var (
 
 // A download is one request to the origin, whose bytes are compared as they come.
 type download struct {
+	seed uint64
 	c    net.Conn
 	want io.Reader
 	left int64
 	got  atomic.Int64
+	gaps gaps
+	via  atomic.Pointer[netip.Addr] // the server that the origin has seen; nil: none yet
 }
+
+var downloads sync.Map // by seed
 
 // ask begins a download of size bytes.
 func (b *box) ask(ctx context.Context, size uint64) (*download, error) {
+	d := &download{left: int64(size &^ slowly)}
+	d.gaps.mark()
 	c, err := b.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	seed := seeds.Add(1)
-	head := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, size), seed)
+	d.seed = seeds.Add(1)
+	d.c, d.want = c, content(d.seed)
+	downloads.Store(d.seed, d)
+	head := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, size), d.seed)
 	if _, err := c.Write(head); err != nil {
+		downloads.Delete(d.seed)
 		c.Close()
 		return nil, err
 	}
-	return &download{c: c, want: content(seed), left: int64(size &^ slowly)}, nil
+	return d, nil
 }
 
 // finish reads to the end, which is where it ought to be.
 func (d *download) finish(ctx context.Context) error {
+	defer downloads.Delete(d.seed)
 	defer d.c.Close()
 	defer context.AfterFunc(ctx, func() { d.c.SetDeadline(time.Unix(1, 0)) })()
 	buf, want := make([]byte, 32<<10), make([]byte, 32<<10)
 	for {
 		n, err := d.c.Read(buf)
+		d.gaps.mark()
 		if int64(n) > d.left {
 			return fmt.Errorf("%w: more than there are", errWrong)
 		}
@@ -514,19 +548,30 @@ func (d *download) finish(ctx context.Context) error {
 
 // fetch is a whole request. It does not wait for more than limit.
 func (b *box) fetch(ctx context.Context, size uint64, limit time.Duration) error {
+	_, err := b.fetchVia(ctx, size, limit)
+	return err
+}
+
+// fetchVia tells over which server the request went, too, if it got so far.
+func (b *box) fetchVia(ctx context.Context, size uint64, limit time.Duration) (via netip.Addr, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	d, err := b.ask(ctx, size)
 	if err != nil {
-		return err
+		return via, err
 	}
-	return d.finish(ctx)
+	err = d.finish(ctx)
+	if a := d.via.Load(); a != nil {
+		via = *a
+	}
+	return via, err
 }
 
 // A result is one request of a crowd.
 type result struct {
 	begin time.Time
 	took  time.Duration
+	via   netip.Addr // of the server; the zero one: the origin was not reached
 	err   error
 }
 
@@ -553,10 +598,10 @@ func newCrowd(t *testing.T, b *box, n int, pause time.Duration, size func() uint
 					return false
 				}
 				begin := time.Now()
-				err := b.fetch(context.Background(), size(), 90*time.Second)
+				via, err := b.fetchVia(context.Background(), size(), 90*time.Second)
 				c.mu.Lock()
 				defer c.mu.Unlock()
-				c.all = append(c.all, result{begin, time.Since(begin), err})
+				c.all = append(c.all, result{begin, time.Since(begin), via, err})
 				if errors.Is(err, errWrong) || errors.Is(err, errShort) && !c.killed {
 					t.Errorf("a request got %v", err)
 				}

@@ -4,6 +4,8 @@ package lab
 
 import (
 	"bytes"
+	"cmp"
+	"container/heap"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -32,28 +34,26 @@ type censor struct {
 	out, in line
 
 	mu      sync.Mutex
+	client  netip.Addr              // the address inside the border
 	cut     bool                    // nothing crosses the border
 	blocked map[netip.Addr]bool     // dropped silently
+	ports   map[netip.AddrPort]bool // dropped silently
 	dial    map[netip.Addr]bool     // new connections to these are dropped
 	names   [][]byte                // in a TLS hello or an HTTP request: reset
 	socks   bool                    // a SOCKS5 greeting: reset
+	each    rules                   // for each connection
 	flows   map[flow]*flowState     // that cross the border
 	resets  int                     // flows that were reset
+	seen    []event                 // what became of connections
 	pcap    *os.File                // of what crosses; nil: none
 	delay   time.Duration           // one way
 	rate    int                     // bytes a second and direction; 0: no limit
 	passed  map[netip.Addr]*counter // by the far side
 }
 
-type counter struct{ packets, bytes int }
-
-// A flow is a TCP connection, seen from inside the border.
-type flow struct{ client, far netip.AddrPort }
-
-type flowState struct {
-	clientAck, farAck uint32 // what each side acknowledged last
-	begun             bool   // the client has sent data
-}
+// A counter tells of packets, of the bytes that TCP and UDP carried in them, and of
+// the bytes of the whole packets.
+type counter struct{ packets, bytes, wire int }
 
 // A packet is an IPv4 packet with its TCP header taken apart.
 type packet struct {
@@ -194,7 +194,7 @@ func (c *censor) forbidden(first bool, payload []byte) bool {
 // newCensor takes one end of each box's only link.
 func newCensor(t testing.TB, boxes ...*box) *censor {
 	c := &censor{tuns: map[netip.Addr]*os.File{}, stop: make(chan struct{}),
-		blocked: map[netip.Addr]bool{}, dial: map[netip.Addr]bool{},
+		client: clientAddr, blocked: map[netip.Addr]bool{}, ports: map[netip.AddrPort]bool{}, dial: map[netip.Addr]bool{},
 		flows: map[flow]*flowState{}, passed: map[netip.Addr]*counter{}}
 	for _, b := range boxes {
 		c.tuns[b.addr] = openTUN(t, b)
@@ -202,12 +202,15 @@ func newCensor(t testing.TB, boxes ...*box) *censor {
 	}
 	c.out.init(c)
 	c.in.init(c)
+	var files []*os.File
 	for _, f := range c.tuns {
+		files = append(files, f)
 		c.wg.Go(func() { c.read(f) })
 	}
+	c.wg.Go(c.watch)
 	t.Cleanup(func() {
 		close(c.stop)
-		for _, f := range c.tuns {
+		for _, f := range files {
 			f.Close()
 		}
 		c.wg.Wait()
@@ -272,8 +275,13 @@ var clientAddr = netip.MustParseAddr("10.77.0.1")
 
 // forward decides on a packet.
 func (c *censor) forward(p packet) {
-	fromClient := p.src.Addr() == clientAddr
-	if !fromClient && p.dst.Addr() != clientAddr {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.tuns[p.src.Addr()] == nil {
+		return // an address that its box has given up
+	}
+	fromClient := p.src.Addr() == c.client
+	if !fromClient && p.dst.Addr() != c.client {
 		c.write(p.dst.Addr(), p.raw) // not ours to look at
 		return
 	}
@@ -283,9 +291,7 @@ func (c *censor) forward(p packet) {
 		far, line = p.src, &c.in
 		key = flow{p.dst, p.src}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cut || c.blocked[far.Addr()] {
+	if c.cut || c.blocked[far.Addr()] || c.ports[far] {
 		return
 	}
 	if c.dial[far.Addr()] && p.flags&flagSYN != 0 {
@@ -297,44 +303,22 @@ func (c *censor) forward(p packet) {
 	if n := c.passed[far.Addr()]; n != nil {
 		n.packets++
 		n.bytes += len(p.payload)
+		n.wire += len(p.raw)
 	}
+	now := time.Now()
+	var s *flowState
 	if p.proto == unix.IPPROTO_TCP {
-		s := c.flows[key]
-		if s == nil {
-			s = new(flowState)
-			c.flows[key] = s
-		}
-		if p.flags&flagACK != 0 {
-			if fromClient {
-				s.clientAck = p.ack
-			} else {
-				s.farAck = p.ack
-			}
-		}
-		if p.flags&flagRST != 0 {
-			delete(c.flows, key)
-		}
-		if fromClient && len(p.payload) > 0 {
-			bad := c.forbidden(!s.begun, p.payload)
-			s.begun = true
-			if bad {
-				s.clientAck, s.farAck = p.ack, p.seq
-				c.resetLocked(key, s)
-				return
-			}
+		if s = c.track(key, p, fromClient, now); s != nil && !c.pass(key, s, p, fromClient, now) {
+			return
 		}
 	}
-	if c.delay == 0 && c.rate == 0 && line.idle() {
-		c.write(p.dst.Addr(), p.raw)
-		return
-	}
-	line.put(p.dst.Addr(), p.raw, c.delay, c.rate)
+	line.put(p, s, now)
 }
 
 // resetLocked tells both sides that the other has reset the connection.
-func (c *censor) resetLocked(key flow, s *flowState) {
+func (c *censor) resetLocked(key flow, s *flowState, kind fate) {
 	c.resets++
-	delete(c.flows, key)
+	c.end(key, s, kind)
 	c.write(key.client.Addr(), forgeReset(key.far, key.client, s.clientAck))
 	c.write(key.far.Addr(), forgeReset(key.client, key.far, s.farAck))
 }
@@ -353,8 +337,8 @@ func (c *censor) resetAll(a netip.Addr) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for key, s := range c.flows {
-		if key.far.Addr() == a {
-			c.resetLocked(key, s)
+		if key.far.Addr() == a && s.fate == passes {
+			c.resetLocked(key, s, wasReset)
 			n++
 		}
 	}
@@ -400,56 +384,106 @@ func (c *censor) record(raw []byte) {
 	c.pcap.Write(append(b, raw...))
 }
 
-// A line is one direction across the border: packets leave it in order, each after
-// the delay, and no faster than the rate.
+// A line is one direction across the border: packets leave it after the delay, no
+// faster than the rate, and those of one connection in order.
 type line struct {
 	c    *censor
 	wake chan struct{}
 
 	mu    sync.Mutex
-	queue []queued
-	free  time.Time // when the last packet in the queue has gone
+	queue departures
+	count uint64
+	free  time.Time // when the last packet has gone, by the rate of the whole line
+}
+
+// A pace is one direction of one connection.
+type pace struct {
+	free time.Time // when the last packet has gone, by the rate of the connection
+	last time.Time // when the last packet arrives
 }
 
 type queued struct {
-	dst netip.Addr
-	raw []byte
-	at  time.Time
+	dst   *os.File
+	raw   []byte
+	at    time.Time
+	count uint64 // among those of one moment the first comes first
 }
 
-const lineRoom = 1000 // packets
+// departures is a heap of packets by when they arrive.
+type departures []queued
+
+func (d departures) Len() int      { return len(d) }
+func (d departures) Swap(i, j int) { d[i], d[j] = d[j], d[i] }
+func (d departures) Less(i, j int) bool {
+	return cmp.Or(d[i].at.Compare(d[j].at), cmp.Compare(d[i].count, d[j].count)) < 0
+}
+func (d *departures) Push(x any) { *d = append(*d, x.(queued)) }
+func (d *departures) Pop() any {
+	last := (*d)[len(*d)-1]
+	*d = (*d)[:len(*d)-1]
+	return last
+}
+
+const (
+	lineRoom = 1000                   // packets
+	flowRoom = 500 * time.Millisecond // of a connection's own rate
+)
 
 func (l *line) init(c *censor) {
 	l.c, l.wake = c, make(chan struct{}, 1)
 	c.wg.Go(l.run)
 }
 
-func (l *line) idle() bool {
+// put sends a packet on its way. s is its connection, or nil.
+func (l *line) put(p packet, s *flowState, now time.Time) {
+	dst := l.c.tuns[p.dst.Addr()]
+	if dst == nil {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.queue) == 0
-}
-
-func (l *line) put(dst netip.Addr, raw []byte, delay time.Duration, rate int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	at := now
+	if rate := l.c.rate; rate > 0 {
+		l.free = latest(l.free, now).Add(time.Duration(len(p.raw)) * time.Second / time.Duration(rate))
+		at = l.free
+	}
+	if s != nil {
+		pace := &s.out
+		if l == &l.c.in {
+			pace = &s.in
+		}
+		if rate := l.c.each.rate; rate > 0 {
+			if pace.free.Sub(now) > flowRoom {
+				return
+			}
+			pace.free = latest(pace.free, now).Add(time.Duration(len(p.raw)) * time.Second / time.Duration(rate))
+			at = latest(at, pace.free)
+		}
+		at = latest(at.Add(l.c.delay), pace.last)
+		pace.last = at
+	} else {
+		at = at.Add(l.c.delay)
+	}
+	if !at.After(now) && len(l.queue) == 0 {
+		dst.Write(p.raw)
+		return
+	}
 	if len(l.queue) >= lineRoom {
 		return
 	}
-	now := time.Now()
-	if rate > 0 {
-		if l.free.Before(now) {
-			l.free = now
-		}
-		l.free = l.free.Add(time.Duration(len(raw)) * time.Second / time.Duration(rate))
-	} else {
-		l.free = now
-	}
-	l.queue = append(l.queue, queued{dst, bytes.Clone(raw), l.free.Add(delay)})
+	l.count++
+	heap.Push(&l.queue, queued{dst, bytes.Clone(p.raw), at, l.count})
 	select {
 	case l.wake <- struct{}{}:
 	default:
 	}
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }
 
 func (l *line) run() {
@@ -463,8 +497,8 @@ func (l *line) run() {
 		}
 		if wait <= 0 {
 			q := l.queue[0]
-			l.c.write(q.dst, q.raw) // before it leaves the queue: nothing overtakes it
-			l.queue = l.queue[1:]
+			q.dst.Write(q.raw) // before it leaves the queue: nothing overtakes it
+			heap.Pop(&l.queue)
 			l.mu.Unlock()
 			continue
 		}

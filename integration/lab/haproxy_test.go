@@ -13,9 +13,10 @@ import (
 	"time"
 )
 
-// Three servers with the same keys behind HAProxy, by the file in configs/: one is
-// killed, clients go on.
-func TestHAProxy(t *testing.T) {
+// newCluster makes three servers with the same keys behind HAProxy, by the file in
+// configs/, and starts a client of theirs.
+func newCluster(t *testing.T) *lab {
+	t.Helper()
 	front := newBox(t, "front", 10)
 	l := &lab{t: t, client: newBox(t, "client", 1), origin: newOrigin(t)}
 	all := []*box{front, l.client, l.origin}
@@ -59,19 +60,31 @@ func TestHAProxy(t *testing.T) {
 	l.client.start()
 	t.Cleanup(l.client.stop)
 	eventually(t, "the first request works", func() bool { return l.client.fetch(t.Context(), 1000, 10*time.Second) == nil })
-	crowd := newCrowd(t, l.client, 50, 500*time.Millisecond, func() uint64 { return 20000 })
-	after(t.Context(), 3*time.Second)
+	return l
+}
 
-	// The one that carries most.
-	busiest, most := l.servers[0], -1
+// busiest is the server with most connections.
+func (l *lab) busiest() (busiest *box, most int) {
+	l.t.Helper()
 	for _, b := range l.servers {
-		if n := len(established(t, b)); n > most {
+		if n := len(established(l.t, b)); n > most {
 			busiest, most = b, n
 		}
 	}
-	if most == 0 {
-		t.Error("no server has a connection")
+	if busiest == nil {
+		l.t.Fatal("no server has a connection")
 	}
+	return busiest, most
+}
+
+// One of three servers behind HAProxy is killed, clients go on.
+func TestHAProxy(t *testing.T) {
+	t.Parallel()
+	l := newCluster(t)
+	crowd := newCrowd(t, l.client, 50, 500*time.Millisecond, func() uint64 { return 20000 })
+	after(t.Context(), 3*time.Second)
+
+	busiest, most := l.busiest()
 	killed := time.Now()
 	busiest.kill()
 	after(t.Context(), 10*time.Second)

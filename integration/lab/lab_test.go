@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,7 +36,8 @@ type lab struct {
 	client, origin *box
 	servers        []*box
 	censor         *censor
-	bridges        []string // of the client's configuration, by server
+	names, bridges []string // of the client's configuration
+	limits         string   // of the client's configuration, more of them
 }
 
 // settings of every client here, but for the bridges and what follows them.
@@ -44,11 +46,17 @@ const clientText = `
 socks5 = "127.0.0.1:1080"
 http = "127.0.0.1:8118"
 [limits]
-drain = "5s"
+drain = "10s"
 `
 
 // newLab makes the boxes and starts the servers, each with keys of its own.
 func newLab(t *testing.T, servers int, more string) *lab {
+	return newLabOf(t, more, slices.Repeat([][]string{{"obfs4"}}, servers)...)
+}
+
+// newLabOf makes one server for each list of transports. The first transport's bridge
+// has the server's name, another one the server's name and its own.
+func newLabOf(t *testing.T, more string, servers ...[]string) *lab {
 	l := &lab{t: t, client: newBox(t, "client", 1), origin: newOrigin(t)}
 	all := []*box{l.client, l.origin}
 	for i := range servers {
@@ -58,19 +66,42 @@ func newLab(t *testing.T, servers int, more string) *lab {
 	}
 	l.censor = newCensor(t, all...)
 	t.Cleanup(func() {
-		l.censor.set(func(c *censor) { c.cut, c.blocked, c.delay, c.rate = false, map[netip.Addr]bool{}, 0, 0 })
+		l.calm()
 		for _, b := range append([]*box{l.client}, l.servers...) {
 			b.stop()
 		}
 	})
 	serveOrigin(t, l.origin)
-	for _, b := range l.servers {
-		server, bridge := pair(t, b.addr, b.name)
-		b.configure(server + more)
+	for i, b := range l.servers {
+		var text string
+		for k, transport := range servers[i] {
+			name := b.name
+			if k > 0 {
+				name += "-" + transport
+			}
+			way := pair
+			if transport == "webtunnel" {
+				way = b.webtunnel
+			}
+			server, bridge := way(t, b.addr, name)
+			if k > 0 { // there is one exit
+				server, _, _ = strings.Cut(server, "[exit]")
+			}
+			text = server + text
+			l.names, l.bridges = append(l.names, name), append(l.bridges, bridge)
+		}
+		b.configure(text + more)
 		b.start()
-		l.bridges = append(l.bridges, bridge)
 	}
 	return l
+}
+
+// calm ends what the censor does, but for what it has decided on connections.
+func (l *lab) calm() {
+	l.censor.set(func(c *censor) {
+		c.cut, c.blocked, c.ports, c.dial = false, map[netip.Addr]bool{}, map[netip.AddrPort]bool{}, map[netip.Addr]bool{}
+		c.delay, c.rate, c.each = 0, 0, rules{}
+	})
 }
 
 // pair makes keys, with the program itself. It gives a server's configuration and
@@ -88,7 +119,7 @@ func pair(t testing.TB, addr netip.Addr, name string) (server, bridge string) {
 		t.Fatal(err)
 	}
 	// The origin has a private address.
-	server = strings.Replace(string(s), `["private"]`, "[]", 1) + "[limits]\ndrain = \"5s\"\n"
+	server = strings.Replace(string(s), `["private"]`, "[]", 1) + "[limits]\ndrain = \"10s\"\n"
 	_, bridge, _ = strings.Cut(string(c), "[bridge.far]")
 	bridge, _, _ = strings.Cut(bridge, "[listen]")
 	return server, "[bridge." + name + "]" + bridge
@@ -105,10 +136,10 @@ func (l *lab) run(pick, more string) {
 
 func (l *lab) text(pick, more string) string {
 	var names []string
-	for _, b := range l.servers {
-		names = append(names, strconv.Quote(b.name))
+	for _, name := range l.names {
+		names = append(names, strconv.Quote(name))
 	}
-	return clientText + strings.Join(l.bridges, "\n") + more + fmt.Sprintf("\n[[route]]\nto = \"*\"\nvia = [%s]\npick = %q\n", strings.Join(names, ", "), pick)
+	return clientText + l.limits + strings.Join(l.bridges, "\n") + more + fmt.Sprintf("\n[[route]]\nto = \"*\"\nvia = [%s]\npick = %q\n", strings.Join(names, ", "), pick)
 }
 
 // honest answers only when the far end has, so that a client that was told of
@@ -260,6 +291,7 @@ func tells(t *testing.T, path string) (all []string) {
 // Test 2: a bridge is blackholed during a download; requests go over the next one,
 // and back when it works again.
 func TestBlackhole(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 2, "")
 	l.honest()
 	l.run("first", "")
@@ -493,6 +525,7 @@ func TestReloads(t *testing.T) {
 
 // Test 5: the link is cut for 20 seconds.
 func TestCut(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 1, "")
 	l.run("first", "")
 	if err := l.client.fetch(t.Context(), 1000, patience); err != nil {
@@ -559,8 +592,8 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// Test 6: mixed load and random faults. Requests may fail while there are faults;
-// no byte may be wrong, and all works when they end.
+// Test 6: mixed load and random faults. No request may fail but those whose server is
+// killed under them; no byte may be wrong, and all works when the faults end.
 func TestMixed(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	if text := os.Getenv("PTGATE_LAB_SEED"); text != "" {
@@ -590,6 +623,16 @@ func TestMixed(t *testing.T) {
 	begin := time.Now()
 	count := map[string]int{}
 	server := func() *box { return l.servers[r.IntN(len(l.servers))] }
+	each := func(what rules, d time.Duration) {
+		l.censor.set(func(c *censor) { c.each = what })
+		after(ctx, d)
+		l.censor.set(func(c *censor) { c.each = rules{} })
+	}
+	type kill struct {
+		at     time.Time
+		server netip.Addr
+	}
+	var killed []kill
 	faults := []struct {
 		name string
 		do   func()
@@ -626,8 +669,31 @@ func TestMixed(t *testing.T) {
 		}},
 		{"kill a server", func() {
 			x := server()
+			killed = append(killed, kill{time.Now(), x.addr})
 			x.kill()
 			x.start()
+		}},
+		{"restart a server", func() { // for what does not end within its drain, the same
+			x := server()
+			killed = append(killed, kill{time.Now(), x.addr})
+			x.stop()
+			x.start()
+		}},
+		{"freeze", func() {
+			each(rules{freeze: 16<<10 + r.IntN(1<<20)}, time.Duration(r.IntN(8000))*time.Millisecond)
+		}},
+		{"age", func() {
+			each(rules{age: time.Duration(1000+r.IntN(5000)) * time.Millisecond}, time.Duration(r.IntN(8000))*time.Millisecond)
+		}},
+		{"silence", func() {
+			fate := []fate{tooQuiet, wasReset}[r.IntN(2)]
+			each(rules{silence: time.Duration(1000+r.IntN(10_000)) * time.Millisecond, silenced: fate}, 12*time.Second)
+		}},
+		{"throttle each", func() {
+			each(rules{rate: 64<<10 + r.IntN(256<<10)}, time.Duration(r.IntN(8000))*time.Millisecond)
+		}},
+		{"number and rate", func() {
+			each(rules{alive: 1 + r.IntN(4), opened: 1 + r.IntN(3), window: 5 * time.Second}, time.Duration(r.IntN(8000))*time.Millisecond)
 		}},
 		{"reload", func() { syscall.Kill(boxes[r.IntN(len(boxes))].pid(), syscall.SIGHUP) }},
 	}
@@ -637,9 +703,7 @@ func TestMixed(t *testing.T) {
 		count[f.name]++
 		return ctx.Err() == nil
 	})
-	l.censor.set(func(c *censor) {
-		c.cut, c.blocked, c.dial, c.delay, c.rate = false, map[netip.Addr]bool{}, map[netip.Addr]bool{}, 0, 0
-	})
+	l.calm()
 	calm := time.Now()
 	for _, b := range l.servers { // one with fresh keys only in its memory would show here
 		if len(b.pids()) == 0 {
@@ -655,10 +719,23 @@ func TestMixed(t *testing.T) {
 		all := x.c.end()
 		text, _ := summary(all, begin, calm, false)
 		t.Logf("%s requests among faults: %s", x.name, text)
+		broken := 0
+		for _, r := range all {
+			end := r.begin.Add(r.took)
+			excused := slices.ContainsFunc(killed, func(k kill) bool {
+				return k.at.After(r.begin) && k.at.Before(end) && (k.server == r.via || !r.via.IsValid())
+			})
+			if r.err != nil && !excused {
+				if broken++; broken <= 3 {
+					t.Errorf("%s: a request from %.1f s to %.1f s, whose server lived: %v", x.name, r.begin.Sub(begin).Seconds(), end.Sub(begin).Seconds(), r.err)
+				}
+			}
+		}
 		if text, failed := summary(all, calm.Add(5*time.Second), time.Now(), false); failed > 0 {
 			t.Errorf("%s requests after the last fault: %s", x.name, text)
 		}
 	}
+	t.Logf("%v", l.censor.tally(begin))
 	t.Logf("faults %v, %d flows reset; all works %v after the last", count, l.censor.resets, recovered.Round(time.Millisecond))
 	for i, b := range boxes {
 		var now load

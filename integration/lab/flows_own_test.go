@@ -1,0 +1,162 @@
+//go:build integration
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The censor does what the scenarios take for granted, seen with plain TCP.
+func TestCensor(t *testing.T) {
+	t.Parallel()
+	client, far := newBox(t, "client", 1), newBox(t, "far", 11)
+	c := newCensor(t, client, far)
+	l := &lab{t: t, client: client, censor: c}
+	const size = 1 << 20
+	// The far end sends the bytes at once and then what it reads.
+	serveTCP(t, far, 443, func(ctx context.Context, c net.Conn) {
+		io.CopyN(c, content(1), size)
+		io.Copy(c, c)
+	})
+	dial := func(t *testing.T) net.Conn {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		conn, err := client.dial(ctx, "10.77.0.11:443")
+		if err != nil {
+			return nil
+		}
+		t.Cleanup(func() { conn.Close() })
+		return conn
+	}
+	// read gives what comes within the time, and how it ended.
+	read := func(conn net.Conn, n int64, limit time.Duration) (int64, error) {
+		conn.SetReadDeadline(time.Now().Add(limit))
+		return io.CopyN(io.Discard, conn, n)
+	}
+	quiet := func(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+	try := func(name string, each rules, f func(t *testing.T)) {
+		t.Run(name, func(t *testing.T) {
+			l.calm()
+			c.set(func(c *censor) { c.each = each })
+			f(t)
+		})
+	}
+
+	try("freeze", rules{freeze: 16 << 10}, func(t *testing.T) {
+		begin, conn := time.Now(), dial(t)
+		if n, err := read(conn, size, time.Second); n < 14<<10 || n > 16<<10 || !quiet(err) {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+		if x := c.tally(begin); x.frozen != 1 {
+			t.Errorf("%v", x)
+		}
+		c.set(func(c *censor) { c.each = rules{} })
+		if n, err := read(conn, size, 500*time.Millisecond); n > 0 || !quiet(err) {
+			t.Errorf("%d bytes more of a frozen connection, %v", n, err)
+		}
+	})
+	try("age", rules{age: 300 * time.Millisecond}, func(t *testing.T) {
+		begin, conn := time.Now(), dial(t)
+		if n, err := read(conn, size+1, patience); n != size || !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+		if d := time.Since(begin); d < 300*time.Millisecond {
+			t.Errorf("reset after %v", d)
+		}
+	})
+	for name, fate := range map[string]fate{"silence, dropped": tooQuiet, "silence, reset": wasReset} {
+		try(name, rules{silence: 300 * time.Millisecond, silenced: fate}, func(t *testing.T) {
+			conn := dial(t)
+			if n, err := read(conn, size, patience); n != size || err != nil {
+				t.Fatalf("%d bytes, %v", n, err)
+			}
+			for range 4 { // what speaks in time lives
+				after(t.Context(), 150*time.Millisecond)
+				conn.Write([]byte("x"))
+				if n, err := read(conn, 1, patience); n != 1 || err != nil {
+					t.Fatal(err)
+				}
+			}
+			begin := time.Now()
+			after(t.Context(), 400*time.Millisecond)
+			_, err := conn.Write([]byte("x")) // one of the two has the reset
+			if err == nil {
+				_, err = read(conn, 1, time.Second)
+			}
+			if fate == tooQuiet && !quiet(err) || fate == wasReset && !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("after silence: %v", err)
+			}
+			if x := c.tally(begin); x.tooQuiet+x.reset != 1 {
+				t.Errorf("%v", x)
+			}
+		})
+	}
+	try("rate", rules{rate: 512 << 10}, func(t *testing.T) {
+		one, two := dial(t), dial(t)
+		begin := time.Now()
+		for _, conn := range []net.Conn{one, two} { // the second one's bytes come meanwhile
+			if n, err := read(conn, size/2, patience); n != size/2 || err != nil {
+				t.Fatalf("%d bytes, %v", n, err)
+			}
+		}
+		took := time.Since(begin)
+		t.Logf("twice 512 KiB at 512 KiB/s each in %.2f s", took.Seconds())
+		if took < 800*time.Millisecond {
+			t.Errorf("two times 512 KiB at 512 KiB/s each in %v", took)
+		}
+	})
+	try("new in a time", rules{opened: 2, window: 2 * time.Second}, func(t *testing.T) {
+		after(t.Context(), 2*time.Second) // what was opened before counts
+		begin := time.Now()
+		if one, two := dial(t), dial(t); one == nil || two == nil {
+			t.Fatal("the first two are refused")
+		}
+		if dial(t) != nil {
+			t.Error("a third one within the time is not refused")
+		}
+		if x := c.tally(begin); x.opened != 2 || x.refused != 1 {
+			t.Errorf("%v", x)
+		}
+		within(t, patience, "another one after the time", func() bool { return dial(t) != nil })
+	})
+	try("alive", rules{}, func(t *testing.T) {
+		within(t, patience, "the connections of before are over", func() bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.alive(far.addr) == 0
+		})
+		c.set(func(c *censor) { c.each = rules{alive: 2} })
+		one, two := dial(t), dial(t)
+		if one == nil || two == nil {
+			t.Fatal("the first two are refused")
+		}
+		if dial(t) != nil {
+			t.Error("a third one is not refused")
+		}
+		one.Close()
+		if dial(t) == nil {
+			t.Error("one after the end of another is refused")
+		}
+	})
+	try("move", rules{}, func(t *testing.T) {
+		conn := dial(t)
+		if n, err := read(conn, size/2, patience); n != size/2 || err != nil {
+			t.Fatalf("%d bytes, %v", n, err)
+		}
+		l.move(2)
+		if n, err := read(conn, size, time.Second); n >= size || err == nil {
+			t.Error("a connection lives on after its address")
+		}
+		if conn := dial(t); conn == nil {
+			t.Error("nothing from the new address")
+		}
+	})
+}
