@@ -30,9 +30,18 @@ func TestCarriers(t *testing.T) {
 		if _, err := c.Read(make([]byte, 1)); err == nil || err == io.EOF {
 			t.Errorf("the stream of a lost carrier ends with %v, want a reset", err)
 		}
+	})
+}
 
-		// The link is cut for 20 seconds.
-		c, _ = open(t, s)
+// A link that is cut for 20 seconds costs these, and no stream.
+func TestCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		cfg := w.config(config.PickFirst, "a")
+		cfg.Limits.Resume = time.Minute
+		s := w.apply(cfg)
+		f := w.far["a"]
+		c, _ := open(t, s)
 		defer c.Close()
 		f.block(true)
 		begun := time.Now()
@@ -44,7 +53,7 @@ func TestCarriers(t *testing.T) {
 		if took < 20*time.Second || took > 21*time.Second {
 			t.Errorf("a request during the cut took %v", took)
 		}
-		echo(t, c) // its carrier has lived through it
+		echo(t, c)
 		if st := s.bridge("a").Status(); st.State != "up" {
 			t.Errorf("%v after the cut: %+v", time.Since(begun)-20*time.Second, st)
 		}
