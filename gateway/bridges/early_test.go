@@ -134,7 +134,7 @@ func TestEarlyNeverTwice(t *testing.T) {
 		resume time.Duration
 	}{
 		"lost":   {func(a *far) { a.reset() }, false, 0},
-		"silent": {func(a *far) { a.block(true); <-time.After(20 * time.Second); a.block(false) }, true, time.Minute},
+		"silent": {func(a *far) { a.block(true); <-time.After(5 * time.Second); a.block(false) }, true, time.Minute},
 		"gone":   {func(a *far) { a.begin(nil); a.reset() }, false, 0},
 		"slow":   {func(a *far) { <-time.After(40 * time.Second) }, true, 0},
 		"leaves": {func(a *far) { a.group.Leave(true) }, true, 0},
