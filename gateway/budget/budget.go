@@ -96,6 +96,9 @@ func (k Kind) String() string {
 	return ""
 }
 
+// MarshalText implements encoding.TextMarshaler, with String.
+func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
 // How says in what way a carrier died.
 type How uint8
 

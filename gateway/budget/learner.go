@@ -43,6 +43,13 @@ func New(configured Limits, noise int64) *Learner {
 	return &Learner{configured: configured, noise: float64(noise)}
 }
 
+// Configured returns the configured limits.
+func (l *Learner) Configured() Limits {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.configured
+}
+
 // Update sets other configured limits, after a reload.
 func (l *Learner) Update(configured Limits) {
 	l.mu.Lock()

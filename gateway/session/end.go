@@ -74,16 +74,17 @@ type end struct {
 	next     uint64  // the gateway's: number of the next stream
 	seen     numbers // the server's: of the streams
 	lanes    []*lane
-	parted   map[uint64]*lane // gone, and the peer has not said yet what it has got from them
-	carriers numbers          // the server's: of the carriers
-	said     []*saidGone      // what the peer may not have heard yet
-	homeless []*Stream        // writers that have no lane, in order
-	stalled  []*Stream        // writers that wait because held is at its limit, in order
-	orphans  [][]byte         // frames that have no lane, in order
-	orphan   orphan           // comes before them
-	held     int64            // bytes in lanes and orphans that may have to be sent again
-	pieces   uint64           // how many pieces have come from all lanes
-	replayed int64            // bytes that were sent again
+	parted   map[uint64]*lane    // gone, and the peer has not said yet what it has got from them
+	carriers numbers             // the server's: of the carriers
+	said     []*saidGone         // what the peer may not have heard yet
+	homeless []*Stream           // writers that have no lane, in order
+	stalled  []*Stream           // writers that wait because held is at its limit, in order
+	orphans  [][]byte            // frames that have no lane, in order
+	orphan   orphan              // comes before them
+	aborted  map[uint64]struct{} // streams that this side has reset
+	held     int64               // bytes in lanes and orphans that may have to be sent again
+	pieces   uint64              // how many pieces have come from all lanes
+	replayed int64               // bytes that were sent again
 
 	flushed chan struct{} // closed when the peer has all that matters; nil: nobody waits
 	scratch [headerMax]byte
@@ -96,6 +97,21 @@ type saidGone struct {
 	number, received uint64
 	on               *lane // nil: there was no lane
 	at               int64 // the position after it
+}
+
+// maxAborted is how many streams that were reset here are remembered.
+const maxAborted = 1 << 12
+
+// abort notes that this side has reset a stream. What it has sent need not arrive any
+// more, and had better not: the program may have made its request again elsewhere.
+func (e *end) abort(id uint64) {
+	if e.held == 0 {
+		return // all of it has arrived
+	}
+	if e.aborted == nil || len(e.aborted) >= maxAborted {
+		e.aborted = map[uint64]struct{}{} // those from long before have nothing under way
+	}
+	e.aborted[id] = struct{}{}
 }
 
 // An orphan is a frame that has no lane, or the rest of one.
@@ -450,6 +466,7 @@ func (e *end) breakStream(id uint64) {
 		delete(e.streams, id)
 		s.broke(errCarrier)
 	}
+	e.abort(id)
 	e.control(nil, frame{kind: frameReset, id: id, at: codeReset})
 }
 
@@ -514,6 +531,11 @@ func (e *end) adopt(l *lane) bool {
 			} else {
 				e.orphans = slices.Delete(e.orphans, 0, 1)
 			}
+		}
+		if _, aborted := e.aborted[o.id]; aborted && (o.kind == frameData || o.kind == frameFin || o.kind == frameWindow) {
+			e.hold(-(o.header + int64(len(o.data))))
+			*o = orphan{}
+			continue
 		}
 		if o.kind != frameData {
 			if !e.try(l, o.frame) {

@@ -220,7 +220,7 @@ func (c *Client) attach(v *owned, now time.Time) (next time.Duration) {
 		// longest makes room.
 		var worst *lane
 		for _, l := range v.lanes {
-			if l.used != nil && (worst == nil || l.used.conn.LastHeard() < worst.used.conn.LastHeard()) {
+			if l.used != nil && (v.resume || l.homes == 0) && (worst == nil || l.used.conn.LastHeard() < worst.used.conn.LastHeard()) {
 				worst = l
 			}
 		}
@@ -344,12 +344,13 @@ func (v *owned) check(u *used, good []*lane, now time.Time) (next time.Duration)
 	}
 	owes := u.conn.Overdue()
 	if u.lane.avoid {
-		// It is given up if another one has been heard since it owes an answer. Those that had
+		// It is given up if another one has been heard since it owes an answer. Streams that
+		// would die with it wait: it may come back. Those that had
 		// no reason to say anything are asked, and not used before they answer.
 		for _, l := range good {
 			switch c := l.used.conn; {
 			case c.Silent() < owes:
-				if owes > giveUpAfter && !u.lane.gone {
+				if owes > giveUpAfter && !u.lane.gone && (v.resume || u.lane.homes == 0) {
 					v.lose(u, budget.Frozen)
 					return noLook
 				}
@@ -366,11 +367,7 @@ func (v *owned) check(u *used, good []*lane, now time.Time) (next time.Duration)
 	streams := len(v.streams) > 0
 	if limits.Bytes != u.told && u.lane.open() {
 		u.told = limits.Bytes
-		left := uint64(0)
-		if limits.Bytes > 0 {
-			left = uint64(max(1, limits.Bytes-u.base))
-		}
-		v.try(u.lane, frame{kind: frameBudget, id: left})
+		v.try(u.lane, frame{kind: frameBudget, id: u.allowance(limits.Bytes)})
 		u.lane.budgeted = false // only the far end counts
 	}
 	if old := u.epoch != v.c.epoch; old && u.lane.open() {
@@ -454,6 +451,21 @@ func (u *used) life() budget.Life {
 	return budget.Life{Bytes: u.bytes(), Age: time.Since(u.begun) - u.conn.Silent(), Silent: u.conn.Longest()}
 }
 
+// leastUse is the fewest bytes for which a carrier is worth its handshake.
+const leastUse = 3 << 10
+
+// allowance is how many bytes the far end may put on the wire on this carrier, if the
+// network allows so many on a connection; 0: any number. A learned limit that leaves
+// nothing is no limit: a carrier after the other would be used up at once.
+func (u *used) allowance(limit int64) uint64 {
+	left := limit - u.base
+	switch {
+	case limit == 0, left < leastUse && u.path.Budget.Configured().Bytes == 0:
+		return 0
+	}
+	return uint64(max(1, left))
+}
+
 // dial starts an attempt. If the budget does not allow that now, it returns how long to
 // wait. The caller holds mu.
 func (c *Client) dial(v *owned, p *Path, now time.Time, extra bool) (wait time.Duration) {
@@ -527,7 +539,7 @@ func (c *Client) connect(ctx context.Context, v *owned, a *attempt, b *budget.Ca
 	}
 	if limit := b.Limits(time.Now()).Bytes; limit > 0 {
 		u.told = limit
-		h.budget = uint64(max(1, limit-u.base))
+		h.budget = u.allowance(limit)
 	}
 	l := &lane{number: number, extra: extra, avoid: true, used: u}
 	u.lane = l
@@ -624,7 +636,11 @@ func (v *owned) welcome(u *used, h *hello, r *reply) error {
 	case u.lane.gone:
 		return errEnded // the far end has lost it, and has said so over another one
 	case r.answer == answerUnknown && v.met && box == v.box:
-		v.forget(errUnknown, time.Now()) // the box has forgotten it
+		// The box has forgotten the session, or another process has taken its place, and the
+		// old one still lives with its carriers.
+		if !slices.ContainsFunc(v.carriers, func(x *used) bool { return x.met && !x.lane.gone }) {
+			v.forget(errUnknown, time.Now())
+		}
 		return errUnknown
 	case r.answer == answerUnknown && box != v.box:
 		v.elsewhere(u.path)
@@ -719,6 +735,7 @@ func (c *Client) attemptFailed(v *owned, p *Path, b *budget.Carrier, a *attempt,
 	for id, s := range v.streams {
 		if s.opening && s.since <= a.order {
 			delete(v.streams, id)
+			v.abort(id)
 			v.control(nil, frame{kind: frameReset, id: id, at: codeReset})
 			s.broke(err)
 		}

@@ -203,6 +203,7 @@ func (s *Stream) shrink() {
 // Reset ends both directions at once; the peer sees a reset.
 func (s *Stream) Reset() {
 	s.close(func() {
+		s.e.abort(s.id)
 		s.e.control(s, frame{kind: frameReset, id: s.id, at: codeReset})
 		s.endSending(net.ErrClosed)
 	})
