@@ -49,7 +49,7 @@ func TestSimulation(t *testing.T) {
 
 // simCounts tell what the schedules have reached.
 type simCounts struct {
-	Steps, Streams, Carriers, Cuts, Used, Replayed, Stalled, Ended int64
+	Steps, Streams, Carriers, Cuts, Replayed, Stalled, Ended int64
 }
 
 func (c *simCounts) add(o simCounts) {
@@ -57,7 +57,6 @@ func (c *simCounts) add(o simCounts) {
 	c.Streams += o.Streams
 	c.Carriers += o.Carriers
 	c.Cuts += o.Cuts
-	c.Used += o.Used
 	c.Replayed += o.Replayed
 	c.Stalled += o.Stalled
 	c.Ended += o.Ended
