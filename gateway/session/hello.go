@@ -186,7 +186,7 @@ func (r *reply) box(h *hello) (Box, error) {
 	if r.key == nil {
 		return Box{}, nil
 	}
-	if !ed25519.Verify(r.key, h.signed(), r.signature) {
+	if Box(r.key) == (Box{}) || !ed25519.Verify(r.key, h.signed(), r.signature) {
 		return Box{}, fmt.Errorf("%w: the signature of the box is wrong", errHello)
 	}
 	return Box(r.key), nil
