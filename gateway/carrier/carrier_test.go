@@ -411,6 +411,7 @@ func TestAsks(t *testing.T) {
 		go io.Copy(io.Discard, near)
 		a := asking{c: near}
 		answered := func() {
+			synctest.Wait() // the question is on its way
 			say(far, "!")
 			synctest.Wait()
 			near.Answered(time.Now(), 0)
