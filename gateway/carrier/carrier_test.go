@@ -131,7 +131,8 @@ func TestBudget(t *testing.T) {
 	for _, each := range []int{1, 7, 100, 1000} {
 		for _, gather := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
-				near, far := ends(t, Options{Budget: 3000, Cost: cost})
+				var user sync.Mutex // between Space and Append nothing is taken
+				near, far := ends(t, Options{Budget: 3000, Cost: cost, Lock: &user})
 				var spent, got int
 				var wg sync.WaitGroup
 				wg.Go(func() {
@@ -147,8 +148,13 @@ func TestBudget(t *testing.T) {
 				})
 				synctest.Wait()
 				use := func() {
-					for near.Space(1, false) > 0 {
-						near.Append(make([]byte, min(each, near.Space(1, false))), nil)
+					for more := true; more; {
+						user.Lock()
+						n := near.Space(1, false)
+						if more = n > 0; more {
+							near.Append(make([]byte, min(each, n)), nil)
+						}
+						user.Unlock()
 						if !gather {
 							synctest.Wait()
 						}
