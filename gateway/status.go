@@ -32,6 +32,7 @@ type Status struct {
 	Down      int64            `json:"down"`      // bytes to applications, since the start
 	Bridges   []bridges.Status `json:"bridges"`
 	Serve     []ServeStatus    `json:"serve"`
+	Box       string           `json:"box,omitempty"` // what gateways know this box by, in short; "": it serves no exit
 	Outcomes  []outcome.Value  `json:"outcomes"` // counted since the start
 }
 
@@ -64,6 +65,9 @@ func (g *Gateway) Status() Status {
 	}
 	for _, l := range g.listeners() {
 		s.Listeners = append(s.Listeners, ListenerStatus{l.front.String(), l.address()})
+	}
+	if sessions := g.sessions.Load(); sessions != nil {
+		s.Box = sessions.Box().String()
 	}
 	for _, x := range v.servers {
 		a := x.Announced()

@@ -152,7 +152,7 @@ func printStatus(out io.Writer, s *gateway.Status) {
 	for _, b := range s.Bridges {
 		more := []string{b.State}
 		if !b.Detached.IsZero() {
-			more[0] += " since " + b.Detached.Format(time.TimeOnly) + ", streams wait"
+			more = append(more, "streams wait for a carrier since "+b.Detached.Format(time.TimeOnly))
 		}
 		if b.Leaving {
 			more = append(more, "its server is about to stop")
@@ -188,6 +188,9 @@ func printStatus(out io.Writer, s *gateway.Status) {
 		for _, l := range b.Learned {
 			fmt.Fprintf(w, "  %s\t%s: %s\n", l.Kind, l.Value, l.Text)
 		}
+	}
+	if s.Box != "" {
+		fmt.Fprintf(w, "box\t%s\n", s.Box)
 	}
 	for _, x := range s.Serve {
 		more := append([]string{plural(int(x.Clients), "client connection"), plural(int(x.Active), "stream"),

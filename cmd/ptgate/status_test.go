@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/json"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -47,7 +49,7 @@ func TestStatusOfSessions(t *testing.T) {
 		"bridge own .*: up, 2 carriers, 0 connections, box 0123456789abcdef\n",
 		"bridge both .*: up, its server is about to stop, 2 carriers over both and other, 0 connections, " +
 			"box 0123456789abcdef, which is another one than before, 2.0 KiB sent again\n +" + budget.KindBytes.String() + " +14KiB: the network stops a connection\n",
-		"bridge other .*: detached since 03:04:05, streams wait, 3 connections\n",
+		"bridge other .*: detached, streams wait for a carrier since 03:04:05, 3 connections\n",
 	} {
 		if !regexp.MustCompile(want).MatchString(out.String()) {
 			t.Errorf("no %q in\n%s", want, out.String())
@@ -68,5 +70,23 @@ func TestProbeOfBox(t *testing.T) {
 		if got := aboutBox(c.p, c.known); got != c.want {
 			t.Errorf("%q, want %q", got, c.want)
 		}
+	}
+}
+
+// What status --json prints can be read again, as status does it through the socket.
+func TestStatusJSON(t *testing.T) {
+	s := gateway.Status{Box: "0123456789abcdef", Bridges: []bridges.Status{{Name: "far", State: "detached",
+		Detached: time.Unix(1, 0).UTC(), Over: []string{"far"},
+		Learned: []budget.Learned{{Kind: budget.KindBytes, Value: "14KiB", Deaths: 2, Since: time.Unix(1, 0).UTC(), Probe: time.Unix(2, 0).UTC(), Text: "why"}}}}}
+	text, err := json.Marshal(&s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got gateway.Status
+	if err := json.Unmarshal(text, &got); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, s) {
+		t.Errorf("%+v\nbecame %+v", s, got)
 	}
 }

@@ -73,6 +73,8 @@ func newBridge(m *Manager, bc *config.Bridge, cfg *config.Config, p *program) *B
 			Wall:     m.wall,
 			Detached: b.detached,
 			Resumed:  b.resumed,
+			Ended:    b.streamsLost,
+			Leaves:   b.leaves,
 		})
 	}
 	b.attach()
@@ -195,7 +197,7 @@ func (b *Bridge) Status() Status {
 		s.State = "detached"
 	case far.Suspect:
 		s.State = "suspect"
-	case s.Carriers > 0 || s.Active > 0 && far.Connecting == 0:
+	case s.Carriers > 0 || b.session == nil && s.Active > 0:
 		s.State = "up"
 	case far.Connecting > 0:
 		s.State = "connecting"

@@ -43,6 +43,14 @@ func (b *Bridge) noteLimits() {
 	}
 }
 
+// streamsLost counts a session that has ended with open streams.
+func (b *Bridge) streamsLost(streams int, err error) {
+	b.m.book.Add(outcome.StreamsLost, outcome.By(b.Name()), "streams", streams, "error", err)
+}
+
+// leaves counts a far end that is about to stop.
+func (b *Bridge) leaves() { b.m.book.Add(outcome.BoxLeaves, outcome.By(b.Name())) }
+
 // detached counts a session whose streams wait for a carrier.
 func (b *Bridge) detached() {
 	b.m.book.Add(outcome.SessionDetached, outcome.By(b.Name()))

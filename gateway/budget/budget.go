@@ -99,6 +99,17 @@ func (k Kind) String() string {
 // MarshalText implements encoding.TextMarshaler, with String.
 func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
+// UnmarshalText is the opposite of MarshalText.
+func (k *Kind) UnmarshalText(text []byte) error {
+	for x := KindNone; x <= KindAtOnce; x++ {
+		if x.String() == string(text) {
+			*k = x
+			return nil
+		}
+	}
+	return fmt.Errorf("no kind of limit: %q", text)
+}
+
 // How says in what way a carrier died.
 type How uint8
 

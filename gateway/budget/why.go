@@ -7,20 +7,20 @@ import (
 
 // A Learned is one learned limit, and why it is believed.
 type Learned struct {
-	Kind Kind
+	Kind Kind `json:"kind"`
 	// Value is what carriers keep to, as the configuration writes it: "14KiB", "50s",
 	// "3/30s".
-	Value string
+	Value string `json:"value"`
 	// Deaths is how many carriers died of it, or how many dials nobody answered.
-	Deaths int
+	Deaths int `json:"deaths"`
 	// Unsure says that the limit was taken from very few deaths, because it is a well known
 	// one.
-	Unsure bool
-	Since  time.Time
+	Unsure bool      `json:"unsure,omitempty"`
+	Since  time.Time `json:"since"`
 	// Probe is when one carrier may go past it, to see whether it is still there.
-	Probe time.Time
+	Probe time.Time `json:"probe"`
 	// Text says all that in a sentence.
-	Text string
+	Text string `json:"text"`
 }
 
 // Why returns the learned limits that are kept to.

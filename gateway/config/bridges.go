@@ -128,7 +128,7 @@ func (l *loading) bridgeRest(t *table, b *Bridge) {
 	b.Optimistic = oneOf(t, "optimistic", OptimisticLearned, OptimisticNever, OptimisticAlways)
 	b.Carriers = t.integer("carriers", 0, 0, 1024)
 	if b.Carriers > 0 && b.Far != FarExit {
-		t.fail(t.lineOf("carriers"), "carriers are for an exit: leave it out with far = %q", b.Far)
+		t.fail(t.lineOf("carriers"), "carriers is for an exit: leave it out with far = %q", b.Far)
 	}
 	l.budget(t, b)
 	if b.Transport != "" {

@@ -236,7 +236,7 @@ func (t *table) size(key string, def, least, most int64) int64 {
 	s, _ := v.(string)
 	n, ok := parseSize(s)
 	if !ok {
-		t.fail(t.lineOf(key), "%s must be a size with its unit, as in \"4MiB\" or \"512KiB\"", key)
+		t.fail(t.lineOf(key), "%s must be a size in KiB, MiB or GiB, as in \"4MiB\" or \"512KiB\"", key)
 		return def
 	}
 	if n < least || n > most {

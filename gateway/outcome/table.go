@@ -36,6 +36,8 @@ const (
 	CarrierLost
 	SessionDetached
 	SessionResumed
+	StreamsLost
+	BoxLeaves
 	LimitLearned
 	BoxChanged
 	BridgeSessions
@@ -151,13 +153,19 @@ var table = [outcomes]Row{
 		Message: "carrier is dead: no answer", Level: slog.LevelInfo},
 	SessionDetached: {Name: "session_detached", Labels: []string{bridge},
 		Help:    "Sessions that lost their last carrier while streams were open.",
-		Message: "no carrier is left: the open streams wait", Level: slog.LevelInfo},
+		Message: "no carrier is left: the open streams wait", Level: slog.LevelInfo, AtWill: true},
 	LimitLearned: {Name: "limit_learned", Labels: []string{bridge, limit},
 		Help:    "Limits of the network that were learned from how carriers ended.",
 		Message: "the network ends connections: carriers keep to a limit now", Level: slog.LevelInfo},
 	SessionResumed: {Name: "session_resumed", Labels: []string{bridge},
 		Help:    "Sessions that went on over a new carrier after they had none.",
-		Message: "streams go on over a new carrier", Level: slog.LevelInfo},
+		Message: "streams go on over a new carrier", Level: slog.LevelInfo, AtWill: true},
+	StreamsLost: {Name: "streams_lost", Labels: []string{bridge},
+		Help:    "Sessions that ended with open streams, because the far end was started again or did not come back in time.",
+		Message: "streams were lost: the far end was started again, or did not come back within limits.resume", Level: slog.LevelWarn, AtWill: true},
+	BoxLeaves: {Name: "box_leaves", Labels: []string{bridge},
+		Help:    "Far ends that have said that they are about to stop.",
+		Message: "the far end is about to stop: new requests go elsewhere, or wait until it is back", Level: slog.LevelInfo, AtWill: true},
 	BoxChanged: {Name: "box_changed", Labels: []string{bridge},
 		Help: "Bridges that lead to another box than before.",
 		Message: "the bridge leads to another box than before: was the server installed anew, or does a balancer choose among several? " +

@@ -72,6 +72,12 @@ type Options struct {
 	// Resumed is called when a session that had no carrier has one again, and with the time
 	// that it had none. Nil: it is not called.
 	Resumed func(away time.Duration)
+	// Ended is called when a session ends that has so many open streams, but not when this
+	// side has ended it. Nil: it is not called.
+	Ended func(streams int, err error)
+	// Leaves is called when the far end has said that it is about to stop. Nil: it is not
+	// called.
+	Leaves func()
 }
 
 // A Client is the gateway's end of sessions to one far end. It opens and closes its

@@ -69,6 +69,7 @@ type end struct {
 	mu       *sync.Mutex // the ends of one Client have the same
 	err      error
 	over     chan struct{} // closed when the session is over
+	cut      int           // how many streams were open then
 	refuse   uint64        // if not 0: the code with which new streams are refused
 	streams  map[uint64]*Stream
 	next     uint64  // the gateway's: number of the next stream
@@ -131,7 +132,7 @@ func (e *end) fail(err error) {
 	if e.err != nil {
 		return
 	}
-	e.err = err
+	e.err, e.cut = err, len(e.streams)
 	close(e.over)
 	for _, s := range e.streams {
 		s.broke(err)

@@ -824,8 +824,11 @@ func (v *owned) dropped(l *lane) {
 func (v *owned) accept(*Stream) {}
 
 // ended implements owner.
-func (v *owned) ended(error) {
+func (v *owned) ended(err error) {
 	c := v.c
+	if v.met && v.cut > 0 && err != errClosed && c.o.Ended != nil {
+		c.o.Ended(v.cut, err)
+	}
 	for _, a := range v.attempts {
 		a.cancel()
 	}
@@ -841,6 +844,9 @@ func (v *owned) ended(error) {
 
 // peerLeaves implements owner.
 func (v *owned) peerLeaves(stage uint64) {
+	if v.stage == 0 && v.c.o.Leaves != nil {
+		v.c.o.Leaves()
+	}
 	v.stage = max(v.stage, min(stage, stageNow))
 	v.retryAt = time.Time{}
 	v.c.wakeKeeper()
