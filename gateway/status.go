@@ -33,7 +33,7 @@ type Status struct {
 	Bridges   []bridges.Status `json:"bridges"`
 	Serve     []ServeStatus    `json:"serve"`
 	Box       string           `json:"box,omitempty"` // what gateways know this box by, in short; "": it serves no exit
-	Outcomes  []outcome.Value  `json:"outcomes"` // counted since the start
+	Outcomes  []outcome.Value  `json:"outcomes"`      // counted since the start
 }
 
 // A ListenerStatus is the part of a Status about one listener.

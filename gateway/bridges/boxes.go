@@ -21,7 +21,8 @@ const boxesFile = "boxes.json"
 // boxes remembers which box each bridge leads to, over restarts. The file names no bridge:
 // only those who know a bridge can find it there.
 type boxes struct {
-	log *slog.Logger
+	log  *slog.Logger
+	file sync.Mutex // held while the file is written; taken before mu
 
 	mu    sync.Mutex
 	dir   string            // where the file is; "": nowhere
@@ -91,15 +92,24 @@ func (b *boxes) set(mark string, box session.Box) (before session.Box) {
 	}
 	known[mark] = hex.EncodeToString(box[:])
 	b.known = known
-	if b.dir == "" {
-		return before
+	return before
+}
+
+// write writes the file. It takes as long as the disk does.
+func (b *boxes) write() {
+	b.file.Lock()
+	defer b.file.Unlock()
+	b.mu.Lock()
+	dir, known := b.dir, b.known // which is never changed
+	b.mu.Unlock()
+	if dir == "" {
+		return
 	}
 	text, err := json.MarshalIndent(known, "", "  ")
 	if err == nil {
-		err = durable.WriteFile(filepath.Join(b.dir, boxesFile), append(text, '\n'), 0o600)
+		err = durable.WriteFile(filepath.Join(dir, boxesFile), append(text, '\n'), 0o600)
 	}
 	if err != nil {
 		b.log.Warn("the file of known boxes can't be written", "file", boxesFile, "error", err)
 	}
-	return before
 }

@@ -34,6 +34,7 @@ func TestBoxes(t *testing.T) {
 	if before := b.set(at, one); before != (session.Box{}) {
 		t.Errorf("before the first one: %v", before)
 	}
+	b.write()
 	if got := fresh().get(at); got != one {
 		t.Errorf("after a restart: %v", got)
 	}
@@ -45,6 +46,7 @@ func TestBoxes(t *testing.T) {
 		t.Errorf("the same again: %v", before)
 	}
 	b.set(mark("another"), one)
+	b.write()
 	if b = fresh(); b.get(at) != two || b.get(mark("another")) != one {
 		t.Errorf("it has %v", b.known)
 	}
@@ -67,6 +69,7 @@ func TestBoxes(t *testing.T) {
 			t.Errorf("%q: %v, logged %q", broken, got, log)
 		}
 		b.set(at, one)
+		b.write()
 		if got := fresh().get(at); got != one {
 			t.Errorf("%q: later %v", broken, got)
 		}
@@ -84,6 +87,7 @@ func TestBoxesWithoutAFile(t *testing.T) {
 	b := &boxes{log: slog.New(slog.NewTextHandler(log, nil))}
 	b.load(filepath.Join(t.TempDir(), "no", "directory"))
 	b.set("x", session.Box{1})
+	b.write()
 	if b.get("x") != (session.Box{1}) || !strings.Contains(log.String(), "can't be written") {
 		t.Errorf("%v, logged %q", b.get("x"), log)
 	}
@@ -118,6 +122,7 @@ func TestBoxChanged(t *testing.T) {
 			t.Errorf("the same again: %+v, told %d times", third, told())
 		}
 		// Another process, the same state directory.
+		synctest.Wait() // the file is written
 		w.m.boxes = boxes{log: quiet}
 		w.m.boxes.load(cfg.StateDir)
 		f.reset()

@@ -108,7 +108,11 @@ func (b *Bridge) newPath() *session.Path {
 
 // met notes which box the bridge leads to, and warns when that is another one than before.
 func (b *Bridge) met(before, now session.Box) {
-	if before == now || before == (session.Box{}) {
+	if before == now {
+		return
+	}
+	b.m.spawn(b.m.boxes.write) // the session's lock is held here
+	if before == (session.Box{}) {
 		return
 	}
 	b.changed.Store(true)

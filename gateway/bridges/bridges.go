@@ -161,7 +161,10 @@ func (m *Manager) Apply(cfg *config.Config) *Set {
 	}
 	for i, b := range s.all {
 		mates := s.mates(cfg.Bridges[i], byConfig)
-		b.mates.Store(&mates)
+		before := b.mates.Swap(&mates)
+		if b.session != nil && before != nil && slices.ContainsFunc(*before, func(x *Bridge) bool { return !slices.Contains(mates, x) }) {
+			b.session.Renew() // no stream stays on a bridge that is no longer one of them
+		}
 	}
 	m.newest = s
 	return s
@@ -175,7 +178,7 @@ func (s *Set) mates(bc *config.Bridge, byConfig map[*config.Bridge]*Bridge) (mat
 			continue
 		}
 		for _, x := range r.Via {
-			if m := byConfig[x]; x != bc && m.session != nil && !slices.Contains(mates, m) {
+			if m := byConfig[x]; x != bc && m.session != nil && x.User == bc.User && x.Password == bc.Password && !slices.Contains(mates, m) {
 				mates = append(mates, m)
 			}
 		}

@@ -104,6 +104,10 @@ func (h *health) sinceTrial() time.Duration {
 // reviveEvery is the shortest time between two trials of a bridge that answers nothing.
 const reviveEvery = 3 * time.Second
 
+// reviveWait is how long a request waits for such a trial. A bridge that works again
+// answers in a few round trips.
+const reviveWait = time.Second
+
 // revive tells whether a request over these bridges has a chance. If none of them answered
 // anything lately, they are tried in the background, and the request waits for that only
 // for a short time.
@@ -119,7 +123,7 @@ func revive(ctx context.Context, order []*Bridge, patience time.Duration) bool {
 			b.tryAgain()
 		}
 	}
-	limit := time.NewTimer(patience)
+	limit := time.NewTimer(min(patience, reviveWait))
 	defer limit.Stop()
 	look := time.NewTicker(50 * time.Millisecond)
 	defer look.Stop()

@@ -1,6 +1,7 @@
 package bridges
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -82,11 +83,25 @@ func (e *early) check() {
 	if e.request == nil || e.ctx.Err() != nil {
 		return
 	}
-	if e.whole && e.silent() && !e.request.Reached() {
+	if e.whole && harmless(e.sent) && e.silent() && !e.request.Reached() {
 		e.request.Reset() // the reader sees it, and makes the request again
 		return
 	}
 	e.watch.Reset(e.look)
+}
+
+// harmless tells whether bytes may reach their destination twice. That the far end is not
+// known to have got them does not mean that it has not.
+func harmless(sent []byte) bool {
+	if len(sent) == 0 || sent[0] == 0x16 { // the first flight of TLS
+		return true
+	}
+	for _, p := range []string{"GET ", "HEAD ", "OPTIONS ", "SSH-"} {
+		if bytes.HasPrefix(sent, []byte(p)) {
+			return true
+		}
+	}
+	return false
 }
 
 func (e *early) now() stream.Conn {
@@ -113,7 +128,7 @@ func (e *early) settle() error {
 	err := e.request.Answer()
 	e.mu.Lock()
 	again := err != nil && e.whole && e.ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) &&
-		(session.NotLookedAt(err) || session.IsLost(err) && !e.request.Reached())
+		(session.NotLookedAt(err) || session.IsLost(err) && !e.request.Reached() && harmless(e.sent))
 	e.mu.Unlock()
 	if again {
 		err = e.again()

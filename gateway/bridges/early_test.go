@@ -71,7 +71,7 @@ func TestEarlyAgain(t *testing.T) {
 				conn := atOnce(t, s)
 				defer conn.Close()
 				c.do(a)
-				const said = "said before the answer"
+				const said = "GET said before the answer"
 				if n, err := io.WriteString(conn, said); n != len(said) || err != nil {
 					t.Fatalf("%d, %v", n, err)
 				}

@@ -297,18 +297,26 @@ func (c *Conn) flush() {
 		if c.o.Cost != nil {
 			c.spent += int64(c.o.Cost(len(out)))
 		}
-		c.kept = append(c.kept, Piece{c.position, out})
+		kept := out
+		if len(out) < cap(out)/2 {
+			kept = slices.Clone(out) // a large buffer is not kept for few bytes
+		}
+		c.kept = append(c.kept, Piece{c.position, kept})
 		c.position += int64(len(out))
 		c.buf, c.writing, c.size = nil, out, len(out)
 		refused := c.refused
 		c.refused = false
+		whole := c.o.Budget > 0
 		unlock()
 		if refused && c.o.Room != nil {
 			c.o.Room()
 		}
-		err := c.put(out)
+		err := c.put(out, whole)
 		c.mu.Lock()
 		c.writing = nil
+		if cap(out) == bufferSize && &out[0] != &kept[0] {
+			buffers.Put((*[bufferSize]byte)(out[:bufferSize]))
+		}
 		if c.leaving {
 			c.wakeFlush()
 		}
@@ -356,9 +364,14 @@ const lastWords = time.Second
 
 // put writes b to the connection. If the deadline passes, the connection can't be used
 // any more: some transports can't go on after half a write.
-func (c *Conn) put(b []byte) error {
+// With whole, there are no more writes than Cost reckons with: each costs padding.
+func (c *Conn) put(b []byte, whole bool) error {
 	for len(b) > 0 {
-		piece := b[:min(len(b), c.piece)]
+		size := c.piece
+		if whole {
+			size = pieceSize
+		}
+		piece := b[:min(len(b), size)]
 		b = b[len(piece):]
 		begin := time.Now()
 		var deadline time.Time // none: the owner limits the wait for the peer's first sign

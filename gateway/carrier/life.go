@@ -212,7 +212,8 @@ func (c *Conn) Answered(asked time.Time, took time.Duration) bool {
 	}
 	c.life.answered.Store(c.life.bytes.Load())
 	if old := c.RTT(); old != 0 {
-		took = old/2 + took/2
+		// One answer that came very late says more of a pause of a box than of the way.
+		took = min(old/2+took/2, 2*old+suspectAfter)
 	}
 	c.life.rtt.Store(int64(max(took, 1)))
 	return true

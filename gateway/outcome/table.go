@@ -150,7 +150,7 @@ var table = [outcomes]Row{
 		Message: "request failed after an early answer", Level: slog.LevelInfo, AtWill: true},
 	CarrierLost: {Name: "carrier_lost", Labels: []string{bridge},
 		Help:    "Carriers given up because the far end was silent.",
-		Message: "carrier is dead: no answer", Level: slog.LevelInfo},
+		Message: "carrier is dead: no answer", Level: slog.LevelInfo, AtWill: true},
 	SessionDetached: {Name: "session_detached", Labels: []string{bridge},
 		Help:    "Sessions that lost their last carrier while streams were open.",
 		Message: "no carrier is left: the open streams wait", Level: slog.LevelInfo, AtWill: true},

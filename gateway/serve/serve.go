@@ -385,6 +385,15 @@ func host(a net.Addr) string {
 	if err != nil {
 		return ""
 	}
+	// Whoever has one address of IPv6 has the whole network.
+	if ip, err := netip.ParseAddr(h); err == nil {
+		if ip = ip.Unmap().WithZone(""); ip.Is6() {
+			if p, err := ip.Prefix(64); err == nil {
+				return p.String()
+			}
+		}
+		return ip.String()
+	}
 	return h
 }
 

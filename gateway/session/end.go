@@ -15,12 +15,17 @@ const (
 	// ackEvery is how many bytes may come before they are confirmed. Most confirmations go
 	// with other frames.
 	ackEvery = 128 << 10
-	// maxRefused is how many bytes may be held for a peer beyond the limit before no more
-	// streams are refused: it takes no answer.
-	maxRefused = 1 << 20
+	// maxBeyond is how many bytes may be held for a peer beyond the limit: frames without
+	// data do not wait. A peer that asks for more of them and confirms nothing is given up.
+	maxBeyond = 1 << 20
 	// maxSaid is how many frameGone may wait for the peer's confirmation before no more are
 	// added for carriers that never came.
-	maxSaid = 1 << 16
+	maxSaid = 1 << 14
+	// maxParted is how many carriers may be gone of which the peer has not said what it has
+	// got. Each takes some KiB.
+	maxParted = 1 << 10
+	// maxPartedPeer is the same for all sessions of one client.
+	maxPartedPeer = 1 << 13
 	// With a budget, a carrier is used up when it has room for less data than this.
 	leastData = 300
 	// controlRoom is kept free for frames without data in a write with a budget: a
@@ -145,6 +150,7 @@ func (e *end) fail(err error) {
 	}
 	e.lanes, e.homeless, e.stalled, e.orphans, e.orphan, e.said = nil, nil, nil, nil, orphan{}, nil
 	e.hold(-e.held)
+	e.partedOfPeer(-len(e.parted))
 	clear(e.parted)
 	e.isFlushed()
 	e.owner.ended(err)
@@ -222,6 +228,15 @@ func (e *end) hold(n int64) {
 	if e.peer != nil {
 		e.peer.kept.Add(n)
 	}
+}
+
+// partedOfPeer counts n more carriers in parted, of all sessions of the peer, and returns
+// how many there are.
+func (e *end) partedOfPeer(n int) int64 {
+	if e.peer == nil {
+		return 0
+	}
+	return e.peer.parted.Add(int64(n))
 }
 
 // most is how many bytes may be held before writers wait. It is little while all sessions,
@@ -424,8 +439,16 @@ func (e *end) drop(l *lane, inOrder bool) {
 	l.gone = true
 	// The callers may go through the old list.
 	e.lanes = slices.DeleteFunc(slices.Clone(e.lanes), func(x *lane) bool { return x == l })
-	e.parted[l.number] = l
+	if !l.has {
+		e.parted[l.number] = l
+		e.partedOfPeer(1)
+	}
 	l.pipe.Leave(inOrder)
+	if len(e.parted) > maxParted || len(e.parted) > maxParted/16 && e.partedOfPeer(0) > maxPartedPeer {
+		e.owner.dropped(l)
+		e.fail(broken("too many carriers are gone, and it does not say what it has got"))
+		return
+	}
 	if !e.resume && !(l.lastSent && l.lastGot) {
 		for _, id := range slices.Sorted(maps.Keys(e.streams)) {
 			if s := e.streams[id]; s != nil && s.home == l { // telling it may end another lane
@@ -433,17 +456,21 @@ func (e *end) drop(l *lane, inOrder bool) {
 			}
 		}
 	}
-	e.say(&saidGone{number: l.number, received: uint64(l.received)})
+	e.announce(l.number, uint64(l.received))
 	e.sayAgain(l)
 	e.unhome(l)
 	e.owner.dropped(l)
 }
 
-// say tells the peer that nothing more is taken from a lane, and what was.
+// announce tells the peer that nothing more is taken from a lane, and what was.
+func (e *end) announce(number, received uint64) {
+	g := &saidGone{number: number, received: received}
+	e.said = append(e.said, g)
+	e.say(g)
+}
+
+// say sends a frameGone.
 func (e *end) say(g *saidGone) {
-	if !slices.Contains(e.said, g) {
-		e.said = append(e.said, g)
-	}
 	g.on = e.tell(e.pick(nil), frame{kind: frameGone, id: g.number, at: g.received})
 	if g.on != nil {
 		g.at = g.on.pipe.Position()
@@ -640,7 +667,13 @@ func (e *end) isFlushed() {
 // its bytes before n. The others are sent again.
 func (e *end) peerGone(number, n uint64) error {
 	if i := slices.IndexFunc(e.lanes, func(l *lane) bool { return l.number == number }); i >= 0 {
-		e.drop(e.lanes[i], false)
+		l := e.lanes[i]
+		if !e.resume && l.lastSent && !l.lastGot && !l.has && n == uint64(l.pipe.Position()) {
+			// The carrier ends in order, and this has overtaken the peer's last bytes there.
+			l.has = true
+			return e.released(l, n)
+		}
+		e.drop(l, false)
 	}
 	l := e.parted[number]
 	if l == nil {
@@ -653,11 +686,12 @@ func (e *end) peerGone(number, n uint64) error {
 			return broken("too many carriers that never came")
 		}
 		if fresh {
-			e.say(&saidGone{number: number})
+			e.announce(number, 0)
 		}
 		return err
 	}
 	delete(e.parted, number)
+	e.partedOfPeer(-1)
 	e.hold(-l.held)
 	l.held = 0
 	if int64(n) < 0 || int64(n) > l.pipe.Position() {
@@ -741,6 +775,9 @@ func (e *end) take(l *lane, p []byte) {
 			l.received += int64(used)
 			err = e.frame(l, f, data)
 		}
+		if err == nil && e.floods() {
+			err = broken("it makes this side keep too much, and confirms nothing")
+		}
 		if err != nil {
 			e.shut(err)
 			return
@@ -753,6 +790,12 @@ func (e *end) take(l *lane, p []byte) {
 		e.ack(l)
 		e.used(l)
 	}
+}
+
+// floods tells whether the peer makes this side keep more than it may.
+func (e *end) floods() bool {
+	return e.held > e.limit+maxBeyond ||
+		e.held > leastKept && e.peer != nil && e.peer.kept.Load() > 3*mostKeptPeer
 }
 
 // frame does what a frame says.
@@ -826,9 +869,6 @@ func (e *end) stream(l *lane, f frame) (*Stream, error) {
 			code = codeLimit
 		}
 		if code != 0 {
-			if e.held > e.limit+maxRefused {
-				return nil, broken("it opens streams and takes no answer")
-			}
 			e.control(nil, frame{kind: frameReset, id: id, at: code})
 			return nil, nil
 		}

@@ -204,4 +204,5 @@ func (b Box) String() string {
 	return fmt.Sprintf("%x", sum[:8])
 }
 
-func seconds(d time.Duration) uint64 { return uint64(max(d, 0) / time.Second) }
+// seconds rounds up, so that a short time is not none.
+func seconds(d time.Duration) uint64 { return uint64((max(d, 0) + time.Second - 1) / time.Second) }

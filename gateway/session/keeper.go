@@ -296,8 +296,8 @@ func (c *Client) full(v *owned, more int) bool {
 			limit = budgetMax
 		}
 	}
-	if v == c.next && v.count() == 0 {
-		return false // the one that it follows needs its own still
+	if len(c.sessions) > 1 && v.count() == 0 {
+		return false // each session needs one of its own, also while another one ends
 	}
 	n := 0
 	for _, x := range c.sessions {
@@ -849,5 +849,8 @@ func (v *owned) peerLeaves(stage uint64) {
 	}
 	v.stage = max(v.stage, min(stage, stageNow))
 	v.retryAt = time.Time{}
+	if c := v.c; v == c.current && c.next == nil && !c.closed && (len(v.streams) > 0 || time.Since(c.lastUse) < expectFor) {
+		c.succeed(v)
+	}
 	v.c.wakeKeeper()
 }

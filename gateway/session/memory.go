@@ -19,6 +19,7 @@ type memory struct {
 type peer struct {
 	sessions int
 	kept     atomic.Int64 // bytes that may have to be sent again to it
+	parted   atomic.Int64 // carriers in all its sessions' parted
 }
 
 const (

@@ -7,7 +7,7 @@ import (
 )
 
 // maxGaps is how many gaps a peer may leave in the numbers that it uses.
-const maxGaps = 1 << 14
+const maxGaps = 1 << 12
 
 // numbers is a set of numbers that a peer uses in about their order: those of streams, or
 // of carriers.
@@ -87,6 +87,7 @@ type lane struct {
 	budgeted bool      // the far end may send only so many bytes
 	lastSent bool      // nothing more is appended
 	lastGot  bool      // nothing more comes
+	has      bool      // the peer has said that it takes no more, and that it has all
 	gone     bool      // nothing more is taken from it, and received is final
 	owes     bool      // the peer has to confirm what it has, and has not answered yet
 

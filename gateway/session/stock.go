@@ -247,7 +247,8 @@ func (c *Client) Status() Status {
 		s.Replayed += v.replayed
 		s.Held += v.held
 		if v == c.current {
-			s.Box, s.Resume, s.Leaving = v.box, v.kept, v.stage != 0
+			s.Box, s.Resume = v.box, v.kept
+			s.Leaving = v.stage != 0 || !v.met && time.Now().Before(v.expected)
 		}
 		live := false
 		for _, u := range v.carriers {
