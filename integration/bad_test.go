@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -108,6 +109,7 @@ func TestBadClients(t *testing.T) {
 	echo := serveEcho(t)
 	s, c := pairFiles(t, "--address", freeAddr(t))
 	run(t, "server", debugLog+s, setting{hosts: originHosts})
+	c = regexp.MustCompile(`(?m)^mixed .*$`).ReplaceAllString(c, strings.TrimPrefix(fronts, "[listen]\n")) // each port takes one protocol
 	client := run(t, "client", debugLog+c+"[limits]\nhandshake = \""+handshake.String()+"\"\n", setting{})
 	client.never = []string{originName, "inject", "127.0.0.1:" + portOf(t, echo)}
 
