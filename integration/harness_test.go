@@ -418,7 +418,7 @@ func gone(t testing.TB, pid int) {
 // listens is the address that a front says it listens on.
 func (b *box) listens(front string) string {
 	b.t.Helper()
-	return b.log.wait(b.t, `msg=listening front=`+front+` address=(\S+)`)[1]
+	return b.log.wait(b.t, `msg=listening front=(?:`+front+`) address=(\S+)`)[1]
 }
 
 // ports are the addresses where a box takes everything.
@@ -432,19 +432,17 @@ func (b *box) ports() (addrs []string) {
 // socks is where a box takes SOCKS5. Where it takes everything, it is the first port.
 func (b *box) socks() string {
 	b.t.Helper()
-	if all := b.ports(); len(all) > 0 {
-		return all[0]
-	}
-	return b.listens("socks5")
+	return b.listens("socks5|mixed")
 }
 
 // http is where a box takes HTTP. Where it takes everything, it is the last port.
 func (b *box) http() string {
 	b.t.Helper()
+	addr := b.listens("http|mixed")
 	if all := b.ports(); len(all) > 0 {
 		return all[len(all)-1]
 	}
-	return b.listens("http")
+	return addr
 }
 
 // fronts is the [listen] table of a near end on free ports.
