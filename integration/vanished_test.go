@@ -25,7 +25,7 @@ func TestVanishedClient(t *testing.T) {
 	// send_timeout is for a client that takes nothing: nginx itself would end a download
 	// after a minute.
 	text, path, pin := runFront(t, far, name, "proxy_send_timeout 1d; send_timeout 1d;\n")
-	run(t, "server", debugLog+text, setting{netns: far})
+	run(t, "server", debugLog+"[limits]\nresume = \"5s\"\n"+text, setting{netns: far})
 
 	var programs sync.WaitGroup
 	t.Cleanup(programs.Wait)

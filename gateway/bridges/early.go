@@ -319,7 +319,7 @@ func (e *early) Close() error { return e.end().Close() }
 func (e *early) WaitReset() error { return e.now().WaitReset() }
 
 // Socket implements stream.Conn.
-func (e *early) Socket() stream.Socket { return stream.Socket{} }
+func (e *early) Socket() stream.Socket { return stream.Socket{Queued: e.now().Socket().Queued} }
 
 // LocalAddr implements net.Conn.
 func (e *early) LocalAddr() net.Addr { return e.now().LocalAddr() }

@@ -112,6 +112,7 @@ type Head struct {
 
 // ParseRequest reads a request's head, which ends with an empty line.
 func (h *Head) ParseRequest(b []byte) error {
+	*h = Head{Fields: h.Fields[:0]} // nothing of another message stays, also at an error
 	line, b := cutLine(b)
 	// RFC 9112 section 3: method SP request-target SP HTTP-version
 	method, rest, ok := bytes.Cut(line, space)
@@ -129,7 +130,7 @@ func (h *Head) ParseRequest(b []byte) error {
 			return malformed("a control character in the request target")
 		}
 	}
-	*h = Head{Method: method, Target: target, Fields: h.Fields[:0]}
+	h.Method, h.Target = method, target
 	if err := h.version(version); err != nil {
 		return err
 	}

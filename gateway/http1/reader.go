@@ -132,9 +132,24 @@ func (r *Reader) ReadHead(most int, skip bool) ([]byte, error) {
 		if seen = max(len(b)-2, 0); skip && len(b) > 0 && !(len(b) == 1 && b[0] == '\r') {
 			skip = false
 		}
+		r.shrink()
 		if err := r.fill(max(most, bufferSize)); err != nil {
 			return nil, err
 		}
+	}
+}
+
+// smallBuffer holds the beginning of a head whose rest has not come.
+const smallBuffer = 2 << 10
+
+// shrink changes a large buffer with few bytes for a small one: the peer may take its time
+// with the next byte, and there may be many such peers.
+func (r *Reader) shrink() {
+	if b := r.Buffered(); r.pooled != nil && len(b) > 0 && len(b) <= smallBuffer/2 {
+		small := make([]byte, smallBuffer)
+		r.r, r.w = 0, copy(small, b)
+		buffers.Put(r.pooled)
+		r.buf, r.pooled = small, nil
 	}
 }
 

@@ -172,10 +172,11 @@ func (c *client) join(upstream stream.Conn, early []byte) {
 	c.relay = func() { l.server.cfg.Relay(l.cut, conn, upstream, early) }
 }
 
-// How long a connection is still read after the last answer, and how many bytes.
+// How long a connection is still read after the last answer: without a byte, and in all. A
+// client may be in the middle of an upload, and many look for the answer only behind it.
 const (
-	lingerTime  = 500 * time.Millisecond
-	lingerBytes = 256 << 10
+	lingerTime = 500 * time.Millisecond
+	lingerMost = 30 * time.Second
 )
 
 // linger closes the connection in a way that lets the client read the last answer.
@@ -186,8 +187,18 @@ func (c *client) linger() {
 	if c.Conn.CloseWrite() != nil {
 		return
 	}
-	if c.Conn.SetReadDeadline(time.Now().Add(lingerTime)) == nil {
-		io.Copy(io.Discard, io.LimitReader(c.Conn, lingerBytes))
+	end := time.Now().Add(lingerMost)
+	if c.over {
+		end = time.Now().Add(lingerTime)
+	}
+	b := make([]byte, 4<<10)
+	for now := time.Now(); now.Before(end); now = time.Now() {
+		if c.Conn.SetReadDeadline(now.Add(lingerTime)) != nil {
+			return
+		}
+		if _, err := c.Conn.Read(b); err != nil {
+			return
+		}
 	}
 }
 

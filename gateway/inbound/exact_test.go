@@ -168,7 +168,7 @@ func TestExact(t *testing.T) {
 		fields("TE: trailers, deflate;q=0.5\r\nX: y\r\n", "X: y\r\nTE: trailers\r\nConnection: TE\r\n"),
 		fields("TE: gzip\r\n", ""),
 		fields("Upgrade: h2c\r\nX: y\r\n", "X: y\r\n"),
-		fields("Connection: upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n", "Upgrade: h2c\r\nHTTP2-Settings: x\r\nConnection: Upgrade\r\n"),
+		fields("Connection: upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n", "Upgrade: h2c\r\nHTTP2-Settings: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"),
 		fields("Max-Forwards: 0\r\n", "Max-Forwards: 0\r\n"), // of OPTIONS and TRACE only
 		fields("Content-Length: 0, 0\r\n", "Content-Length: 0\r\n"),
 		fields("Expect: 100-continue\r\n", "Expect: 100-continue\r\n"),

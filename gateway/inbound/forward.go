@@ -25,13 +25,16 @@ const (
 	responseTime  = 15 * time.Minute // until the head of a response; long, for programs that wait for an event
 	continueTime  = 5 * time.Second  // until an origin answers to Expect; see the method expects
 	maxRespHeader = 256 << 10
-	maxInterim    = 100 // interim responses to one request
+	maxInterim    = 10000 // interim responses to one request: they pass at once and take no room
 	// lastWait is how long an origin may be silent when the client has ended its side.
 	// Such a client may have gone away.
 	lastWait = 2 * time.Minute
 	// graceTime is how long a response waits for the end of the request's content. Mostly
 	// that has just been sent.
 	graceTime = 10 * time.Millisecond
+	// uploadPause is how long the rest of the request's content may pause when the response
+	// is complete.
+	uploadPause = 5 * time.Second
 )
 
 // request is called by goproxy for each request other than CONNECT. It refuses the
@@ -147,7 +150,13 @@ func (o *originConn) quiet() bool {
 	if s := o.Conn.Socket(); s.Plain {
 		return stream.Quiet(s.TCP)
 	}
-	o.Conn.SetReadDeadline(time.Unix(1, 0))
+	// A stream of a session says at once what has come. For other connections, a deadline in
+	// the past comes before that.
+	by := time.Now().Add(time.Millisecond)
+	if o.Conn.Socket().Queued {
+		by = time.Unix(1, 0)
+	}
+	o.Conn.SetReadDeadline(by)
 	err := o.Conn.WaitRead()
 	o.Conn.SetReadDeadline(time.Time{})
 	return isTimeout(err)
@@ -181,8 +190,9 @@ type forward struct {
 	whole  bool          // all of it has been sent with the head
 	sent   chan struct{} // closed when the rest has been sent, or can't be
 	failed atomic.Pointer[error]
-	begun  atomic.Bool // some of the rest has come
-	ok     atomic.Bool // all of it has been sent
+	begun  atomic.Bool  // some of the rest has come
+	ok     atomic.Bool  // all of it has been sent
+	gone   atomic.Int64 // bytes of the rest that have been sent
 
 	answered bool // a response goes to the client; guarded by watch.mu
 	counted  bool
@@ -238,6 +248,8 @@ func (x *forward) prepare() ([]byte, error) {
 	}
 	out = r.AppendFields(out)
 	switch {
+	case x.upgrade && r.Get(http1.HTTP2Settings) != nil: // RFC 7540 section 3.2.1
+		out = append(out, "Connection: Upgrade, HTTP2-Settings\r\n"...)
 	case x.upgrade:
 		out = append(out, "Connection: Upgrade\r\n"...)
 	case trailers: // RFC 9110 section 10.1.4
@@ -497,6 +509,7 @@ func (x *forward) upload(o *originConn) (err error) {
 			if _, err := o.Write(b[:n]); err != nil {
 				return err
 			}
+			x.gone.Add(int64(n))
 			x.in.Discard(n)
 		}
 		switch {
@@ -527,8 +540,7 @@ var errUpload = errors.New("the client has not sent all of the content")
 // sent all of it.
 func (x *forward) uploadLength(o *originConn) (short bool, err error) {
 	x.in.Release()
-	var moved atomic.Int64
-	left, _, err := relay.Copy(o.Conn, x.Conn, x.left, o.web.up, &moved)
+	left, _, err := relay.Copy(o.Conn, x.Conn, x.left, o.web.up, &x.gone)
 	return left > 0 && err == nil, err
 }
 
@@ -573,7 +585,7 @@ func (x *forward) respond() (keep bool) {
 	uploaded := x.uploaded()
 	// What follows a response that is not to be trusted is not read.
 	again := uploaded && !odd && r.Minor > 0 && body.Framing != http1.ToEnd && !r.Has(http1.Connection, "close")
-	keep = x.keep && uploaded && body.Framing != http1.ToEnd && x.l.stop.Err() == nil
+	keep = x.keep && (uploaded || x.sending() && !r.Has(http1.Connection, "close")) && body.Framing != http1.ToEnd && x.l.stop.Err() == nil
 	o.bound = o.bound || bindsConnection(r)
 	decode := x.minor == 0 && body.Framing == http1.Chunked
 	if decode { // RFC 9112 section 6.1
@@ -605,6 +617,12 @@ func (x *forward) respond() (keep bool) {
 		d.chunked()
 	}
 	x.out = d.out[:0]
+	if !uploaded {
+		if d.err == nil && body.Framing != http1.ToEnd {
+			x.finishUpload()
+		}
+		keep = keep && x.ok.Load()
+	}
 	if !again || d.err != nil || len(o.in.Buffered()) > 0 {
 		x.leaveOrigin()
 	}
@@ -612,6 +630,31 @@ func (x *forward) respond() (keep bool) {
 		x.Conn.Reset() // a clean end would say that the response is complete
 	}
 	return keep && d.err == nil
+}
+
+// sending tells whether the rest of the request's content goes on behind a response of
+// success. Such a client is not told that its connection ends: it would stop sending.
+func (x *forward) sending() bool {
+	return x.resp.Status < 400 && x.sent != nil && x.failed.Load() == nil && (!x.expect || x.begun.Load())
+}
+
+// finishUpload waits for the rest of the request's content while it moves. An origin may
+// answer before it has read all, and still want the rest. Cut short, it would be lost
+// although the client has a response of success.
+func (x *forward) finishUpload() {
+	if !x.sending() {
+		return
+	}
+	t := time.NewTicker(uploadPause)
+	defer t.Stop()
+	for seen := int64(-1); seen != x.gone.Load(); {
+		seen = x.gone.Load()
+		select {
+		case <-x.sent:
+			return
+		case <-t.C:
+		}
+	}
 }
 
 // refusedExpect tells whether the response is a 417 for a client that has waited for "100
@@ -630,9 +673,11 @@ func bindsConnection(r *http1.Head) bool {
 		if f.ID != http1.WWWAuthenticate {
 			continue
 		}
-		scheme, _, _ := bytes.Cut(f.Value, []byte(" "))
-		if bytes.EqualFold(scheme, []byte("NTLM")) || bytes.EqualFold(scheme, []byte("Negotiate")) {
-			return true
+		for part := range bytes.SplitSeq(f.Value, []byte(",")) {
+			scheme, _, _ := bytes.Cut(bytes.TrimSpace(part), []byte(" "))
+			if bytes.EqualFold(scheme, []byte("NTLM")) || bytes.EqualFold(scheme, []byte("Negotiate")) {
+				return true
+			}
 		}
 	}
 	return false

@@ -83,8 +83,16 @@ func TestOriginLeavesBetweenRequests(t *testing.T) {
 	}
 }
 
+// opaque is a connection that can't be looked into, as a stream of a session.
+type opaque struct{ net.Conn }
+
 // Bytes that an origin sends between two requests are no response to the second one.
 func TestOriginSpeaksBetweenRequests(t *testing.T) {
+	t.Run("a socket", func(t *testing.T) { originSpeaks(t, func(c net.Conn) net.Conn { return c }) })
+	t.Run("a stream", func(t *testing.T) { originSpeaks(t, func(c net.Conn) net.Conn { return opaque{c} }) })
+}
+
+func originSpeaks(t *testing.T, through func(net.Conn) net.Conn) {
 	speak, spoken := make(chan struct{}), make(chan struct{})
 	up := serve(t, func(c *net.TCPConn) {
 		r := bufio.NewReader(c)
@@ -108,9 +116,9 @@ func TestOriginSpeaksBetweenRequests(t *testing.T) {
 	})
 	addr := speaks
 	g := start(t, HTTP, dialFunc(func(ctx context.Context, rt routes.Target) (net.Conn, error) {
-		c, err := to(addr).Dial(ctx, rt)
+		c, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 		addr = up
-		return c, err
+		return through(c), err
 	}), nil)
 	p := connect(t, g.addr)
 	p.send(plainRequest)
@@ -536,6 +544,65 @@ func TestClientLeavesOrigin(t *testing.T) {
 				<-ended
 				g.end(t)
 			})
+		}
+	}
+}
+
+// An origin that answers before it has read the content, and then reads it, gets all of it.
+func TestAnswerBeforeContent(t *testing.T) {
+	const size = 8 << 20
+	for _, framing := range []string{"Content-Length", "Transfer-Encoding"} {
+		t.Run(framing, func(t *testing.T) {
+			got := make(chan int, 1)
+			up := serve(t, func(c *net.TCPConn) {
+				r, err := http.ReadRequest(bufio.NewReader(c))
+				if err != nil {
+					return
+				}
+				io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+				n, _ := io.Copy(io.Discard, r.Body)
+				got <- int(n)
+			})
+			g := start(t, HTTP, to(up), nil)
+			p := connect(t, g.addr)
+			head, end := fmt.Sprintf("Content-Length: %d\r\n\r\n", size), ""
+			if framing != "Content-Length" {
+				head, end = fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n", size), "\r\n0\r\n\r\n"
+			}
+			p.send("POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\n" + head)
+			p.expect("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+			p.send(strings.Repeat("x", size) + end)
+			if n := <-got; n != size {
+				t.Errorf("the origin got %d bytes of %d", n, size)
+			}
+			p.send(plainRequest) // the connection lives on
+			p.expect("HTTP/1.1 ")
+		})
+	}
+}
+
+// A client that reads the answer only behind its upload gets it, also if that is refused.
+func TestRefusedUpload(t *testing.T) {
+	g := start(t, HTTP, failing(answer.Blocked), nil)
+	p := connect(t, g.addr)
+	const size = 8 << 20
+	p.send(fmt.Sprintf("POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: %d\r\n\r\n", size) + strings.Repeat("x", size))
+	if resp, _ := p.readResponse(); resp.StatusCode != http.StatusForbidden {
+		t.Errorf("got %s", resp.Status)
+	}
+}
+
+// What a request of another connection was has no effect on the answer to bytes that are none.
+func TestNothingOfAnotherHead(t *testing.T) {
+	g := start(t, HTTP, failing(answer.Blocked), nil)
+	for range 20 {
+		p := connect(t, g.addr)
+		p.send("HEAD http://a.example/ HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n")
+		p.rest()
+		p = connect(t, g.addr)
+		p.send("x\r\n\r\n")
+		if s := p.rest(); !strings.Contains(s, "<h1>") {
+			t.Fatalf("got %q", s)
 		}
 	}
 }

@@ -495,13 +495,20 @@ func (s *Stream) grant() uint64 {
 	return s.recvMax
 }
 
-// WaitRead returns when Read won't block, so that an idle stream needs no buffer.
+// WaitRead returns when Read won't block, so that an idle stream needs no buffer. What has
+// come already comes before a read deadline that has passed.
 func (s *Stream) WaitRead() error {
 	if err := s.readOwed(); err != nil {
 		return err
 	}
 	s.in.Lock()
 	defer s.in.Unlock()
+	if s.readErr == nil && s.queue.size > 0 {
+		return nil
+	}
+	if s.readErr == nil && s.read == s.end {
+		return io.EOF
+	}
 	return s.await()
 }
 
@@ -522,9 +529,9 @@ func (s *Stream) WaitReset() error {
 	return s.reset
 }
 
-// Socket returns the zero Socket: the TCP connections of the carriers belong to all
+// Socket has no TCP connection: those of the carriers belong to all
 // streams.
-func (s *Stream) Socket() stream.Socket { return stream.Socket{} }
+func (s *Stream) Socket() stream.Socket { return stream.Socket{Queued: true} }
 
 // An addr is the address of a stream, which has none of its own.
 type addr struct{}

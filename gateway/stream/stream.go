@@ -59,6 +59,9 @@ type Socket struct {
 	// Plain says that the TCP connection has the stream's own bytes, so that the kernel
 	// may move them. Otherwise a transport has changed the bytes.
 	Plain bool
+	// Queued says that WaitRead returns at once if bytes have come, also after a read
+	// deadline has passed.
+	Queued bool
 }
 
 // ErrNoCloseWrite says that a connection can't end one direction alone.
