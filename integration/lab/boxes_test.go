@@ -236,6 +236,14 @@ func (b *box) pids() (all []int) {
 	return all
 }
 
+// programs lists the processes of the box that are ptgate.
+func (b *box) programs() []int {
+	return slices.DeleteFunc(b.pids(), func(pid int) bool {
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		return err != nil || strings.TrimSpace(string(name)) != "ptgate"
+	})
+}
+
 // children lists the processes of the box but for ptgate itself.
 func (b *box) children() []int {
 	main := b.pid()
@@ -265,6 +273,7 @@ func (b *box) command(argv ...string) []string {
 // start runs ptgate and returns when it is ready.
 func (b *box) start() {
 	b.t.Helper()
+	eventually(b.t, "the ptgate of box "+b.name+" from before has ended", func() bool { return len(b.programs()) == 0 })
 	socket := &net.UnixAddr{Name: filepath.Join(b.dir, "notify"), Net: "unixgram"}
 	os.Remove(socket.Name)
 	notify, err := net.ListenUnixgram("unixgram", socket)
