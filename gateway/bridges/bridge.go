@@ -68,7 +68,6 @@ func newBridge(m *Manager, bc *config.Bridge, cfg *config.Config, p *program) *B
 		b.session = session.NewClient(sessionSettings(bc, &cfg.Limits), session.Options{
 			Paths:    b.paths,
 			Traffic:  &b.Traffic,
-			Log:      log,
 			Lost:     b.carrierLost,
 			Wall:     m.wall,
 			Detached: b.detached,

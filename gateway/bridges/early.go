@@ -44,7 +44,7 @@ type early struct {
 
 	mu      sync.Mutex
 	inner   stream.Conn
-	request *session.Stream // the first one; nil: it was given up
+	request *session.Stream // the first one
 	sent    []byte          // what the application has written
 	fin     bool            // it has ended its direction
 	whole   bool            // sent has everything
@@ -80,7 +80,7 @@ func (e *early) check() {
 		return
 	default:
 	}
-	if e.request == nil || e.ctx.Err() != nil {
+	if e.ctx.Err() != nil {
 		return
 	}
 	if e.whole && harmless(e.sent) && e.silent() && !e.request.Reached() {

@@ -154,15 +154,6 @@ const (
 	stateOver
 )
 
-// MayDial tells whether a carrier may be begun. If not, ask again after wait, or when a
-// carrier has ended. Between MayDial and Dial another goroutine may come first.
-func (l *Learner) MayDial(now time.Time) (ok bool, wait time.Duration) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	_, wait = l.mayDial(now)
-	return wait == 0, wait
-}
-
 // Dial begins a carrier. If the limits don't allow that now, it returns nil, and how long
 // to wait before it is called again; when a carrier ends, it may be called sooner.
 func (l *Learner) Dial(now time.Time) (*Carrier, time.Duration) {

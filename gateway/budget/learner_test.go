@@ -73,9 +73,6 @@ func TestDefaultRate(t *testing.T) {
 	var starts []time.Time
 	for k.now.Before(epoch.Add(10 * time.Second)) {
 		c, wait := k.l.Dial(k.now)
-		if ok, again := k.l.MayDial(k.now); c == nil && (ok || again != wait) {
-			t.Fatalf("Dial says to wait %v, MayDial %v, %v", wait, ok, again)
-		}
 		if c == nil {
 			k.pass(wait)
 			continue
@@ -489,7 +486,6 @@ func TestConcurrent(t *testing.T) {
 			now := epoch
 			for range 500 {
 				now = now.Add(time.Second)
-				l.MayDial(now)
 				l.Limits(now)
 				l.Why(now)
 				c, _ := l.Dial(now)

@@ -273,7 +273,7 @@ func TestLeave(t *testing.T) {
 				}
 				begin := time.Now()
 				near.Leave(inOrder)
-				<-near.Ended()
+				<-near.ended
 				took := time.Since(begin)
 				if inOrder && reads && took > 0 || inOrder && !reads && took != leaveLimit || !inOrder && took > 0 {
 					t.Errorf("in order %v, read %v: ended after %v", inOrder, reads, took)
@@ -299,7 +299,7 @@ func TestLastWords(t *testing.T) {
 		a, b := net.Pipe()
 		near := Open(stream.From(halfBroken{a}), nil, Options{Traffic: new(Traffic)})
 		say(near, "x")
-		<-near.Ended()
+		<-near.ended
 		var wg sync.WaitGroup
 		wg.Go(func() { b.Write([]byte("good bye")) })
 		begin := time.Now()
@@ -359,13 +359,7 @@ func TestStates(t *testing.T) {
 		is("at first", true, false, false)
 		<-time.After(2 * DeadAfter)
 		is("long after", true, false, false) // that has its limit elsewhere
-		select {
-		case <-near.Heard():
-			t.Error("heard")
-		default:
-		}
 		say(far, "!")
-		<-near.Heard()
 		is("heard", false, false, true)
 		if near.Slept() {
 			t.Error("has slept")
@@ -398,7 +392,7 @@ func TestStates(t *testing.T) {
 		}
 		near.Expect()
 		begin := time.Now()
-		<-near.Ended()
+		<-near.ended
 		if took := time.Since(begin); took < DeadAfter-time.Second || took > DeadAfter+2*time.Second {
 			t.Errorf("dead after %v", took)
 		}
@@ -516,7 +510,7 @@ func TestVanishedClient(t *testing.T) {
 			near.Write([]byte("x"))
 		}
 		begin := time.Now()
-		<-c.Ended()
+		<-c.ended
 		if took := time.Since(begin); took < 2*time.Minute || took > 3*time.Minute || time.Duration(lost.Load()) < 2*time.Minute {
 			t.Errorf("let go after %v, said to be silent for %v", took, time.Duration(lost.Load()))
 		}
@@ -604,7 +598,7 @@ func TestFlood(t *testing.T) {
 		}
 		synctest.Wait()
 		select {
-		case <-far.Ended():
+		case <-far.ended:
 		default:
 			t.Error("it goes on")
 		}

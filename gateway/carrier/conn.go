@@ -2,7 +2,6 @@ package carrier
 
 import (
 	"errors"
-	"net"
 	"os"
 	"runtime"
 	"slices"
@@ -140,9 +139,6 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
-
-// WaitRead returns when Read would not block, so that an idle carrier needs no buffer.
-func (c *Conn) WaitRead() { _ = c.conn.WaitRead() } // Read has the error
 
 // cause is the reason why the Conn has ended if there is one, otherwise err.
 func (c *Conn) cause(err error) error {
@@ -400,9 +396,6 @@ func (c *Conn) put(b []byte, whole bool) error {
 	return nil
 }
 
-// Ended is closed when the Conn has ended, for any reason.
-func (c *Conn) Ended() <-chan struct{} { return c.ended }
-
 // fail keeps the first error. After it, nothing more is written.
 func (c *Conn) fail(err error) {
 	c.mu.Lock()
@@ -470,12 +463,6 @@ func (c *Conn) Close() error {
 	c.wg.Wait()
 	return err
 }
-
-// LocalAddr is the local address of the connection.
-func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
-
-// RemoteAddr is the remote address of the connection.
-func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
 
 // Socket is the TCP connection beneath the carrier.
 func (c *Conn) Socket() stream.Socket { return c.conn.Socket() }

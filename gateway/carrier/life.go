@@ -57,9 +57,7 @@ type life struct {
 	longest   atomic.Int64 // the longest silence after which bytes came
 	slept     atomic.Int64 // when a check came so late that the machine was asleep
 	keepAlive atomic.Int64 // a time.Duration; 0: KeepAlive
-
-	found   chan struct{} // closed when the peer is heard for the first time
-	foundAt atomic.Int64
+	foundAt   atomic.Int64 // when the peer was heard for the first time
 }
 
 var start = time.Now()
@@ -71,7 +69,6 @@ func now() int64 { return since(time.Now()) }
 
 func (l *life) init(wall func() time.Time) {
 	l.clock = wall
-	l.found = make(chan struct{})
 	l.born = now()
 	l.moved.Store(l.born)
 }
@@ -102,7 +99,6 @@ func (l *life) hear(n int) {
 	}
 	if first {
 		l.foundAt.Store(since(t))
-		close(l.found)
 	}
 }
 
@@ -144,9 +140,6 @@ func (l *life) overdue() time.Duration {
 func (l *life) silence() time.Duration {
 	return min(l.overdue(), time.Duration(now()-l.moved.Load()))
 }
-
-// Heard is closed when the peer is heard for the first time.
-func (c *Conn) Heard() <-chan struct{} { return c.life.found }
 
 // Connecting tells whether the peer has not been heard yet.
 func (c *Conn) Connecting() bool { return c.life.heard.Load() == 0 }

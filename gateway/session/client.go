@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -63,7 +62,6 @@ type Options struct {
 	// not work.
 	Paths   func() []*Path
 	Traffic *carrier.Traffic           // counts the bytes of the carriers; nil: not counted
-	Log     *slog.Logger               // nil: nothing is logged
 	Lost    func(silent time.Duration) // as in carrier.Options
 	Wall    func() time.Time           // the wall clock; nil: time.Now
 	// Detached is called when a session whose streams are open has lost its last carrier.
@@ -109,9 +107,6 @@ type Client struct {
 func NewClient(s Settings, o Options) *Client {
 	if o.Traffic == nil {
 		o.Traffic = new(carrier.Traffic)
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{o: o, wake: make(chan struct{}, 1)}
 	c.ctx, c.stop = context.WithCancel(context.Background())
@@ -216,7 +211,6 @@ type owned struct {
 	fails    int    // those of them that have failed
 	retryAt  time.Time
 	away     time.Time // since when it has no carrier that answers; zero: it has one
-	lastErr  error
 
 	carriers []*used    // those in lanes, and attempts that have a connection
 	attempts []*attempt // the youngest last
@@ -300,7 +294,7 @@ func (c *Client) opened(s *Stream) {
 	c.mu.Unlock()
 }
 
-// tries is how often a request is made again that the far end has not looked at.
+// tries is how often Open makes a request in all, if the way to the far end is lost each time.
 const tries = 4
 
 // Open asks the exit for a connection to t and waits for its answer. The caller closes the

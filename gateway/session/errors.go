@@ -8,12 +8,12 @@ import (
 
 // Errors of sessions.
 var (
-	errReset      = errors.New("the stream was reset")              // by the peer, or the session has ended
-	errPeerClosed = errors.New("the far end has ended the session") //
+	errReset      = errors.New("the stream was reset") // by the peer, or the session has ended
+	errPeerClosed = errors.New("the far end has ended the session")
 	errLimit      = errors.New("the far end takes no more streams") // this one was not looked at
 	errLeaving    = errors.New("the far end is about to stop")      // this stream was not looked at
 	errCarrier    = errors.New("the carrier was lost, and streams do not outlive it")
-	errDetached   = errors.New("the session had no carrier for too long") //
+	errDetached   = errors.New("the session had no carrier for too long")
 	errUnknown    = errors.New("the far end does not know the session: was it started again?")
 	errOtherBox   = errors.New("the bridge leads to another box than before")
 	errClosed     = errors.New("the bridge is closed")

@@ -700,7 +700,7 @@ func (c *Client) attemptFailed(v *owned, p *Path, b *budget.Carrier, a *attempt,
 		b.Closed(now, budget.Life{}) // this side has given it up
 		return
 	}
-	v.lastErr, c.failed = err, now
+	c.failed = now
 	silent := errors.Is(err, context.DeadlineExceeded)
 	alive := slices.ContainsFunc(v.carriers, func(u *used) bool {
 		return u.met && u.path == p && u.conn.Silent() < now.Sub(a.begun)
@@ -725,9 +725,6 @@ func (c *Client) attemptFailed(v *owned, p *Path, b *budget.Carrier, a *attempt,
 	}
 	if !v.met {
 		v.fail(err)
-		if c.current == v {
-			c.current = nil
-		}
 		return
 	}
 	// Streams that the far end has not answered yet may take another bridge. One that came

@@ -239,7 +239,7 @@ func TestErrorsWithoutAddresses(t *testing.T) {
 	if err == nil {
 		t.Error("no error")
 	}
-	c := Over(stream.From(brokenConn{}), Settings{}, Options{Log: logger})
+	c := Over(stream.From(brokenConn{}), Settings{}, Options{})
 	_, err2 := c.Open(t.Context(), example)
 	if err2 == nil {
 		t.Error("no error")

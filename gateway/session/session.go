@@ -28,8 +28,7 @@
 //   - A carrier that nears its budget of bytes or age is replaced before that is used up.
 //   - There are never more than Settings.Carriers connections, counting those that are being
 //     opened or closed. If it is 0, there are as many as the load needs, and more where each
-//     connection is slow and another one helps. One exception: the session that follows one
-//     whose box is about to stop may have one connection of its own.
+//     connection is slow and another one helps. See Limits for two exceptions.
 //   - If a session had no carrier for Settings.Resume, or the box does not know it any more,
 //     its streams are reset. The next request begins another session.
 //   - If the box is about to stop, a second session is begun as soon as a box takes it, and
@@ -149,4 +148,12 @@
 // streams. One direction of a stream has at most 2^60 bytes. A peer may not leave too many
 // gaps in the numbers of streams and carriers, or in the bytes of a stream. A frame that
 // comes twice, late, or for a stream that has ended does nothing.
+//
+// There may be one connection more than Settings.Carriers in two cases. The successor of a
+// session whose box is about to stop has one of its own: neither may starve the other. And
+// a renewal (Client.Renew) opens the new carrier before it ends the old one.
+//
+// The proof of the box is not bound to the connection. So whoever operates one bridge of a
+// route can pass a session on to another box, and read it. Put in one route only bridges
+// of operators that you trust alike.
 package session
