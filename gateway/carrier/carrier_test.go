@@ -1,6 +1,7 @@
 package carrier
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -622,6 +623,113 @@ func TestReleaseOfHalfAPiece(t *testing.T) {
 		}
 		if _, err := near.Release(11); err != ErrRelease {
 			t.Error(err)
+		}
+	})
+}
+
+// A transport adds padding to each write. With a budget there are only as many writes as
+// were reckoned with, also where the bytes are more than the first writes of a connection
+// may have.
+func TestBudgetOfALargeWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const budget = 14 << 10
+		cost := func(n int) int { return n + 1500 }
+		lock := make(locker, 1)
+		near, far := ends(t, Options{Budget: budget, Cost: cost, Lock: lock})
+		wire := cost(len(Preamble))
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			buf := make([]byte, 1<<16)
+			for {
+				n, err := far.Read(buf)
+				if err != nil {
+					return
+				}
+				wire += cost(n)
+			}
+		})
+		synctest.Wait()
+		lock.Lock()
+		n := near.Space(1, false)
+		near.Append(make([]byte, n), nil)
+		lock.Unlock()
+		synctest.Wait()
+		if n < 2*leastPiece || wire > budget {
+			t.Errorf("%d bytes took %d on the wire, of %d", n, wire, budget)
+		}
+		near.Close()
+		wg.Wait()
+	})
+}
+
+// What waits to be confirmed takes about as much memory as it has bytes.
+func TestKeepsNoLargeBuffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = bufferSize/8 + 1 // the next bytes are gathered in a large buffer
+		near, far := ends(t, Options{})
+		var got []byte
+		var wg sync.WaitGroup
+		wg.Go(func() { got, _ = io.ReadAll(far) })
+		synctest.Wait()
+		for i := range 20 {
+			near.Append(bytes.Repeat([]byte{byte(i)}, size), nil)
+			synctest.Wait()
+		}
+		var all []byte
+		takes := 0
+		for _, p := range near.Unreleased() {
+			all = append(all, p.B...)
+			takes += cap(p.B)
+		}
+		if takes > 2*len(all) {
+			t.Errorf("%d bytes are kept for %d", takes, len(all))
+		}
+		near.Close()
+		wg.Wait()
+		// A buffer that is used again spoils neither what was sent nor what is kept.
+		for i := range 20 {
+			want := bytes.Repeat([]byte{byte(i)}, size)
+			if at := i * size; !bytes.Equal(all[at:][:size], want) || !bytes.Equal(got[at:][:size], want) {
+				t.Fatalf("the bytes of the append %d are spoiled", i)
+			}
+		}
+	})
+}
+
+// One answer that was late for half a minute does not make this side as patient as that.
+func TestLateAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := ends(t, Options{})
+		go io.Copy(io.Discard, near)
+		say(far, "!")
+		synctest.Wait()
+		const usual = 40 * time.Millisecond
+		for _, took := range []time.Duration{usual, 30 * time.Second} {
+			asked := time.Now()
+			<-time.After(took)
+			if !near.Answered(asked, took) {
+				t.Fatalf("an answer after %v is none", took)
+			}
+		}
+		if rtt := near.RTT(); rtt > time.Second {
+			t.Errorf("round trip %v", rtt)
+		}
+		for range 10 {
+			asked := time.Now()
+			<-time.After(usual)
+			near.Answered(asked, usual)
+		}
+		if rtt := near.RTT(); rtt > 2*usual {
+			t.Errorf("round trip %v after ten that took %v", rtt, usual)
+		}
+		// A way that is slow from now on is learned.
+		for range 20 {
+			asked := time.Now()
+			<-time.After(5 * time.Second)
+			near.Answered(asked, 5*time.Second)
+		}
+		if rtt := near.RTT(); rtt < 4*time.Second {
+			t.Errorf("round trip %v after twenty of 5 s", rtt)
 		}
 	})
 }

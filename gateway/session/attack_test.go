@@ -161,19 +161,149 @@ func TestHostileFrames(t *testing.T) {
 func TestHostileFloods(t *testing.T) {
 	for name, next := range map[string]func(i uint64) frame{
 		"refused streams":           func(i uint64) frame { return frame{kind: frameData, id: i, n: 1} },
+		"signs of life":             func(i uint64) frame { return frame{kind: framePing, id: 1 << 63} },
 		"carriers that never came":  func(i uint64) frame { return frame{kind: frameGone, id: i + 2} },
 		"frameGone with large gaps": func(i uint64) frame { return frame{kind: frameGone, id: i*1000 + 2} },
 	} {
 		h := newHostile(false, 2)
 		h.refuse = codeLeaving
-		i := uint64(0)
-		for ; i < 2_000_000 && h.err == nil; i++ {
+		i, held, said := uint64(0), int64(0), 0
+		for ; i < 300_000 && h.err == nil; i++ {
 			h.frames(next(i))
+			held, said = max(held, h.held), max(said, len(h.said))
 		}
 		if !errors.Is(h.err, errFrame) {
 			t.Errorf("%s: %d bytes are held after %d frames, %v", name, h.held, i, h.err)
 		}
-		t.Logf("%s: given up after %d frames", name, i)
+		if held > h.limit+maxBeyond+1000 {
+			t.Errorf("%s: %d bytes were held", name, held)
+		}
+		// Each confirmation looks at all of them, and each lost carrier repeats them.
+		if said > 20_000 {
+			t.Errorf("%s: %d frames waited to be confirmed one by one", name, said)
+		}
+		t.Logf("%s: given up after %d frames, with %d bytes", name, i, held)
+	}
+}
+
+// The sessions of one client together are bounded, too: one that keeps more than its share
+// is given up, one that keeps little goes on.
+func TestHostileFloodsOfManySessions(t *testing.T) {
+	h := newHostile(false, 2)
+	h.peer = new(peer)
+	h.peer.kept.Store(3 * mostKeptPeer)
+	ping := frame{kind: framePing, id: 1 << 63}
+	for h.held < leastKept-100 {
+		if h.frames(ping); h.err != nil {
+			t.Fatalf("%v, with %d bytes", h.err, h.held)
+		}
+	}
+	for range 100 {
+		h.frames(ping)
+	}
+	if !errors.Is(h.err, errFrame) {
+		t.Errorf("%v, with %d bytes", h.err, h.held)
+	}
+	if n := h.peer.kept.Load(); n != 3*mostKeptPeer {
+		t.Errorf("%d bytes are counted, without this session", n)
+	}
+}
+
+// part makes a carrier come and go. Its answer is what the end says of it.
+func (h *hostile) part(number uint64) {
+	p := &simPipe{side: h.simSide, conn: &simConn{number: number}}
+	p.lane = &lane{number: number, pipe: p}
+	h.carriers.use(number)
+	h.add(p.lane)
+	h.drop(p.lane, false)
+}
+
+// A peer whose carriers come and go must say what it has got from them. If it does not, it
+// is given up before it costs much memory.
+func TestHostilePartedCarriers(t *testing.T) {
+	const first = 2
+	h := newHostile(false, first)
+	n := 0
+	for ; n < 10*maxParted && h.err == nil; n++ {
+		h.part(uint64(first + n))
+	}
+	if !errors.Is(h.err, errFrame) || n > maxParted+1 || len(h.parted) != 0 {
+		t.Errorf("%v after %d carriers, %d are kept", h.err, n, len(h.parted))
+	}
+
+	// One that says so goes on.
+	h = newHostile(false, first)
+	h.peer = new(peer)
+	for i := range uint64(3 * maxParted) {
+		h.part(first + i)
+		h.frames(frame{kind: frameGone, id: first + i, at: 0})
+		h.frames(frame{kind: frameAck, id: 0, at: uint64(h.all[0].pipe.(*simPipe).at)})
+	}
+	if n := h.peer.parted.Load(); h.err != nil || n != 0 || len(h.parted) != 0 {
+		t.Errorf("%v, %d carriers are counted, %d kept", h.err, n, len(h.parted))
+	}
+
+	// All sessions of one client are bounded together. One with few such carriers goes on.
+	client := new(peer)
+	var many []*hostile
+	for range maxPartedPeer / (maxParted - 1) {
+		h := newHostile(false, first)
+		h.peer = client
+		for i := range uint64(maxParted - 1) {
+			h.part(first + i)
+		}
+		many = append(many, h)
+	}
+	few, last := newHostile(false, first), newHostile(false, first)
+	few.peer, last.peer = client, client
+	few.part(first)
+	for i := uint64(0); i < maxParted/2 && last.err == nil; i++ {
+		last.part(first + i)
+	}
+	for _, h := range append(many, few) {
+		if h.err != nil {
+			t.Error(h.err)
+		}
+	}
+	if !errors.Is(last.err, errFrame) || client.parted.Load() > maxPartedPeer {
+		t.Errorf("%v, %d carriers of one client", last.err, client.parted.Load())
+	}
+	for _, h := range append(many, few) {
+		h.fail(errClosed)
+	}
+	if n := client.parted.Load(); n != 0 {
+		t.Errorf("%d carriers are counted at the end", n)
+	}
+}
+
+// A carrier that ends in order breaks no stream, also where streams do not outlive their
+// carriers. Gone comes over another carrier, and may overtake the last bytes of this one.
+func TestGoneOvertakesLast(t *testing.T) {
+	for _, all := range []bool{true, false} {
+		h := newHostile(false, 2)
+		h.resume = false
+		h.frames(frame{kind: frameData, id: 0, n: 1})
+		old := h.all[0]
+		h.last(old)
+		for range 10 { // all of it leaves
+			old.pipe.(*simPipe).flush()
+		}
+		n := uint64(old.pipe.Position())
+		if !all {
+			n-- // the carrier was lost
+		}
+		h.send(1, frame{kind: frameGone, id: 0, at: n}.append(nil))
+		if lives := h.end.streams[0] != nil; lives != all || h.err != nil {
+			t.Errorf("the peer has all: %v, and the stream lives: %v, %v", all, lives, h.err)
+		}
+		if !all {
+			continue
+		}
+		h.frames(frame{kind: frameData, id: 0, at: 1, n: 1}, frame{kind: frameLast})
+		if s := h.end.streams[0]; s == nil || s.queue.size != 2 || len(h.parted) != 0 || !old.gone || h.err != nil {
+			t.Errorf("after the last bytes: %+v, %d carriers are kept, %v", s, len(h.parted), h.err)
+		}
+		h.check(t)
 	}
 }
 
