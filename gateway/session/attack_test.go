@@ -292,7 +292,9 @@ func TestGoneOvertakesLast(t *testing.T) {
 		if !all {
 			n-- // the carrier was lost
 		}
-		h.send(1, frame{kind: frameGone, id: 0, at: n}.append(nil))
+		for range 2 { // it is said again when the carrier is lost that it came with
+			h.send(1, frame{kind: frameGone, id: 0, at: n}.append(nil))
+		}
 		if lives := h.end.streams[0] != nil; lives != all || h.err != nil {
 			t.Errorf("the peer has all: %v, and the stream lives: %v, %v", all, lives, h.err)
 		}
@@ -402,6 +404,43 @@ func TestHostileHellos(t *testing.T) {
 			t.Error("a number is too large")
 		}
 	})
+}
+
+// A client that asks for signs of life and takes them, but confirms nothing, is given up
+// before the far end keeps much for it.
+func TestPingsWithoutConfirmation(t *testing.T) {
+	const buffer = 1 << 20
+	s := NewServer(nil, func() ServerSettings { return ServerSettings{Resume: time.Hour, Buffer: buffer} })
+	g := s.Group(func() int { return 10 }, quiet, func(*Stream) func() { return nil })
+	defer g.Close()
+	a := &attacked{s, g}
+	near, far := tcpPair()
+	var wg sync.WaitGroup
+	wg.Go(func() { (&box{group: a.group}).serve(far) })
+	h := hello{flags: flagCreate, id: sessionID{1}, resume: 3600}
+	near.Write(h.append())
+	ping := frame{kind: framePing, id: 1 << 63}.append(nil)
+	many := slices.Repeat(ping, 60_000/len(ping))
+	var sent, most int64
+	for err := error(nil); err == nil; {
+		var n int
+		n, err = near.Write(many)
+		sent += int64(n)
+		if err == nil {
+			_, err = io.CopyN(io.Discard, near, int64(n)) // an answer is as long
+		}
+		most = max(most, a.memory.kept.Load())
+		if sent > 4*(buffer+maxBeyond) {
+			t.Errorf("it goes on after %d bytes, and keeps %d", sent, most)
+			break
+		}
+	}
+	near.Close()
+	wg.Wait()
+	if sessions, _ := a.counts(); sessions != 0 { // it is not even resumed
+		t.Errorf("%d sessions are left", sessions)
+	}
+	t.Logf("given up after %d bytes, when %d were kept", sent, most)
 }
 
 // With a budget of one byte, only the answer is sent, and the session ends as any other.

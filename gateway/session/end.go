@@ -668,8 +668,9 @@ func (e *end) isFlushed() {
 func (e *end) peerGone(number, n uint64) error {
 	if i := slices.IndexFunc(e.lanes, func(l *lane) bool { return l.number == number }); i >= 0 {
 		l := e.lanes[i]
-		if !e.resume && l.lastSent && !l.lastGot && !l.has && n == uint64(l.pipe.Position()) {
-			// The carrier ends in order, and this has overtaken the peer's last bytes there.
+		if !e.resume && l.lastSent && !l.lastGot && n == uint64(l.pipe.Position()) {
+			// The carrier ends in order, and this has overtaken the peer's last bytes there. It may
+			// come twice.
 			l.has = true
 			return e.released(l, n)
 		}

@@ -624,3 +624,45 @@ func (l shared) Read(p []byte) (int, error) {
 	<-l.all
 	return n, err
 }
+
+// With one connection at most, a box that is about to stop and its successor have one each.
+// Whichever is lost comes back: neither session waits for the end of the other one.
+func TestPlacesDuringAStop(t *testing.T) {
+	for _, lost := range []string{"the new one", "the old one"} {
+		t.Run(lost, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFarEnd(t, Settings{Resume: time.Minute, Carriers: 1}, answers(0, echo))
+				long := f.open()
+				<-time.After(5 * time.Second)
+				second := f.box.again(t, answers(0, echo))
+				f.leads(second, 0, 0)
+				f.box.group.Leave(false)
+				<-time.After(time.Second)
+				s := f.open()
+				echoes(t, s)
+				all := f.all()
+				if n := f.live.Load(); n != 2 || len(all) != 2 {
+					t.Fatalf("%d connections of %d", n, len(all))
+				}
+				if lost == "the new one" {
+					all[1].Close()
+					if _, took := f.request(); took > 5*time.Second {
+						t.Errorf("a request took %v", took)
+					}
+					echoes(t, s)
+					echoes(t, long)
+				} else {
+					f.leads(f.box, 0, 0)
+					all[0].Close()
+					if took := echoes(t, long); took > 5*time.Second {
+						t.Errorf("the old stream stood still for %v", took)
+					}
+					echoes(t, s)
+				}
+				if n := f.live.Load(); n != 2 {
+					t.Errorf("%d connections at the end", n)
+				}
+			})
+		})
+	}
+}

@@ -326,6 +326,35 @@ func TestNoResume(t *testing.T) {
 	})
 }
 
+// Carriers that are renewed in order take no stream along, whether streams outlive lost
+// carriers or not.
+func TestRenewBreaksNothing(t *testing.T) {
+	for _, resume := range []time.Duration{0, time.Minute} {
+		f := pair(t, Settings{Resume: resume}, answers(0, echo))
+		var wg sync.WaitGroup
+		stop := make(chan struct{})
+		for range 4 {
+			s := f.open()
+			wg.Go(func() {
+				defer s.Close()
+				for !t.Failed() {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					echoes(t, s)
+				}
+			})
+		}
+		for range 10 {
+			<-f.client.Renew()
+		}
+		close(stop)
+		wg.Wait()
+	}
+}
+
 func TestGreet(t *testing.T) {
 	user := Auth{User: "user", Password: "secret"}
 	for _, c := range []struct {
