@@ -2,6 +2,7 @@ package bridges
 
 import (
 	"bytes"
+	"errors"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -34,10 +35,19 @@ func TestBoxes(t *testing.T) {
 	if before := b.set(at, one); before != (session.Box{}) {
 		t.Errorf("before the first one: %v", before)
 	}
+	if _, err := os.Stat(name); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("who notes a box waits for the disk: %v", err)
+	}
 	b.write()
 	if got := fresh().get(at); got != one {
 		t.Errorf("after a restart: %v", got)
 	}
+	b.file.Lock() // while the disk is slow, all goes on
+	b.set(at, two)
+	if got := b.get(at); got != two {
+		t.Errorf("while the file is written: %v", got)
+	}
+	b.file.Unlock()
 	b = fresh()
 	if before := b.set(at, two); before != one {
 		t.Errorf("before the second one: %v", before)

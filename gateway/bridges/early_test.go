@@ -166,6 +166,81 @@ func TestEarlyNeverTwice(t *testing.T) {
 	}
 }
 
+// That the far end is not known to have some bytes does not mean that it has not. So they
+// are sent again over another bridge only if they do no harm when they arrive twice.
+func TestEarlyHarmless(t *testing.T) {
+	for said, again := range map[string]bool{
+		"":                          true,
+		"\x16\x03\x01\x00\x05hello": true, // TLS
+		"GET / HTTP/1.1\r\n":        true,
+		"HEAD / HTTP/1.1\r\n":       true,
+		"OPTIONS * HTTP/1.1\r\n":    true,
+		"SSH-2.0-x\r\n":             true,
+		"POST /pay HTTP/1.1\r\n":    false,
+		"PUT /x HTTP/1.1\r\n":       false,
+		"DELETE /x HTTP/1.1\r\n":    false,
+		"GETS\r\n":                  false,
+		"G":                         false, // it may go on in any way
+		"\x00\x00\x00\x01":          false,
+	} {
+		if harmless([]byte(said)) != again {
+			t.Errorf("%q may arrive twice: %v", said, !again)
+		}
+	}
+
+	const post = "POST /pay HTTP/1.1\r\n"
+	for said, again := range map[string]int64{post: 0, "GET / HTTP/1.1\r\n": 1, "\x16\x03\x01\x00\x05hello": 1} {
+		// The bridge is silent for a while. The bytes are on their way.
+		synctest.Test(t, func(t *testing.T) {
+			w, s := newEarlyWorld(t, time.Minute, "a", "b")
+			a := w.far["a"]
+			before := w.asked()
+			a.block(true)
+			conn := atOnce(t, s)
+			defer conn.Close()
+			io.WriteString(conn, said)
+			conn.CloseWrite()
+			var got []byte
+			var err error
+			var wg sync.WaitGroup
+			wg.Go(func() { got, err = io.ReadAll(conn) })
+			<-time.After(10 * time.Second)
+			a.block(false)
+			wg.Wait()
+			if string(got) != said || err != nil {
+				t.Errorf("%q: %q, %v", said, got, err)
+			}
+			synctest.Wait()
+			if after := w.asked(); after[1]-before[1] != again || after[0]-before[0] > 1 || again == 0 && after[0]-before[0] != 1 {
+				t.Errorf("%q: requests %v, before %v", said, after, before)
+			}
+		})
+		// The way is lost, with the session.
+		synctest.Test(t, func(t *testing.T) {
+			w, s := newEarlyWorld(t, 0, "a", "b")
+			a := w.far["a"]
+			a.block(true)
+			conn := atOnce(t, s)
+			defer conn.Close()
+			io.WriteString(conn, said)
+			conn.CloseWrite()
+			synctest.Wait()
+			before := w.asked()
+			a.refuses.Store(true)
+			a.begin(nil)
+			a.reset()
+			a.block(false)
+			got, err := io.ReadAll(conn)
+			if (err == nil && string(got) == said) != (again > 0) {
+				t.Errorf("%q: %q, %v", said, got, err)
+			}
+			if after := w.asked(); after != [2]int64{before[0], before[1] + again} {
+				t.Errorf("%q, lost: requests %v, before %v", said, after, before)
+			}
+		})
+	}
+}
+
 // What an application says before the answer is kept up to a bound. With more, the request
 // is not made again.
 func TestEarlyTooMuch(t *testing.T) {

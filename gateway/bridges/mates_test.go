@@ -70,6 +70,52 @@ func TestMates(t *testing.T) {
 	if n := len(s.bridge("a").paths()); n != 1 {
 		t.Errorf("after a reload a has %d paths", n)
 	}
+	b[2].User, b[2].Password = "another", "password"
+	s = w.apply(cfg)
+	for _, name := range []string{"b", "c"} {
+		if n := len(s.bridge(name).paths()); n != 1 {
+			t.Errorf("another user: %s has %d paths", name, n)
+		}
+	}
+}
+
+// A bridge that is no longer in a route with another one does not carry its streams any
+// more, also those that it has.
+func TestMateRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a, b := w.far["a"], w.far["b"]
+		b.mu.Lock()
+		b.group = a.group // both lead to the same box
+		b.mu.Unlock()
+		both := w.config(config.PickFirst, "a", "b")
+		both.Limits.Resume = time.Minute
+		s := w.apply(both)
+		c, _ := open(t, s)
+		defer c.Close()
+		echo(t, c)
+		over := func() []string { return s.bridge("a").Status().Over }
+		a.refuses.Store(true)
+		a.reset()
+		<-time.After(10 * time.Second)
+		if echo(t, c); !slices.Equal(over(), []string{"b"}) {
+			t.Fatalf("over %q", over())
+		}
+		a.refuses.Store(false)
+		<-time.After(time.Second)
+		parted := w.config(config.PickFirst, "a", "b")
+		parted.Limits.Resume = time.Minute
+		parted.Routes[0].Via = parted.Bridges[:1]
+		parted.Routes = append(parted.Routes, &config.Route{Via: parted.Bridges[1:]})
+		s = w.apply(parted)
+		<-time.After(10 * time.Second)
+		if echo(t, c); !slices.Equal(over(), []string{"a"}) {
+			t.Errorf("after the reload over %q", over())
+		}
+		b.block(true) // nothing needs it
+		echo(t, c)
+		b.block(false)
+	})
 }
 
 // A reload that changes only the program moves the streams to it. The old one ends when

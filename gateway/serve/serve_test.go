@@ -855,3 +855,31 @@ func Example() {
 	// Output:
 	// obfs4 with cert and iat-mode
 }
+
+// The clients of one network of IPv6 count as one: whoever has one address there has all
+// of them.
+func TestHost(t *testing.T) {
+	for at, want := range map[string]string{
+		"192.0.2.7:1":              "192.0.2.7",
+		"192.0.2.8:1":              "192.0.2.8",
+		"[::ffff:192.0.2.7]:2":     "192.0.2.7",
+		"[2001:db8:1:2::1]:3":      "2001:db8:1:2::/64",
+		"[2001:db8:1:2:ffff::9]:4": "2001:db8:1:2::/64",
+		"[2001:db8:1:3::1]:5":      "2001:db8:1:3::/64",
+		"[fe80::1%eth0]:6":         "fe80::/64",
+		"no address":               "",
+		"client.example.com:7":     "client.example.com",
+	} {
+		if got := host(address(at)); got != want {
+			t.Errorf("%s: %q, want %q", at, got, want)
+		}
+	}
+	if got := host(nil); got != "" {
+		t.Errorf("nobody: %q", got)
+	}
+}
+
+type address string
+
+func (address) Network() string  { return "tcp" }
+func (a address) String() string { return string(a) }
