@@ -132,7 +132,10 @@ func TestBoxChanged(t *testing.T) {
 			t.Errorf("the same again: %+v, told %d times", third, told())
 		}
 		// Another process, the same state directory.
-		synctest.Wait() // the file is written
+		synctest.Wait()
+		if noted := KnownBox(cfg, cfg.Bridges[0]); noted != second.Box {
+			t.Errorf("the file has the box %q, want %q", noted, second.Box)
+		}
 		w.m.boxes = boxes{log: quiet}
 		w.m.boxes.load(cfg.StateDir)
 		f.reset()
