@@ -406,7 +406,9 @@ func TestUnknownWay(t *testing.T) {
 			f.refused.Store(true)
 			f.cut()
 			data := make([]byte, 10<<10)
-			s.Write(data)
+			var wg sync.WaitGroup
+			wg.Go(func() { s.Write(append([]byte(nil), data...)) }) // it may have to wait for a carrier
+			defer wg.Wait()
 			<-time.After(4 * time.Second)
 			var out int64
 			if links := way.all(); len(links) == 0 {
