@@ -393,15 +393,19 @@ func newOrigin(t *testing.T) *box {
 	return b
 }
 
+// asking is how a request begins. By this ptgate sees that it may be made twice, as those
+// of a browser.
+const asking = "GET "
+
 // serveOrigin answers in the origin's box until the test's end.
 func serveOrigin(t *testing.T, b *box) {
 	t.Helper()
 	serveTCP(t, b, originPort, func(ctx context.Context, c net.Conn) {
-		var head [16]byte
+		var head [len(asking) + 16]byte
 		if _, err := io.ReadFull(c, head[:]); err != nil {
 			return
 		}
-		size, seed := binary.BigEndian.Uint64(head[:]), binary.BigEndian.Uint64(head[8:])
+		size, seed := binary.BigEndian.Uint64(head[len(asking):]), binary.BigEndian.Uint64(head[len(asking)+8:])
 		r := content(seed)
 		if d, ok := downloads.Load(seed); ok {
 			from := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr()
@@ -517,7 +521,7 @@ func (b *box) ask(ctx context.Context, size uint64) (*download, error) {
 	d.seed = seeds.Add(1)
 	d.c, d.want = c, content(d.seed)
 	downloads.Store(d.seed, d)
-	head := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, size), d.seed)
+	head := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64([]byte(asking), size), d.seed)
 	if _, err := c.Write(head); err != nil {
 		downloads.Delete(d.seed)
 		c.Close()
