@@ -100,6 +100,7 @@ type Client struct {
 	retired  bool
 	closed   bool
 	keeping  bool // the keeper runs
+	looked   time.Time
 	memory   memory
 }
 
@@ -241,6 +242,17 @@ func (c *Client) wakeKeeper() {
 	}
 }
 
+// openLook is the shortest time between two looks of the keeper because of new streams of a
+// session that has a carrier.
+const openLook = 20 * time.Millisecond
+
+// wakeForStream wakes the keeper for a new stream. The caller holds mu.
+func (c *Client) wakeForStream(v *owned) {
+	if len(c.sessions) > 1 || time.Since(c.looked) > openLook || !slices.ContainsFunc(v.lanes, func(l *lane) bool { return l.open() && !l.avoid }) {
+		c.wakeKeeper()
+	}
+}
+
 // succeed makes a session that follows v, whose far end is about to stop: that box may be
 // back soon, or another one in its place. The caller holds mu.
 func (c *Client) succeed(v *owned) {
@@ -271,7 +283,7 @@ func (c *Client) stream() (*Stream, error) {
 	c.lastUse = time.Now()
 	s := v.end.open()
 	s.opening, s.since = true, v.begun
-	c.wakeKeeper()
+	c.wakeForStream(v)
 	return s, nil
 }
 
@@ -368,7 +380,7 @@ func (c *Client) OpenEarly(ctx context.Context, t routes.Target, answered func(e
 	s := v.end.open()
 	v.move(s, best)
 	c.lastUse = time.Now()
-	c.wakeKeeper()
+	c.wakeForStream(v)
 	c.mu.Unlock()
 	cancelled := context.AfterFunc(ctx, func() { s.SetWriteDeadline(time.Unix(1, 0)) })
 	err = c.send(s, message)

@@ -14,7 +14,7 @@ const (
 	maxMessage = 32 << 10
 	// ackEvery is how many bytes may come before they are confirmed. Most confirmations go
 	// with other frames.
-	ackEvery = 128 << 10
+	ackEvery = 512 << 10
 	// maxBeyond is how many bytes may be held for a peer beyond the limit: frames without
 	// data do not wait. A peer that asks for more of them and confirms nothing is given up.
 	maxBeyond = 1 << 20

@@ -43,6 +43,8 @@ const (
 	// When a carrier owes an answer for too long, the others are asked, and there is no new
 	// attempt if one of them answers in this time.
 	doubtFor = 300 * time.Millisecond
+	// passedEvery is how often the budget hears what a carrier has lived through.
+	passedEvery = 200 * time.Millisecond
 	// After a failure, the next attempt waits at least firstRetry, then longer, up to
 	// lastRetry.
 	firstRetry = 200 * time.Millisecond
@@ -63,10 +65,11 @@ type used struct {
 	path   *Path
 	budget *budget.Carrier
 	begun  time.Time
-	epoch  int   // the Client's, when it was begun
-	met    bool  // the far end has answered
-	base   int64 // bytes that came from the far end before those that it counts
-	told   int64 // the limit of bytes that it knows
+	epoch  int       // the Client's, when it was begun
+	met    bool      // the far end has answered
+	base   int64     // bytes that came from the far end before those that it counts
+	told   int64     // the limit of bytes that it knows
+	passed time.Time // when the budget was last told what it has lived through
 	ended  bool
 }
 
@@ -94,6 +97,7 @@ func (c *Client) keep() {
 		}
 		c.mu.Lock()
 		next := noLook
+		c.looked = time.Now()
 		if !c.closed {
 			for _, v := range slices.Clone(c.sessions) {
 				next = min(next, c.look(v, time.Now()))
@@ -362,7 +366,10 @@ func (v *owned) check(u *used, good []*lane, now time.Time) (next time.Duration)
 		}
 		next = 100 * time.Millisecond
 	}
-	u.budget.Passed(now, u.life())
+	if now.Sub(u.passed) > passedEvery {
+		u.passed = now
+		u.budget.Passed(now, u.life())
+	}
 	limits := u.budget.Limits(now)
 	streams := len(v.streams) > 0
 	if limits.Bytes != u.told && u.lane.open() {
