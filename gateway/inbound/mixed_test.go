@@ -160,7 +160,7 @@ func TestHandshakeOnce(t *testing.T) {
 				ended <- err
 			}()
 			for i := range 9 {
-				time.Sleep(limit / 10)
+				<-time.After(limit / 10)
 				if _, err := here.Write([]byte{request[i]}); err != nil {
 					t.Fatalf("byte %d of %q: %v", i, request, err)
 				}

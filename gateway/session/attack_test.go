@@ -205,7 +205,7 @@ func TestHostileFloodsOfManySessions(t *testing.T) {
 		t.Errorf("%v, with %d bytes", h.err, h.held)
 	}
 	if n := h.peer.kept.Load(); n != 3*mostKeptPeer {
-		t.Errorf("%d bytes are counted, without this session", n)
+		t.Errorf("%d bytes are counted after it has ended", n)
 	}
 }
 
@@ -468,7 +468,7 @@ func TestBudgetOfOneByte(t *testing.T) {
 				}
 			}
 		}
-		time.Sleep(2 * time.Minute)
+		<-time.After(2 * time.Minute)
 		if n, detached := a.counts(); n != 0 || detached != 0 {
 			t.Errorf("%d sessions are left, %d of them are detached", n, detached)
 		}

@@ -101,7 +101,7 @@ func TestCutsAtRandom(t *testing.T) {
 							return
 						}
 						rest = rest[k:]
-						time.Sleep(pause)
+						<-time.After(pause)
 					}
 					s.CloseWrite()
 				})
