@@ -12,6 +12,9 @@ const (
 	// past is how far beyond a learned limit a carrier must have lived to show that it is no
 	// longer there. Networks count packets, and clocks are read late.
 	past = 1.15
+	// burst is how many bytes may be lost with the packets that cross a limit on bytes, so
+	// that a carrier dies of it with so many less than another one.
+	burst = 4 << 10
 	// leastBytes is the smallest number of bytes that can be a limit: with fewer, no
 	// transport could finish its handshake.
 	leastBytes = 8 << 10
@@ -125,15 +128,16 @@ func (m *limit) forget(now time.Time) {
 func (l *Learner) lived(now time.Time, life Life) {
 	for i, v := range [lifeKinds]float64{float64(life.Bytes), life.Age.Seconds(), life.Silent.Seconds()} {
 		m := &l.lives[i]
-		noise := 0.0
+		noise, beyond := 0.0, m.at*past
 		switch kindOf[i] {
 		case KindBytes:
 			noise = l.noise
+			beyond += burst
 		case KindIdle:
 			m.gap = max(m.gap, v)
 		}
 		m.evidence = slices.DeleteFunc(m.evidence, func(s sign) bool { return s.value < (1-agree)*v-noise })
-		if m.found() && m.at*past < v-noise {
+		if m.found() && beyond < v-noise {
 			m.forget(now)
 		}
 	}
