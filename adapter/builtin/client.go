@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"time"
 
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
@@ -23,7 +24,8 @@ const handshakeTimeout = 60 * time.Second
 const connectTimeout = 10 * time.Second
 
 // ErrFiltered says that a TCP connection did not come up in time: nothing has answered, not
-// even with a refusal. Most often something on the way drops the packets.
+// even with a refusal. Most often something on the way drops the packets. It is an
+// os.ErrDeadlineExceeded, too.
 var ErrFiltered error = filtered{}
 
 type filtered struct{}
@@ -31,6 +33,8 @@ type filtered struct{}
 func (filtered) Error() string   { return "filtered: nothing answers at that address and port" }
 func (filtered) Timeout() bool   { return true }
 func (filtered) Temporary() bool { return true }
+
+func (filtered) Is(target error) bool { return target == os.ErrDeadlineExceeded }
 
 // A ClientConfig says how a Client connects.
 type ClientConfig struct {

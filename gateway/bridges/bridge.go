@@ -289,7 +289,7 @@ func (b *Bridge) openEarly(ctx context.Context, t routes.Target, answered func(e
 	}
 	begin := time.Now()
 	limits := b.settings.Load().limits
-	s := b.session.OpenEarly(ctx, t, nil)
+	s := b.session.OpenEarly(ctx, t)
 	if s == nil {
 		b.leave()
 		return nil

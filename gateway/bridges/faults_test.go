@@ -3,11 +3,13 @@ package bridges
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"ptgate/adapter/builtin"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/config"
 	"ptgate/gateway/outcome"
@@ -141,4 +143,16 @@ func TestFailureHasAReason(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A TCP connection that does not come up is a timeout, so that the bridge counts as silent.
+func TestFiltered(t *testing.T) {
+	if r := answer.Of(builtin.ErrFiltered); r != answer.Timeout {
+		t.Errorf("it is %v", r)
+	}
+	var h health
+	h.bad(fmt.Errorf("bridge: %w", builtin.ErrFiltered))
+	if !h.dead() {
+		t.Error("the bridge is not known to be silent")
+	}
 }

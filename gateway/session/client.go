@@ -253,9 +253,9 @@ func (c *Client) wakeForStream(v *owned) {
 	}
 }
 
-// succeed makes a session that follows v, whose far end is about to stop: that box may be
-// back soon, or another one in its place. The caller holds mu.
-func (c *Client) succeed(v *owned) {
+// succeed makes a session that follows the current one, whose far end is about to stop:
+// that box may be back soon, or another one in its place. The caller holds mu.
+func (c *Client) succeed() {
 	c.next = c.begin()
 	c.next.expected = time.Now().Add(expectFor)
 }
@@ -271,7 +271,7 @@ func (c *Client) stream() (*Stream, error) {
 	if v != nil && v.stage == stageNow {
 		// The far end takes no more. The stream waits until it is back.
 		if c.next == nil {
-			c.succeed(v)
+			c.succeed()
 		}
 		v = c.next
 		c.current, c.next = v, nil
@@ -352,10 +352,9 @@ func (c *Client) Open(ctx context.Context, t routes.Target) (*Stream, error) {
 }
 
 // OpenEarly returns a stream to t before the exit has answered, if a carrier is Trusted.
-// Otherwise it returns nil at once. The exit's answer is read by the stream's first Read,
-// which then calls answered once: with nil for success. If the stream is closed before,
-// answered may never be called. The caller closes the stream. ctx bounds the call only.
-func (c *Client) OpenEarly(ctx context.Context, t routes.Target, answered func(error)) *Stream {
+// Otherwise it returns nil at once. The exit's answer is read by Stream.Answer, or by the
+// stream's first Read. The caller closes the stream. ctx bounds the call only.
+func (c *Client) OpenEarly(ctx context.Context, t routes.Target) *Stream {
 	set := c.settings.Load()
 	message, err := request(t, set.Auth).Append(make([]byte, 0, 64))
 	if err != nil {
@@ -388,7 +387,7 @@ func (c *Client) OpenEarly(ctx context.Context, t routes.Target, answered func(e
 		s.Reset()
 		return nil
 	}
-	s.owed, s.method, s.answered = true, set.Auth.Method(), answered
+	s.owed, s.method = true, set.Auth.Method()
 	s.SetReadDeadline(time.Now().Add(set.Dial))
 	return s
 }

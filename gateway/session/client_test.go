@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -314,36 +313,6 @@ func TestTrust(t *testing.T) {
 			})
 		})
 	}
-}
-
-// An application that leaves before the answer has proved nothing.
-func TestEarlyLeaves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var silent atomic.Bool
-		f := newFarEnd(t, testSettings, func(s *Stream) {
-			if silent.Load() {
-				io.Copy(io.Discard, s)
-				s.Close()
-				return
-			}
-			answers(0, echo)(s)
-		})
-		f.open().Close()
-		synctest.Wait()
-		silent.Store(true)
-		told := make(chan error, 1)
-		s := f.client.OpenEarly(t.Context(), example, func(err error) { told <- err })
-		var wg sync.WaitGroup
-		wg.Go(func() { s.Read(make([]byte, 1)) })
-		synctest.Wait()
-		s.Reset()
-		wg.Wait()
-		select {
-		case err := <-told:
-			t.Errorf("the application has left, and %v was made of it", err)
-		default:
-		}
-	})
 }
 
 // Requests that are given up, and the end of the session, leave nothing.

@@ -393,7 +393,7 @@ func (f *farEnd) request() (s *Stream, took time.Duration) {
 
 // early opens a stream before the exit has answered; nil: there is no carrier for that.
 func (f *farEnd) early() *Stream {
-	return f.client.OpenEarly(f.t.Context(), example, func(error) {})
+	return f.client.OpenEarly(f.t.Context(), example)
 }
 
 // echoes writes to s and waits for the same bytes.

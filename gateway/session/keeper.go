@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"ptgate/gateway/answer"
 	"ptgate/gateway/budget"
 	"ptgate/gateway/carrier"
 )
@@ -136,9 +137,7 @@ func (c *Client) look(v *owned, now time.Time) (next time.Duration) {
 		return noLook
 	}
 	next = noLook
-	if v == c.current && v.stage != 0 && c.next == nil && (len(v.streams) > 0 || now.Sub(c.lastUse) < expectFor) {
-		c.succeed(v)
-	}
+	c.follow(v)
 	if good := v.goodLanes(); len(good) > 0 {
 		v.away, v.tried = time.Time{}, 0
 		return min(next, v.tend(good, now))
@@ -349,8 +348,8 @@ func (v *owned) check(u *used, good []*lane, now time.Time) (next time.Duration)
 	owes := u.conn.Overdue()
 	if u.lane.avoid {
 		// It is given up if another one has been heard since it owes an answer. Streams that
-		// would die with it wait: it may come back. Those that had
-		// no reason to say anything are asked, and not used before they answer.
+		// would die with it wait: it may come back. Carriers that had no reason to say anything
+		// are asked, and not used before they answer.
 		for _, l := range good {
 			switch c := l.used.conn; {
 			case c.Silent() < owes:
@@ -708,7 +707,7 @@ func (c *Client) attemptFailed(v *owned, p *Path, b *budget.Carrier, a *attempt,
 		return
 	}
 	c.failed = now
-	silent := errors.Is(err, context.DeadlineExceeded)
+	silent := answer.Of(err) == answer.Timeout
 	alive := slices.ContainsFunc(v.carriers, func(u *used) bool {
 		return u.met && u.path == p && u.conn.Silent() < now.Sub(a.begun)
 	})
@@ -853,8 +852,14 @@ func (v *owned) peerLeaves(stage uint64) {
 	}
 	v.stage = max(v.stage, min(stage, stageNow))
 	v.retryAt = time.Time{}
-	if c := v.c; v == c.current && c.next == nil && !c.closed && (len(v.streams) > 0 || time.Since(c.lastUse) < expectFor) {
-		c.succeed(v)
-	}
+	v.c.follow(v)
 	v.c.wakeKeeper()
+}
+
+// follow makes the session that follows v, if the far end of v is about to stop and v is in
+// use.
+func (c *Client) follow(v *owned) {
+	if v == c.current && v.stage != 0 && c.next == nil && !c.closed && (len(v.streams) > 0 || time.Since(c.lastUse) < expectFor) {
+		c.succeed()
+	}
 }

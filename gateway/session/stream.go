@@ -61,10 +61,9 @@ type Stream struct {
 
 	// For a stream of OpenEarly: owed says that the exit's answer has not been read yet.
 	// The first Read reads it. Only the reader uses these fields.
-	owed     bool
-	method   socks5.Method
-	err      error
-	answered func(error)
+	owed   bool
+	method socks5.Method
+	err    error
 
 	// The gateway's; the end's mu guards them.
 	opening bool   // the far end has not answered yet
@@ -388,11 +387,6 @@ func (s *Stream) readOwed() error {
 	} else {
 		s.SetReadDeadline(time.Time{})
 	}
-	// If the application has left before the answer, the error may come from that.
-	if s.answered != nil && (s.err == nil || isRefusal(s.err) || !s.isClosed()) {
-		s.answered(s.err)
-	}
-	s.answered = nil
 	return s.err
 }
 
@@ -414,12 +408,6 @@ func (s *Stream) meaning(err error) error {
 		return lost("answer", s.readErr)
 	}
 	return s.readErr
-}
-
-func (s *Stream) isClosed() bool {
-	s.in.Lock()
-	defer s.in.Unlock()
-	return s.closed
 }
 
 // A rawReader reads a stream without the answer of the exit.
