@@ -71,40 +71,12 @@ func TestMixedBytes(t *testing.T) {
 					s.Users = map[string]string{"alice": "secret"}
 				}
 			})
-			for _, how := range []string{"at once", "byte by byte"} {
-				p := connect(t, g.addr)
-				if how == "at once" {
-					p.Write([]byte(tt.send)) // a refusal may come before the end
-				} else {
-					p.SetNoDelay(true)
-					for i := range len(tt.send) {
-						if _, err := p.Write([]byte{tt.send[i]}); err != nil {
-							break
-						}
-					}
-				}
-				p.expect(tt.want)
-				if tt.target == (routes.Target{}) {
-					if s := p.rest(); s != "" && !strings.HasPrefix(tt.want, "HTTP") {
-						t.Errorf("%s: then %q", how, s)
-					}
-				} else {
-					if got := <-asked; got != tt.target {
-						t.Errorf("%s: dialled %+v, want %+v", how, got, tt.target)
-					}
-					p.send("ping")
-					p.expect("ping")
-					p.CloseWrite()
-					p.rest()
+			for _, whole := range []bool{true, false} {
+				if rest := tryBytes(t, g, asked, tt.send, whole, tt.want, tt.target); rest != "" && !strings.HasPrefix(tt.want, "HTTP") {
+					t.Errorf("whole %v: then %q", whole, rest)
 				}
 			}
-			g.end(t)
-			if len(asked) > 0 {
-				t.Errorf("dialled %+v", <-asked)
-			}
-			if s := g.log.String(); !strings.Contains(s, tt.log) || strings.Contains(s, "\nlevel=ERROR") {
-				t.Errorf("log without %q:\n%s", tt.log, s)
-			}
+			saysOnly(t, g, asked, tt.log)
 		})
 	}
 }

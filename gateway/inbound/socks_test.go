@@ -108,45 +108,57 @@ func TestSOCKSBytes(t *testing.T) {
 					s.Users = users
 				}
 			})
-			for _, how := range []string{"at once", "byte by byte"} {
-				if how == "byte by byte" && len(tt.send) > 600 {
+			for _, whole := range []bool{true, false} {
+				if !whole && len(tt.send) > 600 {
 					continue
 				}
-				p := connect(t, g.addr)
-				if how == "at once" {
-					p.send(tt.send)
-				} else {
-					p.SetNoDelay(true)
-					for i := range len(tt.send) {
-						// A refusal may come before the last byte.
-						if _, err := p.Write([]byte{tt.send[i]}); err != nil {
-							break
-						}
-					}
-				}
-				p.expect(tt.want)
-				if tt.target == (routes.Target{}) {
-					if s := p.rest(); s != "" {
-						t.Errorf("%s: then %q", how, s)
-					}
-				} else {
-					if got := <-asked; got != tt.target {
-						t.Errorf("%s: dialled %+v, want %+v", how, got, tt.target)
-					}
-					p.send("ping")
-					p.expect("ping")
-					p.CloseWrite()
-					p.rest()
+				if rest := tryBytes(t, g, asked, tt.send, whole, tt.want, tt.target); rest != "" {
+					t.Errorf("whole %v: then %q", whole, rest)
 				}
 			}
-			g.end(t)
-			if len(asked) > 0 {
-				t.Errorf("dialled %+v", <-asked)
-			}
-			if s := g.log.String(); !strings.Contains(s, tt.log) || strings.Contains(s, "\nlevel=ERROR") {
-				t.Errorf("log without %q:\n%s", tt.log, s)
-			}
+			saysOnly(t, g, asked, tt.log)
 		})
+	}
+}
+
+// tryBytes sends the first bytes of a client, and sees the answer and what is dialled; with
+// the zero target nothing is. It returns what comes after a refusal.
+func tryBytes(t *testing.T, g *gate, asked chan routes.Target, send string, whole bool, want string, target routes.Target) (rest string) {
+	t.Helper()
+	p := connect(t, g.addr)
+	if whole {
+		p.Write([]byte(send)) // a refusal may come before the end
+	} else {
+		p.SetNoDelay(true)
+		for i := range len(send) {
+			if _, err := p.Write([]byte{send[i]}); err != nil {
+				break
+			}
+		}
+	}
+	p.expect(want)
+	if target == (routes.Target{}) {
+		return p.rest()
+	}
+	if got := <-asked; got != target {
+		t.Errorf("whole %v: dialled %+v, want %+v", whole, got, target)
+	}
+	p.send("ping")
+	p.expect("ping")
+	p.CloseWrite()
+	p.rest()
+	return ""
+}
+
+// saysOnly ends g, and sees that nothing more was dialled and that the log has a text.
+func saysOnly(t *testing.T, g *gate, asked chan routes.Target, text string) {
+	t.Helper()
+	g.end(t)
+	if len(asked) > 0 {
+		t.Errorf("dialled %+v", <-asked)
+	}
+	if s := g.log.String(); !strings.Contains(s, text) || strings.Contains(s, "\nlevel=ERROR") {
+		t.Errorf("log without %q:\n%s", text, s)
 	}
 }
 

@@ -453,3 +453,43 @@ type Status struct {
 // Alive tells whether the far end answers on a carrier. If so, a slow request is the fault
 // of its destination.
 func (s Status) Alive() bool { return s.Carriers > 0 && !s.Suspect }
+
+// Status returns the present state.
+func (c *Client) Status() Status {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := Status{}
+	good := 0
+	for _, v := range c.sessions {
+		s.Connecting += len(v.attempts)
+		s.Streams += len(v.streams)
+		s.Replayed += v.replayed
+		s.Held += v.held
+		if v == c.current {
+			s.Box, s.Resume = v.box, v.kept
+			s.Leaving = v.stage != 0 || !v.met && time.Now().Before(v.expected)
+		}
+		live := false
+		for _, u := range v.carriers {
+			if !u.met || u.lane.gone {
+				continue
+			}
+			live = true
+			s.Carriers++
+			if !slices.Contains(s.Over, u.path.Name) {
+				s.Over = append(s.Over, u.path.Name)
+			}
+			if !u.conn.Suspect() {
+				good++
+			}
+			if r := u.conn.RTT(); r > 0 && (s.RTT == 0 || r < s.RTT) {
+				s.RTT = r
+			}
+		}
+		if !live && len(v.streams) > 0 && v.met && (s.Detached.IsZero() || v.away.Before(s.Detached)) {
+			s.Detached = v.away
+		}
+	}
+	s.Suspect = s.Carriers > 0 && good == 0
+	return s
+}

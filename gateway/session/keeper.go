@@ -863,3 +863,27 @@ func (c *Client) follow(v *owned) {
 		c.succeed()
 	}
 }
+
+// Tidy closes the carriers that are no longer needed. Call it from time to time.
+func (c *Client) Tidy() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	idle := time.Since(c.lastUse)
+	for _, v := range slices.Clone(c.sessions) {
+		if len(v.streams) > 0 || idle <= spareFor {
+			continue
+		}
+		if idle > warmFor {
+			v.shut(errClosed)
+			continue
+		}
+		left := len(v.goodLanes())
+		for _, u := range slices.Clone(v.carriers) {
+			if left > 1 && u.met && u.lane.open() && u.conn.Age() > spareFor {
+				left--
+				v.last(u.lane)
+			}
+		}
+	}
+	c.wakeKeeper()
+}

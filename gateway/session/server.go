@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/hmac"
-	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -271,39 +270,6 @@ func (a attached) serve(c *carrier.Conn) error {
 	a.v.mu.Unlock()
 	c.Close()
 	return err
-}
-
-const (
-	idleRead = 4 << 10 // an idle carrier needs no larger buffer
-	busyRead = 64 << 10
-)
-
-var readBuffers = sync.Pool{New: func() any { return new([busyRead]byte) }}
-
-// readLane reads from c until its end.
-func readLane(c io.Reader, take func([]byte)) error {
-	var small [idleRead]byte
-	for {
-		n, err := c.Read(small[:])
-		if n > 0 {
-			take(small[:n])
-		}
-		if err != nil {
-			return err
-		}
-		if n < len(small) {
-			continue
-		}
-		large := readBuffers.Get().(*[busyRead]byte)
-		for n >= len(small) && err == nil {
-			n, err = c.Read(large[:])
-			take(large[:n])
-		}
-		readBuffers.Put(large)
-		if err != nil {
-			return err
-		}
-	}
 }
 
 // attach makes conn a carrier of the session that h names. After an error the connection

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -38,7 +37,7 @@ var proxies = []proxy{
 		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 			return nil, err
 		}
-		return startProxy(exec.CommandContext(ctx, "tinyproxy", "-d", "-c", conf), addr)
+		return startProgram(exec.CommandContext(ctx, "tinyproxy", "-d", "-c", conf), addr)
 	}},
 	{"squid", func(ctx context.Context, dir, addr string) (*running, error) {
 		conf := filepath.Join(dir, "squid.conf")
@@ -47,42 +46,8 @@ var proxies = []proxy{
 		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 			return nil, err
 		}
-		return startProxy(exec.CommandContext(ctx, "squid", "-N", "-d1", "-f", conf), addr)
+		return startProgram(exec.CommandContext(ctx, "squid", "-N", "-d1", "-f", conf), addr)
 	}},
-}
-
-// startProxy runs a program until its port accepts.
-func startProxy(cmd *exec.Cmd, addr string) (*running, error) {
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	ended := make(chan struct{})
-	go func() { cmd.Wait(); close(ended) }()
-	stop := func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-ended:
-		case <-time.After(5 * time.Second):
-			cmd.Process.Kill()
-			<-ended
-		}
-	}
-	for range 1000 {
-		c, err := net.Dial("tcp", addr)
-		if err == nil {
-			c.Close()
-			return &running{pids: []int{cmd.Process.Pid}, stop: stop}, nil
-		}
-		select {
-		case <-ended:
-			return nil, fmt.Errorf("%s ended: %s", cmd.Path, &out)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-	stop()
-	return nil, fmt.Errorf("%s does not accept: %s", cmd.Path, &out)
 }
 
 const (

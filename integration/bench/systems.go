@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -121,9 +120,13 @@ func startPtgate(ctx context.Context, path, text, port string) (*running, error)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
-	var stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, *ptgate, "run", "-c", path)
-	cmd.Stderr = &stderr
+	return startProgram(exec.CommandContext(ctx, *ptgate, "run", "-c", path), port)
+}
+
+// startProgram runs a program until its port accepts.
+func startProgram(cmd *exec.Cmd, addr string) (*running, error) {
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -131,24 +134,27 @@ func startPtgate(ctx context.Context, path, text, port string) (*running, error)
 	go func() { cmd.Wait(); close(ended) }()
 	stop := func() {
 		cmd.Process.Signal(syscall.SIGTERM)
-		<-ended
+		select {
+		case <-ended:
+		case <-time.After(5 * time.Second):
+			cmd.Process.Kill()
+			<-ended
+		}
 	}
-	for begin := time.Now(); ; {
-		c, err := net.Dial("tcp", port)
+	for range 1000 {
+		c, err := net.Dial("tcp", addr)
 		if err == nil {
 			c.Close()
 			return &running{pids: []int{cmd.Process.Pid}, stop: stop}, nil
 		}
 		select {
 		case <-ended:
-			return nil, fmt.Errorf("ptgate ended: %s", &stderr)
-		case <-time.After(5 * time.Millisecond):
-		}
-		if time.Since(begin) > 20*time.Second {
-			stop()
-			return nil, errors.New("ptgate does not accept: " + stderr.String())
+			return nil, fmt.Errorf("%s ended: %s", cmd.Path, &out)
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
+	stop()
+	return nil, fmt.Errorf("%s does not accept: %s", cmd.Path, &out)
 }
 
 func twoPorts() (a, b string, err error) {

@@ -5,14 +5,9 @@ package lab
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	crand "crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/big"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -231,15 +226,7 @@ var pageText = "a page that nobody may read\n"
 // web serves the page over HTTP and HTTPS in a box.
 func web(t *testing.T, b *box) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{forbiddenName}, NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(crand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	der, key := certificate(t, forbiddenName)
 	answer := func(c net.Conn) {
 		c.SetDeadline(time.Now().Add(patience))
 		if n, _ := c.Read(make([]byte, 4096)); n > 0 {

@@ -324,18 +324,25 @@ func (b *box) webtunnel(t testing.TB, addr netip.Addr, name string) (server, bri
 	return server, bridge
 }
 
-// nginx runs until the test's end. It returns the pin of its certificate.
-func (b *box) nginx(t testing.TB, dir, host, location string) (pin string) {
+// certificate makes a certificate for a name.
+func certificate(t testing.TB, host string) (der []byte, key *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{host}, NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(crand.Reader, template, template, &key.PublicKey, key)
+	der, err = x509.CreateCertificate(crand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return der, key
+}
+
+// nginx runs until the test's end. It returns the pin of its certificate.
+func (b *box) nginx(t testing.TB, dir, host, location string) (pin string) {
+	t.Helper()
+	der, key := certificate(t, host)
 	secret, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,151 @@
+package session
+
+import (
+	"math"
+	"time"
+)
+
+// A bulk finds out whether another carrier makes a transfer faster.
+type bulk struct {
+	at     time.Time // of the last measurement
+	total  int64     // bytes, at that time
+	rate   float64   // bytes a second, up to that time
+	steady int       // how many measurements in a row were about the same
+
+	trial bool      // another carrier is being tried
+	base  float64   // the rate before the trial
+	count int       // how many carriers there were then
+	begun time.Time // when the trial's carrier was there; zero: not yet
+	from  int64     // bytes, at that time
+
+	fewer  *lane         // it goes, to see whether one carrier less does, too; nil: no such trial
+	review time.Time     // no such trial before
+	calm   time.Duration // between two of them
+
+	pause time.Duration // between two trials
+	until time.Time     // no trial before
+}
+
+const (
+	bulkLook = 500 * time.Millisecond
+	// No carrier is added for a transfer that is slower, or faster: the one is no bulk, the
+	// other needs no help.
+	bulkLeast = 32 << 10
+	bulkMost  = 8 << 20
+	// A trial needs so many steady measurements before, and lasts so long.
+	bulkSteady = 2
+	bulkTrial  = time.Second
+	// How many carriers more than autoMax there may be.
+	bulkExtra = 2
+
+	firstPause = 30 * time.Second
+	lastPause  = 10 * time.Minute
+	// An extra carrier that has helped is doubted again after firstCalm, then less often.
+	firstCalm = 15 * time.Second
+	lastCalm  = 2 * time.Minute
+)
+
+// more adds a carrier where a transfer is slow and steady, as if each connection were
+// slowed. If the transfer does not become faster, the carrier goes again.
+func (v *owned) more(p *Path, good []*lane, now time.Time) (next time.Duration) {
+	b := &v.bulk
+	took := now.Sub(b.at)
+	if took < bulkLook {
+		return bulkLook - took
+	}
+	total := v.c.o.Traffic.In.Load() + v.c.o.Traffic.Out.Load()
+	old := b.rate
+	b.rate = float64(total-b.total) / took.Seconds()
+	b.at, b.total = now, total
+	if b.steady >= bulkSteady {
+		old = b.rate // the last trial has just helped
+	}
+	if took > 4*bulkLook { // nobody looked for a while
+		b.steady = 0
+		return bulkLook
+	}
+	extra := newestExtra(good)
+	switch {
+	case b.trial:
+		v.tryMore(good, now)
+	case b.fewer != nil:
+		v.tryFewer(p, now)
+	case extra != nil && b.rate >= bulkLeast && !b.review.IsZero() && now.After(b.review) && len(good) > 1:
+		b.fewer, b.base, b.count, b.begun, b.from = extra, b.rate, len(good), now, b.total
+		v.last(extra)
+	case b.rate < bulkLeast || b.rate > bulkMost || now.Before(b.until):
+		b.steady = 0
+		if b.rate == 0 {
+			return 2 * bulkLook
+		}
+	case math.Abs(b.rate-old) > b.rate/5:
+		b.steady = 0
+	default:
+		if b.steady++; b.steady >= bulkSteady && len(v.attempts) == 0 && !v.c.full(v, bulkExtra) {
+			if v.c.dial(v, p, now, true) == 0 {
+				b.trial, b.base, b.count, b.begun = true, b.rate, len(good), time.Time{}
+			}
+		}
+	}
+	return bulkLook
+}
+
+// tryMore looks at a trial.
+func (v *owned) tryMore(good []*lane, now time.Time) {
+	b := &v.bulk
+	switch {
+	case len(v.attempts) > 0:
+		return
+	case b.begun.IsZero():
+		b.begun, b.from = now, b.total
+		return
+	case now.Sub(b.begun) < bulkTrial:
+		return
+	}
+	b.trial, b.steady = false, 0
+	rate := float64(b.total-b.from) / now.Sub(b.begun).Seconds()
+	if rate >= b.base*(1+0.5/float64(max(b.count, 1))) {
+		b.pause, b.steady, b.rate = 0, bulkSteady, rate // it helps: perhaps one more does, too
+		b.calm = firstCalm
+		b.review = now.Add(b.calm)
+		return
+	}
+	b.pause = min(max(firstPause, 2*b.pause), lastPause)
+	b.until = now.Add(b.pause)
+	if extra := newestExtra(good); extra != nil && len(good) > 1 {
+		v.last(extra)
+	}
+}
+
+// tryFewer looks whether the transfer has become slower since a carrier went. The link may
+// be slow now, and not each connection.
+func (v *owned) tryFewer(p *Path, now time.Time) {
+	b := &v.bulk
+	if !b.fewer.gone { // it brings what is under way
+		b.begun, b.from = now, b.total
+		return
+	}
+	if now.Sub(b.begun) < bulkTrial {
+		return
+	}
+	b.fewer, b.steady = nil, 0
+	rate := float64(b.total-b.from) / now.Sub(b.begun).Seconds()
+	if rate >= b.base*(1-0.5/float64(max(b.count, 1))) {
+		b.review = now.Add(bulkTrial) // perhaps one less does, too
+		b.until = now.Add(firstPause)
+		return
+	}
+	b.calm = min(2*b.calm, lastCalm)
+	b.review = now.Add(b.calm)
+	v.c.dial(v, p, now, true)
+}
+
+// newestExtra is the youngest extra carrier of good; nil: there is none.
+func newestExtra(good []*lane) (newest *lane) {
+	for _, l := range good {
+		if l.extra && (newest == nil || l.number > newest.number) {
+			newest = l
+		}
+	}
+	return newest
+}
