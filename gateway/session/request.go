@@ -86,11 +86,6 @@ func (e *Refusal) Error() string {
 	return fmt.Sprintf("the far end answers %#02x, %v", e.Code, answer.FromSOCKS(e.Code))
 }
 
-func isRefusal(err error) bool {
-	_, ok := errors.AsType[*Refusal](err)
-	return ok
-}
-
 // Lost says that the connection to the far end broke, or fell silent, before the
 // answer came. Stage is the part of the request that was under way.
 type Lost struct {
