@@ -41,27 +41,28 @@ const (
 	pollPort   = 7002
 )
 
-// gaps measures the longest time between two marks.
+// gaps measures the longest time between two marks, and when it began.
 type gaps struct {
 	mu      sync.Mutex
 	last    time.Time
 	longest time.Duration
+	begun   time.Time
 }
 
 func (g *gaps) mark() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
-	if !g.last.IsZero() {
-		g.longest = max(g.longest, now.Sub(g.last))
+	if d := now.Sub(g.last); !g.last.IsZero() && d > g.longest {
+		g.longest, g.begun = d, g.last
 	}
 	g.last = now
 }
 
-func (g *gaps) max() time.Duration {
+func (g *gaps) max() (longest time.Duration, begun time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.longest
+	return g.longest, g.begun
 }
 
 // An upload is seen from both of its ends.
@@ -278,16 +279,22 @@ func (x *batch) whole(t *testing.T, most time.Duration) (bytesPerSecond float64)
 	t.Helper()
 	<-x.over
 	var pause time.Duration
-	for _, d := range x.downs {
-		pause = max(pause, d.gaps.max())
+	var where string
+	longest := func(name string, i int, g *gaps) {
+		if d, begun := g.max(); d > pause {
+			pause, where = d, fmt.Sprintf("%s %d from %.1f s on", name, i, begun.Sub(x.begin).Seconds())
+		}
 	}
-	for _, u := range x.ups {
-		pause = max(pause, u.gaps.max())
+	for i, d := range x.downs {
+		longest("download", i, &d.gaps)
+	}
+	for i, u := range x.ups {
+		longest("upload", i, &u.gaps)
 	}
 	n := len(x.downs) + len(x.ups)
 	bytesPerSecond = float64(x.got()) / x.took.Seconds()
-	t.Logf("%d downloads and %d uploads of %.1f MiB: %d whole, %.1f s, %.0f KiB/s, longest pause %.2f s",
-		len(x.downs), len(x.ups), float64(x.size)/(1<<20), n-len(x.failures), x.took.Seconds(), bytesPerSecond/1024, pause.Seconds())
+	t.Logf("%d downloads and %d uploads of %.1f MiB: %d whole, %.1f s, %.0f KiB/s, longest pause %.2f s (%s)",
+		len(x.downs), len(x.ups), float64(x.size)/(1<<20), n-len(x.failures), x.took.Seconds(), bytesPerSecond/1024, pause.Seconds(), where)
 	if len(x.failures) > 0 {
 		t.Errorf("%d of %d transfers failed, such as %v", len(x.failures), n, x.failures[0])
 	} else if most > 0 && pause > most {
