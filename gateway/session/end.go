@@ -514,10 +514,12 @@ func (e *end) feed(l *lane) {
 	for l.open() {
 		var q *[]*Stream
 		switch {
+		case len(e.homeless) > 0:
+			// First, and one turn each: then they wait for l like the others, whose queue
+			// need never be empty.
+			q = &e.homeless
 		case len(l.waiting) > 0:
 			q = &l.waiting
-		case len(e.homeless) > 0:
-			q = &e.homeless
 		case l.extra && !l.avoid:
 			for _, x := range e.lanes {
 				if len(x.waiting) > 0 {
