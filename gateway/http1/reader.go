@@ -65,11 +65,12 @@ func (r *Reader) fill(most int) error {
 		n, err = r.Src.Read(r.buf[r.w:])
 	}
 	r.w += n
-	switch {
-	case n > 0:
+	if n > 0 {
 		return nil
-	case err == nil:
-		return io.ErrNoProgress
+	}
+	r.Release()
+	if err == nil {
+		err = io.ErrNoProgress
 	}
 	return err
 }
