@@ -225,10 +225,35 @@ func webRate(clients int, fresh bool) func(addr, origin string, pids []int) (flo
 	}
 }
 
-// webFirstByte is the time of a request on a new connection, in milliseconds.
-func webFirstByte(addr, origin string, pids []int) (float64, error) {
+// webWhole is the time of a request on a new connection, with its end, in milliseconds.
+func webWhole(addr, origin string, pids []int) (float64, error) {
 	n, err := webRate(1, true)(addr, origin, pids)
 	return 1000 / n, err
+}
+
+// webFirstByte is the median time from the dial of a new connection to the first byte of
+// the response, in milliseconds.
+func webFirstByte(addr, origin string, _ []int) (float64, error) {
+	request := fmt.Appendf(nil, "GET http://%s/%d HTTP/1.1\r\nHost: %s\r\n\r\n", origin, smallContent, origin)
+	var took []float64
+	for end := time.Now().Add(*dur); time.Now().Before(end); {
+		begin := time.Now()
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			return 0, err
+		}
+		c.SetDeadline(begin.Add(time.Minute))
+		if _, err = c.Write(request); err == nil {
+			_, err = c.Read(make([]byte, 4<<10))
+		}
+		took = append(took, time.Since(begin).Seconds()*1000)
+		c.Close()
+		if err != nil {
+			return 0, err
+		}
+	}
+	slices.Sort(took)
+	return took[len(took)/2], nil
 }
 
 // webBulk is the speed of one large message.
@@ -270,7 +295,8 @@ var webWorks = []struct {
 	{"idle, KiB/connection", webIdle},
 	{"requests/s, kept alive, 1 client", webRate(1, false)},
 	{"requests/s, kept alive, 8 clients", webRate(8, false)},
-	{"new connection to the end of the response, ms", webFirstByte},
+	{"new connection to the first byte of the response, ms", webFirstByte},
+	{"new connection with its response and its end, ms", webWhole},
 	{"down, MiB/s", webBulk(false)},
 	{"up, MiB/s", webBulk(true)},
 }
