@@ -52,7 +52,7 @@ var proxies = []proxy{
 
 const (
 	smallContent = 200
-	largeContent = 256 << 20
+	largeContent = 1 << 30
 )
 
 // startWeb is an origin for plain HTTP. It answers with the length that the path names.
