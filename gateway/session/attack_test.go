@@ -111,7 +111,7 @@ func TestHostileFrames(t *testing.T) {
 		{"the same end again", false, []frame{{kind: frameFin, at: 10}, {kind: frameFin, at: 10}, data(0, 10), {kind: frameFin, at: 10}}, nil},
 		{"too many parts", false, parts, errFrame},
 		{"many parts", false, few, nil},
-		{"the same bytes too early, again and again", false, slices.Repeat([]frame{data(maxData, maxData)}, 5), errFrame},
+		{"the same bytes too early, again and again", false, slices.Repeat([]frame{data(maxData, maxData)}, 5), nil},
 		{"a confirmation of what was never sent", false, []frame{{kind: frameAck, id: 0, at: 1 << 40}}, carrier.ErrRelease},
 		{"a confirmation beyond all numbers", false, []frame{{kind: frameAck, id: 0, at: maxOffset}}, carrier.ErrRelease},
 		{"a confirmation for another carrier", false, []frame{{kind: frameAck, id: 1, at: 0}}, errFrame},

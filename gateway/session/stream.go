@@ -322,22 +322,42 @@ func (s *Stream) append(b []byte) {
 	s.came += uint64(len(b))
 }
 
-// keep keeps bytes that have come too early.
+// keep keeps bytes that have come too early. Those that are there already are left out, so
+// that parts never has more than a window.
 func (s *Stream) keep(at uint64, data []byte) error {
-	if s.early += len(data); int64(s.early) > s.window || len(s.parts) >= maxParts {
-		return broken("too many bytes of stream %d come before their turn", s.id)
-	}
-	i, _ := slices.BinarySearchFunc(s.parts, at, func(p part, at uint64) int {
-		if p.at <= at {
-			return -1
+	for len(data) > 0 {
+		// parts[:i] begin at at, or before.
+		i, _ := slices.BinarySearchFunc(s.parts, at, func(p part, at uint64) int {
+			if p.at <= at {
+				return -1
+			}
+			return 1
+		})
+		n := uint64(len(data))
+		if i < len(s.parts) {
+			n = min(n, s.parts[i].at-at)
 		}
-		return 1
-	})
-	if i > 0 && s.parts[i-1].at+uint64(len(s.parts[i-1].b)) == at {
-		s.parts[i-1].b = append(s.parts[i-1].b, data...)
-		return nil
+		var last *part
+		end := uint64(0)
+		if i > 0 {
+			last = &s.parts[i-1]
+			end = last.at + uint64(len(last.b))
+		}
+		switch {
+		case end > at:
+			n = min(uint64(len(data)), end-at)
+		case last != nil && end == at:
+			last.b = append(last.b, data[:n]...)
+			s.early += int(n)
+		case len(s.parts) >= maxParts:
+			return broken("bytes of stream %d come in too many pieces before their turn", s.id)
+		default:
+			s.parts = slices.Insert(s.parts, i, part{at, slices.Clone(data[:n])})
+			s.early += int(n)
+		}
+		at += n
+		data = data[n:]
 	}
-	s.parts = slices.Insert(s.parts, i, part{at, slices.Clone(data)})
 	return nil
 }
 
