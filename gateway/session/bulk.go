@@ -15,7 +15,7 @@ type bulk struct {
 	trial bool      // another carrier is being tried
 	base  float64   // the rate before the trial
 	count int       // how many carriers there were then
-	begun time.Time // when the trial's carrier was there; zero: not yet
+	begun time.Time // when the trial's carrier was there, or gone; zero: not yet
 	from  int64     // bytes, at that time
 
 	fewer  *lane         // it goes, to see whether one carrier less does, too; nil: no such trial
@@ -71,7 +71,7 @@ func (v *owned) more(p *Path, good []*lane, now time.Time) (next time.Duration) 
 	case b.fewer != nil:
 		v.tryFewer(p, now)
 	case extra != nil && b.rate >= bulkLeast && !b.review.IsZero() && now.After(b.review) && len(good) > 1:
-		b.fewer, b.base, b.count, b.begun, b.from = extra, b.rate, len(good), now, b.total
+		b.fewer, b.base, b.count, b.begun = extra, b.rate, len(good), time.Time{}
 		v.last(extra)
 	case b.rate < bulkLeast || b.rate > bulkMost || now.Before(b.until):
 		b.steady = 0
@@ -121,11 +121,13 @@ func (v *owned) tryMore(good []*lane, now time.Time) {
 // be slow now, and not each connection.
 func (v *owned) tryFewer(p *Path, now time.Time) {
 	b := &v.bulk
-	if !b.fewer.gone { // it brings what is under way
+	switch {
+	case !b.fewer.gone: // it brings what is under way
+		return
+	case b.begun.IsZero():
 		b.begun, b.from = now, b.total
 		return
-	}
-	if now.Sub(b.begun) < bulkTrial {
+	case now.Sub(b.begun) < bulkTrial:
 		return
 	}
 	b.fewer, b.steady = nil, 0
