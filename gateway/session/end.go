@@ -506,6 +506,13 @@ func (e *end) feed(l *lane) {
 	if l.avoid && !e.pick(nil).avoid {
 		return // another one is better
 	}
+	if !l.avoid {
+		for _, x := range e.lanes {
+			if x.avoid && len(x.waiting) > 0 {
+				e.unhome(x) // they had no better one
+			}
+		}
+	}
 	all := e.adopt(l)
 	e.unstall()
 	if !all {

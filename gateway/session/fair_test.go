@@ -74,3 +74,31 @@ func TestTurns(t *testing.T) {
 		}
 	}
 }
+
+// A writer that waits for a carrier that owes an answer, because no other one was better,
+// goes on over the first one that answers.
+func TestWriterLeavesSilentLane(t *testing.T) {
+	h := newHostile(true, 2)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, l := range h.all {
+		l.avoid = true
+	}
+	s := h.open()
+	s.out = make([]byte, 100_000)
+	h.push(s)
+	if !s.queued || s.home == nil {
+		t.Fatal("the writer does not wait")
+	}
+	l := h.all[0]
+	if s.home == l {
+		l = h.all[1]
+	}
+	before := s.sent
+	l.pipe.(*simPipe).flush()
+	l.avoid = false
+	h.feed(l)
+	if s.home != l || s.sent == before {
+		t.Errorf("the writer has sent %d bytes, then %d, and waits for another lane %v", before, s.sent-before, s.home != l)
+	}
+}
