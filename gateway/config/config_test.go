@@ -295,7 +295,7 @@ func TestListen(t *testing.T) {
 		{"[listen]\nhttp = \"127.0.0.1:0\"\nsocks5 = []", nil, []string{"127.0.0.1:0"}, nil, false},
 		{"[listen]\nallow = \"::1\"", nil, nil, []string{"127.0.0.1:1080", "127.0.0.1:8118"}, false},
 		{"[listen]\nmixed = \"[::1]:1\"", nil, nil, []string{"[::1]:1"}, false},
-		{"[listen]\nmixed = []", nil, nil, nil, false},
+		{"[listen]\nmixed = []\nsocks5 = \"127.0.0.1:1\"", []string{"127.0.0.1:1"}, nil, nil, false},
 		{"[listen]\nsocks5 = \":1\"\nusers = { a = \"b\" }", []string{"[::]:1"}, nil, nil, true},
 		{"[listen]\nsocks5 = \"[::ffff:127.0.0.1]:1\"", []string{"127.0.0.1:1"}, nil, nil, false},
 	} {

@@ -384,8 +384,33 @@ func (l *loading) listenTable(top *table, hasRoute, hasServe bool) Listen {
 	if hasServe && !hasRoute && len(listen.SOCKS5)+len(listen.HTTP)+len(listen.Mixed) > 0 {
 		t.warn(listen.Line, "there are listeners but no [[route]]: every request will be refused")
 	}
+	if hasRoute {
+		t.needsListener(hasServe, "mixed", "socks5", "http")
+	}
 	t.done()
 	return listen
+}
+
+// needsListener reports keys that all name no listener: then no program can reach the
+// gateway. A box that serves others may want that.
+func (t *table) needsListener(hasServe bool, keys ...string) {
+	line := 0
+	for _, key := range keys {
+		switch {
+		case !t.has(key):
+		case !t.isEmpty(key):
+			return
+		case line == 0 || t.lineOf(key) < line:
+			line = t.lineOf(key)
+		}
+	}
+	switch {
+	case line == 0: // the default listeners
+	case hasServe:
+		t.warn(line, "there is no listener, so that no program can use a [[route]]: leave these lists out for the default ports")
+	default:
+		t.fail(line, "there is no listener, so that no program can use a [[route]]: write mixed = \"127.0.0.1:1080\", or leave these lists out for the default ports")
+	}
 }
 
 func (l *loading) serveTable(t *table) *Serve {
@@ -494,6 +519,9 @@ func exitTable(t *table, serve []*Serve) Exit {
 	if t.has("allow") {
 		if patterns, all, _ := exitPatterns(t, "allow"); !all {
 			e.Allow = exitList(patterns)
+		}
+		if t.isEmpty("allow") {
+			t.warn(t.lineOf("allow"), "allow names nothing: the exit refuses every destination")
 		}
 	}
 	if t.has("deny") {
