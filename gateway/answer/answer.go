@@ -39,6 +39,8 @@ const (
 	TooLarge           // the header section of an HTTP request is too large
 	Coding             // an HTTP request with a transfer coding that is not known
 	Version            // an HTTP request of another version than 1.0 and 1.1
+	Unfinished         // a request whose client ended its side before it was complete
+	Slow               // a request that was not complete in time
 )
 
 type row struct {
@@ -94,6 +96,10 @@ var table = [...]row{
 		"The request's content has a transfer coding that the proxy does not know. It knows chunked only."},
 	Version: {"version", 0x01, rejected4, http.StatusHTTPVersionNotSupported, "http_request_error",
 		"The proxy speaks HTTP/1.1 and HTTP/1.0 with programs. What goes through a tunnel (CONNECT) may be of any version."},
+	Unfinished: {"unfinished", 0x01, rejected4, http.StatusBadRequest, "http_request_error",
+		"The request ended before it was complete. The program that sent it, or something between it and the proxy, broke it off."},
+	Slow: {"slow", 0x01, rejected4, http.StatusRequestTimeout, "http_request_error",
+		"The request was not complete in time. The link between the program and the proxy may be slow or cut. Try again."},
 }
 
 func (r Reason) row() row {

@@ -44,6 +44,8 @@ var rows = []struct {
 	{answer.TooLarge, 0x01, 0x5b, 431, "http_request_error", answer.Limit, "too large"},
 	{answer.Coding, 0x01, 0x5b, 501, "http_request_error", answer.Limit, "coding"},
 	{answer.Version, 0x01, 0x5b, 505, "http_request_error", answer.Limit, "version"},
+	{answer.Unfinished, 0x01, 0x5b, 400, "http_request_error", answer.Limit, "unfinished"},
+	{answer.Slow, 0x01, 0x5b, 408, "http_request_error", answer.Limit, "slow"},
 }
 
 func TestTable(t *testing.T) {

@@ -29,7 +29,7 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, o relay.Options) (t
 		s.hs.Valid = s.valid
 	}
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
-	s.hs.Serve(c) // the client has been told about an error
+	s.hs.Serve(c)
 	live := stop()
 	switch {
 	case s.asked || !s.hs.Answered:
@@ -39,7 +39,8 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, o relay.Options) (t
 	}
 	upstream := s.hs.Upstream
 	if upstream == nil {
-		c.Close() // in order: the refusal still arrives
+		s.hs.Refuse() // if the client has not been told yet
+		c.Close()     // in order: the refusal still arrives
 		return nil
 	}
 	if !s.hs.Granted || !live {

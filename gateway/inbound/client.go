@@ -179,6 +179,10 @@ const (
 	lingerMost = 30 * time.Second
 )
 
+// lastAnswer bounds the write of an answer to a client whose request is not complete: it
+// may read nothing.
+const lastAnswer = 5 * time.Second
+
 // linger closes the connection in a way that lets the client read the last answer.
 // Where bytes of the client's are unread, a close sends a reset, and the client's
 // system may then drop the answer (RFC 9112 section 9.6). So linger reads for a moment.
@@ -227,8 +231,23 @@ func (c *client) count(o outcome.Outcome, attrs ...any) {
 	c.l.book.Add(o, c.l.label, append(c.attrs(), attrs...)...)
 }
 
-// unfinished counts a connection whose first request was not complete.
+// unfinishedReason is what a client that may still read is told about a request that is
+// not complete; Success: nobody reads.
+func unfinishedReason(err error) answer.Reason {
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return answer.Unfinished
+	case isTimeout(err):
+		return answer.Slow
+	}
+	return answer.Success
+}
+
+// unfinished counts a connection on which a request was not complete.
 func (c *client) unfinished(err error) {
+	if r := unfinishedReason(err); r != answer.Success {
+		err = answer.New(r, err)
+	}
 	switch {
 	case c.phase.Load() != waiting: // a stop has closed it, and the client is not at fault
 	case !c.begun && errors.Is(err, os.ErrDeadlineExceeded):

@@ -431,8 +431,16 @@ func TestWaitsEnd(t *testing.T) {
 		io.Copy(io.Discard, resp.Body)
 		begin := time.Now()
 		io.WriteString(client, "GET")
-		if _, err := in.ReadByte(); err != io.EOF || time.Since(begin) != patience {
-			t.Errorf("after half a request the client was left after %v: %v", time.Since(begin), err)
+		resp, err = http.ReadResponse(in, nil)
+		if err != nil || resp.StatusCode != 408 || !resp.Close || time.Since(begin) != patience {
+			t.Fatalf("half a request got %v, %v after %v", resp, err, time.Since(begin))
+		}
+		io.Copy(io.Discard, resp.Body)
+		if _, err := in.ReadByte(); err != io.EOF {
+			t.Errorf("after half a request: %v", err)
+		}
+		if m := g.counted(); m["handshake_failed"] != 1 {
+			t.Errorf("counted %v", m)
 		}
 		g.end(t)
 	})

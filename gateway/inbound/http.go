@@ -105,12 +105,7 @@ func (c *client) serveHTTP() {
 		b, err := h.readHead(asked)
 		if err != nil && !errors.Is(err, http1.ErrTooLarge) {
 			ended = err == io.EOF
-			switch {
-			case h.failed == errForeign:
-				h.foreign()
-			case !asked:
-				h.unfinished(err)
-			}
+			h.noRequest(err, asked)
 			break
 		}
 		asked = true
@@ -160,6 +155,23 @@ func (h *httpConn) readHead(next bool) ([]byte, error) {
 	}
 	h.Conn.SetReadDeadline(due)
 	return h.in.ReadHead(maxHeader, true)
+}
+
+// noRequest ends a connection on which no complete head has come. A client that has sent
+// a part of one may still read, and gets an answer (RFC 9112 section 8, RFC 9110 section
+// 15.5.9).
+func (h *httpConn) noRequest(err error, asked bool) {
+	part := len(bytes.Trim(h.in.Buffered(), "\r\n")) > 0
+	switch reason := unfinishedReason(err); {
+	case h.failed == errForeign:
+		h.foreign()
+	case part || !asked:
+		h.unfinished(err)
+		if part && reason != answer.Success && h.engage() {
+			h.Conn.SetWriteDeadline(time.Now().Add(lastAnswer))
+			h.Conn.Write(pageOf(reason).message(true, false))
+		}
+	}
 }
 
 // awaitRequest returns when there are bytes from the client. After some time it leaves the

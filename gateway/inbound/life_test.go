@@ -13,8 +13,10 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -477,4 +479,112 @@ func TestFrontString(t *testing.T) {
 		t.Error("a nil Limiter has a limit")
 	}
 	none.Release()
+}
+
+// A client that ends its side in the middle of a request, or is too slow, may still read:
+// it gets a refusal, with one write.
+func TestHalfARequest(t *testing.T) {
+	const general = "\x05\x01\x00\x01\x00\x00\x00\x00\x00\x00"
+	users := func(s *Settings, _ *Config) { s.Users = map[string]string{"alice": "secret"} }
+	for _, tt := range []struct {
+		front       Front
+		change      func(*Settings, *Config)
+		half        string
+		ended, slow string // the answer, or how it begins
+	}{
+		{HTTP, nil, "G", "HTTP/1.1 400 Bad Request\r\n", "HTTP/1.1 408 Request Timeout\r\n"},
+		{HTTP, nil, "GET http://a.example/ HTTP/1.1\r\nHost: a.exam", "HTTP/1.1 400 Bad Request\r\n", "HTTP/1.1 408 Request Timeout\r\n"},
+		{HTTP, nil, "\r\nCONNECT a.example:80 HTTP/1.1\r\n", "HTTP/1.1 400 Bad Request\r\n", "HTTP/1.1 408 Request Timeout\r\n"},
+		{HTTP, nil, "\r\n", "", ""},
+		{HTTP, nil, "", "", ""},
+		{Mixed, nil, "CONNECT a.exam", "HTTP/1.1 400 Bad Request\r\n", "HTTP/1.1 408 Request Timeout\r\n"},
+		{SOCKS5, nil, "\x05\x02\x00", "\x05\xff", "\x05\xff"},
+		{SOCKS5, nil, "\x05\x01\x00", noAuth + general, noAuth + general},
+		{SOCKS5, nil, socksRequest("a.example", 80)[:9], noAuth + general, noAuth + general},
+		{SOCKS5, users, "\x05\x01\x02\x01\x05ali", "\x05\x02\x01\x01", "\x05\x02\x01\x01"},
+		{SOCKS5, nil, "", "", ""},
+		{Mixed, nil, "\x05", "\x05\xff", "\x05\xff"},
+		{Mixed, nil, socks4a("a.example", 80)[:15], reply4(0x5b), reply4(0x5b)},
+		{Mixed, nil, "", "", ""},
+	} {
+		for _, slow := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%v %q slow %t", tt.front, tt.half, slow), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					ln := make(memory)
+					g := startOn(t, ln, tt.front, failing(answer.Internal), func(s *Settings, c *Config) {
+						s.Allow = nil
+						if tt.change != nil {
+							tt.change(s, c)
+						}
+					})
+					here, there := net.Pipe()
+					client := &halfClosed{Conn: there, ended: make(chan struct{})}
+					ln <- client
+					go func() {
+						if tt.half != "" { // a pipe passes on an empty write, too
+							io.WriteString(here, tt.half)
+						}
+						if !slow {
+							close(client.ended)
+						}
+					}()
+					got, err := io.ReadAll(here)
+					here.Close()
+					g.end(t)
+					want := tt.ended
+					outcome := "handshake_failed"
+					if slow {
+						if want = tt.slow; tt.half == "" {
+							outcome = "silent"
+						}
+					}
+					text := string(got)
+					page := strings.HasPrefix(want, "HTTP")
+					if err != nil || text != want && !(page && strings.HasPrefix(text, want)) {
+						t.Errorf("got %q, %v; want %q", got, err, want)
+					}
+					if n := client.writes.Load(); page && (n != 1 || !strings.Contains(text, "\r\nProxy-Status: ptgate; error=http_request_error\r\n") || !strings.HasSuffix(text, "</small></p>\n")) {
+						t.Errorf("%d writes: %q", n, got)
+					}
+					if m := g.counted(); m[outcome] != 1 {
+						t.Errorf("counted %v, want %s", m, outcome)
+					}
+				})
+			})
+		}
+	}
+}
+
+// halfClosed is a connection whose peer may end its side alone.
+type halfClosed struct {
+	net.Conn
+	ended  chan struct{}
+	writes atomic.Int64
+}
+
+func (h *halfClosed) Read(p []byte) (int, error) {
+	type result struct {
+		n   int
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		n, err := h.Conn.Read(p)
+		done <- result{n, err}
+	}()
+	select {
+	case r := <-done:
+		return r.n, r.err
+	case <-h.ended:
+		h.Conn.SetReadDeadline(time.Unix(1, 0))
+		if r := <-done; r.n > 0 {
+			return r.n, nil
+		}
+		return 0, io.EOF
+	}
+}
+
+func (h *halfClosed) Write(p []byte) (int, error) {
+	h.writes.Add(1)
+	return h.Conn.Write(p)
 }

@@ -1,11 +1,11 @@
 package inbound
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"time"
 
-	"ptgate/adapter/socks5"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/credentials"
 	"ptgate/gateway/destination"
@@ -30,7 +30,10 @@ func (c *client) serveSOCKS4() {
 
 func (c *client) newSession() *socksSession {
 	s := &socksSession{client: c}
-	c.Conn.SetDeadline(c.due)
+	if !c.due.IsZero() {
+		c.Conn.SetReadDeadline(c.due)
+		c.Conn.SetWriteDeadline(c.due.Add(lastAnswer))
+	}
 	s.Dial = s.dial
 	s.AnyPassword = len(c.set.Users) == 0
 	if !s.AnyPassword {
@@ -51,7 +54,7 @@ func (s *socksSession) end(err error) {
 	case s.failed == errForeign:
 		s.foreign()
 		s.linger()
-	case s.failed != nil:
+	case s.failed != nil && !c.begun:
 		c.unfinished(s.failed)
 		c.Conn.Close()
 	default:
@@ -102,20 +105,21 @@ func (s *socksSession) open(host string, port int) (stream.Conn, routes.Target, 
 	return conn, target, err
 }
 
-// finish sends the answers that go-socks5 does not know, and counts the failure.
+// finish sends the answers that go-socks5 does not know, and counts the failure. A client
+// whose handshake stops in the middle may still read.
 func (s *socksSession) finish(err error) {
 	switch {
 	case s.dialled: // the method dial has counted it
 	case s.Answered && s.Asked && !s.Authed: // the method valid has counted it
 	case s.Answered:
 		s.client.refused(routes.Target{}, answer.New(s.Reason, err), s.advice()...)
-	case s.Greeted && s.Asked && !s.Authed: // RFC 1929: a status other than 0 is a failure
-		s.Conn.Write(socks5.AppendStatus(nil, 1))
+	case s.Greeted && s.Asked && !s.Authed && s.failed == nil:
+		s.Refuse()
 		s.client.refused(routes.Target{}, answer.New(answer.Credentials, err),
 			"advice", "the client's user name and password are not in the form of RFC 1929")
-	case s.Greeted:
-		s.Conn.Write(socks5.AppendFailure(nil, answer.Internal.SOCKS()))
-		s.unfinished(err)
+	default:
+		s.unfinished(cmp.Or(s.failed, err))
+		s.Refuse()
 	}
 }
 

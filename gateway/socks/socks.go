@@ -45,6 +45,7 @@ type Session struct {
 	Reason answer.Reason
 
 	conn    net.Conn
+	version byte   // the client's first byte; 0: it has sent none, or one of another protocol
 	first   []byte // the first bytes read, which go-socks5 has not got yet
 	host    string
 	port    int
@@ -104,7 +105,35 @@ func (s *Session) readGreeting() (methods []byte, err error) {
 		if n += m; m == 0 && err != nil {
 			return nil, err
 		}
+		if buf[0] == codec.Version {
+			s.version = codec.Version
+		}
 	}
+}
+
+// Refuse answers a client whose handshake has ended in the middle, because nothing more
+// came or because a message made no sense. The client gets the refusal that it
+// understands at this point, if there is one. Call it after Serve or Serve4.
+func (s *Session) Refuse() {
+	if s.Answered {
+		return
+	}
+	const reason = answer.Unfinished
+	var b []byte
+	switch {
+	case s.version == version4:
+		b = reply4(reason)
+	case s.Greeted && s.Asked && !s.Authed: // RFC 1929: a status other than 0 is a failure
+		b = codec.AppendStatus(nil, 1)
+	case s.Greeted:
+		b = codec.AppendFailure(nil, reason.SOCKS())
+	case s.version == codec.Version:
+		b = codec.AppendMethod(nil, codec.NoMethod)
+	default:
+		return
+	}
+	s.Answered, s.Reason = true, reason
+	s.conn.Write(b)
 }
 
 // Ahead is how many bytes after the request have been read. Dial may call it.

@@ -83,8 +83,9 @@ func text4(b []byte) ([]byte, error) {
 // Serve4 is Serve for a client of SOCKS4 or SOCKS4a. These have no password: if Valid is
 // set, no client is served. The user id is read and forgotten.
 func (s *Session) Serve4(conn net.Conn) error {
+	s.conn = conn
 	if s.Valid != nil {
-		return s.answer4(conn, answer.New(answer.Credentials, nil))
+		return s.answer4(answer.New(answer.Credentials, nil))
 	}
 	buf := make([]byte, maxRequest4)
 	var r request4
@@ -94,23 +95,27 @@ func (s *Session) Serve4(conn net.Conn) error {
 			s.Early = bytes.Clone(buf[r.size:n])
 			break
 		} else if err != io.ErrUnexpectedEOF {
-			return s.answer4(conn, err)
+			return s.answer4(err)
 		}
 		m, err := conn.Read(buf[n:])
 		if n += m; m == 0 && err != nil {
 			return err
 		}
+		if buf[0] == version4 {
+			s.version = version4
+		}
 	}
 	upstream, err := s.Dial(r.host, r.port)
 	s.Upstream = upstream
-	return s.answer4(conn, err)
+	return s.answer4(err)
 }
 
 // answer4 sends the answer for err, and returns err.
-func (s *Session) answer4(conn net.Conn, err error) error {
+func (s *Session) answer4(err error) error {
 	s.Answered, s.Reason = true, answer.Of(err)
-	reply := [fixed4]byte{1: s.Reason.SOCKS4()}
-	_, failed := conn.Write(reply[:])
+	_, failed := s.conn.Write(reply4(s.Reason))
 	s.Granted = err == nil && failed == nil
 	return errors.Join(err, failed)
 }
+
+func reply4(r answer.Reason) []byte { return []byte{0, r.SOCKS4(), fixed4 - 1: 0} }

@@ -103,7 +103,9 @@ func TestServe4(t *testing.T) {
 		{name: "refused by the destination", in: head4 + "\x00", dial: refusing(answer.Refused), out: reply(0x5b), host: "8.8.8.8"},
 		{name: "BIND", in: "\x04\x02" + head4[2:] + "\x00", out: reply(0x5b)},
 		{name: "where a password is wanted", in: head4 + "\x00", users: true, out: reply(0x5d)},
-		{name: "cut off", in: head4 + "ann", out: ""},
+		{name: "cut off", in: head4 + "ann", out: reply(0x5b)},
+		{name: "nothing", out: ""},
+		{name: "SOCKS5", in: "\x05", out: reply(0x5b)},
 	} {
 		for how, reader := range map[string]func(io.Reader) io.Reader{
 			"at once": func(r io.Reader) io.Reader { return r }, "byte by byte": iotest.OneByteReader, "with the end": iotest.DataErrReader,
@@ -137,6 +139,7 @@ func TestServe4(t *testing.T) {
 					got <- string(b)
 				}()
 				err := s.Serve4(&input{conn, reader(strings.NewReader(tt.in))})
+				s.Refuse() // of no effect where there was an answer
 				conn.Close()
 				if out := <-got; out != tt.out {
 					t.Errorf("answered %q, want %q", out, tt.out)

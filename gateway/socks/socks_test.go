@@ -54,14 +54,18 @@ func TestSession(t *testing.T) {
 		{name: "a password, or none", in: "\x05\x02\x02\x00" + name, out: "\x05\x00" + success, host: "a.example:443"},
 		{name: "a password, and only none is taken", in: "\x05\x01\x02" + login[4:] + name, out: "\x05\xff"},
 		{name: "GSSAPI", in: "\x05\x01\x01" + name, out: "\x05\xff"},
-		{name: "cut in the greeting", in: "\x05\x02\x00", out: ""},
+		{name: "cut in the greeting", in: "\x05\x02\x00", out: "\x05\xff"},
 		{name: "SOCKS4", in: "\x04\x01", out: ""},
 		{name: "a wrong password", in: wrong + name, users: true, out: "\x05\x02\x01\x01"},
 		{name: "no method that fits", in: hello + name, users: true, out: "\x05\xff"},
 		{name: "refused by the destination", in: hello + name, dial: refusing(answer.Refused), out: "\x05\x00\x05\x05" + success[2:], host: "a.example:443"},
 		{name: "no bridge", in: hello + name, dial: refusing(answer.NoBridge), out: "\x05\x00\x05\x03" + success[2:], host: "a.example:443"},
 		{name: "BIND", in: hello + strings.Replace(name, "\x05\x01", "\x05\x02", 1), out: "\x05\x00\x05\x07" + success[2:]},
-		{name: "cut off", in: hello + name[:6], out: "\x05\x00"},
+		{name: "cut in the password", in: login[:9], users: true, out: "\x05\x02\x01\x01"},
+		{name: "another version of user and password", in: "\x05\x01\x02\x02\x03ann", users: true, out: "\x05\x02\x01\x01"},
+		{name: "cut behind the greeting", in: hello, out: "\x05\x00\x05\x01" + success[2:]},
+		{name: "cut in the request", in: hello + name[:6], out: "\x05\x00\x05\x01" + success[2:]},
+		{name: "nothing", out: ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			app, conn := net.Pipe()
@@ -89,6 +93,7 @@ func TestSession(t *testing.T) {
 				got <- string(b)
 			}()
 			err := s.Serve(&input{conn, strings.NewReader(tt.in)})
+			s.Refuse() // of no effect where there was an answer
 			conn.Close()
 			if out := <-got; out != tt.out {
 				t.Errorf("answered %q, want %q", out, tt.out)
