@@ -94,6 +94,7 @@ func (g *Gateway) newView(cfg *config.Config) *view {
 			Users:     cfg.Listen.Users,
 			Handshake: cfg.Limits.Handshake,
 			Dial:      cfg.Limits.Dial,
+			Idle:      cfg.Limits.Idle,
 			Private:   cfg.Log.Private,
 		},
 	}

@@ -106,6 +106,7 @@ func (h *httpConn) maxForwards() (p page, final bool) {
 type originConn struct {
 	stream.Conn
 	web       *web
+	moved     *atomic.Int64
 	in        http1.Reader // what the origin sends
 	target    routes.Target
 	authority string
@@ -119,20 +120,26 @@ type originConn struct {
 
 func (o *originConn) Read(p []byte) (int, error) {
 	n, err := o.Conn.Read(p)
-	o.web.down.Add(int64(n))
+	o.came(n)
 	return n, err
+}
+
+func (o *originConn) came(n int) {
+	o.web.down.Add(int64(n))
+	o.moved.Add(int64(n))
 }
 
 func (o *originConn) Write(p []byte) (int, error) {
 	n, err := o.Conn.Write(p)
 	o.web.up.Add(int64(n))
+	o.moved.Add(int64(n))
 	return n, err
 }
 
 func (o *originConn) readReady(get func() []byte, drop func()) (int, error) {
 	if s := o.Conn.Socket(); s.Plain {
 		n, err := stream.ReadReady(s.TCP, get, drop)
-		o.web.down.Add(int64(n))
+		o.came(n)
 		return n, err
 	}
 	if err := o.Conn.WaitRead(); err != nil {
@@ -194,7 +201,8 @@ type forward struct {
 	ok     atomic.Bool  // all of it has been sent
 	gone   atomic.Int64 // bytes of the rest that have been sent
 
-	answered bool // a response goes to the client; guarded by watch.mu
+	silence  *silence // nil: there is no limit
+	answered bool     // a response goes to the client; guarded by watch.mu
 	counted  bool
 }
 
@@ -207,6 +215,8 @@ func (h *httpConn) pass() (keep bool) {
 		if x.counted {
 			h.l.web.relays.Add(-1)
 		}
+		x.silence.stop()
+		keep = keep && !x.silence.over()
 		if h.relay == nil {
 			x.end()
 		}
@@ -314,6 +324,7 @@ func (x *forward) roundTrip(out []byte) error {
 			x.l.web.relays.Add(1)
 		}
 		x.watch.onLeave(o.cut)
+		x.limitSilence()
 		_, err := o.Write(out)
 		if !x.whole && x.sent == nil {
 			x.startUpload(err)
@@ -341,7 +352,7 @@ func (x *forward) dial() error {
 	if err != nil {
 		return err
 	}
-	o := &originConn{Conn: conn, web: x.l.web, target: x.target, authority: x.authority, set: x.set, user: x.user}
+	o := &originConn{Conn: conn, web: x.l.web, moved: &x.moved, target: x.target, authority: x.authority, set: x.set, user: x.user}
 	o.in.Src, o.in.ReadReady = o, o.readReady
 	o.cut = func() { conn.Close() }
 	o.uncut = context.AfterFunc(x.l.cut, o.cut)
@@ -484,14 +495,14 @@ func (x *forward) upload(o *originConn) (err error) {
 	for first := true; ; first = false {
 		if len(x.in.Buffered()) == 0 && !x.chunks.Done() {
 			if x.left > 0 && !first {
-				short, err := x.uploadLength(o)
-				if short {
-					return broken(errUpload)
+				readErr, err := x.uploadLength(o)
+				if readErr != nil {
+					return broken(uploadError(readErr))
 				}
 				return err
 			}
 			if err := x.in.Fill(); err != nil {
-				return broken(errUpload)
+				return broken(uploadError(err))
 			}
 			x.begun.Store(true)
 		}
@@ -518,7 +529,7 @@ func (x *forward) upload(o *originConn) (err error) {
 		case x.chunks.Done():
 			b, err := x.in.ReadTrailer(maxHeader)
 			if err != nil && !errors.Is(err, http1.ErrTooLarge) {
-				return broken(errUpload)
+				return broken(uploadError(err))
 			}
 			var t http1.Head
 			if err == nil {
@@ -533,15 +544,24 @@ func (x *forward) upload(o *originConn) (err error) {
 	}
 }
 
-// errUpload: the client has gone before it had sent all of the request's content.
-var errUpload = errors.New("the client has not sent all of the content")
+// uploadError says why the client has not sent all of the request's content. err is that of
+// a read from the client.
+func uploadError(err error) error {
+	if reason := unfinishedReason(err); reason != answer.Success {
+		return answer.New(reason, err)
+	}
+	return errGone
+}
 
-// uploadLength sends what is missing of content with a length. short: the client has not
+// uploadLength sends what is missing of content with a length. readErr: the client has not
 // sent all of it.
-func (x *forward) uploadLength(o *originConn) (short bool, err error) {
+func (x *forward) uploadLength(o *originConn) (readErr, err error) {
 	x.in.Release()
-	left, _, err := relay.Copy(o.Conn, x.Conn, x.left, o.web.up, &x.gone)
-	return left > 0 && err == nil, err
+	left, readErr, err := relay.Copy(o.Conn, x.Conn, x.left, o.web.up, &x.gone)
+	if left > 0 && readErr == nil && err == nil {
+		readErr = io.EOF
+	}
+	return readErr, err
 }
 
 // trailerOf is a trailer section as it is passed on. Fields that frame a message, or say
@@ -626,7 +646,7 @@ func (x *forward) respond() (keep bool) {
 	if !again || d.err != nil || len(o.in.Buffered()) > 0 {
 		x.leaveOrigin()
 	}
-	if d.err != nil && (body.Framing == http1.ToEnd || decode) {
+	if d.err != nil && (body.Framing == http1.ToEnd || decode || x.silence.over()) {
 		x.Conn.Reset() // a clean end would say that the response is complete
 	}
 	return keep && d.err == nil
@@ -744,7 +764,6 @@ func (d *download) chunked() {
 			n += m
 		}
 		o.in.Discard(n)
-		d.moved.Add(int64(n))
 		if c.Done() {
 			break
 		}
@@ -779,6 +798,7 @@ func (x *forward) switched() bool {
 		return x.fail(answer.Errorf(answer.BadResponse, "the origin switched to a protocol that nobody asked for"))
 	}
 	o := x.origin
+	x.silence.stop()
 	x.resp.ResponseBody(false)
 	x.resp.EndToEnd(true)
 	out := x.resp.AppendFields(x.statusLine(nil))
@@ -799,13 +819,19 @@ func (x *forward) switched() bool {
 
 // fail answers a request that has got no response.
 func (x *forward) fail(err error) (keep bool) {
+	idle := x.silence.over()
+	if idle && x.sent != nil {
+		<-x.sent // it has ended, too, and knows whether the client was the silent one
+	}
 	up := x.failed.Load()
 	_, known := errors.AsType[*answer.Error](err)
 	switch {
-	case x.watch.isGone() || up != nil && *up == errUpload:
+	case x.watch.isGone() || up != nil && (errors.Is(*up, errGone) || x.hasLeft()):
 		err = errGone
 	case up != nil && answer.Of(*up) != answer.Internal:
 		err = *up // the client's fault
+	case idle:
+		err = answer.Errorf(answer.Timeout, "nothing moved for limits.idle")
 	case errors.Is(err, errGone), known:
 	case isTimeout(err):
 		err = answer.New(answer.Timeout, err)
@@ -821,7 +847,10 @@ func (x *forward) fail(err error) (keep bool) {
 	x.answered = true
 	x.watch.mu.Unlock()
 	p := pageOf(answer.Of(err))
-	keep = x.keep && x.uploaded() && x.l.stop.Err() == nil
+	keep = x.keep && x.uploaded() && !idle && x.l.stop.Err() == nil
+	if idle {
+		x.Conn.SetWriteDeadline(time.Now().Add(lastAnswer))
+	}
 	_, werr := x.Conn.Write(p.message(!keep, x.method == http.MethodHead))
 	return keep && werr == nil
 }

@@ -62,7 +62,7 @@ type httpConn struct {
 	origin *originConn // the connection of the last plain request; nil: there is none
 
 	watch clientWatch
-	moved atomic.Int64 // bytes of content that have come from origins
+	moved atomic.Int64 // bytes from origins and to them
 }
 
 // A scratch is memory that only a request needs, and not a connection.
@@ -143,7 +143,7 @@ func (c *client) serveHTTP() {
 func (h *httpConn) readHead(next bool) ([]byte, error) {
 	due := h.due
 	if next {
-		if err := h.awaitRequest(time.Now().Add(keepAlive)); err != nil {
+		if err := h.awaitRequest(time.Now().Add(h.atMostIdle(keepAlive))); err != nil {
 			return nil, err
 		}
 		due = time.Time{}
@@ -182,7 +182,7 @@ func (h *httpConn) awaitRequest(until time.Time) error {
 	}
 	if h.origin != nil {
 		h.origin.in.Release()
-		h.Conn.SetReadDeadline(time.Now().Add(idleOrigin))
+		h.Conn.SetReadDeadline(time.Now().Add(h.atMostIdle(idleOrigin)))
 		if err := h.in.Fill(); !isTimeout(err) {
 			return err
 		}

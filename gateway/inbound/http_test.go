@@ -6,9 +6,11 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -574,31 +576,65 @@ func TestClientEndsItsSide(t *testing.T) {
 	}
 }
 
-// A client that ends its side instead of asking for something, or in the middle of its
-// request's content, has gone: there is no answer, and so no wrong one.
+// A client that ends its side instead of asking for something has gone: there is no
+// answer, and so no wrong one.
 func TestNoAnswerToNobody(t *testing.T) {
 	g := start(t, HTTP, dialFunc(func(ctx context.Context, _ routes.Target) (net.Conn, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}), nil)
-	hangs := serve(t, func(c *net.TCPConn) { io.Copy(io.Discard, c) })
-	uploads := start(t, HTTP, to(hangs), nil)
-	for _, tt := range []struct {
-		g       *gate
-		request string
-	}{
-		{g, connectRequest("a.example:443")},
-		{uploads, "POST http://a.example/ HTTP/1.0\r\nContent-Length: 12\r\n\r\nall"},
-		{uploads, "PUT http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: 12\r\n\r\nall"},
+	p := connect(t, g.addr)
+	p.send(connectRequest("a.example:443"))
+	p.CloseWrite()
+	if s := p.rest(); s != "" {
+		t.Errorf("got %q", s)
+	}
+	if s := g.log.String(); strings.Contains(s, "level=INFO") || strings.Contains(s, "level=WARN") {
+		t.Errorf("log:\n%s", s)
+	}
+}
+
+// A client that ends its side in the middle of its request's content may still read. The
+// origin sees that the content is not complete.
+func TestHalfTheContent(t *testing.T) {
+	for _, request := range []string{
+		"POST http://a.example/ HTTP/1.0\r\nContent-Length: 12\r\n\r\nall",
+		"PUT http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: 12\r\n\r\nall",
+		"PUT http://a.example/ HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nall",
+		"PUT http://a.example/ HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: y\r\n",
 	} {
-		p := connect(t, tt.g.addr)
-		p.send(tt.request)
-		p.CloseWrite()
-		if s := p.rest(); s != "" {
-			t.Errorf("%.7s: got %q", tt.request, s)
-		}
-		if s := tt.g.log.String(); strings.Contains(s, "level=INFO") || strings.Contains(s, "level=WARN") {
-			t.Errorf("%.7s: log:\n%s", tt.request, s)
+		for _, gone := range []bool{false, true} {
+			origin := make(chan error, 1)
+			got := make(chan struct{})
+			g := start(t, HTTP, to(serve(t, func(c *net.TCPConn) {
+				c.Read(make([]byte, 1))
+				close(got)
+				_, err := io.Copy(io.Discard, c)
+				origin <- err
+			})), nil)
+			p := connect(t, g.addr)
+			p.send(request)
+			<-got
+			want := map[string]int64{"accepted": 1, "opened": 1}
+			if gone && runtime.GOOS == "linux" { // elsewhere nobody knows
+				p.Close()
+				want["abandoned"] = 1
+			} else {
+				p.CloseWrite()
+				if s := p.rest(); !strings.HasPrefix(s, "HTTP/1.1 400 ") {
+					t.Errorf("%q: got %q", request, s)
+				}
+				want["refused unfinished"] = 1
+			}
+			if err := <-origin; err == nil {
+				t.Errorf("%q: the origin sees a clean end", request)
+			}
+			g.end(t)
+			m := g.counted()
+			delete(m, "up_bytes")
+			if !maps.Equal(m, want) {
+				t.Errorf("%q: counted %v, want %v", request, m, want)
+			}
 		}
 	}
 }

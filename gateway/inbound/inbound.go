@@ -68,6 +68,9 @@ type Settings struct {
 	Handshake time.Duration
 	// Dial bounds the time that the Dialer has. Zero: no bound.
 	Dial time.Duration
+	// Idle is the silence that ends a plain request of HTTP, and a connection that waits
+	// for its next request. Zero: none does. A Relay has its own limit.
+	Idle time.Duration
 	// Private keeps destinations, clients' addresses and the texts of errors out of
 	// the log.
 	Private bool

@@ -90,6 +90,16 @@ func (w *clientWatch) isGone() bool {
 	return w.gone
 }
 
+// cutOff ends what is done for the client.
+func (w *clientWatch) cutOff() {
+	w.mu.Lock()
+	cut := w.cut
+	w.mu.Unlock()
+	if cut != nil {
+		cut()
+	}
+}
+
 // leave notes that the client has gone away.
 func (w *clientWatch) leave() {
 	w.mu.Lock()
@@ -136,8 +146,7 @@ func (w *clientWatch) halfClosed() {
 		if now := w.h.moved.Load(); now != seen {
 			seen, since = now, time.Now()
 		}
-		s := w.h.Conn.Socket()
-		if relay.Left(w.h.Conn) || s.TCP != nil && stream.Closed(s.TCP) || time.Since(since) >= lastWait {
+		if w.h.hasLeft() || time.Since(since) >= lastWait {
 			w.leave()
 			return
 		}
@@ -149,4 +158,11 @@ func (w *clientWatch) halfClosed() {
 		case <-t.C:
 		}
 	}
+}
+
+// hasLeft tells whether the client's program has closed its connection. False: it has not, or
+// nobody knows.
+func (h *httpConn) hasLeft() bool {
+	s := h.Conn.Socket()
+	return relay.Left(h.Conn) || s.TCP != nil && stream.Closed(s.TCP)
 }
