@@ -33,11 +33,12 @@ type curlWay struct {
 
 var directly = curlWay{name: "direct"}
 
+// Both of the default ports take every protocol.
 var curlWays = []curlWay{
-	{name: "plain", options: "--proxy http://127.0.0.1:8118 --suppress-connect-headers", proxied: true},
+	{name: "plain", options: "--proxy http://127.0.0.1:1080 --suppress-connect-headers", proxied: true},
 	{name: "pair", options: "--socks5-hostname 127.0.0.1:1081"},
 	{name: "connect", options: "--proxy http://127.0.0.1:8118 --proxytunnel --suppress-connect-headers"},
-	{name: "socks5", options: "--socks5-hostname 127.0.0.1:1080"},
+	{name: "socks5", options: "--socks5-hostname 127.0.0.1:8118"},
 }
 
 const (
@@ -78,8 +79,8 @@ func TestCurl(t *testing.T) {
 	s := newCurlSuite(t, omitted)
 	where := setting{netns: s.space}
 	server := run(t, "server", "[[serve]]\ntransport = \"obfs4\"\nbind = \"127.0.0.1:9001\"\n"+openExit, where)
-	run(t, "client", "[listen]\nsocks5 = \"127.0.0.1:1081\"\n"+lineBridge(bridgeLine(t, server), "")+everythingVia("far")+shortDrain, where)
-	run(t, "gateway", "[listen]\nsocks5 = \"127.0.0.1:1080\"\nhttp = \"127.0.0.1:8118\"\n"+everythingVia("direct")+shortDrain, where)
+	run(t, "client", "[listen]\nmixed = \"127.0.0.1:1081\"\n"+lineBridge(bridgeLine(t, server), "")+everythingVia("far")+shortDrain, where)
+	run(t, "gateway", everythingVia("direct")+shortDrain, where)
 	for _, way := range curlWays {
 		t.Run(way.name, func(t *testing.T) {
 			t.Parallel()

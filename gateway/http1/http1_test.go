@@ -493,3 +493,32 @@ func TestReaderWaits(t *testing.T) {
 		t.Errorf("at the end: %v", err)
 	}
 }
+
+// A large buffer is given back when its bytes fit into an ordinary one.
+func TestTrim(t *testing.T) {
+	head := "GET / HTTP/1.1\r\nX: " + strings.Repeat("x", 100<<10) + "\r\n\r\n"
+	for _, behind := range []int{0, 1, 1 << 10, 30 << 10, 40 << 10} {
+		tail := strings.Repeat("y", behind)
+		r := Reader{Src: strings.NewReader(head + tail)}
+		if b, err := r.ReadHead(256<<10, true); string(b) != head || err != nil {
+			t.Fatalf("%d bytes, %v", len(b), err)
+		}
+		for len(r.Buffered()) < behind {
+			if err := r.Fill(); err != nil {
+				break // the buffer is full
+			}
+		}
+		fits := len(r.Buffered()) <= bufferSize
+		if got := r.Trim(); got != fits || got && len(r.buf) > bufferSize {
+			t.Errorf("%d bytes behind the head: %t, and the buffer has %d", behind, got, len(r.buf))
+		}
+		for len(r.Buffered()) < behind {
+			if err := r.Fill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if string(r.Buffered()) != tail {
+			t.Errorf("%d bytes behind the head: %d came", behind, len(r.Buffered()))
+		}
+	}
+}

@@ -154,6 +154,22 @@ func (r *Reader) shrink() {
 	}
 }
 
+// Trim gives a buffer back that is larger than most, and tells whether there is none any
+// more: the bytes that it has may be too many.
+func (r *Reader) Trim() bool {
+	b := r.Buffered()
+	switch {
+	case r.pooled != nil || len(r.buf) <= bufferSize:
+		return true
+	case len(b) > bufferSize:
+		return false
+	}
+	n := copy(r.newBuffer(), b)
+	r.r, r.w = 0, n
+	r.Release() // if there are none
+	return true
+}
+
 // ReadTrailer returns a trailer section with its empty line, and forgets it.
 func (r *Reader) ReadTrailer(most int) ([]byte, error) {
 	for {

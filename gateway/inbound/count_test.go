@@ -63,7 +63,7 @@ func TestCounted(t *testing.T) {
 		{"half a request", HTTP, up, nil, "CONNECT a.exam", "handshake_failed"},
 		{"malformed", SOCKS5, up, nil, "\x05\x01\x00" + "\x06\x01\x00\x09\x00\x00", "handshake_failed"},
 		{"malformed", HTTP, up, nil, "hello\r\n\r\n", "refused malformed"},
-		{"too large", HTTP, up, nil, "GET http://a.example/ HTTP/1.1\r\nX: " + strings.Repeat("x", 80<<10), "refused too large"},
+		{"too large", HTTP, up, nil, "GET http://a.example/ HTTP/1.1\r\nX: " + strings.Repeat("x", largeHeader), "refused too large"},
 		{"coding", HTTP, up, nil, "POST http://a.example/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "refused coding"},
 		{"version", HTTP, up, nil, "GET http://a.example/ HTTP/2.0\r\n\r\n", "refused version"},
 		{"HTTP", SOCKS5, up, nil, connectRequest("a.example:80"), "foreign http"},

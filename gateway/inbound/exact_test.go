@@ -438,7 +438,7 @@ func TestAmbiguousRequests(t *testing.T) {
 		{name: "HTTP/1.10", send: "GET http://a.example/ HTTP/1.10\r\nHost: a.example\r\n\r\n"},
 		{name: "HTTP/2.0", send: "GET http://a.example/ HTTP/2.0\r\nHost: a.example\r\n\r\n", want: answer.Version},
 		{name: "many fields", send: post + strings.Repeat("X: y\r\n", 1001) + "\r\n", want: answer.TooLarge},
-		{name: "a long target", send: "GET http://a.example/" + strings.Repeat("x", 70<<10) + " HTTP/1.1\r\nHost: a.example\r\n\r\n", want: answer.TooLarge},
+		{name: "a long target", send: "GET http://a.example/" + strings.Repeat("x", largeHeader) + " HTTP/1.1\r\nHost: a.example\r\n\r\n", want: answer.TooLarge},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -29,8 +29,11 @@ import (
 )
 
 const (
-	// maxHeader bounds the head of a request, and a trailer section.
-	maxHeader = 64 << 10
+	// maxHeader bounds the head of a request, and a trailer section. A few requests at a
+	// time may have a head of up to largeHeader, so that clients can't take much memory.
+	maxHeader   = 64 << 10
+	largeHeader = 256 << 10
+	maxLarge    = 32
 	// keepAlive is how long a client's connection may wait for its next request.
 	keepAlive = 2 * time.Minute
 )
@@ -53,6 +56,7 @@ type httpConn struct {
 	target   routes.Target // where a plain request goes
 	plain    bool          // goproxy has let a plain request through
 	hijacked bool          // goproxy has taken the connection for a tunnel
+	large    bool          // it is one of the few with a large head
 
 	// The tunnel:
 	answer   string      // before the tunnel, or in its place
@@ -99,7 +103,7 @@ func (c *client) serveHTTP() {
 	h.request = new(http.Request).WithContext(context.WithValue(c.l.cut, connKey{}, h))
 	h.w.h = h
 	h.watch.init(h)
-	defer h.leaveOrigin()
+	defer h.release()
 	asked, ended := false, false
 	for {
 		b, err := h.readHead(asked)
@@ -119,6 +123,7 @@ func (c *client) serveHTTP() {
 		}
 		scratches.Put(h.scratch)
 		h.scratch = nil
+		h.endLarge()
 		if !keep {
 			break
 		}
@@ -128,7 +133,7 @@ func (c *client) serveHTTP() {
 			break
 		}
 	}
-	h.leaveOrigin()
+	h.release()
 	switch {
 	case h.relay != nil:
 	case ended && h.failed != errForeign: // nothing is unread
@@ -154,7 +159,28 @@ func (h *httpConn) readHead(next bool) ([]byte, error) {
 		return nil, err
 	}
 	h.Conn.SetReadDeadline(due)
-	return h.in.ReadHead(maxHeader, true)
+	b, err := h.in.ReadHead(maxHeader, true)
+	if errors.Is(err, http1.ErrTooLarge) && (h.large || h.l.server.large.Acquire()) {
+		h.large = true
+		b, err = h.in.ReadHead(largeHeader, true)
+	}
+	return b, err
+}
+
+// release gives back what the connection has beside itself.
+func (h *httpConn) release() {
+	h.leaveOrigin()
+	h.in.Discard(len(h.in.Buffered()))
+	h.endLarge()
+}
+
+// endLarge ends a request with a large head. What the client has sent behind it may still
+// need the memory.
+func (h *httpConn) endLarge() {
+	if h.large && h.in.Trim() {
+		h.large = false
+		h.l.server.large.Release()
+	}
 }
 
 // noRequest ends a connection on which no complete head has come. A client that has sent

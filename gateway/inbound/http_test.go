@@ -69,7 +69,7 @@ func TestHTTPBytes(t *testing.T) {
 		{name: "no HTTP at all", send: "hello\r\n\r\n", want: "HTTP/1.1 400 "},
 		{name: "HTTP/3.7", send: "GET http://a.example/ HTTP/3.7\r\n\r\n", want: "HTTP/1.1 505 "},
 		{name: "HTTP/2", send: "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", want: "HTTP/1.1 505 "},
-		{name: "header too long", send: get + "X: " + strings.Repeat("x", 80<<10) + "\r\n\r\n", want: "HTTP/1.1 431 "},
+		{name: "header too long", send: get + "X: " + strings.Repeat("x", largeHeader) + "\r\n\r\n", want: "HTTP/1.1 431 "},
 		{name: "two lengths", send: get + "Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", want: "HTTP/1.1 400 "},
 		{name: "newline in a field", send: get + "X : y\r\n\r\n", want: "HTTP/1.1 400 "},
 

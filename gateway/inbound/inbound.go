@@ -130,8 +130,9 @@ func (f Front) String() string {
 
 // A Server serves any number of listeners. Make one with New.
 type Server struct {
-	cfg  Config
-	over *Limiter // bounds the clients beyond Config.Limit that get an answer
+	cfg   Config
+	over  *Limiter // bounds the clients beyond Config.Limit that get an answer
+	large *Limiter // bounds the requests of HTTP with a large head
 }
 
 // maxOver is how many clients beyond Config.Limit get an answer at the same time. The
@@ -140,7 +141,7 @@ const maxOver = 128
 
 // New returns a Server that has no listener yet.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, over: NewLimiter(maxOver)}
+	return &Server{cfg: cfg, over: NewLimiter(maxOver), large: NewLimiter(maxLarge)}
 }
 
 // Serve serves the front f on ln, and closes ln. It returns when everything that it

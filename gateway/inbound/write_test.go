@@ -88,7 +88,7 @@ func TestAnswersAreOneWrite(t *testing.T) {
 		{"no Host", HTTP, nil, "GET http://a.example/ HTTP/1.1\r\n\r\n", "HTTP/1.1 400 ", 0},
 		{"a version of its own", HTTP, nil, "GET http://a.example/ HTTP/3.7\r\n\r\n", "HTTP/1.1 505 ", 0},
 		{"an unknown coding", HTTP, nil, "GET http://a.example/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x, chunked\r\n\r\n", "HTTP/1.1 501 ", 0},
-		{"a large header", HTTP, nil, "GET http://a.example/ HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 80<<10) + "\r\n\r\n", "HTTP/1.1 431 ", 0},
+		{"a large header", HTTP, nil, "GET http://a.example/ HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", largeHeader) + "\r\n\r\n", "HTTP/1.1 431 ", 0},
 		{"SOCKS5 on the HTTP port", HTTP, nil, "\x05\x01\x00", "\x05\xff", 0},
 		{"SOCKS4 on the HTTP port", HTTP, nil, "\x04\x01\x00\x50\xc0\x00\x02\x01\x00", socks4Rejected, 0},
 
