@@ -28,6 +28,7 @@ import (
 type curlWay struct {
 	name    string
 	options string // of curl
+	proxy   string // of programs with libcurl, in the environment; "": it can't be given there
 	proxied bool   // messages of HTTP pass through a proxy; other protocols are left out
 }
 
@@ -35,10 +36,10 @@ var directly = curlWay{name: "direct"}
 
 // Both of the default ports take every protocol.
 var curlWays = []curlWay{
-	{name: "plain", options: "--proxy http://127.0.0.1:1080 --suppress-connect-headers", proxied: true},
-	{name: "pair", options: "--socks5-hostname 127.0.0.1:1081"},
+	{name: "plain", options: "--proxy http://127.0.0.1:1080 --suppress-connect-headers", proxy: "http://127.0.0.1:1080", proxied: true},
+	{name: "pair", options: "--socks5-hostname 127.0.0.1:1081", proxy: "socks5h://127.0.0.1:1081"},
 	{name: "connect", options: "--proxy http://127.0.0.1:8118 --proxytunnel --suppress-connect-headers"},
-	{name: "socks5", options: "--socks5-hostname 127.0.0.1:8118"},
+	{name: "socks5", options: "--socks5-hostname 127.0.0.1:8118", proxy: "socks5h://127.0.0.1:8118"},
 }
 
 const (
@@ -54,6 +55,8 @@ type curlTest struct {
 	number  int
 	http    bool   // it needs servers of HTTP only
 	servers string // which it needs
+	// Tests of WebSocket run a curl of their own, and most run a program in its place.
+	websocket, program bool
 }
 
 // A curlSuite is curl's tests, built, and the namespace that they run in.
@@ -94,7 +97,7 @@ func (s *curlSuite) through(t *testing.T, way curlWay, inherent map[int]string) 
 	direct := s.direct()
 	var tests []curlTest
 	for _, test := range s.tests {
-		if direct.passed[test.number] && (test.http || !way.proxied) {
+		if direct.passed[test.number] && (test.http || !way.proxied) && (!test.program || way.proxy != "") {
 			tests = append(tests, test)
 		}
 	}
@@ -207,8 +210,8 @@ var curlProxy = regexp.MustCompile(`(^|\s)(-x|--proxy|--preproxy|--socks)`)
 // curlServers are the servers that are reached by a stream, or not at all.
 var curlServers = regexp.MustCompile(`^(https?|ftps?|imaps?|pop3s?|smtps?|gophers?|dict|telnet|mqtt)(-ipv6)?$|^none$|^Server-.*\.pem$`)
 
-// choose finds the tests that run the program curl, name no proxy, and whose servers
-// are reached by streams.
+// choose finds the tests that run the program curl, or are about WebSocket, that name no
+// proxy, and whose servers are reached by streams.
 func (s *curlSuite) choose(t *testing.T, omitted map[int]string) {
 	files, err := filepath.Glob(filepath.Join(s.dir, "tests/data/test*"))
 	if err != nil {
@@ -239,7 +242,9 @@ func (s *curlSuite) choose(t *testing.T, omitted map[int]string) {
 		offline := slices.Contains(servers, "none") && !slices.Contains(keywords, "http")
 		_, line, _ := strings.Cut(between("client"), "<command")
 		ownProxy := curlProxy.MatchString(line)
-		if between("tool") == "" && !ownProxy && !about("proxy") && !about("socks") && reached && !offline {
+		test.program = between("tool") != ""
+		test.websocket = slices.Contains(strings.Fields(between("features")), "ws")
+		if (!test.program || test.websocket) && !ownProxy && !about("proxy") && !about("socks") && reached && !offline {
 			s.tests = append(s.tests, test)
 		}
 	}
@@ -263,7 +268,11 @@ func (s *curlSuite) run(t *testing.T, way curlWay, tests []curlTest, surprises f
 	size := curlBatch
 	for range curlTries {
 		var wg sync.WaitGroup
-		for batch := range slices.Chunk(tests, size) {
+		for i, j := 0, 0; i < len(tests); i = j {
+			for j < len(tests) && j < i+size && tests[j].websocket == tests[i].websocket {
+				j++
+			}
+			batch := tests[i:j]
 			wg.Go(func() {
 				s.turns <- struct{}{}
 				defer func() { <-s.turns }()
@@ -291,7 +300,11 @@ var (
 
 // runBatch runs tests one after the other, in a directory of their own.
 func (s *curlSuite) runBatch(t *testing.T, way curlWay, tests []curlTest, r *curlResults) {
-	dir, err := s.workplace()
+	curl := s.dir
+	if tests[0].websocket {
+		curl = filepath.Join(s.dir, "websocket")
+	}
+	dir, err := s.workplace(curl)
 	defer os.RemoveAll(dir)
 	if err != nil {
 		t.Error(err)
@@ -311,7 +324,7 @@ func (s *curlSuite) runBatch(t *testing.T, way curlWay, tests []curlTest, r *cur
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "ip", argv...)
 	cmd.Dir = filepath.Join(dir, "tests")
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8", "USER=root", "CURL_TESTED=" + filepath.Join(s.dir, "src/curl"), "CURL_WAY=" + way.options}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8", "USER=root", "CURL_TESTED=" + filepath.Join(curl, "src/curl"), "CURL_WAY=" + way.options, "CURL_ALL_PROXY=" + way.proxy}
 	if way.proxied {
 		cmd.Env = append(cmd.Env, "CURL_PROXIED=1")
 	}
@@ -351,8 +364,8 @@ func (r *curlResults) read(text string) {
 }
 
 // workplace makes a directory for one run of runtests.pl, which writes beside its
-// own file.
-func (s *curlSuite) workplace() (dir string, err error) {
+// own file. curl is the directory of the curl that is tested.
+func (s *curlSuite) workplace(curl string) (dir string, err error) {
 	dir, err = os.MkdirTemp("", "ptg-")
 	if err != nil {
 		return dir, err
@@ -363,7 +376,7 @@ func (s *curlSuite) workplace() (dir string, err error) {
 	}
 	links := map[string]string{"tests/getpart.pm": filepath.Join(here, "getpart.pm")}
 	for _, name := range []string{"src", "lib", "curl-config"} {
-		links[name] = filepath.Join(s.dir, name)
+		links[name] = filepath.Join(curl, name)
 	}
 	entries, err := os.ReadDir(filepath.Join(s.dir, "tests"))
 	if err != nil {
@@ -378,6 +391,16 @@ func (s *curlSuite) workplace() (dir string, err error) {
 	}
 	if err := os.Mkdir(filepath.Join(dir, "tests"), 0o755); err != nil {
 		return dir, err
+	}
+	if programs, err := os.ReadDir(filepath.Join(curl, "libtest")); err == nil {
+		if err := os.Mkdir(filepath.Join(dir, "tests/libtest"), 0o755); err != nil {
+			return dir, err
+		}
+		delete(links, "tests/libtest")
+		links["tests/libtest/programs"] = filepath.Join(curl, "libtest")
+		for _, e := range programs {
+			links["tests/libtest/"+e.Name()] = filepath.Join(here, "tool.sh")
+		}
 	}
 	for name, to := range links {
 		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {

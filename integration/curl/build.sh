@@ -11,6 +11,7 @@ exec </dev/null >&2
 
 readonly version=7.88.1 # inherent.txt holds for this one
 readonly out=$1
+readonly websocket="lib2301 lib2302 lib2304 lib2305" # the programs of tests/libtest that are run
 readonly needed="gcc:gcc make:make dpkg-source:dpkg-dev
 	/usr/include/openssl/ssl.h:libssl-dev /usr/include/zlib.h:zlib1g-dev
 	/usr/include/nghttp2/nghttp2.h:libnghttp2-dev /usr/include/idn2.h:libidn2-dev"
@@ -49,13 +50,33 @@ apt-get "${apt[@]}" source curl >fetch.log 2>&1 || die "no source package:"$'\n'
 cd curl-*/
 [ "${PWD##*/}" = curl-$version ] || die "this system has ${PWD##*/}; the list of known failures is for $version, of Debian 12"
 
-(
-	./configure --with-openssl --with-nghttp2 --with-libidn2 --with-zlib --without-brotli --without-zstd --without-libpsl \
-		--enable-websockets --disable-shared --disable-ldap --disable-manual --disable-dependency-tracking
-	for dir in lib src tests/server; do
-		make -s -j"$(nproc)" -C $dir
-	done
-) >../build.log 2>&1 || die "build:"$'\n'"$(tail -20 ../build.log)"
+cp -r . ../websocket
+
+build() { # DIR CONFIGURE'S ARGUMENTS
+	cd "$1"
+	./configure --enable-websockets --disable-shared --disable-ldap --disable-manual --disable-dependency-tracking \
+		--without-brotli --without-zstd --without-libpsl "${@:2}"
+	# These and no more: with --enable-debug the rest has a check of the code's style.
+	make -s -j"$(nproc)" -C lib libcurl.la
+	make -s -j"$(nproc)" -C src curl
+}
+everything() {
+	build . --with-openssl --with-nghttp2 --with-libidn2 --with-zlib
+	make -s -j"$(nproc)" -C tests/server
+}
+# The tests of WebSocket need a curl whose random numbers are known, and most of them are
+# programs of their own. They need little else of curl.
+websocket() {
+	build ../websocket --enable-debug --without-ssl --without-zlib --without-nghttp2 --without-libidn2 --without-librtmp --without-libgsasl \
+		--disable-{ftp,file,rtsp,dict,telnet,tftp,pop3,imap,smb,smtp,gopher,mqtt,ntlm,unix-sockets,warnings}
+	make -s -j"$(nproc)" -C tests/libtest $websocket
+}
+everything >../build.log 2>&1 &
+one=$!
+websocket >../websocket.log 2>&1 &
+other=$!
+wait $one || die "build:"$'\n'"$(tail -20 ../build.log)"
+wait $other || die "build:"$'\n'"$(tail -20 ../websocket.log)"
 
 # What the tests run and read.
 mkdir -p ../done/src ../done/lib
@@ -64,4 +85,12 @@ cp lib/curl_config.h ../done/lib
 cp curl-config ../done
 cp -r tests ../done
 find ../done/tests -name '*.[cho]' -delete
+mkdir -p ../done/websocket/src ../done/websocket/lib ../done/websocket/libtest
+cd ../websocket
+cp src/curl ../done/websocket/src
+cp lib/curl_config.h ../done/websocket/lib
+cp curl-config ../done/websocket
+for program in $websocket; do
+	cp tests/libtest/"$program" ../done/websocket/libtest
+done
 mv -T ../done "$out"
