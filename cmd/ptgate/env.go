@@ -32,12 +32,13 @@ Each variable names a proxy that the programs which read it understand:
   ALL_PROXY                 a SOCKS5 proxy: programs in Go look at it first, and
                             go around any other kind of proxy without a word
 
-Each is the first listener of listen.http or listen.socks5, or else of listen.mixed,
-which is both. SOCKS5 addresses have the scheme socks5h, so that names are not looked
-up on this machine. Where no listener takes HTTP, all of them name the SOCKS5 one, and
-the other way round; then some programs fail, or are not served. NO_PROXY keeps this
-machine's own addresses out of it; curl obeys it even with -x, unless --noproxy '' is
-given.
+A port takes SOCKS5 and HTTP, so that all of them name the same one, the first of
+listen.mixed. Where listen.socks5 or listen.http has ports for one protocol only, that
+protocol's variables name the first of these. Where no port takes HTTP, all variables
+name the first one of listen.socks5, and the other way round; then some programs fail,
+or are not served. SOCKS5 addresses have the scheme socks5h, so that names are not
+looked up on this machine. NO_PROXY keeps this machine's own addresses out of it; curl
+obeys it even with -x, unless --noproxy '' is given.
 
 User names and passwords of listen.users are never printed, for a program's
 environment is open to others: give them to each program in its own way.`,

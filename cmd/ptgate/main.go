@@ -56,8 +56,8 @@ func newRoot() *cobra.Command {
 		Use:   "ptgate",
 		Short: "Reach chosen destinations through pluggable transports",
 		Long: `ptgate lets ordinary programs reach chosen destinations through pluggable
-transports: as the gateway beside the programs (a SOCKS5 and an HTTP proxy), as
-the server at the far end, or both.`,
+transports: as the gateway beside the programs (a proxy for SOCKS5, SOCKS4a and
+HTTP), as the server at the far end, or both.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Annotations:   map[string]string{},

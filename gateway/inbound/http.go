@@ -432,15 +432,15 @@ func (h *httpConn) open(r *http.Request) (stream.Conn, routes.Target, error) {
 func (h *httpConn) foreign() {
 	switch h.first {
 	case byteSOCKS5:
-		h.client.foreign(protocol{"socks5", "set the program to the port of listen.socks5, or to HTTP"})
+		h.client.foreign(protocol{"socks5", "set the program to a port of listen.mixed or listen.socks5, or to HTTP"})
 		h.Conn.Write(socks5.AppendMethod(nil, socks5.NoMethod))
 	case byteSOCKS4:
-		h.client.foreign(protocol{"socks4", "set the program to HTTP, or to SOCKS5 and the port of listen.socks5"})
+		h.client.foreign(protocol{"socks4", "set the program to a port of listen.mixed, or to HTTP"})
 		io.WriteString(h.Conn, socks4Rejected)
 	case byteTLS:
 		h.client.foreign(protocol{"tls", "the proxy's own address begins with http://, also for https:// pages"})
 	default:
-		h.client.foreign(protocol{"unknown", "this is an HTTP proxy"})
+		h.client.foreign(protocol{"unknown", "this port takes HTTP only: listen.mixed has ports for SOCKS, too"})
 	}
 }
 

@@ -30,6 +30,13 @@ func helpPage() page {
 			"and HTTPS proxy of your browser or program, for instance with `eval \"$(ptgate env)\"`.")
 }
 
+// socksPage answers an HTTP request on a port for SOCKS5 only.
+func socksPage() page {
+	return textPage(http.StatusBadRequest, answer.BadRequest.ProxyStatus(),
+		"This is the SOCKS5 port of ptgate, and this was an HTTP request. Set the program's proxy to socks5h:// with "+
+			"this address, or use a port that takes HTTP (listen.mixed or listen.http).")
+}
+
 // schemePage answers a request for an https:// or other address.
 func schemePage() page {
 	return textPage(http.StatusBadRequest, answer.BadRequest.ProxyStatus(),

@@ -2,7 +2,6 @@ package inbound
 
 import (
 	"cmp"
-	"fmt"
 	"io"
 	"time"
 
@@ -145,12 +144,9 @@ func (s *socksSession) foreign() {
 		s.client.foreign(protocol{"tls", "this port takes plain SOCKS5"})
 	case 'A' <= first && first <= 'Z':
 		s.client.foreign(protocol{"http", "set the program to SOCKS5, or to a port of listen.http or listen.mixed"})
-		const text = "This is the SOCKS5 port of ptgate, and this was an HTTP request.\n" +
-			"Set the program's proxy to socks5h:// with this address, or use ptgate's HTTP port.\n"
-		fmt.Fprintf(s.Conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"+
-			"Content-Length: %d\r\nConnection: close\r\n\r\n%s", len(text), text)
+		s.Conn.Write(socksPage().message(true, false))
 	default:
-		s.client.foreign(protocol{"unknown", "this is a SOCKS5 port"})
+		s.client.foreign(protocol{"unknown", "this port takes SOCKS5 only: listen.mixed has ports for HTTP, too"})
 	}
 }
 
