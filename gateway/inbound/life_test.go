@@ -563,25 +563,24 @@ type halfClosed struct {
 }
 
 func (h *halfClosed) Read(p []byte) (int, error) {
-	type result struct {
-		n   int
-		err error
-	}
-	done := make(chan result, 1)
+	over := make(chan struct{})
+	defer close(over)
 	go func() {
-		n, err := h.Conn.Read(p)
-		done <- result{n, err}
-	}()
-	select {
-	case r := <-done:
-		return r.n, r.err
-	case <-h.ended:
-		h.Conn.SetReadDeadline(time.Unix(1, 0))
-		if r := <-done; r.n > 0 {
-			return r.n, nil
+		select {
+		case <-h.ended:
+			h.Conn.SetReadDeadline(time.Unix(1, 0))
+		case <-over:
 		}
-		return 0, io.EOF
+	}()
+	n, err := h.Conn.Read(p)
+	select {
+	case <-h.ended:
+		if n == 0 {
+			return 0, io.EOF
+		}
+	default:
 	}
+	return n, err
 }
 
 func (h *halfClosed) Write(p []byte) (int, error) {
