@@ -615,11 +615,20 @@ func TestMixed(t *testing.T) {
 		after(ctx, d)
 		l.censor.set(func(c *censor) { c.each = rules{} })
 	}
+	// A server that is about to stop still takes requests; what does not end in time is
+	// reset when it ends, or when it is back and does not know the session.
 	type kill struct {
-		at     time.Time
-		server netip.Addr
+		begun, ended time.Time
+		server       netip.Addr
 	}
 	var killed []kill
+	end := func(x *box, stop func()) {
+		k := kill{begun: time.Now(), server: x.addr}
+		stop()
+		k.ended = time.Now()
+		killed = append(killed, k)
+		x.start()
+	}
 	faults := []struct {
 		name string
 		do   func()
@@ -656,15 +665,11 @@ func TestMixed(t *testing.T) {
 		}},
 		{"kill a server", func() {
 			x := server()
-			killed = append(killed, kill{time.Now(), x.addr})
-			x.kill()
-			x.start()
+			end(x, x.kill)
 		}},
 		{"restart a server", func() { // for what does not end within its drain, the same
 			x := server()
-			killed = append(killed, kill{time.Now(), x.addr})
-			x.stop()
-			x.start()
+			end(x, x.stop)
 		}},
 		{"freeze", func() {
 			each(rules{freeze: 16<<10 + r.IntN(1<<20)}, time.Duration(r.IntN(8000))*time.Millisecond)
@@ -710,11 +715,16 @@ func TestMixed(t *testing.T) {
 		for _, r := range all {
 			end := r.begin.Add(r.took)
 			excused := slices.ContainsFunc(killed, func(k kill) bool {
-				return k.at.After(r.begin) && k.at.Before(end) && (k.server == r.via || !r.via.IsValid())
+				return r.begin.Before(k.ended) && end.After(k.ended.Add(-time.Second)) && (k.server == r.via || !r.via.IsValid())
 			})
 			if r.err != nil && !excused {
 				if broken++; broken <= 3 {
 					t.Errorf("%s: a request from %.1f s to %.1f s, whose server lived: %v", x.name, r.begin.Sub(begin).Seconds(), end.Sub(begin).Seconds(), r.err)
+					for _, k := range killed {
+						if r.begin.Sub(k.ended) < time.Minute && k.begun.Before(end) {
+							t.Logf("  stopped from %.1f s to %.1f s: %v, the request's is %v", k.begun.Sub(begin).Seconds(), k.ended.Sub(begin).Seconds(), k.server, r.via)
+						}
+					}
 				}
 			}
 		}
