@@ -42,7 +42,7 @@ func TestEarlyBytes(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := make([]byte, size)
-		if n := s.queue.read(got); n != size || !bytes.Equal(got, want) || s.parts != nil && len(s.parts) > 0 || s.early != 0 {
+		if n := s.queue.read(got); n != size || !bytes.Equal(got, want) || len(s.parts) > 0 || s.early != 0 {
 			t.Fatalf("seed %d: %d bytes of %d, equal %v, %d parts, %d early", seed, n, size, bytes.Equal(got, want), len(s.parts), s.early)
 		}
 	}
