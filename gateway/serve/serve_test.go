@@ -586,16 +586,17 @@ func TestRestart(t *testing.T) {
 	s.Close()
 }
 
-// One who speaks something else, or nothing, is let go.
+// One who speaks something else, or nothing, is let go. Half a greeting gets the refusal of
+// its protocol.
 func TestOthers(t *testing.T) {
-	for _, c := range []struct{ name, say string }{
-		{"nothing", ""},
-		{"half a preamble", carrier.Preamble[:3]},
-		{"HTTP", "GET / HTTP/1.1\r\n\r\n"},
-		{"another version", "PTG\x7f"},
-		{"SOCKS4", "\x04\x01"},
-		{"half a greeting", "\x05\x04\x00"},
-		{"NUL", "\x00"},
+	for _, c := range []struct{ name, say, answer string }{
+		{"nothing", "", ""},
+		{"half a preamble", carrier.Preamble[:3], ""},
+		{"HTTP", "GET / HTTP/1.1\r\n\r\n", ""},
+		{"another version", "PTG\x7f", ""},
+		{"SOCKS4", "\x04\x01", ""},
+		{"half a greeting", "\x05\x04\x00", "\x05\xff"},
+		{"NUL", "\x00", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := start(t, obfs4(false), func(f *far) {
@@ -603,8 +604,8 @@ func TestOthers(t *testing.T) {
 			})
 			conn := f.dial()
 			io.WriteString(conn, c.say)
-			if b := ending(t, conn); len(b) > 0 {
-				t.Errorf("%q", b)
+			if b := ending(t, conn); string(b) != c.answer {
+				t.Errorf("%q, want %q", b, c.answer)
 			}
 		})
 	}
