@@ -331,7 +331,7 @@ func (x *forward) roundTrip(out []byte) error {
 		}
 		// The origin may have answered although it has not taken all.
 		some, err := x.readResponse()
-		if _, known := errors.AsType[*answer.Error](err); err == nil || some || known || !kept || !x.again || x.watch.isGone() {
+		if _, known := errors.AsType[*answer.Error](err); err == nil || some || known || !kept || !x.again || x.watch.isGone() || x.silence.over() {
 			return err
 		}
 		kept = false

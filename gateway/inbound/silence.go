@@ -14,6 +14,9 @@ type silence struct {
 	long  bool // it has lasted too long
 }
 
+// looks is how often the bytes are looked at in the time of the limit.
+const looks = 8
+
 // limitSilence begins with the first connection to the origin.
 func (x *forward) limitSilence() {
 	limit := x.set.Idle
@@ -24,16 +27,21 @@ func (x *forward) limitSilence() {
 	x.silence = s
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	step, quiet := limit/looks, time.Duration(0)
 	seen := x.progress()
-	s.timer = time.AfterFunc(limit, func() {
+	s.timer = time.AfterFunc(step, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.ended {
 			return
 		}
 		if now := x.progress(); now != seen {
-			seen = now
-			s.timer.Reset(limit)
+			seen, quiet = now, 0
+		} else {
+			quiet += step
+		}
+		if quiet < limit {
+			s.timer.Reset(step)
 			return
 		}
 		s.long = true

@@ -20,7 +20,7 @@ func TestSilence(t *testing.T) {
 	const idle = 20 * time.Second
 	const get = "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n"
 	const put = "PUT http://a.example/ HTTP/1.1\r\nHost: a.example\r\n"
-	pause := func() { time.Sleep(idle - time.Second) }
+	pause := func() { <-time.After(idle - time.Second) }
 	for _, tt := range []struct {
 		name     string
 		request  []string // with a pause before each but the first
@@ -65,7 +65,7 @@ func TestSilence(t *testing.T) {
 				go func() {
 					origin := <-dialled
 					go io.Copy(io.Discard, origin)
-					time.Sleep(time.Duration(len(tt.request)-1) * (idle - time.Second))
+					<-time.After(time.Duration(len(tt.request)-1) * (idle - time.Second))
 					for _, piece := range tt.response {
 						pause()
 						io.WriteString(origin, piece)
@@ -73,7 +73,7 @@ func TestSilence(t *testing.T) {
 				}()
 				moved = len(tt.request) + len(tt.response) - 1
 				if tt.deaf {
-					time.Sleep(time.Duration(moved)*(idle-time.Second) + 2*idle)
+					<-time.After(time.Duration(moved)*(idle-time.Second) + 2*idle)
 					synctest.Wait()
 				}
 				got, err := io.ReadAll(client)
@@ -82,9 +82,12 @@ func TestSilence(t *testing.T) {
 				if page && !strings.HasPrefix(string(got), tt.want) || !page && !strings.HasSuffix(string(got), tt.want) || tt.deaf && len(got) > 0 {
 					t.Errorf("got %q, %v; want %q", got, err, tt.want)
 				}
-				// The limit is looked at once in its time.
 				least := time.Duration(moved) * (idle - time.Second)
-				if took < least || took > least+2*idle+lastAnswer {
+				most := least + idle + 2*idle/looks + lastAnswer
+				if tt.deaf {
+					most = least + 2*idle + lastAnswer
+				}
+				if took < least || took > most {
 					t.Errorf("it took %v, want from %v on", took, least)
 				}
 				client.Close()
@@ -96,6 +99,45 @@ func TestSilence(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The silence of an origin whose connection was kept is no stale connection: the request is
+// not sent again, and the client hears of it.
+func TestSilenceOfKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const idle = 8 * time.Second
+		g, client, dialled := inMemory(t)
+		set := *g.set
+		set.Idle = idle
+		g.now.Store(&set)
+		in := bufio.NewReader(client)
+		go io.WriteString(client, plainRequest)
+		origin := <-dialled
+		asked := bufio.NewReader(origin)
+		if _, err := http.ReadRequest(asked); err != nil {
+			t.Fatal(err)
+		}
+		go io.WriteString(origin, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		if resp, err := http.ReadResponse(in, nil); err != nil || resp.StatusCode != 200 {
+			t.Fatalf("got %v, %v", resp, err)
+		}
+		begin := time.Now()
+		go io.WriteString(client, plainRequest)
+		if _, err := http.ReadRequest(asked); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(in, nil)
+		if took := time.Since(begin); err != nil || resp.StatusCode != 504 || took < idle || took > idle+2*idle/looks {
+			t.Errorf("got %v, %v after %v", resp, err, took)
+		}
+		select {
+		case <-dialled:
+			t.Error("the request was sent again")
+		default:
+		}
+		client.Close()
+		g.end(t)
+	})
 }
 
 // A connection that waits for its next request waits no longer than limits.idle.
