@@ -104,15 +104,13 @@ type pair struct {
 	ctx              context.Context
 	up, down         direction
 
-	moved atomic.Int64   // bytes, both ways
-	open  sync.WaitGroup // until both connections are closed, or reset
+	open sync.WaitGroup // until both connections are closed, or reset
 
 	mu      sync.Mutex
 	err     error
 	closed  bool        // both connections are closed, or reset
 	silence *time.Timer // ends the pair when no byte moves for limit
 	limit   time.Duration
-	seen    int64       // the value of moved when silence was last set
 	last    *time.Timer // calls the function that was given to the method later
 	over    bool        // nobody wants the last direction's bytes
 	broken  bool        // resetLater ends the pair
@@ -185,6 +183,11 @@ func (f *flow) add(n int) {
 	f.last.Store(now)
 }
 
+// silent is the time since the last write.
+func (f *flow) silent() time.Duration {
+	return time.Since(f.begin) - time.Duration(f.last.Load())
+}
+
 // left is how long the bytes may still need to arrive: maxWay and longTrip at most, so
 // that the end of a pair does not take too long. A far end that sends nothing still gets
 // the rest after that: a close becomes a reset only if there are unread bytes.
@@ -200,7 +203,7 @@ func (f *flow) left() time.Duration {
 // run moves the bytes of d until it ends. Then it ends or changes the pair as the rules
 // say.
 func (p *pair) run(d, back *direction, early []byte) {
-	m := mover{direction: d, moved: &p.moved, left: -1}
+	m := mover{direction: d, left: -1}
 	readErr, writeErr := m.move(early)
 	if readErr == nil && writeErr != nil {
 		// Bytes that dst sent before it left are still on their way to src. A reset of src
@@ -373,7 +376,7 @@ func (p *pair) limitSilence(limit time.Duration) {
 	if p.silence != nil {
 		p.silence.Stop()
 	}
-	p.seen = p.moved.Load()
+	begun := time.Now()
 	var t *time.Timer
 	t = time.AfterFunc(limit, func() {
 		p.mu.Lock()
@@ -381,9 +384,9 @@ func (p *pair) limitSilence(limit time.Duration) {
 		if p.silence != t || p.closed {
 			return
 		}
-		if now := p.moved.Load(); now != p.seen {
-			p.seen = now
-			t.Reset(limit)
+		silent := min(time.Since(begun), p.up.given.silent(), p.down.given.silent())
+		if silent < limit {
+			t.Reset(limit - silent)
 			return
 		}
 		p.reset(ErrIdle)
@@ -439,8 +442,8 @@ func (p *pair) end() {
 // A mover moves the bytes of one direction.
 type mover struct {
 	*direction
-	moved *atomic.Int64
-	left  int64 // how many bytes may still be moved; negative: any number
+	moved *atomic.Int64 // nil: nobody wants to know
+	left  int64         // how many bytes may still be moved; negative: any number
 }
 
 // Copy moves n bytes from src to dst, or all bytes up to the end of src if n is negative.
@@ -482,7 +485,9 @@ func (m *mover) write(b []byte) (int, error) {
 }
 
 func (m *mover) add(n int) {
-	m.moved.Add(int64(n))
+	if m.moved != nil {
+		m.moved.Add(int64(n))
+	}
 	if m.left > 0 {
 		m.left -= int64(n)
 	}

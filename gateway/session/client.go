@@ -64,7 +64,7 @@ type Options struct {
 	Traffic *carrier.Traffic           // counts the bytes of the carriers; nil: not counted
 	Lost    func(silent time.Duration) // as in carrier.Options
 	Wall    func() time.Time           // the wall clock; nil: time.Now
-	// Detached is called when a session whose streams are open has lost its last carrier.
+	// Detached is called when a session whose streams are open has no carrier that answers.
 	// Nil: it is not called.
 	Detached func()
 	// Resumed is called when a session that had no carrier has one again, and with the time
@@ -212,6 +212,7 @@ type owned struct {
 	fails    int    // those of them that have failed
 	retryAt  time.Time
 	away     time.Time // since when it has no carrier that answers; zero: it has one
+	told     bool      // Options.Detached was called since then
 
 	carriers []*used    // those in lanes, and attempts that have a connection
 	attempts []*attempt // the youngest last

@@ -308,6 +308,7 @@ type farEnd struct {
 	ways    []*way
 	slept   time.Duration // by the wall clock only
 	resumed int
+	waited  int // how often Detached was called
 }
 
 // newFarEnd makes a Client and a box, which end with the test.
@@ -326,6 +327,10 @@ func newFarEnd(t testing.TB, s Settings, handle func(*Stream)) *farEnd {
 	}, Resumed: func(time.Duration) {
 		f.mu.Lock()
 		f.resumed++
+		f.mu.Unlock()
+	}, Detached: func() {
+		f.mu.Lock()
+		f.waited++
 		f.mu.Unlock()
 	}})
 	t.Cleanup(func() {

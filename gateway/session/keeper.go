@@ -54,6 +54,9 @@ const (
 	lastRetryLeaving = 500 * time.Millisecond
 	// For so long a far end that has stopped is expected back.
 	expectFor = time.Minute
+	// tellAfter is how long a session is without a carrier before the owner is told. Most
+	// have another one sooner.
+	tellAfter = time.Second
 	// noLook is when there is nothing to do.
 	noLook = time.Hour
 )
@@ -139,12 +142,18 @@ func (c *Client) look(v *owned, now time.Time) (next time.Duration) {
 	next = noLook
 	c.follow(v)
 	if good := v.goodLanes(); len(good) > 0 {
-		v.away, v.tried = time.Time{}, 0
+		v.back(false)
+		v.tried = 0
 		return min(next, v.tend(good, now))
 	}
 	if v.away.IsZero() {
 		v.away = now
-		if v.met && len(v.streams) > 0 && c.o.Detached != nil {
+	}
+	if v.met && len(v.streams) > 0 && !v.told && c.o.Detached != nil {
+		if wait := tellAfter - now.Sub(v.away); wait > 0 {
+			next = min(next, wait)
+		} else {
+			v.told = true
 			c.o.Detached()
 		}
 	}
@@ -176,6 +185,14 @@ func (c *Client) look(v *owned, now time.Time) (next time.Duration) {
 		next = min(next, v.restock(p, now)) // the stock has run out
 	}
 	return next
+}
+
+// back notes that there is a carrier again. over: it is a new one.
+func (v *owned) back(over bool) {
+	if away := v.away; !away.IsZero() && (over || v.told) && len(v.streams) > 0 && v.c.o.Resumed != nil {
+		v.c.o.Resumed(time.Since(away))
+	}
+	v.away, v.told = time.Time{}, false
 }
 
 // forget ends a session that can't go on. Another one is begun, so that the next request
@@ -679,10 +696,8 @@ func (v *owned) welcome(u *used, h *hello, r *reply) error {
 			v.drop(l, false)
 		}
 	}
-	if away := v.away; again && !away.IsZero() && v.c.o.Resumed != nil && len(v.streams) > 0 {
-		v.c.o.Resumed(time.Since(away))
-	}
-	v.away, v.tried, v.fails = time.Time{}, 0, 0
+	v.back(again)
+	v.tried, v.fails = 0, 0
 	v.stock.joined(time.Since(u.begun))
 	if v.c.next == v {
 		v.c.current, v.c.next = v, nil

@@ -441,6 +441,34 @@ func TestUnknownWay(t *testing.T) {
 	}
 }
 
+// The owner hears once that streams wait, and once that they go on: also where the old
+// carriers come back, as after a network that was away for a while.
+func TestOwnerHears(t *testing.T) {
+	for _, away := range []time.Duration{12 * time.Second, 40 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFarEnd(t, testSettings, down(20<<10))
+			s := f.open()
+			var wg sync.WaitGroup
+			got, _ := receive(&wg, s)
+			for i := range 3 {
+				<-time.After(10 * time.Second)
+				f.block(true)
+				<-time.After(away)
+				f.block(false)
+				before := got.Load()
+				<-time.After(10 * time.Second)
+				f.mu.Lock()
+				if got.Load() == before || f.waited != i+1 || f.resumed != i+1 {
+					t.Errorf("away for %v: %d bytes after it; heard %d times that streams wait, %d times that they go on, want %d", away, got.Load()-before, f.waited, f.resumed, i+1)
+				}
+				f.mu.Unlock()
+			}
+			s.Reset()
+			wg.Wait()
+		})
+	}
+}
+
 // limited makes a farEnd whose own way has these limits.
 func limited(t *testing.T, l budget.Limits, carriers int, handle func(*Stream)) *farEnd {
 	f := newFarEnd(t, Settings{Resume: time.Minute, Carriers: carriers}, handle)
