@@ -39,8 +39,9 @@ func TestCrashLoop(t *testing.T) {
 				s := w.set(config.PickFirst, "a")
 				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
 				defer cancel()
-				for range 20 { // clients that never give up
-					w.wg.Go(func() {
+				var clients sync.WaitGroup
+				for range 20 { // they never give up
+					clients.Go(func() {
 						for ctx.Err() == nil {
 							one, done := context.WithTimeout(ctx, 75*time.Second)
 							if c, err := s.Open(one, s.Route(0), example); err == nil {
@@ -53,7 +54,7 @@ func TestCrashLoop(t *testing.T) {
 					})
 				}
 				<-ctx.Done()
-				w.wg.Wait()
+				clients.Wait()
 				if n := w.pts.Load(); n < 10 || n > 80 {
 					t.Errorf("%d starts in half an hour", n)
 				}
