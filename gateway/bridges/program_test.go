@@ -49,7 +49,7 @@ func TestCrashLoop(t *testing.T) {
 								c.Close()
 							}
 							done()
-							<-time.After(10 * time.Millisecond)
+							<-time.After(5 * time.Second)
 						}
 					})
 				}
