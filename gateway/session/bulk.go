@@ -11,6 +11,7 @@ type bulk struct {
 	total  int64     // bytes, at that time
 	rate   float64   // bytes a second, up to that time
 	steady int       // how many measurements in a row were about the same
+	recent []float64 // the last rates since the carriers have changed
 
 	trial bool      // another carrier is being tried
 	base  float64   // the rate before the trial
@@ -32,14 +33,18 @@ const (
 	// other needs no help.
 	bulkLeast = 32 << 10
 	bulkMost  = 8 << 20
+	// bulkRecent is how many measurements the rate before a trial is taken from.
+	bulkRecent = 4
 	// A trial needs so many steady measurements before, and lasts so long.
 	bulkSteady = 2
 	bulkTrial  = time.Second
 	// How many carriers more than autoMax there may be.
 	bulkExtra = 2
 
-	firstPause = 30 * time.Second
-	lastPause  = 10 * time.Minute
+	// A trial that fails has one more chance soon: links are not steady.
+	secondChance = 5 * time.Second
+	firstPause   = 30 * time.Second
+	lastPause    = 10 * time.Minute
 	// An extra carrier that has helped is doubted again after firstCalm, then less often.
 	firstCalm = 15 * time.Second
 	lastCalm  = 2 * time.Minute
@@ -61,8 +66,12 @@ func (v *owned) more(p *Path, good []*lane, now time.Time) (next time.Duration) 
 		old = b.rate // the last trial has just helped
 	}
 	if took > 4*bulkLook { // nobody looked for a while
-		b.steady = 0
+		b.steady, b.recent = 0, nil
 		return bulkLook
+	}
+	b.recent = append(b.recent, b.rate)
+	if n := len(b.recent); n > bulkRecent {
+		b.recent = b.recent[n-bulkRecent:]
 	}
 	extra := newestExtra(good)
 	switch {
@@ -71,7 +80,7 @@ func (v *owned) more(p *Path, good []*lane, now time.Time) (next time.Duration) 
 	case b.fewer != nil:
 		v.tryFewer(p, now)
 	case extra != nil && b.rate >= bulkLeast && !b.review.IsZero() && now.After(b.review) && len(good) > 1:
-		b.fewer, b.base, b.count, b.begun = extra, b.rate, len(good), time.Time{}
+		b.fewer, b.base, b.count, b.begun = extra, b.mean(), len(good), time.Time{}
 		v.last(extra)
 	case b.rate < bulkLeast || b.rate > bulkMost || now.Before(b.until):
 		b.steady = 0
@@ -83,7 +92,7 @@ func (v *owned) more(p *Path, good []*lane, now time.Time) (next time.Duration) 
 	default:
 		if b.steady++; b.steady >= bulkSteady && len(v.attempts) == 0 && !v.c.full(v, bulkExtra) {
 			if v.c.dial(v, p, now, true) == 0 {
-				b.trial, b.base, b.count, b.begun = true, b.rate, len(good), time.Time{}
+				b.trial, b.base, b.count, b.begun = true, b.mean(), len(good), time.Time{}
 			}
 		}
 	}
@@ -102,7 +111,7 @@ func (v *owned) tryMore(good []*lane, now time.Time) {
 	case now.Sub(b.begun) < bulkTrial:
 		return
 	}
-	b.trial, b.steady = false, 0
+	b.trial, b.steady, b.recent = false, 0, nil
 	rate := float64(b.total-b.from) / now.Sub(b.begun).Seconds()
 	if rate >= b.base*(1+0.5/float64(max(b.count, 1))) {
 		b.pause, b.steady, b.rate = 0, bulkSteady, rate // it helps: perhaps one more does, too
@@ -110,7 +119,14 @@ func (v *owned) tryMore(good []*lane, now time.Time) {
 		b.review = now.Add(b.calm)
 		return
 	}
-	b.pause = min(max(firstPause, 2*b.pause), lastPause)
+	switch b.pause {
+	case 0:
+		b.pause = secondChance
+	case secondChance:
+		b.pause = firstPause
+	default:
+		b.pause = min(2*b.pause, lastPause)
+	}
 	b.until = now.Add(b.pause)
 	if extra := newestExtra(good); extra != nil && len(good) > 1 {
 		v.last(extra)
@@ -127,19 +143,28 @@ func (v *owned) tryFewer(p *Path, now time.Time) {
 	case b.begun.IsZero():
 		b.begun, b.from = now, b.total
 		return
-	case now.Sub(b.begun) < bulkTrial:
+	case now.Sub(b.begun) < 2*bulkTrial:
 		return
 	}
-	b.fewer, b.steady = nil, 0
+	b.fewer, b.steady, b.recent = nil, 0, nil
 	rate := float64(b.total-b.from) / now.Sub(b.begun).Seconds()
 	if rate >= b.base*(1-0.5/float64(max(b.count, 1))) {
-		b.review = now.Add(bulkTrial) // perhaps one less does, too
+		b.review = now.Add(2 * bulkTrial) // perhaps one less does, too
 		b.until = now.Add(firstPause)
 		return
 	}
 	b.calm = min(2*b.calm, lastCalm)
 	b.review = now.Add(b.calm)
 	v.c.dial(v, p, now, true)
+}
+
+// mean is the rate before a trial.
+func (b *bulk) mean() float64 {
+	sum := 0.0
+	for _, r := range b.recent {
+		sum += r
+	}
+	return sum / float64(len(b.recent))
 }
 
 // newestExtra is the youngest extra carrier of good; nil: there is none.
