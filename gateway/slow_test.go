@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -36,29 +35,11 @@ type slowAsk struct {
 }
 
 func newSlow(t testing.TB) *slow {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &slow{t, ln.Addr().String(), make(chan slowAsk, 100)}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				for lines := bufio.NewScanner(c); lines.Scan(); {
-					s.asks <- slowAsk{lines.Text(), c}
-				}
-			})
+	s := &slow{t: t, asks: make(chan slowAsk, 100)}
+	s.addr = origin(t, func(c *net.TCPConn) {
+		for lines := bufio.NewScanner(c); lines.Scan(); {
+			s.asks <- slowAsk{lines.Text(), c}
 		}
-	})
-	t.Cleanup(func() {
-		ln.Close()
-		wg.Wait()
 	})
 	return s
 }

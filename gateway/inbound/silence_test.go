@@ -101,42 +101,55 @@ func TestSilence(t *testing.T) {
 	}
 }
 
+// A kept is a client and an origin whose connections wait for the second request.
+type kept struct {
+	*gate
+	client, origin net.Conn
+	in, asked      *bufio.Reader // what the client gets, and the origin
+	dialled        <-chan net.Conn
+}
+
+func startKept(t *testing.T, idle time.Duration) *kept {
+	g, client, dialled := inMemory(t)
+	set := *g.set
+	set.Idle = idle
+	g.now.Store(&set)
+	k := &kept{gate: g, client: client, in: bufio.NewReader(client), dialled: dialled}
+	go io.WriteString(client, plainRequest)
+	k.origin = <-dialled
+	k.asked = bufio.NewReader(k.origin)
+	if _, err := http.ReadRequest(k.asked); err != nil {
+		t.Fatal(err)
+	}
+	go io.WriteString(k.origin, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+	if resp, err := http.ReadResponse(k.in, nil); err != nil || resp.StatusCode != 200 {
+		t.Fatalf("got %v, %v", resp, err)
+	}
+	return k
+}
+
 // The silence of an origin whose connection was kept is no stale connection: the request is
 // not sent again, and the client hears of it.
 func TestSilenceOfKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const idle = 8 * time.Second
-		g, client, dialled := inMemory(t)
-		set := *g.set
-		set.Idle = idle
-		g.now.Store(&set)
-		in := bufio.NewReader(client)
-		go io.WriteString(client, plainRequest)
-		origin := <-dialled
-		asked := bufio.NewReader(origin)
-		if _, err := http.ReadRequest(asked); err != nil {
-			t.Fatal(err)
-		}
-		go io.WriteString(origin, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-		if resp, err := http.ReadResponse(in, nil); err != nil || resp.StatusCode != 200 {
-			t.Fatalf("got %v, %v", resp, err)
-		}
+		k := startKept(t, idle)
 		begin := time.Now()
-		go io.WriteString(client, plainRequest)
-		if _, err := http.ReadRequest(asked); err != nil {
+		go io.WriteString(k.client, plainRequest)
+		if _, err := http.ReadRequest(k.asked); err != nil {
 			t.Fatal(err)
 		}
-		resp, err := http.ReadResponse(in, nil)
+		resp, err := http.ReadResponse(k.in, nil)
 		if took := time.Since(begin); err != nil || resp.StatusCode != 504 || took < idle || took > idle+2*idle/looks {
 			t.Errorf("got %v, %v after %v", resp, err, took)
 		}
 		select {
-		case <-dialled:
+		case <-k.dialled:
 			t.Error("the request was sent again")
 		default:
 		}
-		client.Close()
-		g.end(t)
+		k.client.Close()
+		k.end(t)
 	})
 }
 
@@ -144,27 +157,14 @@ func TestSilenceOfKept(t *testing.T) {
 func TestSilenceBetweenRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const idle = 7 * time.Second
-		g, client, dialled := inMemory(t)
-		set := *g.set
-		set.Idle = idle
-		g.now.Store(&set)
-		in := bufio.NewReader(client)
-		go io.WriteString(client, plainRequest)
-		origin := <-dialled
-		if _, err := http.ReadRequest(bufio.NewReader(origin)); err != nil {
-			t.Fatal(err)
-		}
-		go io.WriteString(origin, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-		if resp, err := http.ReadResponse(in, nil); err != nil || resp.StatusCode != 200 {
-			t.Fatalf("got %v, %v", resp, err)
-		}
+		k := startKept(t, idle)
 		begin := time.Now()
-		if _, err := in.ReadByte(); err != io.EOF || time.Since(begin) > 2*idle {
+		if _, err := k.in.ReadByte(); err != io.EOF || time.Since(begin) > 2*idle {
 			t.Errorf("the client was left after %v: %v", time.Since(begin), err)
 		}
-		if _, err := origin.Read(make([]byte, 1)); err != io.EOF {
+		if _, err := k.origin.Read(make([]byte, 1)); err != io.EOF {
 			t.Errorf("the origin: %v", err)
 		}
-		g.end(t)
+		k.end(t)
 	})
 }

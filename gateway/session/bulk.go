@@ -10,8 +10,7 @@ type bulk struct {
 	at     time.Time // of the last measurement
 	total  int64     // bytes, at that time
 	rate   float64   // bytes a second, up to that time
-	steady int       // how many measurements in a row were about the same
-	recent []float64 // the last rates since the carriers have changed
+	recent []float64 // the last rates that were about the same, with as many carriers as now
 
 	trial bool      // another carrier is being tried
 	base  float64   // the rate before the trial
@@ -35,16 +34,17 @@ const (
 	bulkMost  = 8 << 20
 	// bulkRecent is how many measurements the rate before a trial is taken from.
 	bulkRecent = 4
-	// A trial needs so many steady measurements before, and lasts so long.
+	// A trial needs more than so many measurements before that were about the same, and lasts
+	// so long.
 	bulkSteady = 2
 	bulkTrial  = time.Second
 	// How many carriers more than autoMax there may be.
 	bulkExtra = 2
 
-	// A trial that fails has one more chance soon: links are not steady.
-	secondChance = 5 * time.Second
-	firstPause   = 30 * time.Second
-	lastPause    = 10 * time.Minute
+	// After a trial that shows no help there is another one soon, for links are not steady,
+	// and then less and less often.
+	firstPause = 5 * time.Second
+	lastPause  = 10 * time.Minute
 	// An extra carrier that has helped is doubted again after firstCalm, then less often.
 	firstCalm = 15 * time.Second
 	lastCalm  = 2 * time.Minute
@@ -62,11 +62,8 @@ func (v *owned) more(p *Path, good []*lane, now time.Time) (next time.Duration) 
 	old := b.rate
 	b.rate = float64(total-b.total) / took.Seconds()
 	b.at, b.total = now, total
-	if b.steady >= bulkSteady {
-		old = b.rate // the last trial has just helped
-	}
 	if took > 4*bulkLook { // nobody looked for a while
-		b.steady, b.recent = 0, nil
+		b.recent = nil
 		return bulkLook
 	}
 	b.recent = append(b.recent, b.rate)
@@ -82,19 +79,16 @@ func (v *owned) more(p *Path, good []*lane, now time.Time) (next time.Duration) 
 	case extra != nil && b.rate >= bulkLeast && !b.review.IsZero() && now.After(b.review) && len(good) > 1:
 		b.fewer, b.base, b.count, b.begun = extra, b.mean(), len(good), time.Time{}
 		v.last(extra)
-	case b.rate < bulkLeast || b.rate > bulkMost || now.Before(b.until):
-		b.steady = 0
+	case b.rate < bulkLeast || b.rate > bulkMost:
+		b.recent = nil
 		if b.rate == 0 {
 			return 2 * bulkLook
 		}
 	case math.Abs(b.rate-old) > b.rate/5:
-		b.steady = 0
-	default:
-		if b.steady++; b.steady >= bulkSteady && len(v.attempts) == 0 && !v.c.full(v, bulkExtra) {
-			if v.c.dial(v, p, now, true) == 0 {
-				b.trial, b.base, b.count, b.begun = true, b.mean(), len(good), time.Time{}
-			}
-		}
+		b.recent = []float64{b.rate}
+	case len(b.recent) <= bulkSteady, now.Before(b.until), len(v.attempts) > 0, v.c.full(v, bulkExtra):
+	case v.c.dial(v, p, now, true) == 0:
+		b.trial, b.base, b.count, b.begun = true, b.mean(), len(good), time.Time{}
 	}
 	return bulkLook
 }
@@ -111,23 +105,16 @@ func (v *owned) tryMore(good []*lane, now time.Time) {
 	case now.Sub(b.begun) < bulkTrial:
 		return
 	}
-	b.trial, b.steady, b.recent = false, 0, nil
-	rate := float64(b.total-b.from) / now.Sub(b.begun).Seconds()
+	rate := b.measured(now)
+	b.trial = false
 	if rate >= b.base*(1+0.5/float64(max(b.count, 1))) {
-		b.pause, b.steady, b.rate = 0, bulkSteady, rate // it helps: perhaps one more does, too
+		b.pause = 0
+		b.recent = append(b.recent, rate) // it helps: perhaps one more does, too, at the next look
 		b.calm = firstCalm
 		b.review = now.Add(b.calm)
 		return
 	}
-	switch b.pause {
-	case 0:
-		b.pause = secondChance
-	case secondChance:
-		b.pause = firstPause
-	default:
-		b.pause = min(2*b.pause, lastPause)
-	}
-	b.until = now.Add(b.pause)
+	b.noHelp(now)
 	if extra := newestExtra(good); extra != nil && len(good) > 1 {
 		v.last(extra)
 	}
@@ -146,16 +133,31 @@ func (v *owned) tryFewer(p *Path, now time.Time) {
 	case now.Sub(b.begun) < 2*bulkTrial:
 		return
 	}
-	b.fewer, b.steady, b.recent = nil, 0, nil
-	rate := float64(b.total-b.from) / now.Sub(b.begun).Seconds()
-	if rate >= b.base*(1-0.5/float64(max(b.count, 1))) {
-		b.review = now.Add(2 * bulkTrial) // perhaps one less does, too
-		b.until = now.Add(firstPause)
-		return
+	rate := b.measured(now)
+	b.fewer = nil
+	switch {
+	case rate < bulkLeast: // the transfer has ended
+		b.recent = nil
+	case rate >= b.base*(1-0.5/float64(max(b.count, 1))):
+		b.noHelp(now) // perhaps one less does, too: review is over
+	default:
+		b.calm = min(2*b.calm, lastCalm)
+		b.review = now.Add(b.calm)
+		v.c.dial(v, p, now, true)
 	}
-	b.calm = min(2*b.calm, lastCalm)
-	b.review = now.Add(b.calm)
-	v.c.dial(v, p, now, true)
+}
+
+// measured ends a trial, and returns the rate in it. The next one begins with that.
+func (b *bulk) measured(now time.Time) (rate float64) {
+	rate = float64(b.total-b.from) / now.Sub(b.begun).Seconds()
+	b.recent = []float64{rate}
+	return rate
+}
+
+// noHelp notes that another carrier makes the transfer no faster.
+func (b *bulk) noHelp(now time.Time) {
+	b.pause = min(max(firstPause, 3*b.pause), lastPause)
+	b.until = now.Add(b.pause)
 }
 
 // mean is the rate before a trial.

@@ -212,7 +212,7 @@ type owned struct {
 	fails    int    // those of them that have failed
 	retryAt  time.Time
 	away     time.Time // since when it has no carrier that answers; zero: it has one
-	told     bool      // Options.Detached was called since then
+	noticed  bool      // Options.Detached was called since then
 
 	carriers []*used    // those in lanes, and attempts that have a connection
 	attempts []*attempt // the youngest last

@@ -149,11 +149,11 @@ func (c *Client) look(v *owned, now time.Time) (next time.Duration) {
 	if v.away.IsZero() {
 		v.away = now
 	}
-	if v.met && len(v.streams) > 0 && !v.told && c.o.Detached != nil {
+	if v.met && len(v.streams) > 0 && !v.noticed && c.o.Detached != nil {
 		if wait := tellAfter - now.Sub(v.away); wait > 0 {
 			next = min(next, wait)
 		} else {
-			v.told = true
+			v.noticed = true
 			c.o.Detached()
 		}
 	}
@@ -189,10 +189,10 @@ func (c *Client) look(v *owned, now time.Time) (next time.Duration) {
 
 // back notes that there is a carrier again. over: it is a new one.
 func (v *owned) back(over bool) {
-	if away := v.away; !away.IsZero() && (over || v.told) && len(v.streams) > 0 && v.c.o.Resumed != nil {
+	if away := v.away; !away.IsZero() && (over || v.noticed) && len(v.streams) > 0 && v.c.o.Resumed != nil {
 		v.c.o.Resumed(time.Since(away))
 	}
-	v.away, v.told = time.Time{}, false
+	v.away, v.noticed = time.Time{}, false
 }
 
 // forget ends a session that can't go on. Another one is begun, so that the next request

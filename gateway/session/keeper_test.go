@@ -641,6 +641,28 @@ func TestMoreCarriers(t *testing.T) {
 	}
 }
 
+// A transfer that ends while one carrier less is tried needs none in its place.
+func TestEndDuringTrial(t *testing.T) {
+	for _, rate := range []int64{0, 1 << 20} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFarEnd(t, testSettings, answers(0, echo))
+			s := f.open()
+			defer s.Close()
+			<-time.After(time.Second)
+			before := f.dials.Load()
+			v, now := f.session(), time.Now()
+			f.client.mu.Lock()
+			v.bulk = bulk{fewer: &lane{gone: true}, base: 4 << 20, count: 3, total: 3 * rate, begun: now.Add(-3 * time.Second)}
+			v.tryFewer(v.own, now)
+			f.client.mu.Unlock()
+			synctest.Wait()
+			if more := f.dials.Load() - before; (more > 0) != (rate > 0) {
+				t.Errorf("%d bytes a second, of %d before: %d carriers more", rate, 4<<20, more)
+			}
+		})
+	}
+}
+
 // shared is throttled together with others.
 type shared struct {
 	throttled

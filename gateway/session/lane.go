@@ -2,8 +2,9 @@ package session
 
 import (
 	"io"
-	"ptgate/gateway/carrier"
 	"sync"
+
+	"ptgate/gateway/carrier"
 )
 
 // A pipe is what an end needs of a carrier. It is a *carrier.Conn, but for tests. Its
