@@ -1,61 +1,74 @@
 package adapter
 
 import (
+	"bufio"
+	"context"
+	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/url"
+	"os"
 	"os/exec"
-	"strconv"
+	"slices"
 	"strings"
 	"syscall"
-	"time"
+
+	"ptgate/adapter/socks5"
 )
 
-// WithoutAddresses returns err with another text, for a log that must not show
-// clients, destinations or bridge args. errors.Is and errors.As work on the result as
-// on err.
+// Constant returns an error whose text is a constant of the program: it never has an
+// address, a name or a key in it. So a log that must not show those may show the text.
+// Apart from that, it is errors.New.
+func Constant(text string) error { return &constant{text} }
+
+type constant struct{ text string }
+
+func (e *constant) Error() string { return e.text }
+
+// Class is what kind of failure err is: a text that a log may show which must not show
+// clients, destinations, bridges or their args. It is "" if nothing is known of err.
 //
-// The text has only parts that are known to be safe. Of an error of a known type, it
-// has the fields that say what went wrong, but not those that say where. Of all other
-// texts, it keeps plain words and small numbers, which can't be an address, a URL, a
-// key or a host name with a dot. "…" replaces everything else.
-//
-// It does not recognize a host name without a dot in an error of an unknown type,
-// unless the name is in quotes or after the word "lookup".
-func WithoutAddresses(err error) error {
+// The text is not made from err.Error(), because nobody can tell what a library, a
+// program or a peer has put into that. It has only texts that are constants: those of
+// Constant, of the errors of the standard library that are listed here, and of errors with
+// a method Class, which must return a text without such parts. Of an error that wraps
+// others, it has the classes of these. Of an error of an unknown type, it has the name of
+// the type. File names and names of programs stay, because they are the
+// configuration's.
+func Class(err error) string {
 	if err == nil {
-		return nil
-	}
-	if text := safeText(err); text != err.Error() {
-		return &safeError{text, err}
-	}
-	return err
-}
-
-type safeError struct {
-	text string
-	err  error
-}
-
-func (e *safeError) Error() string { return e.text }
-func (e *safeError) Unwrap() error { return e.err }
-
-func safeText(err error) string {
-	switch e := err.(type) {
-	case nil:
 		return ""
-	case *safeError:
+	}
+	if slices.ContainsFunc(known, func(k error) bool { return err == k }) {
+		return err.Error()
+	}
+	switch e := err.(type) {
+	case *constant:
 		return e.text
+	case interface{ Class() string }:
+		return e.Class()
+
 	case *StartError:
-		return fmt.Sprintf("start %q: %s: %s", e.Program, e.Stage, safeText(e.Err))
+		return classes(fmt.Sprintf("start %q", e.Program), string(e.Stage), Class(e.Err)) + unsaid(e.Message, e.Stderr)
 	case *ExitError:
-		return fmt.Sprintf("transport program ended: %v", e.State)
+		return fmt.Sprintf("transport program ended: %v", e.State) + unsaid("", e.Stderr)
 	case *MethodError:
-		return fmt.Sprintf("transport %q: %s", e.Transport, safeText(e.Err))
+		return classes("transport "+e.Transport, Class(e.Err)) + unsaid(e.Message, nil)
+	case *DialError:
+		return classes("dial "+e.Transport, string(e.Stage), Class(e.Err))
+	case Reply, *socks5.MethodError, socks5.StatusError, socks5.ReplyError:
+		return err.Error() // it has numbers only
+	case *socks5.Error:
+		return classes("socks5", string(e.Stage), Class(e.Err))
+
 	case *net.OpError:
-		return e.Op + ": " + safeText(e.Err)
+		return classes(operation(e.Op), Class(e.Err))
+	case *os.SyscallError:
+		return classes(operation(e.Syscall), Class(e.Err))
 	case *net.DNSError:
 		switch {
 		case e.IsNotFound:
@@ -64,18 +77,18 @@ func safeText(err error) string {
 			return "name look-up: timeout"
 		}
 		return "name look-up failed"
-	case *net.AddrError:
-		return plainWords(e.Err)
-	case *net.ParseError:
-		return "invalid " + e.Type
+	case *net.AddrError, *net.ParseError:
+		return "an address that makes no sense"
 	case *url.Error:
-		return e.Op + ": " + safeText(e.Err)
-	case *fs.PathError: // files are the configuration's
-		return e.Op + " " + e.Path + ": " + safeText(e.Err)
-	case *exec.Error: // so are programs
-		return fmt.Sprintf("exec: %q: %s", e.Name, safeText(e.Err))
-	case syscall.Errno:
-		return e.Error()
+		return classes(operation(e.Op), Class(e.Err))
+	case *fs.PathError:
+		return classes(e.Op+" "+e.Path, Class(e.Err))
+	case *os.LinkError:
+		return classes(e.Op+" "+e.Old+" "+e.New, Class(e.Err))
+	case *exec.Error:
+		return classes(fmt.Sprintf("exec: %q", e.Name), Class(e.Err))
+	case syscall.Errno, tls.AlertError:
+		return err.Error()
 	case x509.HostnameError:
 		return "the certificate is for another name"
 	case x509.UnknownAuthorityError:
@@ -85,102 +98,89 @@ func safeText(err error) string {
 			return "the certificate has expired or is not yet valid"
 		}
 		return "the certificate is not valid"
+
 	case interface{ Unwrap() error }:
-		return around(err.Error(), e.Unwrap())
+		return Class(e.Unwrap())
 	case interface{ Unwrap() []error }:
-		return around(err.Error(), e.Unwrap()...)
+		var all []string
+		for _, one := range e.Unwrap() {
+			all = append(all, Class(one))
+		}
+		return classes(all...)
 	}
-	return plainWords(err.Error())
+	name := fmt.Sprintf("%T", err)
+	switch {
+	case name == "*errors.errorString":
+		return ""
+	case strings.HasPrefix(strings.TrimPrefix(name, "*"), "runtime."):
+		return err.Error() // of a panic: indexes and names of types
+	}
+	return "an error of type " + name // also a constant
 }
 
-// around is a text that quotes errors: these in their safe form, in the order in
-// which they stand, and the words of what is around them.
-func around(text string, quoted ...error) string {
-	var b strings.Builder
-	for _, err := range quoted {
-		if err == nil {
-			continue
-		}
-		if before, after, ok := strings.Cut(text, err.Error()); ok {
-			b.WriteString(plainWords(before) + safeText(err))
-			text = after
-		}
-	}
-	return b.String() + plainWords(text)
+// known are errors of the standard library without a type of their own.
+var known = []error{
+	context.Canceled, context.DeadlineExceeded,
+	io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, io.ErrNoProgress, io.ErrShortWrite, bufio.ErrTooLong,
+	net.ErrClosed, os.ErrDeadlineExceeded, os.ErrProcessDone, exec.ErrNotFound, exec.ErrDot,
+	fs.ErrInvalid, fs.ErrPermission, fs.ErrExist, fs.ErrNotExist, fs.ErrClosed, errors.ErrUnsupported,
 }
 
-// omitted stands for what is left out.
-const omitted = "…"
-
-// plainWords leaves out of a text whatever may say where.
-func plainWords(text string) string {
-	var b strings.Builder
-	last := ""
-	for text != "" {
-		switch c := text[0]; c {
-		case ' ', '\n', '\t':
-			b.WriteByte(c)
-			text = text[1:]
-		case '"', '`', '\'':
-			b.WriteString(omitted)
-			text = text[quotedLen(text):]
-		default:
-			word := text
-			if i := strings.IndexAny(text, " \n\t\"`"); i >= 0 {
-				word = text[:i]
-			}
-			text = text[len(word):]
-			core := strings.TrimRight(strings.TrimLeft(word, "(["), ")],.:;!?")
-			if last == "lookup" || strings.Contains(word, "::") || !plain(core) {
-				before, after, _ := strings.Cut(word, core)
-				word = before + omitted + after
-			}
-			b.WriteString(word)
-			last = core
-		}
-	}
-	return b.String()
+// operations are the names of operations that errors of the standard library have. A
+// library may have put something else into such an error.
+var operations = []string{
+	"accept", "accept4", "bind", "close", "connect", "dial", "getsockopt", "listen", "local error", "parse", "read", "recvfrom",
+	"remote error", "sendto", "set", "setsockopt", "socket", "splice", "write", "writev", "Get", "Post",
 }
 
-// quotedLen is the length of the quoted text that s begins with: all of s where the
-// quote does not end.
-func quotedLen(s string) int {
-	for i := 1; i < len(s); i++ {
-		switch {
-		case s[i] == '\\' && s[0] == '"':
-			i++
-		case s[i] == s[0]:
-			return i + 1
-		}
+func operation(name string) string {
+	if slices.Contains(operations, name) {
+		return name
 	}
-	return len(s)
+	return ""
 }
 
-// maxWord is the length of the longest plain word: a key is longer.
-const maxWord = 20
-
-// plain tells whether s is a word, a small number or a time.
-func plain(s string) bool {
-	if s == "i/o" || s == "" {
-		return true
+// unsaid tells that a program has said something, but not what: that may be anything.
+// Only the texts of common errors of the system are recognized.
+func unsaid(message string, stderr []string) string {
+	text := strings.Join(append([]string{message}, stderr...), "\n")
+	if text == "" {
+		return ""
 	}
-	if _, err := time.ParseDuration(s); err == nil {
-		return true
-	}
-	if _, err := strconv.ParseUint(s, 0, 16); err == nil { // also 0x01
-		return true
-	}
-	letters := strings.TrimRight(s, "0123456789") // obfs4, x509
-	if len(letters) > maxWord || len(s)-len(letters) > 3 {
-		return false
-	}
-	for i := range len(letters) {
-		switch c := letters[i] | 0x20; {
-		case 'a' <= c && c <= 'z':
-		case i > 0 && i < len(letters)-1 && strings.IndexByte("-_'", letters[i]) >= 0:
-		default:
-			return false
+	for _, errno := range []syscall.Errno{syscall.EADDRINUSE, syscall.EADDRNOTAVAIL, syscall.EACCES, syscall.ENOENT, syscall.EMFILE} {
+		if strings.Contains(text, errno.Error()) {
+			return " (it said: " + errno.Error() + "; the rest is left out)"
 		}
 	}
-	return letters != ""
+	return " (what it said is left out)"
 }
+
+// classes puts together what is known of an error.
+func classes(parts ...string) string {
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), ": ")
+}
+
+// WithoutAddresses returns err with its Class as the text. errors.Is and errors.As work on
+// the result as on err.
+func WithoutAddresses(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := Class(err)
+	switch text {
+	case err.Error():
+		return err
+	case "":
+		text = "an error that is not shown, because it may have addresses in it"
+	}
+	return &safeError{text, err}
+}
+
+type safeError struct {
+	text string
+	err  error
+}
+
+func (e *safeError) Error() string { return e.text }
+func (e *safeError) Class() string { return e.text }
+func (e *safeError) Unwrap() error { return e.err }

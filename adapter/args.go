@@ -1,7 +1,6 @@
 package adapter
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 )
@@ -18,7 +17,7 @@ type Args []Arg
 const maxClientArgs = 510
 
 // ErrArgsTooLong says that client args do not fit into one SOCKS request.
-var ErrArgsTooLong = errors.New("args too long")
+var ErrArgsTooLong = Constant("args too long")
 
 // Get returns the first value of key and whether there is one.
 func (a Args) Get(key string) (string, bool) {
@@ -54,7 +53,7 @@ func (a Args) checkServer() error { return a.check("\x00\r\n") }
 func (a Args) check(forbidden string) error {
 	for _, arg := range a {
 		if arg.Key == "" {
-			return errors.New("arg without a key")
+			return Constant("arg without a key")
 		}
 		if strings.ContainsAny(arg.Key, forbidden) || strings.ContainsAny(arg.Value, forbidden) {
 			return fmt.Errorf("arg %q holds a control character", arg.Key)
@@ -130,7 +129,7 @@ func ParseServerArgs(s string) (Args, error) {
 		switch c := s[i]; {
 		case c == '\\':
 			if i++; i == len(s) {
-				return nil, errors.New("args end in the middle of an escape")
+				return nil, Constant("args end in the middle of an escape")
 			}
 			field.WriteByte(s[i])
 		case c == ',':
@@ -139,7 +138,7 @@ func ParseServerArgs(s string) (Args, error) {
 			}
 		case c == '=' && !inValue:
 			if field.Len() == 0 {
-				return nil, errors.New("arg without a key")
+				return nil, Constant("arg without a key")
 			}
 			key, inValue = field.String(), true
 			field.Reset()

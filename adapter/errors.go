@@ -1,7 +1,6 @@
 package adapter
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -12,36 +11,36 @@ import (
 var (
 	// ErrStarted: Start was called before, or AddTransport after it. An
 	// adapter runs one child once; make a new one to run another.
-	ErrStarted = errors.New("adapter already started")
+	ErrStarted = Constant("adapter already started")
 	// ErrNotStarted: there is no running child yet.
-	ErrNotStarted = errors.New("adapter not started")
+	ErrNotStarted = Constant("adapter not started")
 	// ErrClosed: Close or Drain was called.
-	ErrClosed = errors.New("adapter closed")
+	ErrClosed = Constant("adapter closed")
 	// ErrStartTimeout: the child was not ready within Config.StartTimeout.
-	ErrStartTimeout = errors.New("not ready in time")
+	ErrStartTimeout = Constant("not ready in time")
 	// ErrOutputClosed: the child closed its standard output before it was ready.
-	ErrOutputClosed = errors.New("standard output closed")
+	ErrOutputClosed = Constant("standard output closed")
 	// ErrProtocol: the child sent what pt-spec does not allow.
-	ErrProtocol = errors.New("protocol violated")
+	ErrProtocol = Constant("protocol violated")
 	// ErrVersion: the child speaks none of the offered protocol versions.
-	ErrVersion = errors.New("no common protocol version")
+	ErrVersion = Constant("no common protocol version")
 	// ErrEnvironment: the child reported ENV-ERROR.
-	ErrEnvironment = errors.New("environment refused")
+	ErrEnvironment = Constant("environment refused")
 	// ErrProxy: the child reported PROXY-ERROR.
-	ErrProxy = errors.New("upstream proxy refused")
+	ErrProxy = Constant("upstream proxy refused")
 	// ErrProxyUnconfirmed: the child has not confirmed that it uses the upstream
 	// proxy. It was stopped, because it might have dialled without the proxy.
-	ErrProxyUnconfirmed = errors.New("upstream proxy not confirmed")
+	ErrProxyUnconfirmed = Constant("upstream proxy not confirmed")
 	// ErrNoMethods: not one transport came up.
-	ErrNoMethods = errors.New("no transport available")
+	ErrNoMethods = Constant("no transport available")
 	// ErrUnknownTransport: the configuration does not have this transport.
-	ErrUnknownTransport = errors.New("unknown transport")
+	ErrUnknownTransport = Constant("unknown transport")
 	// ErrNotAnnounced: the child said nothing about the transport.
-	ErrNotAnnounced = errors.New("not announced")
+	ErrNotAnnounced = Constant("not announced")
 	// ErrRefused: the child reported CMETHOD-ERROR or SMETHOD-ERROR.
-	ErrRefused = errors.New("refused by the transport program")
+	ErrRefused = Constant("refused by the transport program")
 	// ErrNotLoopback: the child's SOCKS listener is open to others.
-	ErrNotLoopback = errors.New("listener is not on loopback")
+	ErrNotLoopback = Constant("listener is not on loopback")
 )
 
 // Stage names a step of the start of a child.

@@ -91,8 +91,8 @@ func (c *cookie) hash(label string, clientNonce, serverNonce []byte) []byte {
 }
 
 var (
-	errExtORAuth    = errors.New("authentication failed")
-	errExtORCommand = errors.New("malformed command")
+	errExtORAuth    = Constant("authentication failed")
+	errExtORCommand = Constant("malformed command")
 )
 
 // authenticate is the server's side of SAFE_COOKIE (217, 4.1 and 4.2.1.3). It

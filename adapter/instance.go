@@ -64,7 +64,7 @@ type Config struct {
 
 func (c *Config) check() error {
 	if len(c.Exec) == 0 || c.Exec[0] == "" {
-		return errors.New("no program given")
+		return Constant("no program given")
 	}
 	for _, v := range c.Env {
 		name, value, ok := strings.Cut(v, "=")
@@ -89,20 +89,20 @@ func (c *Config) check() error {
 func CheckEnv(name, value string) error {
 	switch {
 	case name == "":
-		return errors.New("it has no name")
+		return Constant("it has no name")
 	case strings.ContainsAny(name, "=\x00"):
-		return errors.New("its name has \"=\" or a NUL in it")
+		return Constant("its name has \"=\" or a NUL in it")
 	case strings.Contains(value, "\x00"):
-		return errors.New("its value has a NUL in it")
+		return Constant("its value has a NUL in it")
 	case strings.HasPrefix(strings.ToUpper(name), "TOR_PT_"): // Windows knows no case
-		return errors.New("the variables of pt-spec are not to be set")
+		return Constant("the variables of pt-spec are not to be set")
 	}
 	return nil
 }
 
 func checkTransports(names []string) error {
 	if len(names) == 0 {
-		return errors.New("no transport given")
+		return Constant("no transport given")
 	}
 	for i, name := range names {
 		if !validTransport(name) {

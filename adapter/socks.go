@@ -19,7 +19,7 @@ import (
 // obfs4proxy takes at most to admit a failure.
 const dialLimit = 150 * time.Second
 
-var errSOCKS = errors.New("malformed socks answer")
+var errSOCKS = Constant("malformed socks answer")
 
 // A socksRequest asks a child for a connection to a bridge.
 //
@@ -34,7 +34,7 @@ type socksRequest struct {
 func newSOCKSRequest(protocol, addr string, args Args) (*socksRequest, error) {
 	host, portText, err := net.SplitHostPort(addr)
 	if err != nil {
-		return nil, errors.New("address is not host:port")
+		return nil, Constant("address is not host:port")
 	}
 	port, err := strconv.ParseUint(portText, 10, 16)
 	if err != nil {
@@ -51,7 +51,7 @@ func newSOCKSRequest(protocol, addr string, args Args) (*socksRequest, error) {
 	r := new(socksRequest)
 	if protocol == "socks4" {
 		if !literal || !ip.Is4() {
-			return nil, errors.New("socks4 carries IPv4 addresses only")
+			return nil, Constant("socks4 carries IPv4 addresses only")
 		}
 		// SOCKS4: version, CONNECT, port, address, USERID, NUL.
 		r.four = binary.BigEndian.AppendUint16([]byte{4, 1}, uint16(port))
@@ -65,7 +65,7 @@ func newSOCKSRequest(protocol, addr string, args Args) (*socksRequest, error) {
 	case literal:
 		r.five.Addr.IP = ip
 	case host == "":
-		return nil, errors.New("the host name is empty")
+		return nil, Constant("the host name is empty")
 	default:
 		r.five.Addr.Name = host
 	}
@@ -131,11 +131,11 @@ func (r *socksRequest) session(c io.ReadWriter) (DialStage, error) {
 	switch reason := e.Err.(type) {
 	case *socks5.MethodError:
 		if reason.Chosen == socks5.NoMethod && reason.Offered == socks5.UserPassword {
-			return stage, errors.New("the program takes no args")
+			return stage, Constant("the program takes no args")
 		}
 		return stage, fmt.Errorf("%w: %w", errSOCKS, reason)
 	case socks5.StatusError:
-		return stage, errors.New("args refused")
+		return stage, Constant("args refused")
 	case socks5.ReplyError:
 		return stage, Reply(reason)
 	}

@@ -18,7 +18,7 @@ import (
 
 // ErrUnknownTransport says that this package does not have the transport, or not
 // for that side.
-var ErrUnknownTransport = errors.New("no such built-in transport")
+var ErrUnknownTransport = adapter.Constant("no such built-in transport")
 
 // toPT converts args to goptlib's form, which keeps the order within a key only.
 func toPT(args adapter.Args) pt.Args {
@@ -53,6 +53,16 @@ func (e *PanicError) Error() string {
 	return fmt.Sprintf("%s: panic in the transport: %v", e.Transport, e.Value)
 }
 
+// Class says that there was a panic, and not with what: transports put what they like into
+// that. Those of the Go runtime have no addresses. See adapter.Class.
+func (e *PanicError) Class() string {
+	value := fmt.Sprintf("%T", e.Value)
+	if err, ok := e.Value.(error); ok {
+		value = adapter.Class(err)
+	}
+	return e.Transport + ": panic in the transport: " + value
+}
+
 // rescue is deferred around every call into a transport's code.
 func rescue(transport string, err *error) {
 	if v := recover(); v != nil {
@@ -67,7 +77,7 @@ type panicLog struct{ limit adapter.LogLimit }
 func (p *panicLog) tell(log *slog.Logger, err error) bool {
 	perr, ok := errors.AsType[*PanicError](err)
 	if ok {
-		p.limit.Log(log, slog.LevelError, "transport panicked", "transport", perr.Transport, "value", perr.Value, "stack", string(perr.Stack))
+		p.limit.Log(log, slog.LevelError, "transport panicked", "transport", perr.Transport, "error", perr.Class(), "stack", string(perr.Stack))
 	}
 	return ok
 }

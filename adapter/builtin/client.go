@@ -31,6 +31,7 @@ var ErrFiltered error = filtered{}
 type filtered struct{}
 
 func (filtered) Error() string   { return "filtered: nothing answers at that address and port" }
+func (e filtered) Class() string { return e.Error() }
 func (filtered) Timeout() bool   { return true }
 func (filtered) Temporary() bool { return true }
 
@@ -112,6 +113,15 @@ func (e *DialError) Error() string {
 	return fmt.Sprintf("%s: %s: %v", e.Transport, e.Stage, e.Err)
 }
 
+// Class is the text without what may say where; see adapter.Class.
+func (e *DialError) Class() string {
+	text := e.Transport + ": " + string(e.Stage)
+	if class := adapter.Class(e.Err); class != "" {
+		text += ": " + class
+	}
+	return text
+}
+
 func (e *DialError) Unwrap() error { return e.Err }
 
 // Dial connects to the bridge at addr and does the transport's handshake. addr is
@@ -160,7 +170,7 @@ func (d *attempt) dial(addr string, args adapter.Args) (Conn, error) {
 	inner, err := d.handshake(addr, parsed)
 	if d.link == nil {
 		if err == nil {
-			err = errors.New("the transport made no connection")
+			err = adapter.Constant("the transport made no connection")
 		}
 		return nil, err
 	}
@@ -234,7 +244,7 @@ func (c *Client) connect(ctx context.Context, addr string, stage *Stage) (*link,
 	}
 	tcp, err := c.dialTCP(ctx, c.cfg.Proxy.Host)
 	if err != nil {
-		return nil, fmt.Errorf("proxy: %w", err)
+		return nil, fmt.Errorf("%w: %w", errProxy, err)
 	}
 	*stage = StageProxy
 	release := closeOnDone(ctx, tcp)

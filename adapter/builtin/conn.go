@@ -10,13 +10,15 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"ptgate/adapter"
 )
 
 // writeChunk is the most that goes to a transport in one Write, in bytes. obfs4
 // builds the whole burst in memory before it sends and pads once per burst.
 const writeChunk = 64 << 10
 
-var errWriteClosed = errors.New("write side is closed")
+var errWriteClosed = adapter.Constant("write side is closed")
 
 // A Conn is an established connection through a transport. One goroutine may
 // read, or wait for input, while another writes; all other methods may be called

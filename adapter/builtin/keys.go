@@ -17,6 +17,7 @@ import (
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/obfs4"
 
+	"ptgate/adapter"
 	"ptgate/adapter/durable"
 )
 
@@ -119,19 +120,19 @@ type obfs4StateFile struct {
 func checkObfs4State(text []byte) error {
 	var keys obfs4StateFile
 	if len(text) == 0 {
-		return errors.New("the file is empty")
+		return adapter.Constant("the file is empty")
 	}
 	if json.Unmarshal(text, &keys) != nil {
-		return errors.New("the file is no valid JSON")
+		return adapter.Constant("the file is no valid JSON")
 	}
 	if _, err := ntor.NodeIDFromHex(keys.NodeID); err != nil {
-		return errors.New("node-id is missing, or not whole")
+		return adapter.Constant("node-id is missing, or not whole")
 	}
 	if _, err := ntor.KeypairFromHex(keys.PrivateKey); err != nil {
-		return errors.New("private-key is missing, or not whole")
+		return adapter.Constant("private-key is missing, or not whole")
 	}
 	if _, err := drbg.SeedFromHex(keys.DRBGSeed); err != nil {
-		return errors.New("drbg-seed is missing, or not whole")
+		return adapter.Constant("drbg-seed is missing, or not whole")
 	}
 	return nil
 }

@@ -1,12 +1,13 @@
 package builtin
 
 import (
-	"errors"
 	"io"
 	"net"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"ptgate/adapter"
 )
 
 // maxHead bounds the head of an HTTP/1.1 request, or of a proxy's answer, in bytes.
@@ -16,7 +17,7 @@ const maxHead = 16 << 10
 // handshake with long certificate chains, and the head of an answer.
 const maxHandshake = 256 << 10
 
-var errHandshakeTooLong = errors.New("handshake is too long")
+var errHandshakeTooLong = adapter.Constant("handshake is too long")
 
 // A link is the TCP connection beneath a transport. The transport is given the
 // link as its net.Conn, which lets us bound its handshake and work around its

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 
+	"ptgate/adapter"
 	"ptgate/adapter/socks5"
 )
 
@@ -33,12 +34,23 @@ func (e *ProxyError) Error() string {
 	return fmt.Sprintf("%s proxy answered %d", e.Scheme, e.Code)
 }
 
+// Class is the text: it has no address; see adapter.Class.
+func (e *ProxyError) Class() string { return e.Error() }
+
 func (e *ProxyError) Unwrap() error {
 	if e.Errno != 0 {
 		return e.Errno
 	}
 	return nil
 }
+
+// What failed is said by constants, so that adapter.Class knows it.
+var (
+	errProxy         = adapter.Constant("proxy")
+	errHTTPProxy     = adapter.Constant("http proxy")
+	errSOCKS4aProxy  = adapter.Constant("socks4a proxy")
+	errUpstreamProxy = adapter.Constant("upstream proxy")
+)
 
 // askProxy has the proxy at the other end of rw connect to addr. It reads not one
 // byte beyond the proxy's answer.
@@ -91,14 +103,14 @@ func askHTTP(rw io.ReadWriter, user *url.Userinfo, authority string) error {
 	}
 	head, err := readHead(rw)
 	if err != nil {
-		return fmt.Errorf("http proxy: %w", err)
+		return fmt.Errorf("%w: %w", errHTTPProxy, err)
 	}
 	line, _, _ := bytes.Cut(head, []byte("\r\n"))
 	version, rest, ok := strings.Cut(string(line), " ")
 	code, _, _ := strings.Cut(rest, " ")
 	status, err := strconv.Atoi(code)
 	if !ok || (version != "HTTP/1.0" && version != "HTTP/1.1") || err != nil || len(code) != 3 {
-		return errors.New("http proxy: the answer is not HTTP/1")
+		return adapter.Constant("http proxy: the answer is not HTTP/1")
 	}
 	// Any 2xx switches to tunnel mode.
 	if status/100 == 2 {
@@ -125,7 +137,7 @@ func readHead(r io.Reader) ([]byte, error) {
 			return head, nil
 		}
 	}
-	return nil, errors.New("the answer's head is too long")
+	return nil, adapter.Constant("the answer's head is too long")
 }
 
 // askSOCKS4a does the CONNECT of SOCKS4, with the name in the request where the
@@ -149,10 +161,10 @@ func askSOCKS4a(rw io.ReadWriter, user *url.Userinfo, host string, port uint16) 
 	}
 	var reply [8]byte
 	if _, err := readFull(rw, reply[:]); err != nil {
-		return fmt.Errorf("socks4a proxy: %w", err)
+		return fmt.Errorf("%w: %w", errSOCKS4aProxy, err)
 	}
 	if reply[0] != 0 {
-		return fmt.Errorf("socks4a proxy: the answer begins with 0x%02x", reply[0])
+		return fmt.Errorf("%w: the answer begins with 0x%02x", errSOCKS4aProxy, reply[0])
 	}
 	if reply[1] != 90 {
 		return &ProxyError{Scheme: "socks4a", Code: int(reply[1])}
@@ -184,7 +196,7 @@ func askSOCKS5(rw io.ReadWriter, user *url.Userinfo, host string, port uint16) e
 		return &ProxyError{Scheme: "socks5", Code: int(code), Errno: socks5Errno[byte(code)]}
 	}
 	if err != nil {
-		return fmt.Errorf("upstream proxy: %w", err)
+		return fmt.Errorf("%w: %w", errUpstreamProxy, err)
 	}
 	return nil
 }

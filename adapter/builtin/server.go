@@ -67,8 +67,8 @@ type ServerConfig struct {
 }
 
 var (
-	errDelayedFull = errors.New("too many failed handshakes are held open")
-	errDenied      = errors.New("client is not admitted")
+	errDelayedFull = adapter.Constant("too many failed handshakes are held open")
+	errDenied      = adapter.Constant("client is not admitted")
 )
 
 // A Listener accepts a transport's connections. Many handshakes run at the same time;
@@ -124,7 +124,7 @@ func Listen(cfg ServerConfig) (*Listener, error) {
 func (l *Listener) setUpObfs4() (err error) {
 	defer rescue(nameObfs4, &err)
 	if l.cfg.StateDir == "" {
-		return errors.New("needs a state directory for its keys")
+		return adapter.Constant("needs a state directory for its keys")
 	}
 	if err := os.MkdirAll(l.cfg.StateDir, 0o700); err != nil {
 		return fmt.Errorf("state directory: %w", err)
@@ -231,7 +231,7 @@ func (l *Listener) handshake(tcp *net.TCPConn, free func()) (*conn, error) {
 	peer := addrPort(tcp.RemoteAddr())
 	if !l.networks.enter(peer.Addr()) {
 		c.Abort()
-		return nil, errors.New("too many handshakes from one network")
+		return nil, adapter.Constant("too many handshakes from one network")
 	}
 	leave := sync.OnceFunc(func() { l.networks.leave(peer.Addr()) })
 	defer leave()

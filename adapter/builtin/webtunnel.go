@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -70,15 +69,15 @@ type webtunnelBridge struct {
 func (c *webtunnelClient) ParseArgs(args *pt.Args) (any, error) {
 	raw, ok := args.Get("url")
 	if !ok {
-		return nil, errors.New("missing argument 'url'")
+		return nil, adapter.Constant("missing argument 'url'")
 	}
 	u, err := url.Parse(raw)
 	if err != nil || u.Hostname() == "" {
-		return nil, errors.New("malformed argument 'url'")
+		return nil, adapter.Constant("malformed argument 'url'")
 	}
 	port := map[string]string{"http": "80", "https": "443"}[u.Scheme]
 	if port == "" {
-		return nil, errors.New("argument 'url' is neither http nor https")
+		return nil, adapter.Constant("argument 'url' is neither http nor https")
 	}
 	if u.Port() != "" {
 		port = u.Port()
@@ -97,11 +96,11 @@ func (c *webtunnelClient) ParseArgs(args *pt.Args) (any, error) {
 		b.check = name
 	}
 	if len(serverNames(b.list)) == 0 {
-		return nil, errors.New("there is no server name for TLS")
+		return nil, adapter.Constant("there is no server name for TLS")
 	}
 	if text, ok := args.Get("cert"); ok {
 		if b.hash, err = base64.StdEncoding.DecodeString(text); err != nil {
-			return nil, errors.New("malformed argument 'cert'")
+			return nil, adapter.Constant("malformed argument 'cert'")
 		}
 	}
 	hello, _ := args.Get("utls")
@@ -184,7 +183,7 @@ func (b *webtunnelBridge) startTLS(conn net.Conn, name string) (net.Conn, error)
 // checkHash compares with the hash in the bridge line.
 func (b *webtunnelBridge) checkHash(chain [][]byte) error {
 	if !hmac.Equal(certiChainHashCalc.GenerateCertChainHash(chain), b.hash) {
-		return errors.New("the certificate is not that of the bridge line")
+		return adapter.Constant("the certificate is not that of the bridge line")
 	}
 	return nil
 }
@@ -228,10 +227,20 @@ func askUpgrade(conn net.Conn, u *url.URL) (net.Conn, error) {
 		return nil, err
 	}
 	if answer.StatusCode != http.StatusSwitchingProtocols || !isUpgrade(answer.Header) {
-		return nil, fmt.Errorf("the web server answered %d, and opened no tunnel", answer.StatusCode)
+		return nil, statusError(answer.StatusCode)
 	}
 	return behindHead(conn, in), nil
 }
+
+// A statusError is the answer of a web server that opens no tunnel.
+type statusError int
+
+func (e statusError) Error() string {
+	return fmt.Sprintf("the web server answered %d, and opened no tunnel", int(e))
+}
+
+// Class is the text: it has no address; see adapter.Class.
+func (e statusError) Class() string { return e.Error() }
 
 // isUpgrade looks for the two header fields, which request and answer share (RFC 9110
 // section 7.8). Both are lists.
@@ -259,7 +268,7 @@ type aheadConn struct {
 func (l *Listener) setUpWebtunnel() error {
 	options := toPT(l.cfg.Options)
 	if _, ok := options.Get("url"); !ok {
-		return errors.New("missing option 'url'")
+		return adapter.Constant("missing option 'url'")
 	}
 	if _, ok := options.Get("ver"); !ok {
 		options.Add("ver", webtunnelproject.Version)
@@ -284,7 +293,7 @@ func (l *Listener) acceptWebtunnel(c *link) (_ net.Conn, from netip.AddrPort, er
 		return nil, from, err
 	}
 	if !isUpgrade(request.Header) {
-		return nil, from, errors.New("a request that asks for no tunnel")
+		return nil, from, adapter.Constant("a request that asks for no tunnel")
 	}
 	from = addrPort(c.RemoteAddr())
 	if l.cfg.TrustedHops > 0 {

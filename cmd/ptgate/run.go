@@ -20,6 +20,7 @@ import (
 	"ptgate/gateway"
 	"ptgate/gateway/config"
 	"ptgate/gateway/control"
+	"ptgate/gateway/redact"
 )
 
 func newRunCommand() *cobra.Command {
@@ -59,15 +60,19 @@ func load(file string, stderr io.Writer) (*config.Config, error) {
 	return cfg, nil
 }
 
-func newLogger(format string, level slog.Leveler, w io.Writer) *slog.Logger {
+// newLogger makes a logger. As long as private is true, no error gets into the log with its
+// own text, whoever logs it.
+func newLogger(format string, level slog.Leveler, private *atomic.Bool, w io.Writer) *slog.Logger {
 	o := &slog.HandlerOptions{Level: level}
-	if os.Getenv("JOURNAL_STREAM") != "" {
-		o.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && a.Key == slog.TimeKey {
-				return slog.Attr{} // the journal has it
-			}
-			return a
+	journal := os.Getenv("JOURNAL_STREAM") != ""
+	o.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+		if journal && len(groups) == 0 && a.Key == slog.TimeKey {
+			return slog.Attr{} // the journal has it
 		}
+		if err, ok := a.Value.Any().(error); ok && private.Load() {
+			a.Value = slog.StringValue(redact.Text(err, true))
+		}
+		return a
 	}
 	if format == "json" {
 		return slog.New(slog.NewJSONHandler(w, o))
@@ -83,9 +88,9 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 	}
 	level := new(slog.LevelVar)
 	level.Set(cfg.Log.Level)
-	log := newLogger(cfg.Log.Format, level, stderr)
 	var private atomic.Bool
 	private.Store(cfg.Log.Private)
+	log := newLogger(cfg.Log.Format, level, &private, stderr)
 	defer adoptLibraries(log, &private)()
 	checkFileLimit(log, &cfg.Limits)
 	g := gateway.New(cfg, exe, log)
@@ -120,7 +125,7 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 				notify(log, daemon.SdNotifyReady)
 			}
 		}()
-		now, err := reload(ctx, g, cfg.Path, log)
+		now, err := reload(ctx, g, cfg.Path, private.Load(), log)
 		if err == nil {
 			level.Set(now.Log.Level)
 			private.Store(now.Log.Private)
@@ -185,8 +190,10 @@ func answer(g *gateway.Gateway, cfg *config.Config, reload func(context.Context)
 
 var errStopping = errors.New("ptgate is stopping")
 
-// reload reads the file again and puts it to work, or says why not.
-func reload(ctx context.Context, g *gateway.Gateway, path string, log *slog.Logger) (*config.Config, error) {
+// reload reads the file again and puts it to work, or says why not. What is wrong with
+// the file may quote destinations and addresses in it, so a private log has only where
+// that is. Whoever asked for the reload with `ptgate reload` gets all of it.
+func reload(ctx context.Context, g *gateway.Gateway, path string, private bool, log *slog.Logger) (*config.Config, error) {
 	cfg, problems, err := loadUntil(ctx, path)
 	if err != nil {
 		log.Error("reload given up: the running configuration stays", "error", err)
@@ -194,7 +201,11 @@ func reload(ctx context.Context, g *gateway.Gateway, path string, log *slog.Logg
 	}
 	var text []string
 	for _, p := range problems {
-		log.Warn("configuration", "problem", p.String())
+		if private {
+			log.Warn("configuration: `ptgate check` tells what is wrong there", "file", p.File, "line", p.Line)
+		} else {
+			log.Warn("configuration", "problem", p.String())
+		}
 		text = append(text, p.String())
 	}
 	if cfg == nil {
@@ -202,7 +213,8 @@ func reload(ctx context.Context, g *gateway.Gateway, path string, log *slog.Logg
 		return nil, errors.New(strings.Join(text, "\n"))
 	}
 	if err := g.Reload(cfg); err != nil {
-		log.Error("reload failed: the running configuration stays", "error", err)
+		// A string: it is about this machine's own listeners, and names them.
+		log.Error("reload failed: the running configuration stays", "error", err.Error())
 		return nil, err
 	}
 	return cfg, nil

@@ -84,7 +84,7 @@ func TestRunSignals(t *testing.T) {
 	defer client.Close()
 	write(direct + "sauce = 1\n")
 	self(syscall.SIGHUP)
-	log.await(t, "unknown key")
+	log.await(t, "`ptgate check` tells what is wrong")
 	log.await(t, "the running configuration stays")
 	write(strings.Replace(direct, `"direct"`, `"block"`, 1))
 	for { // it may be listening and not quite ready

@@ -7,6 +7,7 @@
 package answer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,8 @@ import (
 	"net/http"
 	"os"
 	"syscall"
+
+	"ptgate/adapter"
 )
 
 // A Reason says why a request ended as it did. It is a row of the table.
@@ -153,6 +156,9 @@ func (e *Error) Error() string {
 	}
 	return e.Err.Error()
 }
+
+// Class is what a private log may show; see adapter.Class.
+func (e *Error) Class() string { return cmp.Or(adapter.Class(e.Err), e.Reason.String()) }
 
 func (e *Error) Unwrap() error { return e.Err }
 

@@ -16,6 +16,7 @@ import (
 	"ptgate/gateway/config"
 	"ptgate/gateway/network"
 	"ptgate/gateway/outcome"
+	"ptgate/gateway/redact"
 	"ptgate/gateway/session"
 	"ptgate/gateway/stream"
 	"ptgate/gateway/supervise"
@@ -210,7 +211,7 @@ func (b *Bridge) Status() Status {
 	if b.health.resting {
 		s.State, s.Until = "resting", b.health.until
 		if b.health.why != nil {
-			s.Why = failure(b.health.why, b.m.private.Load())
+			s.Why = redact.Text(b.health.why, b.m.private.Load())
 		}
 	}
 	return s

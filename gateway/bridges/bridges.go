@@ -121,7 +121,7 @@ type Route struct {
 
 // ErrRetired says that a reload has removed the bridge before the request came. The
 // caller makes the request again with the newest Set.
-var ErrRetired = errors.New("the bridge is no longer configured")
+var ErrRetired = adapter.Constant("the bridge is no longer configured")
 
 // Apply makes the Set of a configuration. Bridges and PTs whose own settings have not
 // changed keep their connections. Call Retire on the Set once new requests use it.

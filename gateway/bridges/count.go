@@ -6,6 +6,7 @@ import (
 	"ptgate/gateway/answer"
 	"ptgate/gateway/destination"
 	"ptgate/gateway/outcome"
+	"ptgate/gateway/redact"
 	"ptgate/routes"
 )
 
@@ -39,7 +40,7 @@ func (b *Bridge) failed(err error, took time.Duration) {
 		reason = answer.NoBridge // whatever the transport says: it is no fault of ours
 	}
 	b.m.book.Add(outcome.BridgeFailed, outcome.By(c.Name, reason.String()), "transport", c.Transport,
-		"error", failure(err, b.m.private.Load()), "after", took.Round(time.Millisecond), "advice", advice(err, c.PT))
+		"error", redact.Text(err, b.m.private.Load()), "after", took.Round(time.Millisecond), "advice", advice(err, c.PT))
 }
 
 // carrierLost counts a carrier that was given up.

@@ -7,6 +7,7 @@ import (
 
 	"ptgate/gateway/budget"
 	"ptgate/gateway/outcome"
+	"ptgate/gateway/redact"
 )
 
 // notes are what the log has said of a bridge's learned limits.
@@ -45,7 +46,7 @@ func (b *Bridge) noteLimits() {
 
 // streamsLost counts a session that has ended with open streams.
 func (b *Bridge) streamsLost(streams int, err error) {
-	b.m.book.Add(outcome.StreamsLost, outcome.By(b.Name()), "streams", streams, "error", err)
+	b.m.book.Add(outcome.StreamsLost, outcome.By(b.Name()), "streams", streams, "error", redact.Text(err, b.m.private.Load()))
 }
 
 // leaves counts a far end that is about to stop.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/url"
 	"strings"
@@ -103,7 +102,7 @@ func (m *Manager) program(p *config.PT, transport string, cfg *config.Config) *p
 			BindV4:   p.BindV4,
 			BindV6:   p.BindV6,
 			Logger:   log,
-			OnEvent:  func(e adapter.Event) { logEvent(log, m.private.Load(), e) },
+			OnEvent:  func(e adapter.Event) { redact.Event(log, m.private.Load(), e) },
 		},
 		Transports: p.Transports,
 		Proxy:      proxy,
@@ -116,7 +115,7 @@ func (m *Manager) program(p *config.PT, transport string, cfg *config.Config) *p
 			return start(ctx, settings)
 		},
 		Logger: log,
-		Text:   func(err error) string { return failure(err, m.private.Load()) },
+		Text:   func(err error) string { return redact.Text(err, m.private.Load()) },
 		Advice: func(err error) string { return StartAdvice(err, p) },
 	})
 	pr.attach(m.book, p.Name)
@@ -204,24 +203,4 @@ func (p *program) close() {
 	for _, detach := range p.detach {
 		detach()
 	}
-}
-
-// logEvent logs what a PT says. That may name bridges and destinations, so a private log
-// has only the fact that the PT has said something.
-func logEvent(log *slog.Logger, private bool, e adapter.Event) {
-	if private && e.Kind != adapter.EventDropped {
-		log.Debug("the transport program has something to say; log.private keeps it out", "kind", e.Kind.String(), "severity", e.Severity)
-		return
-	}
-	adapter.LogEvent(log, e)
-}
-
-// failure is an error's text for the log and the status. A PT client that does not start
-// does not know any bridge or destination yet. So what it has said is safe to log, and it
-// is the best help there is.
-func failure(err error, keepOut bool) string {
-	if _, ok := errors.AsType[*adapter.StartError](err); ok {
-		keepOut = false
-	}
-	return redact.Text(err, keepOut)
 }

@@ -25,9 +25,9 @@ const (
 
 var (
 	// ErrClosed says that the Conn was closed on this side.
-	ErrClosed = errors.New("carrier: closed")
+	ErrClosed = adapter.Constant("carrier: closed")
 	// ErrRelease says that the peer has confirmed bytes that were never sent.
-	ErrRelease = errors.New("carrier: the peer confirms what was never sent")
+	ErrRelease = adapter.Constant("carrier: the peer confirms what was never sent")
 )
 
 // Options of a Conn.

@@ -1,10 +1,11 @@
 package carrier
 
 import (
-	"errors"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
+
+	"ptgate/adapter"
 )
 
 const (
@@ -35,8 +36,8 @@ const (
 
 var (
 	// ErrDead says that the peer has given no sign for DeadAfter.
-	ErrDead     = errors.New("carrier: the peer does not answer")
-	errVanished = errors.New("carrier: nothing was heard of the client")
+	ErrDead     = adapter.Constant("carrier: the peer does not answer")
+	errVanished = adapter.Constant("carrier: nothing was heard of the client")
 )
 
 // life has what is known of the peer. Times are nanoseconds since start; 0: never. They

@@ -10,6 +10,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -130,6 +131,9 @@ func Start(ctx context.Context, c *config.Serve, state string, deps Deps) (*Serv
 	})
 	if _, err := s.pt.Keep(ctx); err != nil {
 		s.Stop(ctx, 0)
+		if _, ok := errors.AsType[*adapter.StartError](err); ok && s.private() {
+			err = adapter.WithoutAddresses(err) // the program knows the options, and may have said anything
+		}
 		return nil, fmt.Errorf("serve %s on %s: %w", c.Transport, c.Bind, err)
 	}
 	s.attach()

@@ -15,6 +15,7 @@ import (
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
 	"ptgate/gateway/config"
+	"ptgate/gateway/redact"
 	"ptgate/gateway/stream"
 	"ptgate/gateway/supervise"
 )
@@ -200,15 +201,8 @@ func childOptions(c *config.Serve) adapter.Args {
 	return append(slices.Clone(c.Options), adapter.Arg{Key: builtin.OptionTrustedHops, Value: strconv.Itoa(c.TrustedHops)})
 }
 
-// event logs what a PT says. That may name clients, so a private log has only the fact
-// that the PT has said something.
-func (s *Server) event(e adapter.Event) {
-	if s.private() && e.Kind != adapter.EventDropped {
-		s.log.Debug("the transport program has something to say; log.private keeps it out", "kind", e.Kind.String(), "severity", e.Severity)
-		return
-	}
-	adapter.LogEvent(s.log, e)
-}
+// event logs what a PT says.
+func (s *Server) event(e adapter.Event) { redact.Event(s.log, s.private(), e) }
 
 // accept takes connections until the program ends.
 func (p *program) accept(ext *adapter.ExtServerAdapter) {

@@ -4,13 +4,13 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"ptgate/adapter"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/budget"
 	"ptgate/gateway/carrier"
@@ -134,7 +134,7 @@ func Over(conn stream.Conn, s Settings, o Options) *Client {
 	var given atomic.Bool
 	p := To(func(context.Context) (stream.Conn, error) {
 		if given.Swap(true) {
-			return nil, errors.New("the only connection is lost")
+			return nil, adapter.Constant("the only connection is lost")
 		}
 		return conn, nil
 	})
@@ -404,7 +404,7 @@ func (c *Client) Check(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() { s.SetDeadline(time.Unix(1, 0)) })()
 	err = Greet(s, c.settings.Load().Auth)
 	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("no answer from the far end: %w", context.Cause(ctx))
+		err = fmt.Errorf("%w: %w", errNoAnswer, context.Cause(ctx))
 	}
 	return err
 }

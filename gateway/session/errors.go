@@ -3,21 +3,24 @@ package session
 import (
 	"errors"
 
+	"ptgate/adapter"
 	"ptgate/gateway/answer"
 )
 
 // Errors of sessions.
 var (
-	errReset      = errors.New("the stream was reset") // by the peer, or the session has ended
-	errPeerClosed = errors.New("the far end has ended the session")
-	errLimit      = errors.New("the far end takes no more streams") // this one was not looked at
-	errLeaving    = errors.New("the far end is about to stop")      // this stream was not looked at
-	errCarrier    = errors.New("the carrier was lost, and streams do not outlive it")
-	errDetached   = errors.New("the session had no carrier for too long")
-	errUnknown    = errors.New("the far end does not know the session: was it started again?")
-	errOtherBox   = errors.New("the bridge leads to another box than before")
-	errClosed     = errors.New("the bridge is closed")
-	errEnded      = errors.New("the connection to the bridge ended as soon as it was made")
+	errReset      = adapter.Constant("the stream was reset") // by the peer, or the session has ended
+	errPeerClosed = adapter.Constant("the far end has ended the session")
+	errLimit      = adapter.Constant("the far end takes no more streams") // this one was not looked at
+	errLeaving    = adapter.Constant("the far end is about to stop")      // this stream was not looked at
+	errCarrier    = adapter.Constant("the carrier was lost, and streams do not outlive it")
+	errDetached   = adapter.Constant("the session had no carrier for too long")
+	errUnknown    = adapter.Constant("the far end does not know the session: was it started again?")
+	errOtherBox   = adapter.Constant("the bridge leads to another box than before")
+	errClosed     = adapter.Constant("the bridge is closed")
+	errNoAnswer   = adapter.Constant("no answer from the far end")
+	errNoSign     = adapter.Constant("no sign of the far end")
+	errEnded      = adapter.Constant("the connection to the bridge ended as soon as it was made")
 )
 
 // answerError is what an answer of the far end means.
@@ -30,7 +33,7 @@ func answerError(answer byte) error {
 	case answerLeaving:
 		return errLeaving
 	}
-	return errors.New("the far end refuses the carrier")
+	return adapter.Constant("the far end refuses the carrier")
 }
 
 // NotLookedAt tells whether the error of a request says that the far end has not looked at

@@ -5,11 +5,11 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"time"
 
+	"ptgate/adapter"
 	"ptgate/gateway/carrier"
 )
 
@@ -69,7 +69,7 @@ type reply struct {
 	signature []byte
 }
 
-var errHello = errors.New("the peer's first bytes make no sense")
+var errHello = adapter.Constant("the peer's first bytes make no sense")
 
 // pack puts the preamble and the length before a hello.
 func pack(body []byte) []byte {

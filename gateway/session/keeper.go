@@ -607,7 +607,7 @@ func (c *Client) connect(ctx context.Context, v *owned, a *attempt, b *budget.Ca
 	stop := context.AfterFunc(ctx, func() { u.conn.Leave(false) })
 	r, err := readReply(u.conn)
 	if !stop() {
-		err = fmt.Errorf("no sign of the far end: %w", context.Cause(ctx))
+		err = fmt.Errorf("%w: %w", errNoSign, context.Cause(ctx))
 	}
 	if err == nil {
 		c.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 
+	"ptgate/adapter"
 	"ptgate/adapter/socks5"
 	"ptgate/gateway/answer"
 	"ptgate/routes"
@@ -74,6 +75,9 @@ type AuthError struct{ What string }
 
 func (e *AuthError) Error() string { return "the far end " + e.What }
 
+// Class is the text: it has no address; see adapter.Class.
+func (e *AuthError) Class() string { return e.Error() }
+
 func badAuth(what string) error { return answer.New(answer.NoBridge, &AuthError{what}) }
 
 // A Refusal says that the far end has refused a request. Another bridge to the same
@@ -86,6 +90,9 @@ func (e *Refusal) Error() string {
 	return fmt.Sprintf("the far end answers %#02x, %v", e.Code, answer.FromSOCKS(e.Code))
 }
 
+// Class is the text: it has no address; see adapter.Class.
+func (e *Refusal) Class() string { return e.Error() }
+
 // Lost says that the connection to the far end broke, or fell silent, before the
 // answer came. Stage is the part of the request that was under way.
 type Lost struct {
@@ -94,6 +101,15 @@ type Lost struct {
 }
 
 func (e *Lost) Error() string { return fmt.Sprintf("carrier lost, awaiting %s: %v", e.Stage, e.Err) }
+
+// Class is the text without what may say where; see adapter.Class.
+func (e *Lost) Class() string {
+	text := "carrier lost, awaiting " + e.Stage
+	if class := adapter.Class(e.Err); class != "" {
+		text += ": " + class
+	}
+	return text
+}
 
 // Unwrap returns the reason.
 func (e *Lost) Unwrap() error { return e.Err }

@@ -2,8 +2,9 @@ package session
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
+
+	"ptgate/adapter"
 )
 
 // The types of frames; see the package comment.
@@ -48,7 +49,7 @@ type frame struct {
 }
 
 // errFrame says that the peer has broken the protocol. The session ends.
-var errFrame = errors.New("the peer breaks the protocol")
+var errFrame = adapter.Constant("the peer breaks the protocol")
 
 func broken(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", errFrame, fmt.Sprintf(format, args...))

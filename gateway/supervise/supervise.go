@@ -9,13 +9,14 @@ package supervise
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+
+	"ptgate/adapter"
 )
 
 const (
@@ -41,7 +42,7 @@ const (
 )
 
 // ErrClosed says that Retire or Close was called, so no child is started any more.
-var ErrClosed = errors.New("stopping")
+var ErrClosed = adapter.Constant("stopping")
 
 // A Child is something that runs. All its methods may be called at any time and
 // from any goroutine.
@@ -335,7 +336,7 @@ func (s *Supervisor[C]) run(r *run[C]) {
 	s.end(r, err, lived)
 }
 
-var errEnded = errors.New("it has ended")
+var errEnded = adapter.Constant("it has ended")
 
 // start waits until the pause is over, and starts the child.
 func (s *Supervisor[C]) start() (child C, err error) {
