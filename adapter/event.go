@@ -3,9 +3,12 @@ package adapter
 import (
 	"context"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // EventKind says what an Event is about.
@@ -38,7 +41,7 @@ func (k EventKind) String() string {
 
 // Event is one line from a child, or a number of dropped ones. The text is as
 // the child has sent it, in valid UTF-8 and cut after some KiB. It may name
-// bridges and clients.
+// bridges and clients, and it may have control characters in it: see Escape.
 type Event struct {
 	Kind      EventKind
 	Severity  string // of a LOG line, in lower case: error, warning, notice, info or debug
@@ -69,17 +72,18 @@ func (e Event) level() slog.Level {
 }
 
 // LogEvent writes e to logger: LOG lines with their severity, everything else
-// as debug. It is what happens to events where Config.OnEvent is nil.
+// as debug. It is what happens to events where Config.OnEvent is nil. What could
+// command a terminal is escaped, and long texts are cut.
 func LogEvent(logger *slog.Logger, e Event) {
 	attrs := []slog.Attr{slog.String("kind", e.Kind.String())}
 	if e.Message != "" {
-		attrs = append(attrs, slog.String("message", e.Message))
+		attrs = append(attrs, slog.String("message", Escape(e.Message, shown)))
 	}
 	if e.Transport != "" {
-		attrs = append(attrs, slog.String("transport", e.Transport))
+		attrs = append(attrs, slog.String("transport", Escape(e.Transport, shown)))
 	}
 	for _, p := range e.Params {
-		attrs = append(attrs, slog.String("status."+p.Key, p.Value))
+		attrs = append(attrs, slog.String("status."+Escape(p.Key, shown), Escape(p.Value, shown)))
 	}
 	if e.Count != 0 {
 		attrs = append(attrs, slog.Int("count", e.Count))
@@ -89,7 +93,16 @@ func LogEvent(logger *slog.Logger, e Event) {
 
 const (
 	eventQueue = 256 // events that wait for a slow OnEvent
-	eventRate  = 200 // events a second; a child must not fill the disk through our log
+
+	// A child must not fill the disk through our log. Its events may have this many bytes
+	// a second, and so many more at one time. What an event takes in a log beside its text
+	// counts as eventCost bytes.
+	eventRate  = 2 << 10
+	eventBurst = 64 << 10
+	eventCost  = 128
+
+	// shown is how many bytes of one text LogEvent writes.
+	shown = 1 << 10
 )
 
 // events hands a child's events to one callback, in order, without ever
@@ -100,31 +113,40 @@ type events struct {
 
 	mu      sync.Mutex
 	queue   []Event
-	second  time.Time // when the current second of the rate limit began
-	count   int       // of events in that second
+	room    float64   // bytes that events may have now
+	filled  time.Time // when room was that
 	dropped int
 	closed  bool
 }
 
 func newEvents(deliver func(Event)) *events {
-	return &events{deliver: deliver, wake: make(chan struct{}, 1)}
+	return &events{deliver: deliver, wake: make(chan struct{}, 1), room: eventBurst, filled: time.Now()}
 }
 
 // put never blocks.
 func (q *events) put(e Event) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if now := time.Now(); now.Sub(q.second) >= time.Second {
-		q.second, q.count = now, 0
-	}
-	if q.count >= eventRate || len(q.queue) >= eventQueue {
+	now := time.Now()
+	q.room = min(q.room+now.Sub(q.filled).Seconds()*eventRate, eventBurst)
+	q.filled = now
+	cost := e.cost()
+	if cost > q.room || len(q.queue) >= eventQueue {
 		q.dropped++
 		return
 	}
-	q.count++
+	q.room -= cost
 	q.flushDropped()
 	q.queue = append(q.queue, e)
 	q.signal()
+}
+
+func (e *Event) cost() float64 {
+	n := eventCost + len(e.Message) + len(e.Transport)
+	for _, p := range e.Params {
+		n += eventCost + len(p.Key) + len(p.Value)
+	}
+	return float64(n)
 }
 
 func (q *events) flushDropped() {
@@ -166,5 +188,33 @@ func (q *events) run() {
 	}
 }
 
-// printable makes text from outside fit for a log.
+// Escape makes text from outside fit for a terminal and for any kind of log: control
+// characters, also those of C1 that JSON leaves as they are, and all else that can't be
+// printed, such as marks that turn the direction of the text, become escapes as in Go's
+// strings. What is beyond limit bytes is cut off.
+func Escape(s string, limit int) string {
+	if len(s) <= limit && !strings.ContainsFunc(s, unprintable) && utf8.ValidString(s) {
+		return s
+	}
+	var b strings.Builder
+	for len(s) > 0 {
+		if b.Len() >= limit {
+			b.WriteString("…")
+			break
+		}
+		r, n := utf8.DecodeRuneInString(s)
+		if r == utf8.RuneError && n == 1 || unprintable(r) {
+			quoted := strconv.Quote(s[:n])
+			b.WriteString(quoted[1 : len(quoted)-1])
+		} else {
+			b.WriteString(s[:n])
+		}
+		s = s[n:]
+	}
+	return b.String()
+}
+
+func unprintable(r rune) bool { return !unicode.IsPrint(r) }
+
+// printable makes text from outside valid UTF-8.
 func printable(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }

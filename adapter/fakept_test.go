@@ -420,6 +420,17 @@ func play(role string) {
 		grandchild("polite grandchild", &syscall.SysProcAttr{Setsid: true})
 		ready(echo)
 		untilStdinCloses()
+	case "forks a daemon":
+		grandchild("goes into the background", &syscall.SysProcAttr{Setsid: true})
+		ready(echo)
+		untilStdinCloses()
+	case "forks a hidden daemon":
+		os.Unsetenv("PT_ADAPTER_CHILD")
+		grandchild("goes into the background", &syscall.SysProcAttr{Setsid: true})
+		ready(echo)
+		untilStdinCloses()
+	case "goes into the background":
+		grandchild("stubborn grandchild", &syscall.SysProcAttr{Setsid: true})
 	case "stubborn grandchild":
 		signal.Ignore(syscall.SIGTERM, os.Interrupt)
 		c := notify("grandchild")

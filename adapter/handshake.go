@@ -75,8 +75,11 @@ func (h *handshake) finish(r handshakeResult) {
 }
 
 func (h *handshake) fail(stage Stage, err error, message string) {
-	h.finish(handshakeResult{err: &StartError{Stage: stage, Err: err, Message: printable(message)}})
+	h.finish(handshakeResult{err: &StartError{Stage: stage, Err: err, Message: shortened(message)}})
 }
+
+// shortened is a child's message as it stands in an error.
+func shortened(message string) string { return printable(message[:min(len(message), shown)]) }
 
 // eof is the end of the output.
 func (h *handshake) eof() { h.fail(h.stage.Load().(Stage), ErrOutputClosed, "") }
@@ -173,7 +176,7 @@ func (h *handshake) method(keyword, rest string) bool {
 	default: // CMETHOD-ERROR, SMETHOD-ERROR: transport, then words
 		var words string
 		name, words, _ = strings.Cut(rest, " ")
-		m.err = &MethodError{Transport: name, Message: printable(words), Err: ErrRefused}
+		m.err = &MethodError{Transport: name, Message: shortened(words), Err: ErrRefused}
 	}
 	if _, twice := h.found[name]; twice || !slices.Contains(h.transports, name) {
 		return false

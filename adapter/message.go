@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"unicode/utf8"
 )
 
 // parseCMethod reads "transport socks4|socks5 address:port" (pt-spec 3.3.2).
@@ -50,6 +51,10 @@ func parseSMethod(s string) (name string, m ServerMethod, err error) {
 	for _, option := range f[2:] {
 		// Other options (FORWARD, DECLARE) are of older specifications.
 		if text, ok := strings.CutPrefix(option, "ARGS:"); ok {
+			if strings.ContainsFunc(text, unprintable) || !utf8.ValidString(text) {
+				// They become a bridge line, which people look at in a terminal.
+				return name, ServerMethod{}, fmt.Errorf("%w: args with characters that can't be printed", ErrProtocol)
+			}
 			if m.Args, err = ParseServerArgs(text); err != nil {
 				return name, ServerMethod{}, fmt.Errorf("%w: %w", ErrProtocol, err)
 			}

@@ -2,6 +2,7 @@ package adapter
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"log/slog"
 	"reflect"
@@ -93,6 +94,8 @@ func TestSeverities(t *testing.T) {
 // TestEventsBounded puts more than is let through, with a callback that does
 // not return, and then again a second later.
 func TestEventsBounded(t *testing.T) {
+	text := strings.Repeat("x", eventCost)
+	const cost = 2 * eventCost
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
 		var got []Event
@@ -107,15 +110,18 @@ func TestEventsBounded(t *testing.T) {
 		}()
 		put := func(n int) {
 			for range n {
-				q.put(Event{Kind: EventStderr})
+				q.put(Event{Kind: EventStderr, Message: text})
 			}
 			synctest.Wait()
 		}
-		put(eventRate + 5) // 5 over the rate
+		const burst, each = eventBurst / cost, eventRate / cost
+		put(burst + 5) // 5 over the limit
 		<-time.After(time.Second)
-		put(eventRate) // 200 wait already with the callback, so these fit
+		put(each + 3)
 		<-time.After(time.Second)
-		put(eventRate) // the queue is full after 256
+		put(each)
+		<-time.After(time.Hour)
+		put(burst) // the queue is full after 256
 		q.close()
 		close(gate)
 		<-done
@@ -127,11 +133,11 @@ func TestEventsBounded(t *testing.T) {
 				delivered++
 			}
 		}
-		if delivered+dropped != 3*eventRate+5 || dropped < 5 || delivered > eventRate+eventQueue {
+		if delivered+dropped != 2*burst+2*each+8 || dropped < 8 || delivered > burst+eventQueue {
 			t.Errorf("%d delivered, %d dropped", delivered, dropped)
 		}
-		if got[eventRate].Kind != EventDropped || got[eventRate].Count != 5 {
-			t.Errorf("the loss is not told in its place: %+v", got[eventRate])
+		if got[burst].Kind != EventDropped || got[burst].Count != 5 {
+			t.Errorf("the loss is not told in its place: %+v", got[burst])
 		}
 	})
 }
@@ -302,4 +308,84 @@ func FuzzExtORPort(f *testing.F) {
 			t.Error("no DONE")
 		}
 	})
+}
+
+func TestEscape(t *testing.T) {
+	for _, tt := range []struct {
+		text  string
+		limit int
+		want  string
+	}{
+		{"", 9, ""},
+		{"plain “text”", 99, "plain “text”"},
+		{"\x1b[2J\a\x7f\r\n\t", 99, `\x1b[2J\a\x7f\r\n\t`},
+		{"\u009b2J\u0085", 99, `\u009b2J\u0085`}, // C1: CSI and NEL
+		{"\x9b2J", 99, `\x9b2J`},                 // the same, where a terminal does not speak UTF-8
+		{"\u202eabc\u200b\ufeff", 99, `\u202eabc\u200b\ufeff`},
+		{"abcdef", 4, "abcd…"},
+		{"a\x1b\x1b\x1b", 6, `a\x1b\x1b…`},
+	} {
+		if got := Escape(tt.text, tt.limit); got != tt.want {
+			t.Errorf("%q: got %q, want %q", tt.text, got, tt.want)
+		}
+	}
+}
+
+// TestLogEventEscaped: whatever a child says, no byte reaches the log that commands a
+// terminal, whatever the log's format, and the line is short.
+func TestLogEventEscaped(t *testing.T) {
+	nasty := "\x1b]0;x\a\u009b2J\x9b2J\u202e\r" + strings.Repeat("x", stdoutLine)
+	for name, handler := range map[string]func(io.Writer) slog.Handler{
+		"text": func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, nil) },
+		"json": func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, nil) },
+	} {
+		var out bytes.Buffer
+		LogEvent(slog.New(handler(&out)), Event{Kind: EventLog, Severity: "error", Message: nasty, Transport: nasty, Params: Args{{nasty, nasty}}})
+		text := strings.TrimSuffix(out.String(), "\n")
+		if i := strings.IndexFunc(text, unprintable); i >= 0 || !utf8.ValidString(text) {
+			t.Errorf("%s: at %d: %q", name, i, text[max(i-20, 0):i+20])
+		}
+		if len(text) > 6*shown {
+			t.Errorf("%s: a line of %d bytes", name, len(text))
+		}
+	}
+}
+
+// TestEventsBytes: a child that never stops talking fills no disk.
+func TestEventsBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		q := newEvents(func(e Event) { LogEvent(log, e) })
+		done := make(chan struct{})
+		go func() {
+			q.run()
+			close(done)
+		}()
+		const seconds = 600
+		for range seconds {
+			for _, length := range []int{0, 10, 100, stderrLine} {
+				for range 100 {
+					q.put(Event{Kind: EventStderr, Message: strings.Repeat("x", length)})
+				}
+			}
+			synctest.Wait()
+			<-time.After(time.Second)
+		}
+		q.close()
+		<-done
+		t.Logf("%d bytes a second", out.Len()/seconds)
+		if most := 2*eventBurst + 2*seconds*eventRate; out.Len() > most {
+			t.Errorf("%d bytes in the log, want at most %d", out.Len(), most)
+		}
+	})
+}
+
+// TestServerArgsPrintable: a bridge line is made of them.
+func TestServerArgsPrintable(t *testing.T) {
+	for _, bad := range []string{"\x1b[2J", "\u009b2J", "\x9b2J", "\u202e"} {
+		if _, m, err := parseSMethod("fake 127.0.0.1:1 ARGS:key=" + bad); !errors.Is(err, ErrProtocol) || m.Args != nil {
+			t.Errorf("%q: %v, %v", bad, m, err)
+		}
+	}
 }

@@ -15,6 +15,7 @@ const (
 	stdoutLine = 16 << 10 // longest line of standard output; SMETHOD ARGS are the long ones
 	stderrLine = 4 << 10  // longest line of standard error
 	tailLines  = 20       // of standard error, kept for errors
+	tailLine   = 512      // longest of them
 
 	// drainLimit bounds the wait for output after the child ended: whoever
 	// left its process group may hold the pipes open for ever.
@@ -71,7 +72,7 @@ func startProcess(argv, env []string, out output) (*process, error) {
 		defer runtime.UnlockOSThread()
 		defer close(p.exited)
 
-		err := p.cmd.Start()
+		err := p.start()
 		for _, end := range []*os.File{childIn, childOut, childErr} {
 			end.Close()
 		}
@@ -149,7 +150,7 @@ func (p *process) remember(line string) {
 		copy(p.tail, p.tail[1:])
 		p.tail = p.tail[:tailLines-1]
 	}
-	p.tail = append(p.tail, printable(line))
+	p.tail = append(p.tail, printable(line[:min(len(line), tailLine)]))
 }
 
 // lastWords returns the last lines of standard error.

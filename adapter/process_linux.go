@@ -15,12 +15,16 @@ func processAttributes() *syscall.SysProcAttr {
 func (p *process) reap() {
 	awaitExit(p.cmd.Process.Pid)
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	// Still a zombie: nobody else can have its id, so this hits no stranger.
 	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	_ = p.cmd.Wait() // the outcome is in cmd.ProcessState
 	p.reaped = true
+	p.mu.Unlock()
+	orphans.ended(p)
 }
+
+// start starts the child.
+func (p *process) start() error { return orphans.start(p) }
 
 // awaitExit blocks until the child has ended, and leaves it a zombie.
 func awaitExit(pid int) {

@@ -11,6 +11,9 @@ func processAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true}
 }
 
+// start starts the child.
+func (p *process) start() error { return p.cmd.Start() }
+
 // reap waits for the child, collects it, and ends what is left of its group.
 func (p *process) reap() {
 	_ = p.cmd.Wait() // the outcome is in cmd.ProcessState

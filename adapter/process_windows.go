@@ -16,6 +16,9 @@ func processAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{CreationFlags: syscall.CREATE_NEW_PROCESS_GROUP, HideWindow: true}
 }
 
+// start starts the child.
+func (p *process) start() error { return p.cmd.Start() }
+
 // reap waits for the child and collects it.
 func (p *process) reap() {
 	_ = p.cmd.Wait() // the outcome is in cmd.ProcessState

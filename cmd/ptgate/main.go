@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"ptgate/adapter"
 )
 
 func main() {
@@ -21,7 +23,12 @@ func main() {
 		debug.SetGCPercent(400)
 	}
 	log.SetOutput(io.Discard) // libraries write there; a command that has a log adopts it
-	os.Exit(run(context.Background(), os.Args[1:]))
+	stop, err := adapter.AdoptOrphans()
+	code := run(context.Background(), os.Args[1:])
+	if err == nil { // otherwise the system can't do it
+		stop()
+	}
+	os.Exit(code)
 }
 
 // run is the program but for the process around it.
@@ -39,7 +46,7 @@ func run(ctx context.Context, args []string) int {
 		dieOf(by.signal)
 		return 1
 	}
-	fmt.Fprintln(os.Stderr, "ptgate:", err)
+	fmt.Fprintln(os.Stderr, "ptgate:", plainText(err.Error())) // it may be what another process says
 	if _, ok := errors.AsType[usageError](err); ok || root.Annotations["ran"] == "" {
 		return 2
 	}

@@ -69,13 +69,13 @@ func newLogger(format string, level slog.Leveler, private *atomic.Bool, w io.Wri
 		if journal && len(groups) == 0 && a.Key == slog.TimeKey {
 			return slog.Attr{} // the journal has it
 		}
-		if err, ok := a.Value.Any().(error); ok && private.Load() {
-			a.Value = slog.StringValue(redact.Text(err, true))
+		if err, ok := a.Value.Any().(error); ok {
+			a.Value = slog.StringValue(redact.Text(err, private.Load()))
 		}
 		return a
 	}
 	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, o))
+		return slog.New(slog.NewJSONHandler(jsonWriter{w}, o))
 	}
 	return slog.New(slog.NewTextHandler(w, o))
 }

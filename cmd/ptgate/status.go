@@ -124,13 +124,13 @@ standard error.`,
 			return err
 		}
 		if *raw {
-			_, err = cmd.OutOrStdout().Write(b)
+			_, err = jsonWriter{cmd.OutOrStdout()}.Write(b)
 		} else {
 			var s gateway.Status
 			if err := json.Unmarshal(b, &s); err != nil {
 				return err
 			}
-			printStatus(cmd.OutOrStdout(), &s)
+			printStatus(plainWriter{cmd.OutOrStdout()}, &s)
 		}
 		r.complain(cmd.ErrOrStderr())
 		return err

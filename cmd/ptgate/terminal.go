@@ -1,0 +1,65 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"ptgate/adapter"
+)
+
+// A jsonWriter writes JSON that is safe to look at in a terminal. encoding/json leaves
+// some control characters as they are, among them those of C1 by which a terminal takes
+// commands. Here they become escapes, so that the JSON means the same.
+type jsonWriter struct{ w io.Writer }
+
+func (w jsonWriter) Write(text []byte) (int, error) {
+	if n, err := w.w.Write(escapeJSON(text)); err != nil {
+		return min(n, len(text)), err
+	}
+	return len(text), nil
+}
+
+// A plainWriter writes text for a terminal that comes from elsewhere, such as another
+// process. What can't be printed becomes an escape.
+type plainWriter struct{ w io.Writer }
+
+func (w plainWriter) Write(text []byte) (int, error) {
+	if n, err := io.WriteString(w.w, plainText(string(text))); err != nil {
+		return min(n, len(text)), err
+	}
+	return len(text), nil
+}
+
+// plainText escapes each line of text.
+func plainText(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		lines[i] = adapter.Escape(line, math.MaxInt)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// escapeJSON returns JSON with escapes for all that can't be printed. What is no UTF-8 is
+// replaced.
+func escapeJSON(text []byte) []byte {
+	out := make([]byte, 0, len(text))
+	for len(text) > 0 {
+		r, n := utf8.DecodeRune(text)
+		switch {
+		case r == '\n' || r == '\t' || unicode.IsPrint(r): // outside strings JSON may have lines
+			out = utf8.AppendRune(out, r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+		text = text[n:]
+	}
+	return out
+}
