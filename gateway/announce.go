@@ -17,6 +17,7 @@ import (
 	"ptgate/gateway/config"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/outcome"
+	"ptgate/gateway/permissions"
 	"ptgate/gateway/serve"
 )
 
@@ -24,6 +25,9 @@ import (
 // It reads the notes that a running ptgate leaves in its state directory, stateDir. If
 // the note of any [[serve]] is missing, ok is false.
 func Noted(cfg *config.Config, stateDir string) (all []serve.Announced, ok bool) {
+	if permissions.CheckDir(stateDir) != nil {
+		return nil, false // Announce tells what is wrong
+	}
 	notes := readNotes(stateDir)
 	where := *cfg
 	where.StateDir = stateDir
@@ -41,6 +45,12 @@ func Noted(cfg *config.Config, stateDir string) (all []serve.Announced, ok bool)
 // transport for a moment, on a loopback port. The transports make their keys then, and
 // keep them in the state directory of cfg. exe is as for New.
 func Announce(ctx context.Context, cfg *config.Config, exe string) (all []serve.Announced, err error) {
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil { // not every transport has a directory in it
+		return nil, fmt.Errorf("state_dir: %w", err)
+	}
+	if err := checkDirs(cfg); err != nil {
+		return nil, err
+	}
 	notes := readNotes(cfg.StateDir)
 	var mine []note
 	quiet := slog.New(slog.DiscardHandler)
@@ -61,9 +71,6 @@ func Announce(ctx context.Context, cfg *config.Config, exe string) (all []serve.
 		all = append(all, a)
 		a.Key = "" // it has not been served
 		mine = append(mine, note{a, cfg.Path, w.state})
-	}
-	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil { // not every transport has a directory in it
-		return nil, err
 	}
 	return all, writeNotes(cfg, notes, mine)
 }

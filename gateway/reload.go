@@ -3,11 +3,13 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 
 	"ptgate/gateway/bridges"
 	"ptgate/gateway/config"
+	"ptgate/gateway/permissions"
 	"ptgate/gateway/serve"
 	"ptgate/gateway/session"
 )
@@ -46,6 +48,9 @@ func (g *Gateway) apply(cfg *config.Config) error {
 	}
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return fmt.Errorf("state_dir: %w", err)
+	}
+	if err := checkDirs(cfg); err != nil {
+		return err
 	}
 	// All that can fail comes first, beside what runs.
 	listeners, opened, err := g.listen(cfg, old.listeners)
@@ -143,6 +148,23 @@ func (g *Gateway) startServers(cfg *config.Config, running []*serve.Server) (all
 		fresh = append(fresh, all[i])
 	}
 	return all, len(fresh) > 0, nil
+}
+
+// checkDirs returns an error if others could change a directory with keys or other state
+// that is to be believed.
+func checkDirs(cfg *config.Config) error {
+	if err := permissions.CheckDir(cfg.StateDir); err != nil {
+		return fmt.Errorf("state_dir %s: %w", cfg.StateDir, err)
+	}
+	for _, p := range cfg.PTs {
+		if p.State == "" {
+			continue // one below state_dir
+		}
+		if err := permissions.CheckDir(p.State); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("state of [pt.%s] %s: %w", p.Name, p.State, err)
+		}
+	}
+	return nil
 }
 
 // deps is what each server gets.

@@ -69,6 +69,35 @@ func TestWriteFileFails(t *testing.T) {
 	}
 }
 
+// Nothing is written through a link that somebody has put in the file's place.
+func TestWriteFileLink(t *testing.T) {
+	dir := t.TempDir()
+	victim, path := filepath.Join(dir, "victim"), filepath.Join(dir, "keys")
+	if err := os.WriteFile(victim, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{path, path + ".new"} {
+		if err := os.Symlink(victim, name); err != nil {
+			t.Skip("no links here:", err)
+		}
+	}
+	if err := WriteFile(path, []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, victim, "precious", 0o600)
+	holds(t, path, "text", 0o600)
+	if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() {
+		t.Errorf("%v, %v", info, err)
+	}
+	other := filepath.Join(dir, "other")
+	if err := os.Symlink(filepath.Join(dir, "nowhere"), other); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteNew(other, []byte("text"), 0o600); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a link counts as no file: %v", err)
+	}
+}
+
 func TestWriteNew(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys")
 	if err := WriteNew(path, []byte("first"), 0o600); err != nil {

@@ -21,6 +21,7 @@ import (
 
 	"ptgate/adapter/builtin"
 	"ptgate/gateway/destination"
+	"ptgate/gateway/permissions"
 	"ptgate/routes"
 )
 
@@ -31,6 +32,8 @@ type Loader struct {
 	LookPath func(file string) (string, error)
 	// Getenv is asked for STATE_DIRECTORY, XDG_STATE_HOME and HOME; nil: os.Getenv.
 	Getenv func(key string) string
+	// Check returns an error if others can write a file; nil: permissions.Check.
+	Check func(path string, info fs.FileInfo) error
 }
 
 // Load reads and checks the file at path with the zero Loader.
@@ -43,11 +46,14 @@ const maxFile = 16 << 20
 // returns all problems: those of path first, and those of each file by line. The
 // Config is nil if one of them is an error.
 func (ld Loader) Load(path string) (*Config, []Problem) {
-	doc, mode, err := readFile(path)
+	doc, info, err := readFile(path)
 	if err != nil {
 		return nil, []Problem{{File: path, Message: err.Error()}}
 	}
-	return ld.parse(path, doc, mode)
+	if err := ld.check(path, info); err != nil {
+		return nil, []Problem{{File: path, Message: err.Error()}}
+	}
+	return ld.parse(path, doc, info.Mode())
 }
 
 // Check returns what Load would return if the file at path had the content doc and
@@ -57,6 +63,13 @@ func Check(path string, doc []byte, mode fs.FileMode) (*Config, []Problem) {
 		return nil, []Problem{{File: path, Message: errTooLarge.Error()}}
 	}
 	return Loader{}.parse(path, doc, mode)
+}
+
+func (ld Loader) check(path string, info fs.FileInfo) error {
+	if ld.Check != nil {
+		return ld.Check(path, info)
+	}
+	return permissions.Check(path, info)
 }
 
 func (ld Loader) parse(path string, doc []byte, mode fs.FileMode) (*Config, []Problem) {
@@ -95,24 +108,24 @@ func (ld Loader) parse(path string, doc []byte, mode fs.FileMode) (*Config, []Pr
 	return cfg, l.problems
 }
 
-func readFile(path string) ([]byte, fs.FileMode, error) {
+func readFile(path string) ([]byte, fs.FileInfo, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, 0, shortError(err)
+		return nil, nil, shortError(err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, 0, shortError(err)
+		return nil, nil, shortError(err)
 	}
 	doc, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	switch {
 	case err != nil:
-		return nil, 0, shortError(err)
+		return nil, nil, shortError(err)
 	case len(doc) > maxFile:
-		return nil, 0, errTooLarge
+		return nil, nil, errTooLarge
 	}
-	return doc, info.Mode(), nil
+	return doc, info, nil
 }
 
 var errTooLarge = fmt.Errorf("is larger than %d MiB: put long lists into files of their own (to_file)", maxFile>>20)

@@ -147,6 +147,13 @@ func (l *loading) readList(path, shown string, add func(line int, text string) e
 		return shortError(err)
 	}
 	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return shortError(err)
+	}
+	if err := l.check(path, info); err != nil {
+		return err
+	}
 	limited := &io.LimitedReader{R: f, N: maxList + 1}
 	in := bufio.NewReaderSize(limited, maxListLine)
 	bad := 0

@@ -26,6 +26,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"ptgate/gateway/permissions"
 )
 
 // Path returns the path of the socket of the ptgate that runs the configuration file
@@ -58,6 +60,9 @@ var ErrRunning = errors.New("another ptgate runs this configuration")
 // reload's error is sent to the client, one line for each problem. reload's context
 // ends when the client has left, and at Close.
 func Serve(path string, status func() any, reload func(context.Context) error) (*Server, error) {
+	if err := permissions.CheckDir(filepath.Dir(path)); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Dir(path), err)
+	}
 	if err := vacant(path); err != nil {
 		return nil, err
 	}
@@ -120,6 +125,9 @@ func Serve(path string, status func() any, reload func(context.Context) error) (
 func vacant(path string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
+	if genuine(path) != nil {
+		return nil // nobody is there whom to believe
+	}
 	b, err := Status(ctx, path)
 	var other struct{ Stopping bool }
 	switch {
@@ -137,6 +145,9 @@ func vacant(path string) error {
 func (s *Server) Link(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
+	}
+	if err := permissions.CheckDir(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("%s: %w", filepath.Dir(path), err)
 	}
 	if to, err := os.Readlink(path); err != nil || to != s.path {
 		if err := vacant(path); err != nil {
@@ -191,6 +202,9 @@ func Find(ctx context.Context, paths ...string) (string, error) {
 	hidden := ""
 	for _, path := range paths {
 		err := genuine(path)
+		if foreign, ok := errors.AsType[*foreignError](err); ok {
+			hidden = "; " + foreign.Error()
+		}
 		if err == nil {
 			var d net.Dialer
 			var c net.Conn
@@ -206,8 +220,19 @@ func Find(ctx context.Context, paths ...string) (string, error) {
 	return "", fmt.Errorf("%w (sockets %s)%s", ErrNotRunning, strings.Join(paths, ", "), hidden)
 }
 
-// genuine tells whether path is a socket, or a link to a socket of the same user.
-// Otherwise a user could set a link that leads others to a foreign socket.
+// A foreignError says that a socket is not asked, because another user has made it.
+type foreignError struct {
+	path  string
+	owner uint32
+}
+
+func (e *foreignError) Error() string {
+	return fmt.Sprintf("%s was made by user %d, who is neither you nor root: it is not asked", e.path, e.owner)
+}
+
+// genuine tells whether path is a socket of a user who is trusted, or a link of the same
+// user to such a socket. Otherwise another user could plant a socket, or a link to one,
+// and say what he likes.
 func genuine(path string) error {
 	link, err := os.Lstat(path)
 	if err != nil {
@@ -219,6 +244,9 @@ func genuine(path string) error {
 	}
 	if socket.Mode()&fs.ModeSocket == 0 || !sameOwner(link, socket) {
 		return errors.New("no socket of its owner")
+	}
+	if owner, ok := permissions.Owner(socket); ok && !permissions.Trusted(owner) {
+		return &foreignError{path, owner}
 	}
 	return nil
 }

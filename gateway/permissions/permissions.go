@@ -1,0 +1,57 @@
+// Package permissions tells whether other users of the machine could change a file or a
+// directory that ptgate believes: whoever can write the configuration chooses which
+// programs run as ptgate's user. It looks at owner and mode as ssh does. The superuser is
+// nobody's other user, and for ptgate as the superuser the owner does not matter, so that
+// root can look at the files of a service.
+//
+// It does not look at the directories above, and on systems without such modes
+// (Windows) it finds nothing.
+package permissions
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+)
+
+// Check returns an error that says what to do if others can change the file or directory
+// at path. info is what fstat or stat gives: of the file itself, not of a link to it. What
+// is neither a file nor a directory, such as a pipe, is not looked at.
+func Check(path string, info fs.FileInfo) error {
+	if !info.Mode().IsRegular() && !info.IsDir() {
+		return nil
+	}
+	if owner, ok := Owner(info); ok && !Trusted(owner) {
+		return fmt.Errorf("it belongs to user %d, who is neither user %d, as whom this runs, nor root, and can change it: "+
+			"if it is meant for this, chown %[2]d %s", owner, os.Geteuid(), path)
+	}
+	if hasModes && info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("others can write it (mode %#o), and so choose what ptgate does: chmod go-w %s", info.Mode().Perm(), path)
+	}
+	return nil
+}
+
+// CheckDir is Check for a directory. If the path is a link, that must have been made by
+// somebody who is trusted, too.
+func CheckDir(path string) error {
+	link, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if owner, ok := Owner(link); ok && link.Mode()&fs.ModeSymlink != 0 && !Trusted(owner) {
+		return fmt.Errorf("it is a link that user %d has made, who is neither user %d, as whom this runs, nor root: remove the link, or name where it leads to",
+			owner, os.Geteuid())
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	return Check(path, info)
+}
+
+// Trusted tells whether a user can do what this process can anyway: the same user, root,
+// or anybody if this process is root.
+func Trusted(owner uint32) bool {
+	own := os.Geteuid()
+	return own == 0 || owner == 0 || int64(owner) == int64(own)
+}

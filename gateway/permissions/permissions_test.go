@@ -1,0 +1,152 @@
+//go:build unix
+
+package permissions_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"ptgate/gateway/permissions"
+)
+
+func TestCheck(t *testing.T) {
+	for _, tt := range []struct {
+		mode os.FileMode
+		want string // in the error; "": none
+	}{
+		{0o600, ""}, {0o400, ""}, {0o644, ""}, {0o755, ""}, {0o700, ""},
+		{0o620, "chmod go-w "}, {0o602, "chmod go-w "}, {0o666, "mode 0666"}, {0o777, "chmod go-w "},
+	} {
+		for _, dir := range []bool{false, true} {
+			path := filepath.Join(t.TempDir(), "it")
+			err := os.WriteFile(path, nil, 0o600)
+			if dir {
+				err = os.Remove(path)
+				if err == nil {
+					err = os.Mkdir(path, 0o700)
+				}
+			}
+			if err == nil {
+				err = os.Chmod(path, tt.mode)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			info, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = permissions.Check(path, info)
+			if dir {
+				err = permissions.CheckDir(path)
+			}
+			if (err == nil) != (tt.want == "") || err != nil && (!strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), path)) {
+				t.Errorf("mode %o, directory %v: %v", tt.mode, dir, err)
+			}
+		}
+	}
+}
+
+// A pipe, as of `ptgate check -c <(…)`, is the shell's.
+func TestPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err == nil {
+		err = permissions.Check(path, info)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// A link of one's own is fine: systemd makes one with DynamicUser=.
+func TestOwnLink(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "link")
+	if err := os.Mkdir(filepath.Join(dir, "private"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("private", link); err != nil {
+		t.Fatal(err)
+	}
+	if err := permissions.CheckDir(link); err != nil {
+		t.Error(err)
+	}
+}
+
+// What others own. The test is about a user who is not root, so root runs it as one.
+func TestOthers(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can make files of others")
+	}
+	const me, other = 65534, 65533
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	make := func(name string, owner int) string {
+		path := filepath.Join(dir, name)
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(path, owner, owner); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	mine, roots, others := make("mine", me), make("roots", 0), make("others", other)
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink("mine", link); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Lchown(link, other, other); err != nil {
+		t.Fatal(err)
+	}
+	if err := permissions.CheckDir(others); err != nil {
+		t.Errorf("root looks at a service's directory: %v", err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := asUser(me, func() {
+		for path, want := range map[string]string{mine: "", roots: "", others: "chown 65534 " + others, link: "a link that user 65533 has made"} {
+			err := permissions.CheckDir(path)
+			if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %q", path, err, want)
+			}
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func asUser(id int, f func()) error {
+	if err := syscall.Seteuid(id); err != nil {
+		return err
+	}
+	f()
+	return syscall.Seteuid(0)
+}
+
+func Example() {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o770); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(strings.ReplaceAll(permissions.CheckDir(dir).Error(), dir, "DIR"))
+	// Output: others can write it (mode 0770), and so choose what ptgate does: chmod go-w DIR
+}
