@@ -44,7 +44,7 @@ func (e *Exit) dial(ctx context.Context, t routes.Target) (net.Conn, error) {
 	defer cancel()
 
 	p := &s.Policy
-	if p.Allow != nil && !matches(p.Allow, t) {
+	if p.Allow != nil && !asked(p.Allow, t) {
 		return nil, answer.Errorf(answer.Blocked, "exit: not allowed by [exit] allow")
 	}
 	if matches(p.Deny, t) {

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"ptgate/gateway/outcome"
@@ -90,7 +91,7 @@ func matches(t *routes.Table, tg routes.Target) bool {
 }
 
 // may tells whether p allows to dial a. An error means that this can't be known now.
-// Some addresses stand for another one: then both have to be allowed.
+// An address that embeds others is allowed only if all of them are.
 func (e *Exit) may(p *Policy, a netip.Addr, port uint16) (bool, error) {
 	if p.DenyPrivate && !public(a) || matches(p.DenyNets, routes.Target{Addr: a.WithZone(""), Port: port}) {
 		return false, nil
@@ -100,63 +101,109 @@ func (e *Exit) may(p *Policy, a netip.Addr, port uint16) (bool, error) {
 			return false, err
 		}
 	}
-	if other := meant(a); other.IsValid() {
-		return e.may(p, other, port)
+	for _, other := range meant(a) {
+		if ok, err := e.may(p, other, port); !ok || err != nil {
+			return false, err
+		}
 	}
 	return true, nil
 }
 
-// special has the networks that are not public, beyond those that netip knows: from
-// the IANA registries of special-purpose addresses (RFC 6890).
-var special = func() (ps []netip.Prefix) {
-	for _, s := range []string{
-		"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24",
-		"198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4",
-		"::/96", "64:ff9b:1::/48", "100::/64", "100:0:0:1::/64", "2001::/23", "2001:db8::/32", "3fff::/20", "5f00::/16", "fec0::/10",
-	} {
-		ps = append(ps, netip.MustParsePrefix(s))
-	}
-	return ps
-}()
-
-var (
-	nat64  = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052
-	sixto4 = netip.MustParsePrefix("2002::/16")    // RFC 3056
-	teredo = netip.MustParsePrefix("2001::/32")    // RFC 4380
-)
-
-// meant gives the address that a stands for. It is not valid where a stands for itself.
-func meant(a netip.Addr) netip.Addr {
-	a = a.WithZone("") // no prefix contains an address with a zone
-	switch {
-	case a == netip.IPv4Unspecified(): // Go and the systems connect to this machine
-		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	case a == netip.IPv6Unspecified():
-		return netip.IPv6Loopback()
-	case nat64.Contains(a):
-		b := a.As16()
-		return netip.AddrFrom4([4]byte(b[12:16]))
-	case sixto4.Contains(a):
-		b := a.As16()
-		return netip.AddrFrom4([4]byte(b[2:6]))
-	}
-	return netip.Addr{}
-}
-
-// public tells whether a is an address of the public Internet. An address that stands
-// for another one is public if that one is.
-func public(a netip.Addr) bool {
-	a = a.Unmap()
-	if other := meant(a); other.IsValid() {
-		return public(other)
-	}
-	if !a.IsGlobalUnicast() || a.IsPrivate() || a.Zone() != "" {
+// asked tells whether allow, which is not nil, has t. The same holds here: an IPv6
+// address does not lead to an IPv4 address that clients may not ask for.
+func asked(allow *routes.Table, t routes.Target) bool {
+	if !matches(allow, t) {
 		return false
 	}
-	for _, p := range special {
-		if p.Contains(a) {
+	for _, other := range meant(t.Addr) {
+		if !matches(allow, routes.Target{Addr: other, Port: t.Port}) {
 			return false
 		}
 	}
 	return true
+}
+
+func prefixes(texts ...string) (ps []netip.Prefix) {
+	for _, s := range texts {
+		ps = append(ps, netip.MustParsePrefix(s))
+	}
+	return ps
+}
+
+var (
+	// global has the IPv6 networks that are public, but for those in special. All other
+	// IPv6 networks have a special purpose or none yet (IANA, "IPv6 Address Space").
+	global = append(prefixes("2000::/3"), nat64)
+
+	// special has the networks that are not public, beyond those that netip knows: from
+	// the IANA registries of special-purpose addresses (RFC 6890).
+	special = prefixes(
+		"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24",
+		"198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4",
+		"2001::/23", "2001:db8::/32", "3fff::/20",
+	)
+
+	nat64      = netip.MustParsePrefix("64:ff9b::/96")               // RFC 6052
+	localNAT64 = netip.MustParsePrefix("64:ff9b:1::/48")             // RFC 8215
+	compatible = netip.MustParsePrefix("::/96")                      // RFC 4291 section 2.5.5.1
+	siit       = netip.MustParsePrefix("::ffff:0:0:0/96")            // RFC 2765 section 2.1
+	sixto4     = netip.MustParsePrefix("2002::/16")                  // RFC 3056
+	teredo     = netip.MustParsePrefix("2001::/32")                  // RFC 4380
+	isatap     = [...]string{"\x00\x00\x5e\xfe", "\x02\x00\x5e\xfe"} // RFC 5214 section 6.1
+)
+
+// meant gives the addresses that a stands for: a tunnel or a translator on the way may
+// connect to them. There are none where a stands for itself only.
+//
+// Networks may also choose prefixes of their own (RFC 6052, RFC 5969), which no address
+// shows. An operator who has such a prefix puts it into deny.
+func meant(a netip.Addr) (others []netip.Addr) {
+	a = a.WithZone("").Unmap() // no prefix contains an address with a zone
+	switch a {
+	case netip.IPv4Unspecified(): // Go and the systems connect to this machine
+		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	case netip.IPv6Unspecified():
+		return []netip.Addr{netip.IPv6Loopback()}
+	case netip.IPv6Loopback(): // it is no compatible address
+		return nil
+	}
+	if !a.Is6() {
+		return nil
+	}
+	b := a.As16()
+	add := func(v4 ...byte) { others = append(others, netip.AddrFrom4([4]byte(v4))) }
+	switch {
+	case nat64.Contains(a), compatible.Contains(a), siit.Contains(a):
+		add(b[12:]...)
+	case localNAT64.Contains(a):
+		// RFC 6052 section 2.2: the prefix may have 48, 56, 64 or 96 bits, and the byte
+		// b[8] is left out. Nothing tells which, so all four count. A place that begins
+		// with 0 is part of a longer prefix, or lies behind the address.
+		for _, v4 := range [][4]byte{{b[6], b[7], b[9], b[10]}, {b[7], b[9], b[10], b[11]}, [4]byte(b[9:13]), [4]byte(b[12:])} {
+			if v4[0] != 0 {
+				add(v4[:]...)
+			}
+		}
+	case sixto4.Contains(a):
+		add(b[2:6]...)
+	case teredo.Contains(a): // the relay's address, and the client's with each bit turned
+		add(b[4:8]...)
+		add(^b[12], ^b[13], ^b[14], ^b[15])
+	}
+	if slices.Contains(isatap[:], string(b[8:12])) {
+		add(b[12:]...)
+	}
+	return others
+}
+
+// public tells whether a is an address of the public Internet. An address that stands
+// for others is public only if these are, too.
+func public(a netip.Addr) bool {
+	a = a.Unmap()
+	in := func(p netip.Prefix) bool { return p.Contains(a) }
+	if !a.IsGlobalUnicast() || a.IsPrivate() || a.Zone() != "" || slices.ContainsFunc(special, in) ||
+		a.Is6() && !slices.ContainsFunc(global, in) {
+		return false
+	}
+	return !slices.ContainsFunc(meant(a), func(other netip.Addr) bool { return !public(other) })
 }

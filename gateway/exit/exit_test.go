@@ -78,8 +78,11 @@ func TestPublic(t *testing.T) {
 		{"172.32.0.1", true},
 		{"2606:4700::1111", true},
 		{"::ffff:8.8.8.8", true},
-		{"64:ff9b::808:808", true}, // NAT64 of 8.8.8.8
-		{"2002:808:808::1", true},  // 6to4 of it
+		{"64:ff9b::808:808", true},        // NAT64 of 8.8.8.8
+		{"2002:808:808::1", true},         // 6to4 of it
+		{"2606:4700::5efe:808:808", true}, // ISATAP of it
+		{"2606:4700::5eff:a00:1", true},   // nearly ISATAP
+		{"2606:4700::100:5efe:a00:1", true},
 
 		{"0.0.0.0", false},
 		{"0.1.2.3", false},
@@ -128,6 +131,18 @@ func TestPublic(t *testing.T) {
 		{"64:ff9b::a00:1%eth0", false},
 		{"fec0::1", false},
 		{"ff02::1", false},
+		{"::808:808", false},          // IPv4-compatible
+		{"::ffff:0:808:808", false},   // SIIT
+		{"::ffff:0:7f00:1", false},    // SIIT of 127.0.0.1
+		{"::ffff:0:a00:1", false},     // and of 10.0.0.1
+		{"::ffff:0:a9fe:a9fe", false}, // and of 169.254.169.254
+		{"2606:4700::5efe:a00:1", false},
+		{"2606:4700::200:5efe:a00:1", false},
+		{"2002:808:808::5efe:a00:1", false}, // two addresses in one
+		{"64:ff9b:2::1", false},             // not given to anybody
+		{"1::1", false},
+		{"4000::1", false},
+		{"e000::1", false},
 	} {
 		if got := public(netip.MustParseAddr(c.addr)); got != c.want {
 			t.Errorf("public(%s) = %v", c.addr, got)
@@ -201,6 +216,11 @@ func TestPolicy(t *testing.T) {
 		{"", "93.184.216.34", false, "[64:ff9b::5db8:d822]:443", ""},
 		{"", "93.184.216.34", false, "[2002:5db8:d822::1]:443", ""},
 		{"", "fe80::/10", false, "zone.test:80", ""},
+		// The same for what clients may ask for.
+		{"::/0", "", false, "[2606:2800::1]:443", dialled},
+		{"::/0", "", false, "[64:ff9b::5db8:d822]:443", ""},
+		{"::/0 93.184.216.34", "", false, "[64:ff9b::5db8:d822]:443", dialled},
+		{"::/0", "", false, "[::ffff:93.184.216.34]:443", ""},
 		// A connection to an unspecified address goes to this machine.
 		{"", "127.0.0.0/8", false, "0.0.0.0:80", ""},
 		{"", "127.0.0.0/8", false, "any.test:80", "[::]:80"},
@@ -236,6 +256,71 @@ func TestPolicy(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestEmbedded: each form of IPv6 that embeds an IPv4 address is dialled only if that
+// address may be, whether it is denied as "private" or by its network.
+func TestEmbedded(t *testing.T) {
+	turned := func(b [4]byte) [4]byte { return [4]byte{^b[0], ^b[1], ^b[2], ^b[3]} }
+	forms := map[string]func(v4 [4]byte) netip.Addr{
+		"mapped":       func(v4 [4]byte) netip.Addr { return embed("::ffff:0:0", 12, v4) },
+		"compatible":   func(v4 [4]byte) netip.Addr { return embed("::", 12, v4) },
+		"SIIT":         func(v4 [4]byte) netip.Addr { return embed("::ffff:0:0:0", 12, v4) },
+		"NAT64":        func(v4 [4]byte) netip.Addr { return embed("64:ff9b::", 12, v4) },
+		"NAT64, local": func(v4 [4]byte) netip.Addr { return embed("64:ff9b:1:808:8:800::", 12, v4) },
+		"NAT64, /48": func(v4 [4]byte) netip.Addr {
+			return embed("64:ff9b:1::", 6, [4]byte{v4[0], v4[1], 0, v4[2]}, [4]byte{v4[3]})
+		},
+		"NAT64, /56": func(v4 [4]byte) netip.Addr {
+			return embed("64:ff9b:1:800::", 7, [4]byte{v4[0], 0, v4[1], v4[2]}, [4]byte{v4[3]})
+		},
+		"NAT64, /64":     func(v4 [4]byte) netip.Addr { return embed("64:ff9b:1:808::", 9, v4) },
+		"6to4":           func(v4 [4]byte) netip.Addr { return embed("2002::1", 2, v4) },
+		"Teredo, relay":  func(v4 [4]byte) netip.Addr { return embed("2001:0:0:0:0:0:f7f7:f7f7", 4, v4) },
+		"Teredo, client": func(v4 [4]byte) netip.Addr { return embed("2001:0:808:808::", 12, turned(v4)) },
+		"ISATAP, local":  func(v4 [4]byte) netip.Addr { return embed("2606:4700::5efe:0:0", 12, v4) },
+		"ISATAP":         func(v4 [4]byte) netip.Addr { return embed("2606:4700::200:5efe:0:0", 12, v4) },
+	}
+	private := Policy{DenyPrivate: true}
+	for name, form := range forms {
+		for _, text := range []string{"127.0.0.1", "10.0.0.1", "169.254.169.254", "192.168.1.1", "100.64.0.1"} {
+			v4 := netip.MustParseAddr(text)
+			nets := Policy{DenyNets: table(t, text)}
+			for _, p := range []*Policy{&private, &nets} {
+				a := form(v4.As4())
+				if dials(t, p, a) {
+					t.Errorf("%s of %s, %v, is dialled (denied as private: %v)", name, v4, a, p.DenyPrivate)
+				}
+			}
+			if other := form([4]byte{8, 8, 8, 8}); !dials(t, &nets, other) {
+				t.Errorf("%s of 8.8.8.8, %v, is denied with %s", name, other, text)
+			}
+		}
+	}
+}
+
+// embed writes bytes into an address, from byte at on.
+func embed(prefix string, at int, parts ...[4]byte) netip.Addr {
+	b := netip.MustParseAddr(prefix).As16()
+	for i, p := range parts {
+		copy(b[at+4*i:], p[:])
+	}
+	return netip.AddrFrom16(b)
+}
+
+// dials tells whether an Exit with this policy connects to an address.
+func dials(t *testing.T, p *Policy, a netip.Addr) bool {
+	dialled := false
+	e := newExit(&Settings{Policy: *p}, nil, func(context.Context, netip.AddrPort) (net.Conn, error) {
+		dialled = true
+		return nil, errRefused
+	})
+	e.isLocal = func(netip.Addr) (bool, error) { return false, nil }
+	_, err := e.Dial(t.Context(), routes.Target{Addr: a, Port: 80})
+	if reason := answer.Of(err); dialled != (reason == answer.Refused) || !dialled && reason != answer.Blocked {
+		t.Errorf("%v: %v", a, err)
+	}
+	return dialled
 }
 
 // An empty list of what is allowed allows nothing.
