@@ -386,18 +386,16 @@ func (c *child) startServer() error {
 
 // listen opens one server transport.
 func (c *child) listen(info *pt.ServerInfo, b pt.Bindaddr, stateDir string) error {
-	options, hops, err := cutTrustedHops(fromPT(b.Options))
-	if err != nil {
+	cfg := ServerConfig{
+		Transport: b.MethodName,
+		StateDir:  stateDir,
+		Bind:      b.Addr.String(),
+		Logger:    c.log,
+	}
+	if err := cutTrust(fromPT(b.Options), &cfg); err != nil {
 		return err
 	}
-	ln, err := Listen(ServerConfig{
-		Transport:   b.MethodName,
-		StateDir:    stateDir,
-		Bind:        b.Addr.String(),
-		Options:     options,
-		TrustedHops: hops,
-		Logger:      c.log,
-	})
+	ln, err := Listen(cfg)
 	if err != nil {
 		return err
 	}

@@ -51,6 +51,10 @@ type ServerConfig struct {
 	// client, with 2 the one before. 0: the header is not read, and the TCP peer is the
 	// client. It is only for transports with a web server in front.
 	TrustedHops int
+	// TrustedProxies are the networks of the web servers in front. From other addresses
+	// X-Forwarded-For is not read: the TCP peer is the client, and must know the secret
+	// path. Nil: loopback. It is only for transports with a web server in front.
+	TrustedProxies []netip.Prefix
 	// SendBuffer is SO_SNDBUF of the TCP connections in bytes. 0: the system's
 	// choice.
 	SendBuffer int
@@ -80,6 +84,7 @@ type Listener struct {
 	tcp    *net.TCPListener
 	accept func(*link) (net.Conn, netip.AddrPort, error)
 	args   adapter.Args
+	path   string // webtunnel: the secret one, of its url
 
 	ready    chan Conn
 	slots    chan struct{} // handshakes
@@ -105,6 +110,9 @@ func Listen(cfg ServerConfig) (*Listener, error) {
 	bind, err := netip.ParseAddrPort(cfg.Bind)
 	if err != nil {
 		return nil, fmt.Errorf("%s: bind address: %w", cfg.Transport, err)
+	}
+	if l.cfg.TrustedProxies == nil {
+		l.cfg.TrustedProxies = loopback
 	}
 	l.row, _ = Lookup(cfg.Transport)
 	if l.row.listen == nil {

@@ -75,7 +75,7 @@ type Transport struct {
 	// Front says that a web server stands in front of the transport's server, at the
 	// url of its options. That web server speaks TLS with the clients. It names the
 	// client in X-Forwarded-For, so the client is known only after the request: see
-	// ServerConfig.TrustedHops.
+	// ServerConfig.TrustedHops and ServerConfig.TrustedProxies.
 	Front bool
 
 	// Pair makes the options of a new server, with new keys, and the args of its

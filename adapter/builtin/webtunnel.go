@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -267,9 +268,15 @@ type aheadConn struct {
 
 func (l *Listener) setUpWebtunnel() error {
 	options := toPT(l.cfg.Options)
-	if _, ok := options.Get("url"); !ok {
+	raw, ok := options.Get("url")
+	if !ok {
 		return adapter.Constant("missing option 'url'")
 	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		return adapter.Constant("malformed option 'url'") // the error would have the secret path
+	}
+	l.path = u.Path
 	if _, ok := options.Get("ver"); !ok {
 		options.Add("ver", webtunnelproject.Version)
 	}
@@ -296,7 +303,13 @@ func (l *Listener) acceptWebtunnel(c *link) (_ net.Conn, from netip.AddrPort, er
 		return nil, from, adapter.Constant("a request that asks for no tunnel")
 	}
 	from = addrPort(c.RemoteAddr())
-	if l.cfg.TrustedHops > 0 {
+	switch {
+	case !l.isProxy(from.Addr()):
+		// No web server has looked at the path, and the header may be forged.
+		if strings.TrimPrefix(request.URL.Path, "/") != strings.TrimPrefix(l.path, "/") {
+			return nil, from, adapter.Constant("a request past the web server, without the secret path")
+		}
+	case l.cfg.TrustedHops > 0:
 		from = forwardedFor(request.Header["X-Forwarded-For"], l.cfg.TrustedHops)
 	}
 	if !l.admitted(from) {
@@ -306,6 +319,14 @@ func (l *Listener) acceptWebtunnel(c *link) (_ net.Conn, from netip.AddrPort, er
 		return nil, from, err
 	}
 	return behindHead(c, in), from, c.SetDeadline(time.Time{})
+}
+
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+
+// isProxy tells whether a is the address of a web server in front.
+func (l *Listener) isProxy(a netip.Addr) bool {
+	a = a.WithZone("") // no prefix contains an address with a zone
+	return slices.ContainsFunc(l.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // forwardedFor gives the client's address: the entry of X-Forwarded-For that is hops
@@ -333,22 +354,36 @@ func forwardedFor(lines []string, hops int) (client netip.AddrPort) {
 	return netip.AddrPortFrom(addr.Unmap(), 0)
 }
 
-// OptionTrustedHops is the server option that sets ServerConfig.TrustedHops in
-// `ptgate pt`. It is not announced to clients. Without it, TrustedHops is 1 for a
-// transport behind a web server.
-const OptionTrustedHops = "trusted-hops"
+// The server options that set ServerConfig.TrustedHops and ServerConfig.TrustedProxies
+// in `ptgate pt`. They are not announced to clients. Without the first one, TrustedHops
+// is 1 for a transport behind a web server. The second one is a list of networks with
+// commas; without it, the web server is on loopback.
+const (
+	OptionTrustedHops    = "trusted-hops"
+	OptionTrustedProxies = "trusted-proxies"
+)
 
-// cutTrustedHops takes the option out.
-func cutTrustedHops(options adapter.Args) (rest adapter.Args, hops int, err error) {
-	hops = 1
+// cutTrust takes the options out that say whom to trust, and puts them into cfg.
+func cutTrust(options adapter.Args, cfg *ServerConfig) (err error) {
+	cfg.TrustedHops = 1
 	for _, o := range options {
-		if o.Key != OptionTrustedHops {
-			rest = append(rest, o)
-			continue
-		}
-		if hops, err = strconv.Atoi(o.Value); err != nil || hops < 0 {
-			return nil, 0, fmt.Errorf("option %q is no number of proxies", o.Key)
+		switch o.Key {
+		case OptionTrustedHops:
+			if cfg.TrustedHops, err = strconv.Atoi(o.Value); err != nil || cfg.TrustedHops < 0 {
+				return fmt.Errorf("option %q is no number of proxies", o.Key)
+			}
+		case OptionTrustedProxies:
+			cfg.TrustedProxies = []netip.Prefix{}
+			for text := range strings.FieldsFuncSeq(o.Value, func(r rune) bool { return r == ',' }) {
+				p, err := netip.ParsePrefix(text)
+				if err != nil {
+					return fmt.Errorf("option %q has something else than networks", o.Key)
+				}
+				cfg.TrustedProxies = append(cfg.TrustedProxies, p)
+			}
+		default:
+			cfg.Options = append(cfg.Options, o)
 		}
 	}
-	return rest, hops, nil
+	return nil
 }

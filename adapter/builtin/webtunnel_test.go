@@ -14,6 +14,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -352,6 +353,8 @@ func TestMainTrustedHops(t *testing.T) {
 		{"", "a.name", ""},
 		{";webtunnel:trusted-hops=2", "10.0.0.1, 192.0.2.7, 198.51.100.1", "192.0.2.7:60000"},
 		{";webtunnel:trusted-hops=2", "192.0.2.7", ""},
+		{";webtunnel:trusted-proxies=127.0.0.1/32,10.0.0.0/8", "192.0.2.7", "192.0.2.7:60000"},
+		{";webtunnel:trusted-proxies=10.0.0.0/8", "192.0.2.7", "127.0.0.1"},
 	} {
 		secret := randomBytes(t, 32)
 		told := make(chan string, 1)
@@ -366,25 +369,76 @@ func TestMainTrustedHops(t *testing.T) {
 		p := startPT(t, "TOR_PT_EXTENDED_SERVER_PORT="+or, "TOR_PT_AUTH_COOKIE_FILE="+cookieFile(t, secret),
 			"TOR_PT_SERVER_TRANSPORTS=webtunnel", "TOR_PT_SERVER_BINDADDR=webtunnel-"+bind,
 			"TOR_PT_SERVER_TRANSPORT_OPTIONS=webtunnel:url=http\\://127.0.0.1/secret"+tt.option)
-		if lines := strings.Join(p.until("SMETHODS DONE"), "\n"); !strings.Contains(lines, "url=") || strings.Contains(lines, OptionTrustedHops) {
+		if lines := strings.Join(p.until("SMETHODS DONE"), "\n"); !strings.Contains(lines, "url=") || strings.Contains(lines, "trusted") {
 			t.Errorf("it announces %s", lines)
 		}
 		c, err := net.Dial("tcp", bind)
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprintf(c, "GET /x HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: %s\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", tt.header)
-		if got := <-told; got != tt.want {
+		fmt.Fprintf(c, "GET /secret HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: %s\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", tt.header)
+		if got := <-told; got != tt.want && (strings.Contains(tt.want, ":") || host(got) != tt.want) {
 			t.Errorf("%q, option %q: the parent is told %q, want %q", tt.header, tt.option, got, tt.want)
 		}
 		_ = c.Close()
 	}
-	for _, value := range []string{"", "x", "-1", "1.5"} {
-		if _, _, err := cutTrustedHops(argsOf(OptionTrustedHops, value)); err == nil {
-			t.Errorf("%q is taken", value)
+	for _, bad := range []adapter.Args{
+		argsOf(OptionTrustedHops, ""), argsOf(OptionTrustedHops, "x"), argsOf(OptionTrustedHops, "-1"), argsOf(OptionTrustedHops, "1.5"),
+		argsOf(OptionTrustedProxies, "x"), argsOf(OptionTrustedProxies, "127.0.0.1/8,"+"192.0.2.1"),
+	} {
+		if err := cutTrust(bad, new(ServerConfig)); err == nil {
+			t.Errorf("%v is taken", bad)
 		}
 	}
-	if rest, hops, err := cutTrustedHops(fromPT(pt.Args{"url": {"u"}, OptionTrustedHops: {"0"}})); err != nil || hops != 0 || len(rest) != 1 {
-		t.Errorf("%v, %d, %v", rest, hops, err)
+	var cfg ServerConfig
+	err := cutTrust(fromPT(pt.Args{"url": {"u"}, OptionTrustedHops: {"0"}, OptionTrustedProxies: {""}}), &cfg)
+	if err != nil || cfg.TrustedHops != 0 || cfg.TrustedProxies == nil || len(cfg.TrustedProxies) != 0 || len(cfg.Options) != 1 {
+		t.Errorf("%+v, %v", cfg, err)
+	}
+}
+
+// host is the host of an address with a port; "": there is none.
+func host(addr string) string {
+	host, _, _ := net.SplitHostPort(addr)
+	return host
+}
+
+// A client that comes past the web server can't say who it is, and is served only if it
+// knows the secret path.
+func TestWebtunnelPastTheWebServer(t *testing.T) {
+	const forged = "X-Forwarded-For: 192.0.2.7\r\n"
+	for _, tt := range []struct {
+		trusted []netip.Prefix
+		path    string
+		want    string // the client's host; "": nobody is asked about
+	}{
+		{nil, "/x", "192.0.2.7"},
+		{loopback, "/x", "192.0.2.7"},
+		{[]netip.Prefix{}, "/x", ""},
+		{[]netip.Prefix{}, "/", ""},
+		{[]netip.Prefix{}, "/secret/", ""},
+		{[]netip.Prefix{}, "/secret", "127.0.0.1"},
+		{[]netip.Prefix{}, "http://other.example/%73ecret?q", "127.0.0.1"},
+		{[]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, "/secret", "127.0.0.1"},
+	} {
+		var asked atomic.Value
+		l := serverFor(t, nameWebtunnel, func(c *ServerConfig) {
+			c.TrustedHops, c.TrustedProxies = 1, tt.trusted
+			c.Admit = func(a netip.AddrPort) bool { asked.Store(a.String()); return false }
+		})
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(limit))
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: h\r\n%sConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", tt.path, forged)
+		if n, err := c.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%v: read %d, %v", tt, n, err)
+		}
+		_ = c.Close()
+		got, _ := asked.Load().(string)
+		if host(got) != tt.want {
+			t.Errorf("%v: asked for %q", tt, got)
+		}
 	}
 }

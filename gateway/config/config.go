@@ -154,9 +154,11 @@ type Serve struct {
 	// TrustedHops is how many proxies in front of the transport are trusted to name
 	// the client in X-Forwarded-For. 0: there is no proxy in front.
 	TrustedHops int
-	Forward     string // host:port of a fixed service; "": the exit
-	PT          *PT
-	Line        int
+	// TrustedProxies are the networks from which X-Forwarded-For counts. Nil: loopback.
+	TrustedProxies []netip.Prefix
+	Forward        string // host:port of a fixed service; "": the exit
+	PT             *PT
+	Line           int
 }
 
 // HasKeys tells whether the options have the transport's keys, as `ptgate pair`

@@ -449,8 +449,8 @@ func (l *loading) serveTable(t *table) *Serve {
 	l.public(t, s)
 	s.Options = t.args("options")
 	l.checkOptions(t, s)
-	s.TrustedHops = l.trustedHops(t, s)
 	s.Allow, s.Deny = t.prefixes("allow"), t.prefixes("deny")
+	l.trust(t, s)
 	if text := t.pasted("forward", TextName); text != "" {
 		target, err := destination.Parse(text)
 		if err != nil {
@@ -487,22 +487,30 @@ func (l *loading) public(t *table, s *Serve) {
 	}
 }
 
-// trustedHops reads trusted_hops. The default is 1, for the one web server that stands
-// in front.
-func (l *loading) trustedHops(t *table, s *Serve) int {
+// trust reads whom a transport behind a web server believes who the client is. The
+// default is one web server on this machine.
+func (l *loading) trust(t *table, s *Serve) {
 	row, _ := builtin.Lookup(s.Transport)
 	hops := t.integer("trusted_hops", 1, 0, 16)
-	ours := s.PT == nil || s.PT.Builtin()
-	switch {
-	case row.Front && ours:
-		return hops
-	case !t.has("trusted_hops"):
-	case row.Front:
-		t.fail(t.lineOf("trusted_hops"), "trusted_hops is for the transport inside ptgate: the program of [pt.%s] reads X-Forwarded-For in its own way", s.PT.Name)
-	default:
-		t.fail(t.lineOf("trusted_hops"), "trusted_hops is for a transport with a web server in front, which says in X-Forwarded-For who the client is: leave it out")
+	proxies := t.prefixes("trusted_proxies")
+	if row.Front && (s.PT == nil || s.PT.Builtin()) {
+		s.TrustedHops = hops
+		if t.has("trusted_proxies") {
+			s.TrustedProxies = append([]netip.Prefix{}, proxies...)
+		} else if hops > 0 && len(s.Allow)+len(s.Deny) > 0 && s.Bind.IsValid() && !s.Bind.Addr().IsLoopback() {
+			t.warn(t.lineOf("bind"), "other machines can reach this port, and X-Forwarded-For counts from this machine only: bind to 127.0.0.1, or name the web server's address in trusted_proxies")
+		}
+		return
 	}
-	return 0
+	for _, key := range []string{"trusted_hops", "trusted_proxies"} {
+		switch {
+		case !t.has(key):
+		case row.Front:
+			t.fail(t.lineOf(key), "%s is for the transport inside ptgate: the program of [pt.%s] reads X-Forwarded-For in its own way", key, s.PT.Name)
+		default:
+			t.fail(t.lineOf(key), "%s is for a transport with a web server in front, which says in X-Forwarded-For who the client is: leave it out", key)
+		}
+	}
 }
 
 // checkOptions looks at what can be known of a server's options.

@@ -102,8 +102,8 @@ type Server struct {
 func Key(c *config.Serve, state string) string {
 	pt := *c.PT
 	pt.Line = 0 // the place in the file is no setting
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q|%s|%q|%v|%v|%d|%q|%q|%q",
-		c.Transport, c.Bind, c.Options, c.Allow, c.Deny, c.TrustedHops, c.Forward, fmt.Sprint(pt), state))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q|%s|%q|%v|%v|%d|%v|%v|%q|%q|%q",
+		c.Transport, c.Bind, c.Options, c.Allow, c.Deny, c.TrustedHops, c.TrustedProxies == nil, c.TrustedProxies, c.Forward, fmt.Sprint(pt), state))
 	return hex.EncodeToString(sum[:])
 }
 

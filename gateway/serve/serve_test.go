@@ -775,15 +775,19 @@ func TestChildOptions(t *testing.T) {
 		transport string
 		pt        *config.PT
 		hops      int
+		proxies   []netip.Prefix
 		want      string
 	}{
-		{"webtunnel", ours, 1, "url=https://example.com/x"},
-		{"webtunnel", ours, 2, "url=https://example.com/x;trusted-hops=2"},
-		{"webtunnel", ours, 0, "url=https://example.com/x;trusted-hops=0"},
-		{"webtunnel", other, 0, "url=https://example.com/x"},
-		{"obfs4", ours, 0, "url=https://example.com/x"},
+		{"webtunnel", ours, 1, nil, "url=https://example.com/x"},
+		{"webtunnel", ours, 2, nil, "url=https://example.com/x;trusted-hops=2"},
+		{"webtunnel", ours, 0, nil, "url=https://example.com/x;trusted-hops=0"},
+		{"webtunnel", ours, 1, []netip.Prefix{}, "url=https://example.com/x;trusted-proxies="},
+		{"webtunnel", ours, 1, []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("10.0.0.0/8")},
+			"url=https://example.com/x;trusted-proxies=::1/128,10.0.0.0/8"},
+		{"webtunnel", other, 0, nil, "url=https://example.com/x"},
+		{"obfs4", ours, 0, nil, "url=https://example.com/x"},
 	} {
-		got := childOptions(&config.Serve{Transport: tt.transport, PT: tt.pt, TrustedHops: tt.hops, Options: url})
+		got := childOptions(&config.Serve{Transport: tt.transport, PT: tt.pt, TrustedHops: tt.hops, TrustedProxies: tt.proxies, Options: url})
 		if got.EncodeClient() != tt.want {
 			t.Errorf("%+v: %v", tt, got.EncodeClient())
 		}
@@ -811,6 +815,8 @@ func TestKey(t *testing.T) {
 		{"isolate", func(c *config.Serve) { c.PT.Isolate = true }, false},
 		{"env", func(c *config.Serve) { c.PT.Env = []string{"A=b"} }, false},
 		{"trusted_hops", func(c *config.Serve) { c.TrustedHops = 2 }, false},
+		{"no trusted_proxies", func(c *config.Serve) { c.TrustedProxies = []netip.Prefix{} }, false},
+		{"trusted_proxies", func(c *config.Serve) { c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("::1/128")} }, false},
 	} {
 		s := obfs4(false)
 		c.change(s)

@@ -68,13 +68,14 @@ type listener struct {
 
 func (s *Server) listen() (transport, string, adapter.Args, error) {
 	ln, err := builtin.Listen(builtin.ServerConfig{
-		Transport:   s.cfg.Transport,
-		StateDir:    s.state,
-		Bind:        s.bind(),
-		Options:     s.cfg.Options,
-		Admit:       s.admit,
-		TrustedHops: s.cfg.TrustedHops,
-		Logger:      s.log,
+		Transport:      s.cfg.Transport,
+		StateDir:       s.state,
+		Bind:           s.bind(),
+		Options:        s.cfg.Options,
+		Admit:          s.admit,
+		TrustedHops:    s.cfg.TrustedHops,
+		TrustedProxies: s.cfg.TrustedProxies,
+		Logger:         s.log,
 	})
 	if err != nil {
 		return nil, "", nil, err
@@ -191,14 +192,25 @@ func (s *Server) launch(ctx context.Context) (transport, string, adapter.Args, e
 	return p, m.Addr, m.Args, nil
 }
 
-// childOptions are the options for a program. Our own program has an option that says how
-// many proxies in front it trusts. Without the option it trusts one.
+// childOptions are the options for a program. Our own program has options that say which
+// proxies in front it trusts. Without them it trusts one, on loopback.
 func childOptions(c *config.Serve) adapter.Args {
 	row, _ := builtin.Lookup(c.Transport)
-	if !row.Front || !c.PT.Builtin() || c.TrustedHops == 1 {
+	if !row.Front || !c.PT.Builtin() {
 		return c.Options
 	}
-	return append(slices.Clone(c.Options), adapter.Arg{Key: builtin.OptionTrustedHops, Value: strconv.Itoa(c.TrustedHops)})
+	options := slices.Clone(c.Options)
+	if c.TrustedHops != 1 {
+		options.Add(builtin.OptionTrustedHops, strconv.Itoa(c.TrustedHops))
+	}
+	if c.TrustedProxies != nil {
+		var list []string
+		for _, p := range c.TrustedProxies {
+			list = append(list, p.String())
+		}
+		options.Add(builtin.OptionTrustedProxies, strings.Join(list, ","))
+	}
+	return options
 }
 
 // event logs what a PT says.
