@@ -20,6 +20,7 @@ import (
 	"ptgate/gateway"
 	"ptgate/gateway/config"
 	"ptgate/gateway/control"
+	"ptgate/gateway/loglimit"
 	"ptgate/gateway/redact"
 )
 
@@ -60,9 +61,9 @@ func load(file string, stderr io.Writer) (*config.Config, error) {
 	return cfg, nil
 }
 
-// newLogger makes a logger. As long as private is true, no error gets into the log with its
-// own text, whoever logs it.
-func newLogger(format string, level slog.Leveler, private *atomic.Bool, w io.Writer) *slog.Logger {
+// newLogHandler makes what writes the log. As long as private is true, no error gets into
+// the log with its own text, whoever logs it.
+func newLogHandler(format string, level slog.Leveler, private *atomic.Bool, w io.Writer) slog.Handler {
 	o := &slog.HandlerOptions{Level: level}
 	journal := os.Getenv("JOURNAL_STREAM") != ""
 	o.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
@@ -75,9 +76,9 @@ func newLogger(format string, level slog.Leveler, private *atomic.Bool, w io.Wri
 		return a
 	}
 	if format == "json" {
-		return slog.New(slog.NewJSONHandler(jsonWriter{w}, o))
+		return slog.NewJSONHandler(jsonWriter{w}, o)
 	}
-	return slog.New(slog.NewTextHandler(w, o))
+	return slog.NewTextHandler(w, o)
 }
 
 // runGateway runs a gateway until stop ends, or signals say so.
@@ -90,7 +91,9 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 	level.Set(cfg.Log.Level)
 	var private atomic.Bool
 	private.Store(cfg.Log.Private)
-	log := newLogger(cfg.Log.Format, level, &private, stderr)
+	limited := loglimit.New(newLogHandler(cfg.Log.Format, level, &private, stderr))
+	defer limited.Close()
+	log := slog.New(limited)
 	defer adoptLibraries(log, &private)()
 	checkFileLimit(log, &cfg.Limits)
 	g := gateway.New(cfg, exe, log)
