@@ -12,6 +12,7 @@ import (
 
 	"ptgate/adapter"
 	"ptgate/gateway/budget"
+	"ptgate/gateway/credentials"
 )
 
 // A table is one TOML table under inspection. Each getter notes that its key is
@@ -441,7 +442,7 @@ func (t *table) env(key string) (env []string) {
 	return env
 }
 
-// users reads a table of names and passwords, as SOCKS5 (RFC 1929: 1 to 255
+// users reads a table of names and passwords, or bcrypt hashes of these, as SOCKS5 (RFC 1929: 1 to 255
 // bytes each) and HTTP Basic (RFC 7617: no colon in the name) can carry them.
 func (t *table) users(key string) map[string]string {
 	s := t.sub(key)
@@ -461,6 +462,8 @@ func (t *table) users(key string) map[string]string {
 			s.fail(s.lineOf(name), "the user name %q must have 1 to 255 bytes, and neither control characters nor a colon", name)
 		case !credential(password):
 			s.fail(s.lineOf(name), "the password of %q must have 1 to 255 bytes, and no control characters", name)
+		case credentials.Check(password) != nil:
+			s.fail(s.lineOf(name), "the password of %q %v", name, credentials.Check(password))
 		default:
 			users[name] = password
 			t.l.secret(s.lineOf(name))

@@ -1,17 +1,278 @@
 // Package credentials checks user names and passwords, for the fronts that
-// applications use and for the exit alike.
+// applications use and for the exit alike. The table of users has each password as it
+// is, or as a bcrypt hash.
+//
+// Whoever guesses is slowed down. A wrong password has its answer a second later, and an
+// address has one guess at a time. So nobody is kept out but those of the guesser's own
+// address, and of these nobody whose password was right there within the last hour.
+// Clients that share an address with everybody, such as those on loopback, wait for
+// nobody: there the same wrong password has one try at a time.
 package credentials
 
 import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
 )
 
-// Valid tells whether users, which maps names to passwords, has this pair. The time
-// it takes does not depend on how much of a password is right.
-func Valid(users map[string]string, user, password string) bool {
+const (
+	// pause is the time between a wrong password and its answer.
+	pause = time.Second
+	// patience is how long a check waits for its turn. After that, nothing was checked,
+	// and the answer is the same.
+	patience = 5 * time.Second
+	// remembered is how long a right password needs no other check.
+	remembered = time.Hour
+	// maxRemembered bounds the right passwords that are remembered.
+	maxRemembered = 1024
+	// maxCost bounds the time that a check of a hash takes: about a second.
+	maxCost = 14
+)
+
+// Check returns an error if password begins as a bcrypt hash but can't be used as one.
+func Check(password string) error {
+	if !hashed(password) {
+		return nil
+	}
+	cost, err := bcrypt.Cost([]byte(password))
+	switch {
+	case err != nil || len(password) != 60:
+		return errors.New("begins as a bcrypt hash, and is none: copy the whole of it")
+	case cost > maxCost:
+		return errors.New("is a bcrypt hash that takes too long to check: make one with a cost of 14 at most")
+	}
+	return nil
+}
+
+// hashed tells whether the table has a bcrypt hash for a password.
+func hashed(password string) bool {
+	for _, version := range []string{"$2a$", "$2b$", "$2y$"} {
+		if strings.HasPrefix(password, version) {
+			return true
+		}
+	}
+	return false
+}
+
+// Network is the client that a Guard slows down: the address of a, or its /64 for IPv6.
+// It is "" if a is shared by several clients, or is no address.
+func Network(a net.Addr) string {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return ""
+	}
+	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
+	if ip.Is6() {
+		p, _ := ip.Prefix(64)
+		ip = p.Addr()
+	}
+	return ip.String()
+}
+
+// A digest stands for a guess, or for a client. It needs the Guard's key, so nobody can
+// choose two things with one digest, and no password stays in memory.
+type digest [sha256.Size]byte
+
+// A Guard checks passwords. Make it with NewGuard. It is safe for use by many
+// goroutines. What it keeps is bounded by the checks that are under way, and by a
+// constant.
+type Guard struct {
+	key     [32]byte
+	hashing chan struct{} // has room for the hashes that may be worked out at the same time
+
+	mu    sync.Mutex
+	turns map[digest]*turn
+	right map[digest]time.Time // when they are forgotten
+	known map[string]digest    // of a hash whose password was given once, that password
+}
+
+// A turn is what those wait for who may be guessers. Only one of them is checked at a
+// time.
+type turn struct {
+	free chan struct{} // has room for one
+	uses int           // those that have it and those that wait
+}
+
+// NewGuard makes a Guard.
+func NewGuard() *Guard {
+	g := &Guard{
+		// Half of the processors are for everything else.
+		hashing: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+		turns:   map[digest]*turn{},
+		right:   map[digest]time.Time{},
+		known:   map[string]digest{},
+	}
+	rand.Read(g.key[:])
+	return g
+}
+
+// digest works out a digest. No two lists of parts are taken for one another.
+func (g *Guard) digest(parts ...string) (d digest) {
+	m := hmac.New(sha256.New, g.key[:])
+	for _, p := range parts {
+		m.Write(binary.BigEndian.AppendUint64(nil, uint64(len(p))))
+		m.Write([]byte(p))
+	}
+	m.Sum(d[:0])
+	return d
+}
+
+// Valid tells whether users, which maps names to passwords, has this pair. client is who
+// asks, as Network or another name of an address; "" or a loopback address: it is one of
+// many. If the pair is wrong, Valid returns after a pause. The time that it takes does not
+// depend on how much is right. The end of ctx ends the wait; it must not mean that the
+// client has left, which would then guess as fast as it leaves.
+func (g *Guard) Valid(ctx context.Context, users map[string]string, client, user, password string) bool {
+	if ip, err := netip.ParseAddr(client); err == nil && ip.IsLoopback() {
+		client = ""
+	}
 	want, known := users[user]
-	// The hashes are of one length, whatever the passwords' lengths are.
-	a, b := sha256.Sum256([]byte(want)), sha256.Sum256([]byte(password))
-	return subtle.ConstantTimeCompare(a[:], b[:]) == 1 && known
+	// With another password in the table this is another pair.
+	pair := g.digest("pair", client, user, password, want)
+	if known && g.remembers(pair) {
+		return true
+	}
+	who := pair
+	if client != "" {
+		who = g.digest("client", client)
+	}
+	turn, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	leave, ok := g.enter(turn, who)
+	if !ok {
+		return false
+	}
+	defer leave()
+	if known && g.remembers(pair) { // many connections of a client begin at the same time
+		return true
+	}
+	after := time.NewTimer(pause)
+	defer after.Stop()
+	if g.check(turn, users, want, known, password) {
+		g.remember(pair)
+		return true
+	}
+	select {
+	case <-after.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// enter waits for the turn of who.
+func (g *Guard) enter(ctx context.Context, who digest) (leave func(), ok bool) {
+	g.mu.Lock()
+	t := g.turns[who]
+	if t == nil {
+		t = &turn{free: make(chan struct{}, 1)}
+		g.turns[who] = t
+	}
+	t.uses++
+	g.mu.Unlock()
+	forget := func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if t.uses--; t.uses == 0 {
+			delete(g.turns, who)
+		}
+	}
+	select {
+	case t.free <- struct{}{}:
+		return func() { <-t.free; forget() }, true
+	case <-ctx.Done():
+		forget()
+		return nil, false
+	}
+}
+
+// check compares the password with the one of the table.
+func (g *Guard) check(ctx context.Context, users map[string]string, want string, known bool, password string) bool {
+	if !known {
+		// It takes as long as for somebody who is known.
+		for _, other := range users {
+			if want = other; hashed(other) {
+				break
+			}
+		}
+	}
+	if !hashed(want) {
+		// The digests are of one length, whatever the passwords' lengths are.
+		a, b := sha256.Sum256([]byte(want)), sha256.Sum256([]byte(password))
+		return subtle.ConstantTimeCompare(a[:], b[:]) == 1 && known
+	}
+	// A hash has to be slow only until its password is known. Later, guesses can't keep
+	// the processors busy.
+	given := g.digest("password", password)
+	right, ok := g.passwordOf(want)
+	if !ok {
+		select {
+		case g.hashing <- struct{}{}:
+		case <-ctx.Done():
+			return false
+		}
+		defer func() { <-g.hashing }()
+		if bcrypt.CompareHashAndPassword([]byte(want), []byte(password)) != nil {
+			return false
+		}
+		g.learn(want, given)
+		right = given
+	}
+	return subtle.ConstantTimeCompare(right[:], given[:]) == 1 && known
+}
+
+func (g *Guard) passwordOf(hash string) (d digest, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	d, ok = g.known[hash]
+	return d, ok
+}
+
+func (g *Guard) learn(hash string, password digest) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.known) >= maxRemembered { // of tables before reloads, most of them
+		clear(g.known)
+	}
+	g.known[hash] = password
+}
+
+func (g *Guard) remembers(pair digest) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	until, ok := g.right[pair]
+	return ok && time.Now().Before(until)
+}
+
+// remember keeps a right pair. Where there are too many, those go first that were right
+// the longest time ago.
+func (g *Guard) remember(pair digest) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	if len(g.right) >= maxRemembered {
+		var oldest digest
+		first := now.Add(2 * remembered)
+		for d, until := range g.right {
+			if until.Before(first) {
+				oldest, first = d, until
+			}
+			if !now.Before(until) {
+				delete(g.right, d)
+			}
+		}
+		delete(g.right, oldest)
+	}
+	g.right[pair] = now.Add(remembered)
 }

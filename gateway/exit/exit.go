@@ -18,6 +18,7 @@ import (
 	"slices"
 	"time"
 
+	"ptgate/gateway/credentials"
 	"ptgate/gateway/outcome"
 	"ptgate/routes"
 )
@@ -44,7 +45,7 @@ type Settings struct {
 	Dial time.Duration
 	// Handshake is the longest time until the client's request is complete. 0: no limit.
 	Handshake time.Duration
-	// Users maps names to passwords. Empty: nobody is asked.
+	// Users maps names to passwords, or to bcrypt hashes of them. Empty: nobody is asked.
 	Users map[string]string
 	// Hosts has the addresses of names that are not looked up. The names are in their
 	// canonical form. The policy holds for these addresses as for all others.
@@ -57,6 +58,7 @@ type Exit struct {
 	resolver *resolver
 	log      *slog.Logger
 	book     *outcome.Book
+	guard    *credentials.Guard
 	// isLocal tells whether an address is one of this machine's.
 	isLocal func(netip.Addr) (bool, error)
 	// source is the address that the system would use towards another one.
@@ -73,6 +75,7 @@ func New(settings func() *Settings, book *outcome.Book, log *slog.Logger) *Exit 
 		settings: settings,
 		resolver: newResolver(),
 		book:     book,
+		guard:    credentials.NewGuard(),
 		log:      log,
 		isLocal:  newLocalAddrs().has,
 		source:   source,

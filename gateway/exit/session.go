@@ -6,7 +6,6 @@ import (
 
 	"ptgate/adapter/socks5"
 	"ptgate/gateway/answer"
-	"ptgate/gateway/credentials"
 	"ptgate/gateway/destination"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/relay"
@@ -15,12 +14,13 @@ import (
 )
 
 // ServeConn serves one SOCKS5 session on c, which is a carrier's stream or a bare
-// connection from a PT. It owns c. After a success it returns the relay, and the caller
+// connection from a PT. It owns c. client is the address of whoever asks, without a port;
+// "": it is not known. After a success it returns the relay, and the caller
 // has to call that: in a new goroutine its stack is smaller. Otherwise it returns nil.
 // The end of ctx resets both connections.
-func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, o relay.Options) (then func()) {
+func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, client string, o relay.Options) (then func()) {
 	set := e.settings()
-	s := &session{exit: e, conn: c, set: set, ctx: ctx}
+	s := &session{exit: e, conn: c, client: client, set: set, ctx: ctx}
 	if set.Handshake > 0 {
 		c.SetReadDeadline(time.Now().Add(set.Handshake))
 	}
@@ -76,17 +76,18 @@ const watchAfter = time.Second
 
 // A session is one handshake.
 type session struct {
-	exit *Exit
-	conn stream.Conn
-	set  *Settings
-	ctx  context.Context
-	hs   socks.Session
+	exit   *Exit
+	conn   stream.Conn
+	client string
+	set    *Settings
+	ctx    context.Context
+	hs     socks.Session
 
 	asked bool // there was a request for a destination
 }
 
 func (s *session) valid(user, password string) bool {
-	ok := credentials.Valid(s.set.Users, user, password)
+	ok := s.exit.guard.Valid(s.ctx, s.set.Users, s.client, user, password)
 	if !ok {
 		s.exit.book.Add(outcome.ExitBadCredentials, outcome.By())
 	}

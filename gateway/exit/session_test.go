@@ -60,7 +60,7 @@ func fails(err error) connect {
 
 // serveConn runs a whole session.
 func serveConn(ctx context.Context, e *Exit, c net.Conn) {
-	if then := e.ServeConn(ctx, stream.From(c), relay.Options{}); then != nil {
+	if then := e.ServeConn(ctx, stream.From(c), "", relay.Options{}); then != nil {
 		then()
 	}
 }
@@ -224,7 +224,9 @@ func TestNothingPrivateInTheLog(t *testing.T) {
 }
 
 // What becomes of sessions is counted, and a client that guesses passwords fills no log.
-func TestCounts(t *testing.T) {
+func TestCounts(t *testing.T) { synctest.Test(t, testCounts) }
+
+func testCounts(t *testing.T) {
 	var log bytes.Buffer
 	logger := slog.New(slog.NewTextHandler(&log, nil))
 	book := outcome.New(logger)
@@ -247,7 +249,7 @@ func TestCounts(t *testing.T) {
 		{login + v4, 14, 2}, // port 80
 		{login + "\x05\x01\x00\x01\x08\x08\x08\x08\x01\xbb", 14, 3}, // port 443
 		{login + "\x05\x02" + v4[2:], 14, 1},                        // BIND
-		{"\x05\x01\x02\x01\x03ann\x05guess", 4, 500},
+		{"\x05\x01\x02\x01\x03ann\x05guess", 4, 9},
 		{"\x05\x01\x00", 2, 4}, // without a password
 		{"\x05\x01", 0, 1},     // incomplete
 	} {
@@ -277,11 +279,11 @@ func TestCounts(t *testing.T) {
 			got[strings.TrimSpace(v.Name+" "+v.Labels["reason"])] = v.Value
 		}
 	}
-	want := map[string]int64{"exit_opened": 3, "exit_refused refused": 2, "exit_refused command": 1, "exit_refused credentials": 4, "exit_bad_credentials": 500}
+	want := map[string]int64{"exit_opened": 3, "exit_refused refused": 2, "exit_refused command": 1, "exit_refused credentials": 4, "exit_bad_credentials": 9}
 	if !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	if n := strings.Count(log.String(), "\n"); n != 2 || !strings.Contains(log.String(), "more=499") {
+	if n := strings.Count(log.String(), "\n"); n != 2 || !strings.Contains(log.String(), "more=8") {
 		t.Errorf("%d lines: %s", n, &log)
 	}
 }
@@ -413,7 +415,7 @@ func TestClientLeavesDuringDial(t *testing.T) {
 		}
 		server := sessions.NewServer(nil, func() sessions.ServerSettings { return sessions.ServerSettings{} })
 		group := server.Group(func() int { return 10 }, quiet, func(s *sessions.Stream) func() {
-			return e.ServeConn(t.Context(), s, relay.Options{})
+			return e.ServeConn(t.Context(), s, s.Client(), relay.Options{})
 		})
 		defer group.Close()
 		group.Serve(t.Context(), c, sessions.ServeOptions{Handshake: time.Minute, Traffic: new(carrier.Traffic)})

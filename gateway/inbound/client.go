@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/credentials"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
@@ -124,6 +125,12 @@ func (c *client) handshake() time.Duration {
 		return overHandshake
 	}
 	return c.set.Handshake
+}
+
+// valid checks a user and password. If they are wrong, it takes a while.
+func (c *client) valid(user, password string) bool {
+	s := c.l.server
+	return s.guard.Valid(c.l.stop, c.set.Users, credentials.Network(c.Conn.RemoteAddr()), user, password)
 }
 
 // engage notes that a request is being served. False: a stop has closed the connection.

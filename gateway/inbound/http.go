@@ -20,7 +20,6 @@ import (
 
 	"ptgate/adapter/socks5"
 	"ptgate/gateway/answer"
-	"ptgate/gateway/credentials"
 	"ptgate/gateway/destination"
 	"ptgate/gateway/http1"
 	"ptgate/gateway/outcome"
@@ -57,6 +56,10 @@ type httpConn struct {
 	plain    bool          // goproxy has let a plain request through
 	hijacked bool          // goproxy has taken the connection for a tunnel
 	large    bool          // it is one of the few with a large head
+
+	// The last credentials that were right, as sent, and the settings by which they were.
+	checked   string
+	checkedBy *Settings
 
 	// The tunnel:
 	answer   string      // before the tunnel, or in its place
@@ -365,12 +368,17 @@ func (h *httpConn) admit(r *http.Request) error {
 	if len(h.set.Users) == 0 {
 		return nil
 	}
-	user, password, ok := basicAuth(r.Header.Get("Proxy-Authorization"))
+	field := r.Header.Get("Proxy-Authorization")
+	user, password, ok := basicAuth(field)
 	if !ok {
 		return answer.Errorf(answer.Credentials, "no user name and password")
 	}
-	if !credentials.Valid(h.set.Users, user, password) {
-		return answer.New(answer.Credentials, errWrong)
+	// A connection is checked once, until its credentials or the settings change.
+	if field != h.checked || h.set != h.checkedBy {
+		if !h.valid(user, password) {
+			return answer.New(answer.Credentials, errWrong)
+		}
+		h.checked, h.checkedBy = field, h.set
 	}
 	h.user = user
 	return nil

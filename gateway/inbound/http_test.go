@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/bcrypt"
+
 	"ptgate/gateway/answer"
 	"ptgate/routes"
 )
@@ -244,6 +246,49 @@ func TestPlainRoutesEachRequest(t *testing.T) {
 		for len(asked) > 0 {
 			<-asked
 		}
+	}
+}
+
+// A connection is checked once, until the client sends other credentials or the settings
+// change.
+func TestHTTPCheckedOnce(t *testing.T) {
+	up := origin(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) })
+	g := start(t, HTTP, to(up), func(s *Settings, _ *Config) { s.Users = map[string]string{"alice": "a", "bob": "b"} })
+	hash, err := bcrypt.GenerateFromPassword([]byte("a"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := connect(t, g.addr)
+	for _, tt := range []struct {
+		users map[string]string // nil: no reload
+		user  string
+		want  int
+	}{
+		{nil, "alice:a", 204},
+		{nil, "alice:a", 204},
+		{nil, "alice:b", 407},
+		{nil, "alice:a", 204},
+		{nil, "bob:b", 204},
+		{nil, "", 407},
+		{map[string]string{"alice": "changed"}, "bob:b", 407},
+		{map[string]string{"alice": string(hash)}, "alice:a", 204},
+		{nil, "alice:" + string(hash), 407},
+	} {
+		if tt.users != nil {
+			set := *g.now.Load()
+			set.Users = tt.users
+			g.now.Store(&set)
+		}
+		field := ""
+		if tt.user != "" {
+			field = basic(tt.user)
+		}
+		p.send("GET http://b.example/ HTTP/1.1\r\nHost: x\r\n" + field + "\r\n")
+		resp, err := http.ReadResponse(p.r, nil)
+		if err != nil || resp.StatusCode != tt.want {
+			t.Fatalf("%v: %v, %v", tt, resp, err)
+		}
+		io.Copy(io.Discard, resp.Body)
 	}
 }
 

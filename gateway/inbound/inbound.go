@@ -33,6 +33,7 @@ import (
 	"time"
 
 	"ptgate/gateway/answer"
+	"ptgate/gateway/credentials"
 	"ptgate/gateway/destination"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/stream"
@@ -62,7 +63,8 @@ type Settings struct {
 	Dialer Dialer
 	// Allow has the networks whose clients are let in. Empty: all clients are.
 	Allow []netip.Prefix
-	// Users maps names to passwords. Empty: nobody is asked for a name and a password.
+	// Users maps names to passwords, or to bcrypt hashes of them. Empty: nobody is asked for
+	// a name and a password.
 	Users map[string]string
 	// Handshake bounds the time from accept to a complete request. Zero: no bound.
 	Handshake time.Duration
@@ -133,6 +135,7 @@ type Server struct {
 	cfg   Config
 	over  *Limiter // bounds the clients beyond Config.Limit that get an answer
 	large *Limiter // bounds the requests of HTTP with a large head
+	guard *credentials.Guard
 }
 
 // maxOver is how many clients beyond Config.Limit get an answer at the same time. The
@@ -141,7 +144,7 @@ const maxOver = 128
 
 // New returns a Server that has no listener yet.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, over: NewLimiter(maxOver), large: NewLimiter(maxLarge)}
+	return &Server{cfg: cfg, over: NewLimiter(maxOver), large: NewLimiter(maxLarge), guard: credentials.NewGuard()}
 }
 
 // Serve serves the front f on ln, and closes ln. It returns when everything that it

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"ptgate/gateway/answer"
-	"ptgate/gateway/credentials"
 	"ptgate/gateway/destination"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/socks"
@@ -70,7 +69,7 @@ type socksSession struct {
 }
 
 func (s *socksSession) valid(user, password string) bool {
-	ok := credentials.Valid(s.set.Users, user, password)
+	ok := s.client.valid(user, password)
 	if !ok {
 		s.count(outcome.BadCredentials)
 	}

@@ -121,7 +121,7 @@ func Start(ctx context.Context, c *config.Serve, state string, deps Deps) (*Serv
 	s.gone, s.endGone = context.WithCancel(context.Background())
 	if deps.Exit != nil && c.Forward == "" {
 		s.sessions = deps.Sessions.Group(func() int { return deps.Limits().Connections }, s.log,
-			func(c *session.Stream) func() { return s.session(c, s.relayOptions(), false) })
+			func(c *session.Stream) func() { return s.session(c, c.Client(), s.relayOptions(), false) })
 	}
 	s.pt = supervise.New(supervise.Config[transport]{
 		Name:   "pluggable transport",
@@ -371,7 +371,7 @@ func (s *Server) handle(c stream.Conn) {
 	case carrier.BareSOCKS5:
 		// Such a client may be silent for as long as it likes, so its silence means
 		// nothing. Only the relay's half_open and TCP's keep-alives end the connection.
-		if then := s.session(c2, s.counted(), true); then != nil {
+		if then := s.session(c2, host(c.RemoteAddr()), s.counted(), true); then != nil {
 			then()
 		}
 	default:
@@ -403,7 +403,7 @@ func host(a net.Addr) string {
 
 // session passes one SOCKS5 session to the exit, and returns the relay; nil: there is
 // none. A bare one has a PT connection for itself.
-func (s *Server) session(c stream.Conn, o relay.Options, bare bool) (then func()) {
+func (s *Server) session(c stream.Conn, client string, o relay.Options, bare bool) (then func()) {
 	late := s.stop.Err() != nil
 	if late && bare || !s.enter(late) {
 		c.SetWriteDeadline(time.Now().Add(time.Second))
@@ -411,7 +411,7 @@ func (s *Server) session(c stream.Conn, o relay.Options, bare bool) (then func()
 		c.Close()
 		return nil
 	}
-	relay := s.deps.Exit.ServeConn(s.cut, c, o)
+	relay := s.deps.Exit.ServeConn(s.cut, c, client, o)
 	if relay == nil {
 		s.left(late)
 		return nil

@@ -96,6 +96,15 @@ type served struct {
 	expiry *time.Timer
 }
 
+// Client is the address of the client that began the stream's session; see ServeOptions. It
+// is "" at the client's end.
+func (s *Stream) Client() string {
+	if v, ok := s.e.owner.(*served); ok {
+		return v.client
+	}
+	return ""
+}
+
 // accept implements owner.
 func (v *served) accept(s *Stream) {
 	g := v.group
