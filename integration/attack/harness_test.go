@@ -1,0 +1,588 @@
+//go:build integration
+
+// Package attack plays those who mean harm to the built ptgate: a client that has the
+// bridge line, a far end, a program on the same machine. Each test is named after what it
+// tries. It looks at what the attacked box uses, and whether a bystander is served.
+//
+// The attackers are parts of the tests, and speak the real wire format (wire_test.go). A
+// client attacks from the address attackerHost; the bystander's gateway has another one.
+//
+// Nothing here asserts how fast something is, but for wide bounds: the machine may be busy.
+package attack
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"ptgate/adapter/socks5"
+)
+
+// ptgate is the path of the program. It is built here, or the one that PTGATE_TEST_PROGRAM
+// names.
+var ptgate string
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	if ptgate = os.Getenv("PTGATE_TEST_PROGRAM"); ptgate != "" {
+		return m.Run()
+	}
+	dir, err := os.MkdirTemp("", "ptgate-attack-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	ptgate = filepath.Join(dir, "ptgate")
+	cmd := exec.Command("go", "build", "-p", "2", "-o", ptgate, "./cmd/ptgate")
+	cmd.Dir = "../.."
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if err := cmd.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "build ptgate:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+const (
+	// patience bounds every wait for something that ought to happen.
+	patience = 60 * time.Second
+	// attackerHost is the address that a malicious client comes from.
+	attackerHost = "127.0.0.2"
+	// back is how long after an attack everything has to be as before.
+	back = 10 * time.Second
+	// resume is how long a session without a carrier is kept.
+	resume = 2 * time.Minute
+)
+
+// A box is one `ptgate run`.
+type box struct {
+	t      testing.TB
+	name   string
+	cmd    *exec.Cmd
+	log    *transcript
+	exited chan struct{} // closed when it has been waited for
+}
+
+// start runs a box until the test ends, and returns when it is ready. The state directory
+// is the test's.
+func start(t testing.TB, name, text string) *box {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ptg-") // a short name: paths of sockets are limited
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	file := filepath.Join(dir, name+".toml")
+	text = "state_dir = \"" + filepath.Join(dir, "state") + "\"\n" + text
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &box{t: t, name: name, log: newTranscript(), exited: make(chan struct{})}
+	b.cmd = exec.Command(ptgate, "run", "-c", file)
+	b.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "NOTIFY_SOCKET=" + filepath.Join(dir, "notify")}
+	b.cmd.Stdout, b.cmd.Stderr = b.log, b.log
+	if err := b.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ready := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		b.cmd.Wait()
+		close(b.exited)
+	})
+	wg.Go(func() {
+		buf := make([]byte, 4096)
+		for told := false; ; {
+			n, err := notify.Read(buf)
+			if err != nil {
+				return
+			}
+			if !told && bytes.Contains(buf[:n], []byte("READY=1")) {
+				told = true
+				close(ready)
+			}
+		}
+	})
+	t.Cleanup(func() {
+		b.stop()
+		notify.Close()
+		wg.Wait()
+		if t.Failed() || os.Getenv("PTGATE_TEST_LOG") != "" {
+			t.Logf("log of %s:\n%s", name, b.log.tail())
+		}
+	})
+	select {
+	case <-ready:
+	case <-b.exited:
+		t.Fatalf("%s ended before it was ready:\n%s", name, b.log.tail())
+	case <-time.After(patience):
+		t.Fatalf("%s is not ready after %v:\n%s", name, patience, b.log.tail())
+	}
+	return b
+}
+
+// stop ends the box in order.
+func (b *box) stop() {
+	b.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-b.exited:
+	case <-time.After(patience):
+		b.cmd.Process.Signal(syscall.SIGQUIT) // its goroutines, into the log
+		<-b.exited
+		b.t.Errorf("%s did not end within %v", b.name, patience)
+	}
+	for _, bad := range []string{"panic", "DATA RACE", "fatal error"} {
+		if strings.Contains(b.log.String(), bad) {
+			b.t.Errorf("%s: its log has %q", b.name, bad)
+		}
+	}
+}
+
+// listens is the address of the nth listener of programs, from 0.
+func (b *box) listens(nth int) string {
+	b.t.Helper()
+	b.log.wait(b.t, `msg=listening front=`)
+	all := regexp.MustCompile(`msg=listening front=\S+ address=(\S+)`).FindAllStringSubmatch(b.log.String(), -1)
+	return all[nth][1]
+}
+
+// A usage is what a process uses.
+type usage struct {
+	RSS  int64 // bytes in memory now
+	Peak int64 // the most since forgetPeak
+	FDs  int
+	CPU  time.Duration // so far
+}
+
+func (u usage) String() string {
+	return fmt.Sprintf("%d MiB, at most %d MiB, %d descriptors, %v of processor time",
+		u.RSS>>20, u.Peak>>20, u.FDs, u.CPU.Round(10*time.Millisecond))
+}
+
+// usage looks at the box.
+func (b *box) usage() (u usage) {
+	b.t.Helper()
+	pid := b.cmd.Process.Pid
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		b.t.Fatalf("%s is gone: %v", b.name, err)
+	}
+	for _, line := range strings.Split(string(status), "\n") {
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			continue
+		}
+		kib, _ := strconv.ParseInt(f[1], 10, 64)
+		switch f[0] {
+		case "VmRSS:":
+			u.RSS = kib << 10
+		case "VmHWM:":
+			u.Peak = kib << 10
+		}
+	}
+	fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	u.FDs = len(fds)
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])); len(f) > 12 {
+		for _, ticks := range f[11:13] {
+			n, _ := strconv.ParseInt(ticks, 10, 64)
+			u.CPU += time.Duration(n) * (time.Second / 100)
+		}
+	}
+	return u
+}
+
+// forgetPeak begins a new Peak.
+func (b *box) forgetPeak() {
+	os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", b.cmd.Process.Pid), []byte("5"), 0)
+}
+
+// mostMemory is how much a box may grow under any one attacker.
+const mostMemory = 256 << 20
+
+// grewLittle checks the peak of the box since base.
+func (b *box) grewLittle(base usage) {
+	b.t.Helper()
+	u := b.usage()
+	b.t.Logf("%s: %v; before %v", b.name, u, base)
+	if u.Peak-base.RSS > mostMemory {
+		b.t.Errorf("%s has grown by %d MiB, want at most %d", b.name, (u.Peak-base.RSS)>>20, mostMemory>>20)
+	}
+}
+
+// recovers checks that the box uses about as much as before within limit after the attack.
+func (b *box) recovers(base usage, limit time.Duration) {
+	b.t.Helper()
+	const memory, fds = 48 << 20, 8
+	var u usage
+	if !eventually(limit, func() bool {
+		u = b.usage()
+		return u.RSS <= base.RSS+memory && u.FDs <= base.FDs+fds
+	}) {
+		b.t.Errorf("%s: %v, %v after the attack; before it: %v", b.name, u, limit, base)
+		return
+	}
+	b.t.Logf("%s afterwards: %v", b.name, u)
+}
+
+// eventually tells whether ok becomes true within limit. It is for what no event tells.
+func eventually(limit time.Duration, ok func() bool) bool {
+	end := time.NewTimer(limit)
+	defer end.Stop()
+	look := time.NewTicker(50 * time.Millisecond)
+	defer look.Stop()
+	for {
+		if ok() {
+			return true
+		}
+		select {
+		case <-look.C:
+		case <-end.C:
+			return ok()
+		}
+	}
+}
+
+// A transcript is what a process writes: the first and the last bytes of it.
+type transcript struct {
+	mu    sync.Mutex
+	text  []byte
+	size  int64         // bytes that were written in all
+	grown chan struct{} // closed at the next write
+}
+
+func newTranscript() *transcript { return &transcript{grown: make(chan struct{})} }
+
+// An attack on the log must not take the memory of the test.
+const mostTranscript = 8 << 20
+
+func (l *transcript) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.grown)
+	l.grown = make(chan struct{})
+	l.size += int64(len(p))
+	if len(l.text) < mostTranscript {
+		l.text = append(l.text, p...)
+	}
+	return len(p), nil
+}
+
+func (l *transcript) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.text)
+}
+
+// written is how many bytes the process has written.
+func (l *transcript) written() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.size
+}
+
+func (l *transcript) tail() string {
+	text := l.String()
+	return text[max(0, len(text)-8<<10):]
+}
+
+// wait waits until the transcript matches, and returns the first match's groups.
+func (l *transcript) wait(t testing.TB, pattern string) []string {
+	t.Helper()
+	re := regexp.MustCompile(pattern)
+	limit := time.NewTimer(patience)
+	defer limit.Stop()
+	for {
+		l.mu.Lock()
+		m, grown := re.FindStringSubmatch(string(l.text)), l.grown
+		l.mu.Unlock()
+		if m != nil {
+			return m
+		}
+		select {
+		case <-grown:
+		case <-limit.C:
+			t.Fatalf("no line matches %q within %v; there is:\n%s", pattern, patience, l.tail())
+		}
+	}
+}
+
+// freeAddr is a loopback address that was free a moment ago.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// A bridge is what a client needs of a far end that speaks obfs4.
+type bridge struct{ address, cert string }
+
+// startServer runs a server whose exit reaches loopback. more is the rest of its
+// configuration.
+func startServer(t testing.TB, more string) (*box, bridge) {
+	t.Helper()
+	addr, dir := freeAddr(t), filepath.Join(t.TempDir(), "pair")
+	if out, err := exec.Command(ptgate, "pair", "--address", addr, "--out", dir).CombinedOutput(); err != nil {
+		t.Fatalf("pair: %v\n%s", err, out)
+	}
+	server, err := os.ReadFile(filepath.Join(dir, "server.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := os.ReadFile(filepath.Join(dir, "client.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := regexp.MustCompile(`cert = "([^"]+)"`).FindSubmatch(client)[1]
+	text := strings.Replace(string(server), `["private"]`, `[]`, 1)
+	return start(t, "server", text+more), bridge{addr, string(cert)}
+}
+
+// startGateway runs a gateway with one port for programs, whose only bridge is b. more is
+// the rest of its configuration.
+func startGateway(t testing.TB, b bridge, more string) *box {
+	t.Helper()
+	return start(t, "gateway", fmt.Sprintf(`[bridge.far]
+transport = "obfs4"
+address = %q
+args = { cert = %q, iat-mode = "0" }
+[listen]
+mixed = ["127.0.0.1:0"]
+[[route]]
+to = "*"
+via = "far"
+`, b.address, b.cert)+more)
+}
+
+// An origin is a destination.
+type origin struct {
+	net.Listener
+	mu    sync.Mutex
+	conns []net.Conn
+	wg    sync.WaitGroup
+}
+
+// listen runs a destination until the test ends. serve gets each connection, and owns
+// none: all are closed at the end of the test.
+func listen(t testing.TB, serve func(net.Conn)) *origin {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &origin{Listener: ln}
+	o.wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			o.mu.Lock()
+			o.conns = append(o.conns, c)
+			o.mu.Unlock()
+			o.wg.Go(func() { serve(c) })
+		}
+	})
+	t.Cleanup(o.close)
+	return o
+}
+
+func (o *origin) close() {
+	o.Close()
+	o.closeConns()
+	o.wg.Wait()
+}
+
+// closeConns closes the connections that there are.
+func (o *origin) closeConns() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, c := range o.conns {
+		c.Close()
+	}
+	o.conns = nil
+}
+
+// taken is how many connections have come.
+func (o *origin) taken() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.conns)
+}
+
+func (o *origin) port() uint16 { return uint16(o.Addr().(*net.TCPAddr).Port) }
+
+// Kinds of destinations.
+func echo(c net.Conn) {
+	io.Copy(c, c)
+	c.Close()
+}
+
+// deaf does not read and does not write.
+func deaf(c net.Conn) { c.(*net.TCPConn).SetReadBuffer(4 << 10) }
+
+// loud writes as much as is taken.
+func loud(c net.Conn) {
+	b := make([]byte, 64<<10)
+	for {
+		if _, err := c.Write(b); err != nil {
+			return
+		}
+	}
+}
+
+// through asks the gateway at proxy for a connection to port on loopback.
+func through(proxy string, port uint16, limit time.Duration) (net.Conn, error) {
+	c, err := net.DialTimeout("tcp", proxy, limit)
+	if err != nil {
+		return nil, err
+	}
+	c.SetDeadline(time.Now().Add(limit))
+	client := socks5.Client{Command: socks5.Connect, Addr: socks5.Addr{IP: loopback, Port: port}}
+	if _, err := client.Do(c); err != nil {
+		c.Close()
+		return nil, err
+	}
+	c.SetDeadline(time.Time{})
+	return c, nil
+}
+
+// A bystander makes one request after the other through a gateway, to an echo of its own.
+type bystander struct {
+	t      testing.TB
+	proxy  string
+	origin *origin
+	stop   chan struct{}
+	wg     sync.WaitGroup
+
+	mu   sync.Mutex
+	took []time.Duration // of the requests since the last report
+	errs []error
+}
+
+// requestLimit is how long a request of the bystander may take.
+const requestLimit = 20 * time.Second
+
+// newBystander begins to make requests through the gateway, until the test ends.
+func newBystander(t testing.TB, proxy string) *bystander {
+	b := &bystander{t: t, proxy: proxy, origin: listen(t, echo), stop: make(chan struct{})}
+	b.wg.Go(func() {
+		pause := time.NewTicker(20 * time.Millisecond)
+		defer pause.Stop()
+		for {
+			begin := time.Now()
+			err := b.request()
+			b.mu.Lock()
+			if err != nil {
+				b.errs = append(b.errs, err)
+			} else {
+				b.took = append(b.took, time.Since(begin))
+			}
+			b.mu.Unlock()
+			select {
+			case <-b.stop:
+				return
+			case <-pause.C:
+			}
+		}
+	})
+	t.Cleanup(func() {
+		close(b.stop)
+		b.wg.Wait()
+	})
+	return b
+}
+
+func (b *bystander) request() error {
+	c, err := through(b.proxy, b.origin.port(), requestLimit)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(requestLimit))
+	var out, in [8]byte
+	binary.BigEndian.PutUint64(out[:], uint64(time.Now().UnixNano()))
+	if _, err := c.Write(out[:]); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(c, in[:]); err != nil {
+		return err
+	}
+	if in != out {
+		return fmt.Errorf("%x came back for %x", in, out)
+	}
+	return nil
+}
+
+// A service is how the bystander was served in a phase.
+type service struct {
+	Good, Bad     int
+	Median, Worst time.Duration
+	Err           error // one of the errors
+}
+
+func (s service) String() string {
+	text := fmt.Sprintf("%d of %d served, median %v, slowest %v", s.Good, s.Good+s.Bad,
+		s.Median.Round(100*time.Microsecond), s.Worst.Round(100*time.Microsecond))
+	if s.Err != nil {
+		text += ": " + s.Err.Error()
+	}
+	return text
+}
+
+// report tells how the bystander was served since the last report.
+func (b *bystander) report(phase string) (s service) {
+	b.t.Helper()
+	b.mu.Lock()
+	took, errs := b.took, b.errs
+	b.took, b.errs = nil, nil
+	b.mu.Unlock()
+	s.Good, s.Bad = len(took), len(errs)
+	if slices.Sort(took); len(took) > 0 {
+		s.Median, s.Worst = took[len(took)/2], took[len(took)-1]
+	}
+	if len(errs) > 0 {
+		s.Err = errs[0]
+	}
+	b.t.Logf("bystander %s: %v", phase, s)
+	return s
+}
+
+// served reports a phase in which every request must have been served. It first waits for
+// at least n requests.
+func (b *bystander) served(phase string, n int) service {
+	b.t.Helper()
+	eventually(patience, func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return len(b.took)+len(b.errs) >= n
+	})
+	s := b.report(phase)
+	if s.Bad > 0 || s.Good < n {
+		b.t.Errorf("bystander %s: %v", phase, s)
+	}
+	return s
+}
