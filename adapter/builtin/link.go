@@ -17,7 +17,10 @@ const maxHead = 16 << 10
 // handshake with long certificate chains, and the head of an answer.
 const maxHandshake = 256 << 10
 
-var errHandshakeTooLong = adapter.Constant("handshake is too long")
+var (
+	errHandshakeTooLong = adapter.Constant("handshake is too long")
+	errLetGo            = adapter.Constant("the handshake has ended")
+)
 
 // A link is the TCP connection beneath a transport. The transport is given the
 // link as its net.Conn, which lets us bound its handshake and work around its
@@ -38,9 +41,9 @@ type link struct {
 	limited bool
 	budget  int
 
-	// delayed is called when obfs4's server, having failed a handshake, begins
-	// to read and discard so as not to give itself away.
-	delayed func() error
+	// guest is the client of a Listener until its handshake is done. Nil: this is no
+	// such connection, or its handshake is done.
+	guest *guest
 
 	// failed holds the first error of Write or WaitRead, ended is on from
 	// CloseWrite. The kernel tells of a reset once only, and the read after that
@@ -55,6 +58,9 @@ func (l *link) Read(p []byte) (int, error) {
 	if l.prime {
 		l.prime = false
 		return 0, nil
+	}
+	if g := l.guest; g != nil && (g.isLetGo() || !g.until.IsZero()) {
+		return 0, errLetGo
 	}
 	if l.limited {
 		if l.budget == 0 {
@@ -108,7 +114,11 @@ func (l *link) expect(n int) { l.limited, l.budget = true, n }
 
 // handshakeDone ends the limits of the handshake.
 func (l *link) handshakeDone() {
-	l.limited, l.delayed = false, nil
+	l.limited = false
+	if g := l.guest; g != nil {
+		l.guest = nil
+		g.finish()
+	}
 }
 
 func (l *link) Write(p []byte) (int, error) {
@@ -125,7 +135,13 @@ func (l *link) CloseWrite() error {
 	return l.tcp.CloseWrite()
 }
 
-func (l *link) Close() error { return l.tcp.Close() }
+// Close leaves a client alone that failed the handshake if it is to be kept for a while.
+func (l *link) Close() error {
+	if g := l.guest; g != nil && !g.until.IsZero() {
+		return nil
+	}
+	return l.tcp.Close()
+}
 
 // Abort closes with a reset, so that the peer does not take what it has got for
 // everything.
@@ -139,15 +155,22 @@ func (l *link) Beneath() *net.TCPConn { return l.tcp }
 func (l *link) LocalAddr() net.Addr  { return l.tcp.LocalAddr() }
 func (l *link) RemoteAddr() net.Addr { return l.tcp.RemoteAddr() }
 
-func (l *link) SetDeadline(t time.Time) error      { return l.tcp.SetDeadline(t) }
 func (l *link) SetWriteDeadline(t time.Time) error { return l.tcp.SetWriteDeadline(t) }
 
+func (l *link) SetDeadline(t time.Time) error {
+	if g := l.guest; g != nil {
+		return g.setDeadline(t)
+	}
+	return l.tcp.SetDeadline(t)
+}
+
+// SetReadDeadline is called by obfs4's server when it has failed a handshake, and would
+// now read and discard until t so as not to give itself away, and close then. The Listener
+// does that in its place: see Listener.keep. What obfs4 reads then has an end at once.
 func (l *link) SetReadDeadline(t time.Time) error {
-	// During a handshake only obfs4's delayed close sets a read deadline alone.
-	if l.delayed != nil {
-		if err := l.delayed(); err != nil {
-			return err
-		}
+	if g := l.guest; g != nil && g.patient {
+		g.until = t
+		return nil
 	}
 	return l.tcp.SetReadDeadline(t)
 }

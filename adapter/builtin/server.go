@@ -10,17 +10,20 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
 
 	"ptgate/adapter"
+	"ptgate/adapter/descriptors"
 )
 
 const (
-	// defaultHandshakes and defaultDelayed bound a Listener that says nothing.
+	// defaultHandshakes and defaultDelayed bound a Listener that says nothing. A
+	// handshake takes about 50 KiB, a client that failed 5 KiB and a descriptor.
 	defaultHandshakes = 1024
-	defaultDelayed    = 1024
+	defaultDelayed    = 8192
 
 	// upgradeTimeout bounds webtunnel's handshake on the server. It stands behind
 	// a web server that has the request already.
@@ -41,10 +44,11 @@ type ServerConfig struct {
 	// Options are the transport's options, such as iat-mode for obfs4. webtunnel needs
 	// url.
 	Options adapter.Args
-	// Admit tells whether a client is let in. Other clients are closed before they get any
-	// answer of the transport. If the client's address is not known (see TrustedHops), the
-	// argument is not valid. Admit is called from many goroutines. Nil: all clients are
-	// let in.
+	// Admit tells whether a client is let in. It is asked when the client has shown that it
+	// knows the transport's secret: all that others see is the same for every address. The
+	// connection of a client that is not let in is closed then. If the client's address is
+	// not known (see TrustedHops), the argument is not valid. Admit is called from many
+	// goroutines. Nil: all clients are let in.
 	Admit func(netip.AddrPort) bool
 	// TrustedHops is how many proxies in front are trusted to name the client in
 	// X-Forwarded-For. Each adds one entry at the end, so with 1 the last entry is the
@@ -59,21 +63,20 @@ type ServerConfig struct {
 	// choice.
 	SendBuffer int
 	// Handshakes is how many handshakes may be under way, or done and waiting for Accept.
-	// Further clients wait in the kernel's queue. One client network gets at most a
-	// quarter. 0: 1024.
+	// No new client waits for a place: the oldest handshake of the network that has most
+	// of them ends. obfs4's client does not notice: it counts as one that failed. 0: 1024,
+	// or an eighth of the open files that the process may have, if that is less.
 	Handshakes int
 	// Delayed is how many connections of failed clients are kept open for a while, as
-	// obfs4 does, so that a probe does not recognize it. Further ones are closed at once.
-	// 0: 1024.
+	// obfs4 does, so that a probe does not recognize it. If there are more, the oldest one
+	// of the network that has most of them is closed. 0: 8192, or a quarter of the open
+	// files, if that is less.
 	Delayed int
 	// Logger gets errors that no method can return. Nil: nothing is logged.
 	Logger *slog.Logger
 }
 
-var (
-	errDelayedFull = adapter.Constant("too many failed handshakes are held open")
-	errDenied      = adapter.Constant("client is not admitted")
-)
+var errDenied = adapter.Constant("client is not admitted")
 
 // A Listener accepts a transport's connections. Many handshakes run at the same time;
 // Accept returns a connection when its handshake is done.
@@ -86,11 +89,10 @@ type Listener struct {
 	args   adapter.Args
 	path   string // webtunnel: the secret one, of its url
 
-	ready    chan Conn
-	slots    chan struct{} // handshakes
-	delayed  chan struct{}
-	networks networkLimit
-	panics   panicLog
+	ready      chan Conn
+	handshakes *crowd // under way, or done and waiting for Accept
+	kept       *crowd // clients that failed
+	panics     panicLog
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -102,10 +104,9 @@ type Listener struct {
 func Listen(cfg ServerConfig) (*Listener, error) {
 	takeStdout()
 	l := &Listener{cfg: cfg, log: orDiscard(cfg.Logger), ready: make(chan Conn)}
-	handshakes := cmp.Or(max(cfg.Handshakes, 0), defaultHandshakes)
-	l.slots = make(chan struct{}, handshakes)
-	l.delayed = make(chan struct{}, cmp.Or(max(cfg.Delayed, 0), defaultDelayed))
-	l.networks = networkLimit{max: max(1, handshakes/4), count: make(map[netip.Prefix]int)}
+	files := descriptors.Limit()
+	l.handshakes = newCrowd(cmp.Or(max(cfg.Handshakes, 0), min(defaultHandshakes, files/8)))
+	l.kept = newCrowd(cmp.Or(max(cfg.Delayed, 0), min(defaultDelayed, files/4)))
 
 	bind, err := netip.ParseAddrPort(cfg.Bind)
 	if err != nil {
@@ -190,6 +191,9 @@ func (l *Listener) Accept() (Conn, error) {
 func (l *Listener) Close() error {
 	l.cancel()
 	err := l.tcp.Close()
+	for _, g := range l.kept.close() {
+		_ = g.tcp.Close()
+	}
 	l.wg.Wait()
 	if errors.Is(err, net.ErrClosed) {
 		return nil
@@ -199,79 +203,78 @@ func (l *Listener) Close() error {
 
 func (l *Listener) acceptLoop() {
 	accept := func() (*net.TCPConn, error) {
-		select {
-		case l.slots <- struct{}{}:
-		case <-l.ctx.Done():
-			return nil, net.ErrClosed
-		}
 		tcp, err := l.tcp.AcceptTCP()
-		if err != nil {
-			<-l.slots
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+			l.shed()
 		}
 		return tcp, err
 	}
 	adapter.AcceptEach(l.ctx, l.log.With("transport", l.cfg.Transport), accept, func(tcp *net.TCPConn) {
+		if descriptors.Of(tcp) == descriptors.Last {
+			l.shed()
+		}
 		l.wg.Go(func() { l.serve(tcp) })
 	})
 }
 
-// serve does one client's handshake and hands the connection to Accept. It holds
-// a slot until Accept has taken it.
+// shed brings a descriptor back: of a client that failed or, if there is none, of one
+// whose handshake is under way.
+func (l *Listener) shed() {
+	g := l.kept.shed()
+	if g == nil {
+		g = l.handshakes.shed()
+	}
+	if g != nil {
+		_ = g.tcp.Close()
+	}
+}
+
+// serve does one client's handshake and hands the connection to Accept.
 func (l *Listener) serve(tcp *net.TCPConn) {
-	free := sync.OnceFunc(func() { <-l.slots })
-	defer free()
-	conn, err := l.handshake(tcp, free)
+	g := newGuest(tcp, addrPort(tcp.RemoteAddr()).Addr(), l.row.delays)
+	if out, _ := l.handshakes.enter(g); out != nil {
+		out.letGo()
+	}
+	conn, err := l.handshake(g)
 	if err != nil {
+		l.handshakes.leave(g)
 		if !l.panics.tell(l.log, err) {
 			l.log.Debug("handshake failed", "transport", l.cfg.Transport, "error", adapter.WithoutAddresses(err))
 		}
+		// A new goroutine: the stack of this one has grown in the transport.
+		if !g.until.IsZero() {
+			l.wg.Go(func() { l.keep(g) })
+		}
 		return
 	}
+	defer l.handshakes.leave(g)
 	select {
 	case l.ready <- conn:
+	case <-g.gone:
+		conn.Abort()
 	case <-l.ctx.Done():
 		conn.Abort()
 	}
 }
 
-func (l *Listener) handshake(tcp *net.TCPConn, free func()) (*conn, error) {
-	c := newLink(tcp, l.cfg.SendBuffer)
-	peer := addrPort(tcp.RemoteAddr())
-	if !l.networks.enter(peer.Addr()) {
-		c.Abort()
-		return nil, adapter.Constant("too many handshakes from one network")
-	}
-	leave := sync.OnceFunc(func() { l.networks.leave(peer.Addr()) })
-	defer leave()
-	// Behind a web server, clients are known only after their request: accept asks.
-	if !l.row.Front && !l.admitted(peer) {
-		c.Abort()
-		return nil, errDenied
-	}
-	held := false
-	if l.row.delays {
-		c.delayed = func() error {
-			select {
-			case l.delayed <- struct{}{}:
-				held = true
-				leave()
-				free()
-				return nil
-			default:
-				return errDelayedFull
-			}
-		}
-	}
-	release := closeOnDone(l.ctx, tcp)
+func (l *Listener) handshake(g *guest) (*conn, error) {
+	c := newLink(g.tcp, l.cfg.SendBuffer)
+	c.guest = g
+	release := closeOnDone(l.ctx, g.tcp)
 	inner, from, err := l.accept(c)
-	if held {
-		<-l.delayed
-	}
 	if !release() && err == nil {
 		err = net.ErrClosed
 	}
+	// Behind a web server, clients are known only after their request: accept asks.
+	if err == nil && !l.row.Front && !l.admitted(from) {
+		g.until = time.Time{}
+		_ = g.tcp.SetLinger(0)
+		err = errDenied
+	}
 	if err != nil {
-		_ = tcp.Close()
+		if g.until.IsZero() {
+			_ = g.tcp.Close()
+		}
 		return nil, err
 	}
 	c.handshakeDone()
@@ -280,54 +283,29 @@ func (l *Listener) handshake(tcp *net.TCPConn, free func()) (*conn, error) {
 	return conn, nil
 }
 
-func (l *Listener) admitted(from netip.AddrPort) bool {
-	return l.cfg.Admit == nil || l.cfg.Admit(from)
-}
-
-// A networkLimit bounds the handshakes that each client network has under way. Otherwise
-// silent connections of one network could take all the places.
-type networkLimit struct {
-	max   int
-	mu    sync.Mutex
-	count map[netip.Prefix]int
-}
-
-// network is the address itself, or the /64 of an IPv6 address. The zero Prefix,
-// for loopback, is never counted: there the web server in front is the peer.
-func network(a netip.Addr) netip.Prefix {
-	if !a.IsValid() || a.IsLoopback() {
-		return netip.Prefix{}
+// keep does what obfs4 does with a client that failed: it reads and discards until the
+// client leaves, or the time comes at which obfs4 closes. Thousands of such clients must
+// cost little, so there is a buffer only while there is something to read.
+func (l *Listener) keep(g *guest) {
+	defer g.tcp.Close()
+	out, ok := l.kept.enter(g)
+	if out != nil {
+		_ = out.tcp.Close()
 	}
-	bits := 32
-	if a.Is6() {
-		bits = 64
-	}
-	p, _ := a.WithZone("").Prefix(bits)
-	return p
-}
-
-func (n *networkLimit) enter(a netip.Addr) bool {
-	p := network(a)
-	if !p.IsValid() {
-		return true
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.count[p] >= n.max {
-		return false
-	}
-	n.count[p]++
-	return true
-}
-
-func (n *networkLimit) leave(a netip.Addr) {
-	p := network(a)
-	if !p.IsValid() {
+	if !ok || g.tcp.SetDeadline(g.until) != nil {
 		return
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.count[p]--; n.count[p] <= 0 {
-		delete(n.count, p)
+	defer l.kept.leave(g)
+	for ready := newReadiness(g.tcp); ready.wait() == nil; {
+		buf := relayBuffers.Get().(*[relayBuffer]byte)
+		_, err := g.tcp.Read(buf[:])
+		relayBuffers.Put(buf)
+		if err != nil {
+			return
+		}
 	}
+}
+
+func (l *Listener) admitted(from netip.AddrPort) bool {
+	return l.cfg.Admit == nil || l.cfg.Admit(from)
 }

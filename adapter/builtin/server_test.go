@@ -5,10 +5,12 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -100,27 +102,61 @@ func TestIATModes(t *testing.T) {
 	}
 }
 
+// probe connects and sends something.
+func probe(t *testing.T, l *Listener, text []byte) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	if _, err := c.Write(text); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// sizes tells how many clients are in a handshake, and how many have failed.
+func sizes(l *Listener) (handshakes, kept int) {
+	for _, c := range []struct {
+		crowd *crowd
+		n     *int
+	}{{l.handshakes, &handshakes}, {l.kept, &kept}} {
+		c.crowd.mu.Lock()
+		*c.n = c.crowd.n
+		c.crowd.mu.Unlock()
+	}
+	return handshakes, kept
+}
+
+// untilSizes waits until so many clients are in a handshake, and so many have failed.
+func untilSizes(t *testing.T, l *Listener, handshakes, kept int) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); ; runtime.Gosched() {
+		h, k := sizes(l)
+		if h == handshakes && k == kept {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d handshakes and %d kept, want %d and %d", h, k, handshakes, kept)
+		}
+	}
+}
+
 // A prober that sends garbage is read from and not answered, until Close; it
 // holds no place among the handshakes.
 func TestProberIsKept(t *testing.T) {
 	l := serverFor(t, nameObfs4, func(c *ServerConfig) { c.Handshakes = 1; c.Delayed = 2 })
-	probe := func() net.Conn {
-		c, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = c.Close() })
-		if _, err := c.Write(bytes.Repeat([]byte("x"), 9000)); err != nil {
-			t.Fatal(err)
-		}
-		return c
-	}
-	first, second := probe(), probe()
-	// The one beyond the bound is closed.
-	third := probe()
-	_ = third.SetReadDeadline(time.Now().Add(limit))
-	if n, err := third.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("beyond the bound: %d, %v", n, err)
+	garbage := bytes.Repeat([]byte("x"), 9000)
+	first := probe(t, l, garbage)
+	untilSizes(t, l, 0, 1)
+	second := probe(t, l, garbage)
+	untilSizes(t, l, 0, 2)
+	third := probe(t, l, garbage)
+	// The oldest gives its place to the new one.
+	_ = first.SetReadDeadline(time.Now().Add(limit))
+	if n, err := first.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the oldest beyond the bound: %d, %v", n, err)
 	}
 	// With the one place free again, others get in.
 	client, server := connect(t, l, clientFor(t, nameObfs4, nil))
@@ -129,22 +165,100 @@ func TestProberIsKept(t *testing.T) {
 		t.Error(err)
 	}
 	// The two are still read from.
-	for _, c := range []net.Conn{first, second} {
+	for _, c := range []net.Conn{second, third} {
 		_ = c.SetDeadline(time.Now().Add(limit))
 		if _, err := c.Write(make([]byte, 8<<20)); err != nil {
 			t.Errorf("write: %v", err)
 		}
 	}
+	// One that leaves is forgotten, and sees the end at once, as from obfs4.
+	_ = third.(*net.TCPConn).CloseWrite()
+	if n, err := third.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("after its end: %d, %v", n, err)
+	}
+	untilSizes(t, l, 0, 1)
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}
-	for _, c := range []net.Conn{first, second} {
-		if n, err := c.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("after Close: %d, %v", n, err)
+	if n, err := second.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("after Close: %d, %v", n, err)
+	}
+}
+
+// Connections that send nothing keep nobody out, and see nothing of that: they stay open
+// until the time at which obfs4 closes.
+func TestIdleHandshakesAreLetGo(t *testing.T) {
+	const most, idle = 4, 60
+	l := serverFor(t, nameObfs4, func(c *ServerConfig) { c.Handshakes = most })
+	begin := time.Now()
+	var silent []net.Conn
+	for i := range idle {
+		silent = append(silent, probe(t, l, bytes.Repeat([]byte("x"), i%3))) // some say a little
+	}
+	untilSizes(t, l, most, idle-most)
+	for range 3 {
+		client, server := connect(t, l, clientFor(t, nameObfs4, nil))
+		_, _ = io.WriteString(client, "in")
+		if _, err := io.ReadFull(server, make([]byte, 2)); err != nil {
+			t.Error(err)
+		}
+		untilSizes(t, l, most-1, idle-most+1)
+	}
+	for i, c := range silent {
+		_ = c.SetReadDeadline(time.Unix(1, 0))
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("idle connection %d: %v", i, err)
+		}
+	}
+	// obfs4's times: 30 s for the handshake, and then a delay of whole seconds that is the
+	// same for all.
+	end := time.Now()
+	var delay time.Duration
+	for g := l.kept.shed(); g != nil; g = l.kept.shed() {
+		_ = g.tcp.Close()
+		from, to := g.until.Sub(end), g.until.Sub(begin)
+		if from > 90*time.Second || to < 30*time.Second {
+			t.Errorf("closes after %v to %v, want 30 s to 90 s", from, to)
+		}
+		if at := g.until.Sub(begin).Truncate(time.Second); delay == 0 {
+			delay = at
+		} else if at < delay || g.until.After(begin.Add(delay+end.Sub(begin)+time.Second)) {
+			t.Errorf("closes after %v, others after %v", at, delay)
 		}
 	}
 }
 
+// A client that is let go at the moment when its handshake is done comes in.
+func TestLetGoTooLate(t *testing.T) {
+	a, b := tcpPair(t)
+	defer a.Close()
+	defer b.Close()
+	g := newGuest(a, netip.Addr{}, true)
+	g.letGo()
+	if _, err := a.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the handshake reads on: %v", err)
+	}
+	if err := g.setDeadline(time.Time{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := a.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the handshake begins again: %v", err)
+	}
+	g.finish()
+	_, _ = b.Write([]byte("x"))
+	if _, err := a.Read(make([]byte, 1)); err != nil {
+		t.Errorf("after the handshake: %v", err)
+	}
+	select {
+	case <-g.gone:
+		t.Error("it is still let go")
+	default:
+	}
+	g.letGo()
+	<-g.gone
+}
+
+// Who is not let in gets no further than the handshake.
 func TestAdmit(t *testing.T) {
 	for _, transport := range halfClosing {
 		t.Run(transport, func(t *testing.T) {
@@ -158,7 +272,6 @@ func TestAdmit(t *testing.T) {
 				t.Errorf("asked for %v", a)
 			}
 			if err == nil {
-				// webtunnel knows its client only after it has answered.
 				_, err = conn.Read(make([]byte, 1))
 				_ = conn.Close()
 			}
@@ -166,6 +279,22 @@ func TestAdmit(t *testing.T) {
 				t.Error("let in")
 			}
 		})
+	}
+}
+
+// A probe from an address that is not let in sees what every other one sees.
+func TestAdmitIsSilent(t *testing.T) {
+	l := serverFor(t, nameObfs4, func(c *ServerConfig) {
+		c.Admit = func(netip.AddrPort) bool { return false }
+	})
+	silent := probe(t, l, nil)
+	loud := probe(t, l, bytes.Repeat([]byte("x"), 9000))
+	untilSizes(t, l, 1, 1)
+	for _, c := range []net.Conn{silent, loud} {
+		_ = c.SetReadDeadline(time.Unix(1, 0))
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
 	}
 }
 
@@ -191,31 +320,85 @@ func TestWebtunnelGarbage(t *testing.T) {
 	}
 }
 
-// Silent clients of one network leave places for the others.
-func TestNetworkLimit(t *testing.T) {
-	c := networkLimit{max: 2, count: make(map[netip.Prefix]int)}
-	a := netip.MustParseAddr
-	for i, step := range []struct {
-		addr string
-		want bool
-	}{
-		{"192.0.2.1", true}, {"192.0.2.1", true}, {"192.0.2.1", false}, {"192.0.2.2", true},
-		{"2001:db8::1", true}, {"2001:db8::2", true}, {"2001:db8::3", false}, {"2001:db8:1::", true},
-		{"127.0.0.1", true}, {"127.0.0.1", true}, {"127.0.0.1", true},
+// The largest network gives places first, and of two that are as large, the one whose
+// oldest guest is the older. The newcomer never does.
+func TestCrowd(t *testing.T) {
+	c := newCrowd(5)
+	guests := make(map[string]*guest)
+	names := func(gs ...*guest) (text string) {
+		for _, g := range gs {
+			for name, other := range guests {
+				if g == other {
+					text += name
+				}
+			}
+		}
+		return text
+	}
+	for i, step := range []struct{ name, addr, out string }{
+		{"a", "192.0.2.1", ""}, {"b", "192.0.2.2", ""}, {"c", "192.0.2.1", ""}, {"d", "2001:db8::1", ""},
+		{"e", "2001:db8::2", ""}, // one network with d
+		{"f", "192.0.2.3", "a"},  // two networks have two, this one's oldest is the oldest
+		{"g", "192.0.2.4", "d"},  // the other one
+		{"h", "192.0.2.5", "b"},  // all have one
+		{"i", "192.0.2.5", "c"},  // as before: e f g h, and i is new
+		{"j", "::ffff:192.0.2.5", "h"},
 	} {
-		if got := c.enter(a(step.addr)); got != step.want {
-			t.Errorf("step %d, %s: %v", i, step.addr, got)
+		g := newGuest(nil, netip.MustParseAddr(step.addr), true)
+		out, ok := c.enter(g)
+		if guests[step.name] = g; !ok || out != nil != (step.out != "") || out != nil && names(out) != step.out {
+			t.Errorf("step %d, %s: %q has to go, want %q", i, step.name, names(out), step.out)
 		}
 	}
-	c.leave(a("192.0.2.1"))
-	if !c.enter(a("192.0.2.1")) {
+	c.leave(guests["f"])
+	c.leave(guests["f"])
+	c.leave(guests["a"]) // has no place any more
+	if out, ok := c.enter(newGuest(nil, netip.Addr{}, true)); out != nil || !ok {
 		t.Error("no place after one has left")
 	}
-	for _, addr := range []string{"192.0.2.1", "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8:1::", "127.0.0.1"} {
-		c.leave(a(addr))
+	if g := c.shed(); names(g) != "i" {
+		t.Errorf("shed %q", names(g))
 	}
-	if len(c.count) != 0 {
-		t.Errorf("left over: %v", c.count)
+	all := c.close()
+	if len(all) != 4 || len(c.networks) != 0 || len(c.order) != 0 || c.shed() != nil {
+		t.Errorf("%d at the end, left over: %v", len(all), c.networks)
+	}
+	if _, ok := c.enter(guests["a"]); ok {
+		t.Error("a closed crowd lets somebody in")
+	}
+}
+
+// Of many networks, the largest is always found.
+func TestCrowdOrder(t *testing.T) {
+	const most = 200
+	c := newCrowd(most)
+	count := make(map[netip.Prefix]int)
+	random := rand.New(rand.NewPCG(1, 2))
+	var in []*guest
+	for range 20_000 {
+		if random.IntN(3) == 0 && len(in) > 0 {
+			i := random.IntN(len(in))
+			if g := in[i]; g.place != nil {
+				c.leave(g)
+				count[g.from]--
+			}
+			in = slices.Delete(in, i, i+1)
+			continue
+		}
+		g := newGuest(nil, netip.AddrFrom4([4]byte{192, 0, 2, byte(random.ExpFloat64() * 10)}), true)
+		largest := 0
+		for _, n := range count {
+			largest = max(largest, n)
+		}
+		out, _ := c.enter(g)
+		in = append(in, g)
+		if out != nil {
+			if count[out.from] != largest {
+				t.Fatalf("a network of %d gave a place, the largest has %d", count[out.from], largest)
+			}
+			count[out.from]--
+		}
+		count[g.from]++
 	}
 }
 

@@ -54,12 +54,7 @@ func TestOutcomes(t *testing.T) {
 				f.limits.Connections += tt.limit * f.limits.Connections
 			})
 			for range times {
-				var conn net.Conn
-				if tt.deny {
-					conn, err = net.Dial("tcp", f.Announced().Address)
-				} else {
-					conn, err = f.try()
-				}
+				conn, err := f.try()
 				if errors.Is(err, syscall.ECONNRESET) {
 					continue // turned away already
 				}

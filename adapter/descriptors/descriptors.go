@@ -1,0 +1,55 @@
+// Package descriptors tells how near this process is to its limit of open files. Code that
+// opens connections for strangers asks it, so that some descriptors are left for what must
+// always work: a refusal, for example, needs a connection, too.
+//
+// The package counts nothing. The system gives each new file the lowest number that is
+// free (POSIX, section 2.6 of the general information). So the number of a new connection
+// tells that at least as many files are open, whoever has opened them. Systems that have
+// no such numbers have no such limit either: there, descriptors are never short.
+package descriptors
+
+import (
+	"math"
+	"syscall"
+)
+
+// A Supply tells how many descriptors were free when a connection was made.
+type Supply uint8
+
+const (
+	// Last: only what ends a connection properly, or brings descriptors back, may go on.
+	Last Supply = iota
+	// Few: nothing may begin that keeps its descriptor for long.
+	Few
+	// Enough: there is no shortage.
+	Enough
+)
+
+// Unlimited is the Limit of a system without one.
+const Unlimited = math.MaxInt
+
+// Limit is how many files this process may have open.
+func Limit() int { return limit() }
+
+// few and last are how many descriptors are kept back of a limit.
+func few(limit int) int  { return min(limit/4, 1024) }
+func last(limit int) int { return min(limit/16, 256) }
+
+// Reserve is how many descriptors are left where Of begins to say Last.
+func Reserve() int { return last(Limit()) }
+
+// Of tells how many descriptors were free when c was opened.
+func Of(c syscall.Conn) Supply {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return Enough // it is closed
+	}
+	return Raw(raw)
+}
+
+// Raw is Of for a connection that is not open yet, as net.Dialer.Control has it.
+func Raw(c syscall.RawConn) (s Supply) {
+	s = Enough
+	_ = c.Control(func(fd uintptr) { s = supply(fd, Limit()) })
+	return s
+}
