@@ -72,6 +72,9 @@ type ServerConfig struct {
 	// of the network that has most of them is closed. 0: 8192, or a quarter of the open
 	// files, if that is less.
 	Delayed int
+	// Left is called when a client has left that Accept has not returned. A crowd of them
+	// leaves memory behind. Nil: nothing is called.
+	Left func()
 	// Logger gets errors that no method can return. Nil: nothing is logged.
 	Logger *slog.Logger
 }
@@ -241,10 +244,15 @@ func (l *Listener) serve(tcp *net.TCPConn) {
 		if !l.panics.tell(l.log, err) {
 			l.log.Debug("handshake failed", "transport", l.cfg.Transport, "error", adapter.WithoutAddresses(err))
 		}
-		// A new goroutine: the stack of this one has grown in the transport.
-		if !g.until.IsZero() {
-			l.wg.Go(func() { l.keep(g) })
+		if g.until.IsZero() {
+			l.left()
+			return
 		}
+		// A new goroutine: the stack of this one has grown in the transport.
+		l.wg.Go(func() {
+			l.keep(g)
+			l.left()
+		})
 		return
 	}
 	defer l.handshakes.leave(g)
@@ -254,6 +262,12 @@ func (l *Listener) serve(tcp *net.TCPConn) {
 		conn.Abort()
 	case <-l.ctx.Done():
 		conn.Abort()
+	}
+}
+
+func (l *Listener) left() {
+	if l.cfg.Left != nil {
+		l.cfg.Left()
 	}
 }
 

@@ -50,6 +50,13 @@ func (l *Limiter) Moved() <-chan struct{} {
 	return l.moved
 }
 
+// Move makes Moved get a value although no place has been taken or given back.
+func (l *Limiter) Move() {
+	if l != nil {
+		l.move()
+	}
+}
+
 func (l *Limiter) move() {
 	select {
 	case l.moved <- struct{}{}:

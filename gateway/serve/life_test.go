@@ -311,6 +311,7 @@ func (l *stuckLimiter) Acquire() bool {
 	return false
 }
 func (l *stuckLimiter) Release() {}
+func (l *stuckLimiter) Move()    {}
 
 // A PT that has crashed is started again at once, whatever becomes of the connections
 // that it had.

@@ -35,10 +35,12 @@ import (
 )
 
 // A Limiter bounds how many connections and streams there are at the same time. Acquire
-// takes a place, and is false if none is free. Release gives it back.
+// takes a place, and is false if none is free. Release gives it back. Move notes that a
+// client has gone that never had a place.
 type Limiter interface {
 	Acquire() bool
 	Release()
+	Move()
 }
 
 // Deps are what all servers of a process share.

@@ -76,6 +76,7 @@ func (s *Server) listen() (transport, string, adapter.Args, error) {
 		TrustedHops:    s.cfg.TrustedHops,
 		TrustedProxies: s.cfg.TrustedProxies,
 		Logger:         s.log,
+		Left:           func() { s.deps.Limit.Move() },
 	})
 	if err != nil {
 		return nil, "", nil, err
