@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ptgate/adapter/descriptors"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/bridges"
 	"ptgate/gateway/config"
@@ -61,7 +62,7 @@ func (v *view) open(ctx context.Context, t routes.Target) (stream.Conn, error) {
 	case config.ActionBlock:
 		return nil, answer.Errorf(answer.Blocked, "blocked by the route at line %d", route.Line)
 	case config.ActionDirect:
-		var d net.Dialer
+		d := net.Dialer{Control: descriptors.Keep(descriptors.Last)}
 		c, err := d.DialContext(ctx, "tcp", destination.Format(t))
 		if err != nil {
 			return nil, answer.New(answer.Of(err), fmt.Errorf("direct: %w", err))

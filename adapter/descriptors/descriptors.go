@@ -9,7 +9,9 @@
 package descriptors
 
 import (
+	"fmt"
 	"math"
+	"net"
 	"syscall"
 )
 
@@ -38,18 +40,30 @@ func last(limit int) int { return min(limit/16, 256) }
 // Reserve is how many descriptors are left where Of begins to say Last.
 func Reserve() int { return last(Limit()) }
 
-// Of tells how many descriptors were free when c was opened.
-func Of(c syscall.Conn) Supply {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return Enough // it is closed
+// Of tells how many descriptors were free when c was opened. It is Enough for a connection
+// that has none.
+func Of(c net.Conn) Supply {
+	if c, ok := c.(syscall.Conn); ok {
+		if raw, err := c.SyscallConn(); err == nil {
+			return of(raw)
+		}
 	}
-	return Raw(raw)
+	return Enough
 }
 
-// Raw is Of for a connection that is not open yet, as net.Dialer.Control has it.
-func Raw(c syscall.RawConn) (s Supply) {
+func of(c syscall.RawConn) (s Supply) {
 	s = Enough
 	_ = c.Control(func(fd uintptr) { s = supply(fd, Limit()) })
 	return s
+}
+
+// Keep is for net.Dialer.Control: it lets the dialer connect only if the supply is more
+// than least. The error is syscall.EMFILE.
+func Keep(least Supply) func(network, address string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) error {
+		if of(c) <= least {
+			return fmt.Errorf("the last descriptors are kept back: %w", syscall.EMFILE)
+		}
+		return nil
+	}
 }

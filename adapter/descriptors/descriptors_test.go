@@ -3,6 +3,7 @@
 package descriptors
 
 import (
+	"errors"
 	"net"
 	"os"
 	"syscall"
@@ -53,10 +54,20 @@ func TestOf(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		now := Of(c.(*net.TCPConn))
+		now := Of(c)
 		c.Close()
 		if now > seen {
 			t.Errorf("%d after %d", now, seen)
+		}
+		for _, least := range []Supply{Last, Few} {
+			d := net.Dialer{Control: Keep(least)}
+			c, err := d.Dial("tcp", ln.Addr().String())
+			if (err == nil) != (now > least) || err != nil && !errors.Is(err, syscall.EMFILE) {
+				t.Errorf("supply %d, kept back %d: %v", now, least, err)
+			}
+			if err == nil {
+				c.Close()
+			}
 		}
 		seen = now
 		f, err := os.Open(os.DevNull)
@@ -73,7 +84,7 @@ func TestOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if s := Of(c.(*net.TCPConn)); s != Enough {
+	if s := Of(c); s != Enough {
 		t.Errorf("%d after the files were closed", s)
 	}
 }

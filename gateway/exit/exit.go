@@ -18,6 +18,7 @@ import (
 	"slices"
 	"time"
 
+	"ptgate/adapter/descriptors"
 	"ptgate/gateway/credentials"
 	"ptgate/gateway/outcome"
 	"ptgate/routes"
@@ -70,7 +71,8 @@ type Exit struct {
 // New makes an Exit. It calls settings for each connection. book counts and logs the
 // outcomes of clients' requests.
 func New(settings func() *Settings, book *outcome.Book, log *slog.Logger) *Exit {
-	var d net.Dialer
+	// What is kept back serves new clients of the transports, which are told of the limit.
+	d := net.Dialer{Control: descriptors.Keep(descriptors.Few)}
 	return &Exit{
 		settings: settings,
 		resolver: newResolver(),

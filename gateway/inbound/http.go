@@ -360,7 +360,7 @@ func connOf(r *http.Request) *httpConn { return r.Context().Value(connKey{}).(*h
 // admit tells whether a request may be served; an error says why not.
 func (h *httpConn) admit(r *http.Request) error {
 	if h.over {
-		return answer.Errorf(answer.Limit, "limits.connections is reached")
+		return answer.Errorf(answer.Limit, "there are as many connections as there may be")
 	}
 	if h.l.stop.Err() != nil {
 		return answer.Errorf(answer.Limit, "the gateway is about to stop")

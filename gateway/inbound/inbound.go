@@ -32,6 +32,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ptgate/adapter/descriptors"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/credentials"
 	"ptgate/gateway/destination"
@@ -133,18 +134,14 @@ func (f Front) String() string {
 // A Server serves any number of listeners. Make one with New.
 type Server struct {
 	cfg   Config
-	over  *Limiter // bounds the clients beyond Config.Limit that get an answer
-	large *Limiter // bounds the requests of HTTP with a large head
+	over  *refusals // the clients beyond Config.Limit
+	large *Limiter  // bounds the requests of HTTP with a large head
 	guard *credentials.Guard
 }
 
-// maxOver is how many clients beyond Config.Limit get an answer at the same time. The
-// connections of all others are closed without one.
-const maxOver = 128
-
 // New returns a Server that has no listener yet.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, over: NewLimiter(maxOver), large: NewLimiter(maxLarge), guard: credentials.NewGuard()}
+	return &Server{cfg: cfg, over: newRefusals(descriptors.Reserve()), large: NewLimiter(maxLarge), guard: credentials.NewGuard()}
 }
 
 // Serve serves the front f on ln, and closes ln. It returns when everything that it
@@ -263,26 +260,32 @@ func (l *listener) admit(conn net.Conn) {
 		conn.Close()
 		return
 	}
-	slot := l.server.cfg.Limit
-	if slot.Acquire() {
-		l.book.Add(outcome.Accepted, l.label)
-	} else {
+	leave := l.server.cfg.Limit.Release
+	switch {
+	case descriptors.Of(conn) != descriptors.Enough:
 		c.over = true
-		c.count(outcome.OverLimit)
-		if slot = l.server.over; !slot.Acquire() {
+		c.count(outcome.OverLimit, "cause", "few descriptors are left")
+	case l.server.cfg.Limit.Acquire():
+		l.book.Add(outcome.Accepted, l.label)
+	default:
+		c.over = true
+		c.count(outcome.OverLimit, "cause", "limits.connections is reached")
+	}
+	if c.over {
+		if leave = l.server.over.enter(l.stop, c.Conn); leave == nil {
 			conn.Close()
 			return
 		}
 	}
 	if !l.add(c) {
-		slot.Release()
+		leave()
 		conn.Close()
 		return
 	}
 	l.open.Add(1)
 	end := func() {
 		l.open.Add(-1)
-		slot.Release()
+		leave()
 	}
 	l.owned.Go(func() {
 		relay := c.handshakes()

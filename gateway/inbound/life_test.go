@@ -286,19 +286,112 @@ func TestDialEnds(t *testing.T) {
 	}
 }
 
-// Even those who can't be served are bounded.
+// Even those who can't be served are bounded, and each gets its answer in turn.
 func TestLimitOfRefusals(t *testing.T) {
 	limit := NewLimiter(1)
 	limit.Acquire()
 	g := start(t, SOCKS5, failing(answer.Internal), func(_ *Settings, c *Config) { c.Limit = limit })
-	g.over.SetMax(1)
+	g.over.mu.Lock()
+	g.over.max = 1
+	g.over.mu.Unlock()
 	first := connect(t, g.addr)
 	first.send("\x05\x01\x00")
 	first.expect(noAuth) // it is being refused
 	second := connect(t, g.addr)
-	second.ended() // at once
+	second.send(socksRequest("a.example", 80))
 	first.send(socksRequest("a.example", 80)[3:])
 	first.expect(reply(answer.Limit.SOCKS()))
+	second.expect(noAuth + reply(answer.Limit.SOCKS()))
+}
+
+// Silent clients beyond the limit don't keep the others from their answers for long.
+func TestSilentRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most = 3
+		r := newRefusals(most)
+		r.max = most
+		var silent []net.Conn
+		for range 2 * most {
+			c, peer := net.Pipe()
+			defer peer.Close()
+			silent = append(silent, peer)
+			begin := time.Now()
+			if r.enter(t.Context(), stream.From(c)) == nil {
+				t.Fatal("no place")
+			}
+			if took := time.Since(begin); took > keepsPlace {
+				t.Errorf("waited %v", took)
+			}
+		}
+		for _, peer := range silent[:most] {
+			if _, err := peer.Read(make([]byte, 1)); err != io.EOF {
+				t.Errorf("an old one: %v", err)
+			}
+		}
+		stop, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(keepsPlace/2, cancel)
+		if r.enter(stop, nil) != nil {
+			t.Error("a place after the stop")
+		}
+	})
+}
+
+// Of 400 at once with 200 allowed, 200 are served and 200 are told that they can't be.
+func TestBurstBeyondLimit(t *testing.T) {
+	const most, all = 200, 400
+	for _, tt := range []struct {
+		front                     Front
+		request, granted, refused string
+	}{
+		{SOCKS5, socksRequest("a.example", 80), noAuth + granted, noAuth + reply(answer.Limit.SOCKS())},
+		{HTTP, "CONNECT a.example:80 HTTP/1.1\r\nHost: a.example:80\r\n\r\n", "HTTP/1.1 200 ", "HTTP/1.1 503 "},
+	} {
+		t.Run(tt.front.String(), func(t *testing.T) {
+			limit := NewLimiter(most)
+			g := start(t, tt.front, to(echo(t)), func(_ *Settings, c *Config) { c.Limit = limit })
+			var wg sync.WaitGroup
+			begin := make(chan struct{})
+			var served, refused atomic.Int64
+			answered := make(chan struct{}, all)
+			done := make(chan struct{})
+			for range all {
+				wg.Go(func() {
+					<-begin
+					defer func() { answered <- struct{}{} }()
+					c, err := net.Dial("tcp", g.addr)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					wg.Go(func() { <-done; c.Close() })
+					c.SetDeadline(time.Now().Add(patience))
+					io.WriteString(c, tt.request)
+					got := make([]byte, len(tt.refused))
+					if _, err := io.ReadFull(c, got); err != nil {
+						t.Errorf("no answer: %v", err)
+						return
+					}
+					switch string(got) {
+					case tt.granted:
+						served.Add(1)
+					case tt.refused:
+						refused.Add(1)
+					default:
+						t.Errorf("answer %q", got)
+					}
+				})
+			}
+			close(begin)
+			for range all {
+				<-answered
+			}
+			if served.Load() != most || refused.Load() != all-most {
+				t.Errorf("%d served and %d refused, of %d with %d places", served.Load(), refused.Load(), all, most)
+			}
+			close(done)
+			wg.Wait()
+		})
+	}
 }
 
 func TestAllow(t *testing.T) {

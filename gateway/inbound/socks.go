@@ -87,7 +87,7 @@ func (s *socksSession) dial(host string, port int) (stream.Conn, error) {
 
 func (s *socksSession) open(host string, port int) (stream.Conn, routes.Target, error) {
 	if s.over {
-		return nil, routes.Target{}, answer.Errorf(answer.Limit, "limits.connections is reached")
+		return nil, routes.Target{}, answer.Errorf(answer.Limit, "there are as many connections as there may be")
 	}
 	target, err := destination.FromHostPort(host, port)
 	if err != nil {

@@ -27,8 +27,8 @@ func Example() {
 		fmt.Println(v.Name, v.Labels, v.Value)
 	}
 	// Output:
-	// level=WARN msg="connection refused: limits.connections is reached" front=http client=127.0.0.1:40000
-	// level=WARN msg="connection refused: limits.connections is reached" front=http more=999
+	// level=WARN msg="connection refused: there are as many as there may be" front=http client=127.0.0.1:40000
+	// level=WARN msg="connection refused: there are as many as there may be" front=http more=999
 	// accepted map[front:http] 1
 	// over_limit map[front:http] 1000
 }

@@ -22,6 +22,7 @@ import (
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
+	"ptgate/adapter/descriptors"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
@@ -333,8 +334,8 @@ func (s *Server) handle(c stream.Conn) {
 	limits := s.deps.Limits()
 	n := s.Clients.Add(1)
 	defer s.Clients.Add(-1)
-	if n > int64(limits.Connections) {
-		s.add(outcome.ServeOverLimit)
+	if few := descriptors.Of(c) == descriptors.Last; few || n > int64(limits.Connections) {
+		s.overLimit(few)
 		c.Reset()
 		return
 	}
@@ -437,9 +438,18 @@ func (s *Server) counted() relay.Options {
 	return o
 }
 
+// overLimit counts a client or a stream for which there is no place.
+func (s *Server) overLimit(fewDescriptors bool) {
+	cause := "limits.connections is reached"
+	if fewDescriptors {
+		cause = "few descriptors are left"
+	}
+	s.add(outcome.ServeOverLimit, "cause", cause)
+}
+
 func (s *Server) enter(late bool) bool {
 	if !s.deps.Limit.Acquire() {
-		s.add(outcome.ServeOverLimit)
+		s.overLimit(false)
 		return false
 	}
 	s.active.Add(1)
@@ -472,7 +482,7 @@ func (s *Server) forward(c stream.Conn) {
 	defer s.left(false)
 	limits := s.deps.Limits()
 	ctx, cancel := context.WithTimeout(s.cut, limits.Dial)
-	var d net.Dialer
+	d := net.Dialer{Control: descriptors.Keep(descriptors.Last)}
 	service, err := d.DialContext(ctx, "tcp", s.cfg.Forward)
 	cancel()
 	if err != nil {
