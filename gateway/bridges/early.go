@@ -318,6 +318,16 @@ func (e *early) Close() error { return e.end().Close() }
 // WaitReset implements stream.Conn.
 func (e *early) WaitReset() error { return e.now().WaitReset() }
 
+// Peer implements stream.Conn. A request that has not ended may be made again.
+func (e *early) Peer() stream.Peer {
+	select {
+	case <-e.settled:
+		return e.now().Peer()
+	default:
+		return stream.Here
+	}
+}
+
 // Socket implements stream.Conn.
 func (e *early) Socket() stream.Socket { return stream.Socket{Queued: e.now().Socket().Queued} }
 

@@ -19,6 +19,14 @@
 //	the client's program has closed its socket       as soon as what it sent had time to arrive
 //	nothing has moved for Options.HalfOpen           then, by a reset of both sides
 //
+// A write may block for as long as its side does not read. While it does, nobody reads from
+// the other side, so the pair looks at that side from time to time:
+//
+//	a side was reset, and the other one does not     soon, by a reset of both sides
+//	take what it sent
+//	a side has closed in order, or its program is    when nothing has moved for
+//	gone, and the other one takes nothing            Options.HalfOpen
+//
 // "Had time to arrive" is an estimate, because a transport does not report when bytes have
 // arrived (see flow). The kernel knows whether the client's program has closed its socket
 // (see owner). The end of the client's direction does not show that: the program may still
@@ -74,10 +82,12 @@ func newPair(ctx context.Context, client, upstream stream.Conn, o Options) *pair
 		o.HalfOpen = DefaultHalfOpen
 	}
 	begin := time.Now()
-	return &pair{client: client, upstream: upstream, idle: o.Idle, halfOpen: o.HalfOpen, ctx: ctx,
+	p := &pair{client: client, upstream: upstream, idle: o.Idle, halfOpen: o.HalfOpen, ctx: ctx, pause: stuckLook,
 		up:   direction{dst: upstream, src: client, count: o.Up, given: flow{begin: begin}},
 		down: direction{dst: client, src: upstream, count: o.Down, given: flow{begin: begin}},
 	}
+	p.up.writes, p.down.writes = p.writes, p.writes
+	return p
 }
 
 func (p *pair) relay(early []byte) error {
@@ -115,13 +125,20 @@ type pair struct {
 	over    bool        // nobody wants the last direction's bytes
 	broken  bool        // resetLater ends the pair
 	untold  bool        // a side could not be told of the other's end
+
+	watching atomic.Bool   // the timer stuck runs
+	stuck    *time.Timer   // looks for writes that block; mu guards it
+	looks    int           // how many looks in a row have found one
+	pause    time.Duration // between two looks
 }
 
 // A direction moves bytes from src to dst.
 type direction struct {
 	dst, src stream.Conn
 	count    *atomic.Int64
-	given    flow // the bytes that were written to dst
+	given    flow         // the bytes that were written to dst
+	writes   func()       // called when a write begins; nil: nobody wants to know
+	begun    atomic.Int64 // when the present write began, in nanoseconds since given.begin; 0: there is none
 
 	writing sync.Mutex // held while dst is written to
 	failure error      // the last failed write to dst
@@ -158,6 +175,82 @@ func (d *direction) metReset() error {
 func (d *direction) wrote(err error) {
 	if err != nil {
 		d.failure = err
+	}
+}
+
+// begins notes that a write to dst begins. Whoever calls it clears begun after the write.
+func (d *direction) begins() {
+	if d.writes != nil {
+		d.begun.Store(max(1, int64(time.Since(d.given.begin))))
+		d.writes()
+	}
+}
+
+// stuckFor is how long the present write lasts.
+func (d *direction) stuckFor() time.Duration {
+	begun := d.begun.Load()
+	if begun == 0 {
+		return 0
+	}
+	return time.Since(d.given.begin) - time.Duration(begun)
+}
+
+const (
+	// stuckLook is the pause between two looks at a pair in which a write blocks.
+	stuckLook = 2 * time.Second
+	// Only each such look asks the kernel for the owner of the client's connection.
+	ownerLooks = 16
+)
+
+// writes sees to it that somebody looks whether the write that begins ever ends.
+func (p *pair) writes() {
+	if p.watching.Swap(true) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.closed:
+	case p.stuck == nil:
+		p.stuck = time.AfterFunc(p.pause, p.lookStuck)
+	default:
+		p.stuck.Reset(p.pause)
+	}
+}
+
+// lookStuck ends the pair if what is written does not get on, and who has sent it is gone.
+func (p *pair) lookStuck() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	p.looks++
+	stuck := false
+	for _, d := range []*direction{&p.up, &p.down} {
+		if d.stuckFor() < p.pause/2 {
+			continue
+		}
+		stuck = true
+		peer := d.src.Peer()
+		if s := d.src.Socket(); peer == stream.Here && d == &p.up && s.Plain && p.looks%ownerLooks == 1 && owner(s.TCP) == gone {
+			peer = stream.Left
+		}
+		switch peer {
+		case stream.WasReset:
+			p.reset(syscall.ECONNRESET)
+			return
+		case stream.Left:
+			p.limitSilence(p.halfOpen)
+		}
+	}
+	if !stuck {
+		p.looks = 0
+	}
+	p.watching.Store(false)
+	if stuck || p.up.begun.Load() != 0 || p.down.begun.Load() != 0 {
+		p.watching.Store(true)
+		p.stuck.Reset(p.pause)
 	}
 }
 
@@ -432,7 +525,7 @@ func (p *pair) close() {
 
 func (p *pair) end() {
 	p.closed = true
-	for _, t := range []*time.Timer{p.silence, p.last} {
+	for _, t := range []*time.Timer{p.silence, p.last, p.stuck} {
 		if t != nil {
 			t.Stop()
 		}
@@ -477,7 +570,9 @@ func (m *mover) next(size int) int {
 
 func (m *mover) write(b []byte) (int, error) {
 	m.writing.Lock()
+	m.begins()
 	n, err := m.dst.Write(b)
+	m.begun.Store(0)
 	m.wrote(err)
 	m.writing.Unlock()
 	m.add(n)

@@ -172,6 +172,7 @@ func (m *mover) spliceRound(in, out syscall.RawConn) (bulk, eof bool, readErr, w
 		for p.held > 0 {
 			var w int
 			m.writing.Lock()
+			m.begins()
 			err := out.Write(func(fd uintptr) bool {
 				m.spliced = true
 				w, opErr = splice(p.r, int(fd), p.held)
@@ -180,6 +181,7 @@ func (m *mover) spliceRound(in, out syscall.RawConn) (bulk, eof bool, readErr, w
 			if err == nil && opErr != nil {
 				err = os.NewSyscallError("splice", opErr)
 			}
+			m.begun.Store(0)
 			m.wrote(err)
 			m.writing.Unlock()
 			if err != nil {

@@ -463,3 +463,79 @@ func ExampleRun() {
 	fmt.Println(string(b))
 	// Output: there and back
 }
+
+// A side that reads nothing does not keep the pair when the other side was reset, or is
+// lost: nobody reads from that one while the write blocks.
+func TestResetDuringAWrite(t *testing.T) {
+	for name, wrap := range wraps {
+		for _, side := range []string{"app", "far"} {
+			t.Run(name+"/"+side, func(t *testing.T) {
+				app, client := testkit.TCPPair(t)
+				upstream, far := testkit.TCPPair(t)
+				p := newPair(context.Background(), stream.TCP(client), wrap(upstream), Options{})
+				p.pause = 20 * time.Millisecond
+				done := make(chan error, 1)
+				go func() { done <- p.relay(nil) }()
+				from, d := app, &p.up
+				if side == "far" {
+					from, d = far, &p.down
+				}
+				filled := make(chan struct{})
+				go func() { // until nothing more is taken
+					defer close(filled)
+					b := make([]byte, 1<<20)
+					for {
+						from.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+						if _, err := from.Write(b); err != nil {
+							return
+						}
+					}
+				}()
+				<-filled
+				if d.begun.Load() == 0 {
+					t.Fatal("no write blocks")
+				}
+				from.SetLinger(0)
+				from.Close()
+				if err := <-done; err == nil {
+					t.Error("it ends in order")
+				}
+			})
+		}
+	}
+}
+
+// A departed connection has closed in order.
+type departed struct{ stream.Conn }
+
+func (departed) Peer() stream.Peer { return stream.Left }
+
+// If the side that has sent the bytes has left in order, they get HalfOpen to move on.
+func TestLeftDuringAWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		app, client := bubblePipe()
+		_, upstream := bubblePipe()
+		go app.Write([]byte("nobody reads this"))
+		begin := time.Now()
+		err := Run(context.Background(), departed{client}, upstream, Options{HalfOpen: time.Minute})
+		if took := time.Since(begin); !errors.Is(err, ErrIdle) || took < time.Minute || took > time.Minute+2*stuckLook {
+			t.Errorf("%v after %v", err, took)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		app, client := bubblePipe()
+		far, upstream := bubblePipe()
+		go app.Write([]byte("nobody reads this"))
+		done := make(chan error, 1)
+		go func() { done <- Run(context.Background(), client, upstream, Options{HalfOpen: time.Minute}) }()
+		<-time.After(time.Hour)
+		select {
+		case err := <-done:
+			t.Errorf("a slow side ends the pair: %v", err)
+		default:
+		}
+		far.Close()
+		app.Close()
+		<-done
+	})
+}

@@ -537,6 +537,19 @@ func (s *Stream) WaitReset() error {
 	return s.reset
 }
 
+// Peer implements stream.Conn.
+func (s *Stream) Peer() stream.Peer {
+	s.in.Lock()
+	defer s.in.Unlock()
+	switch {
+	case s.readErr != nil:
+		return stream.WasReset
+	case s.reset != nil:
+		return stream.Left
+	}
+	return stream.Here
+}
+
 // Socket has no TCP connection: those of the carriers belong to all
 // streams.
 func (s *Stream) Socket() stream.Socket { return stream.Socket{Queued: true} }

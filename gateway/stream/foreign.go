@@ -78,6 +78,8 @@ func (f *foreign) WaitRead() error {
 
 func (f *foreign) WaitReset() error { return errors.ErrUnsupported }
 
+func (f *foreign) Peer() Peer { return Here }
+
 func (f *foreign) CloseWrite() error {
 	if w, ok := f.Conn.(interface{ CloseWrite() error }); ok {
 		return w.CloseWrite()
@@ -102,7 +104,17 @@ func (c tcp) Reset() {
 
 func (c tcp) WaitRead() error  { return waitRead(c.TCPConn) }
 func (c tcp) WaitReset() error { return waitReset(c.TCPConn) }
+func (c tcp) Peer() Peer       { return peerOf(c.TCPConn) }
 func (c tcp) Socket() Socket   { return Socket{TCP: c.TCPConn, Plain: true} }
+
+// peerOf tells whether the kernel has closed a socket. Its peer may have ended in order
+// before; but this side has not, so it was reset.
+func peerOf(c *net.TCPConn) Peer {
+	if c != nil && Closed(c) {
+		return WasReset
+	}
+	return Here
+}
 
 // toProgram is a connection into the client side of a transport program.
 type toProgram struct{ Conn }
@@ -165,5 +177,7 @@ func (c transport) WaitReset() error {
 	}
 	return errors.ErrUnsupported
 }
+
+func (c transport) Peer() Peer { return peerOf(c.Beneath()) }
 
 func (c transport) Socket() Socket { return Socket{TCP: c.Beneath()} }

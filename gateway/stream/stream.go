@@ -47,9 +47,22 @@ type Conn interface {
 	// once, if the connection can't see a reset.
 	WaitReset() error
 
+	// Peer tells what is known of the peer. It does not wait.
+	Peer() Peer
+
 	// Socket returns the TCP connection beneath the stream.
 	Socket() Socket
 }
+
+// A Peer is what is known of a connection's peer.
+type Peer int
+
+// What is known of a peer.
+const (
+	Here     Peer = iota // it has not left, as far as is known
+	Left                 // it has closed the connection in order; what it has sent can be read
+	WasReset             // it has reset the connection, or is lost
+)
 
 // A Socket is the TCP connection beneath a stream.
 type Socket struct {
