@@ -2,15 +2,16 @@ package bridges
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"ptgate/adapter/builtin"
-	"ptgate/gateway/answer"
 	"ptgate/gateway/budget"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
@@ -34,6 +35,7 @@ type Bridge struct {
 
 	settings atomic.Pointer[bridgeSettings]
 	health   health
+	learned  *learned
 
 	// How many requests are under way, and how many of its connections are open.
 	active  atomic.Int64
@@ -60,7 +62,7 @@ type bridgeSettings struct {
 
 func newBridge(m *Manager, bc *config.Bridge, cfg *config.Config, p *program) *Bridge {
 	log := m.log.With("bridge", bc.Name, "transport", bc.Transport)
-	b := &Bridge{m: m, log: log, unused: make(chan struct{})}
+	b := &Bridge{m: m, log: log, learned: newLearned(), unused: make(chan struct{})}
 	b.pt.Store(p)
 	b.settings.Store(&bridgeSettings{cfg: bc, limits: &cfg.Limits})
 	b.ctx, b.stop = context.WithCancel(m.ctx)
@@ -276,15 +278,14 @@ func (b *Bridge) open(ctx context.Context, t routes.Target) (stream.Conn, error)
 	if err != nil {
 		return nil, fmt.Errorf("bridge %q: %w", b.Name(), err)
 	}
+	b.learned.set(t, true)
 	given = true
 	return b.track(c), nil
 }
 
 // openEarly returns a stream to t before the far end has answered, or nil if it can't do
-// that at once. It calls answered with the far end's answer (nil: success), but not if the
-// application leaves before. If the far end has not looked at the request, it is made
-// again with reopen.
-func (b *Bridge) openEarly(ctx context.Context, t routes.Target, answered func(error), reopen func(context.Context) (stream.Conn, error)) stream.Conn {
+// that at once. If the far end has not looked at the request, it is made again with reopen.
+func (b *Bridge) openEarly(ctx context.Context, t routes.Target, reopen func(context.Context) (stream.Conn, error)) stream.Conn {
 	if b.session == nil || b.health.verdict().resting || b.enter() != nil {
 		return nil
 	}
@@ -298,21 +299,49 @@ func (b *Bridge) openEarly(ctx context.Context, t routes.Target, answered func(e
 	return newEarly(b.track(s), s, earlyOptions{
 		reopen: reopen,
 		spawn:  b.m.spawn,
-		report: func(err error) {
-			switch took := time.Since(begin); {
-			case err == nil:
-				b.health.ok(took)
-			case answer.Of(err) == answer.Timeout && took < limits.Dial:
-				return // the application has left, which shows nothing about its destination
-			default:
-				b.refusedEarly(t, err)
-			}
-			answered(err)
-		},
+		report: func(end earlyEnd, first, err error) { b.early(t, end, first, err, time.Since(begin)) },
 		silent: func() bool { return !b.alive() },
 		look:   limits.Stagger,
 		limit:  limits.Dial,
 	})
+}
+
+// forgetAfter is how long an application waits for an answer that it was told of, before
+// its leaving shows something about the bridge.
+const forgetAfter = time.Second
+
+// early learns from the end of a request whose application was told of success before the
+// far end had answered. The arguments are those of earlyOptions.report.
+func (b *Bridge) early(t routes.Target, end earlyEnd, first, err error, took time.Duration) {
+	l := b.settings.Load().limits
+	if errors.Is(first, os.ErrDeadlineExceeded) && took < l.Dial {
+		end = earlyLeft
+	}
+	switch {
+	case first == nil:
+		b.health.ok(took)
+		b.learned.set(t, true)
+		return
+	case end == earlyLeft, session.IsLost(first): // the session knows what a loss means
+		// If the answer had time to come, the next request is not told of success before.
+		if end != earlyLeft || took >= forgetAfter {
+			b.learned.set(t, false)
+		}
+		if took >= l.Stagger {
+			// What was promised was not kept. Until this bridge has answered, it promises
+			// nothing more.
+			b.health.late()
+			b.learned.forget()
+		}
+	default:
+		b.learned.set(t, false)
+		if b.judge(context.Background(), first, took) {
+			b.failed(first, took)
+		}
+	}
+	if err != nil && end != earlyLeft {
+		b.refusedEarly(t, err)
+	}
 }
 
 // openStream opens t through the session.
@@ -340,16 +369,21 @@ func (b *Bridge) openRaw(ctx context.Context, t routes.Target) (stream.Conn, err
 			c.Close()
 		}
 	}()
-	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
-	err = session.Handshake(c, t, authOf(s.cfg))
-	if !stop() && err == nil {
-		err = context.Cause(ctx)
-	}
-	if err != nil {
+	if err := within(ctx, c, func() error { return session.Handshake(c, t, authOf(s.cfg)) }); err != nil {
 		return nil, err
 	}
 	ready = true
 	return c, nil
+}
+
+// within runs f, which uses c. The end of ctx ends it.
+func within(ctx context.Context, c stream.Conn, f func() error) error {
+	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+	err := f()
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	return err
 }
 
 // trialLimit is how long a trial may take. A connection that was begun while the bridge
@@ -375,6 +409,9 @@ func (b *Bridge) tryAgain() {
 		} else {
 			var c stream.Conn
 			if c, err = b.pt.Load().dial(ctx, b.config()); err == nil {
+				if b.config().Far == config.FarSOCKS5 {
+					err = within(ctx, c, func() error { return session.Greet(c, authOf(b.config())) })
+				}
 				c.Close()
 			}
 		}

@@ -49,7 +49,6 @@ type Manager struct {
 	pts     map[string]*program // by key
 	bridges []*Bridge           // those of the newest Set
 	retired map[*Bridge]struct{}
-	newest  *Set
 }
 
 // NewManager makes a Manager; exe is the path of this program. book counts and logs the
@@ -114,9 +113,8 @@ type Set struct {
 
 // A Route is one route of a Set.
 type Route struct {
-	cfg     *config.Route
-	via     []*Bridge
-	learned *learned
+	cfg *config.Route
+	via []*Bridge
 }
 
 // ErrRetired says that a reload has removed the bridge before the request came. The
@@ -153,7 +151,7 @@ func (m *Manager) Apply(cfg *config.Config) *Set {
 	}
 	m.bridges = s.all
 	for _, rc := range cfg.Routes {
-		r := &Route{cfg: rc, learned: newLearned()}
+		r := &Route{cfg: rc}
 		for _, bc := range rc.Via {
 			r.via = append(r.via, byConfig[bc])
 		}
@@ -166,7 +164,6 @@ func (m *Manager) Apply(cfg *config.Config) *Set {
 			b.session.Renew() // no stream stays on a bridge that is no longer one of them
 		}
 	}
-	m.newest = s
 	return s
 }
 
@@ -287,15 +284,11 @@ func (m *Manager) maintain() {
 		case <-t.C:
 		}
 		m.mu.Lock()
-		all, set := m.bridges, m.newest
+		all := m.bridges
 		m.mu.Unlock()
 		for _, b := range all {
 			b.tidy()
-		}
-		if set != nil {
-			for _, r := range set.routes {
-				r.learned.sweep()
-			}
+			b.learned.sweep()
 		}
 	}
 }
@@ -313,11 +306,11 @@ func (s *Set) Open(ctx context.Context, r *Route, t routes.Target) (stream.Conn,
 		return nil, answer.Errorf(answer.NoBridge, "route has no bridges")
 	}
 	order := choose(r.via, r.cfg.Pick)
-	if mode := order[0].config().Optimistic; mode == config.OptimisticAlways ||
-		mode == config.OptimisticLearned && r.learned.has(t) {
-		answered := func(err error) { r.learned.set(t, err == nil) }
+	first := order[0]
+	if mode := first.config().Optimistic; mode == config.OptimisticAlways ||
+		mode == config.OptimisticLearned && first.learned.has(t) {
 		again := func(ctx context.Context) (stream.Conn, error) { return s.open(ctx, r, t, choose(r.via, r.cfg.Pick)) }
-		if c := order[0].openEarly(ctx, t, answered, again); c != nil {
+		if c := first.openEarly(ctx, t, again); c != nil {
 			return c, nil
 		}
 	}
@@ -335,7 +328,6 @@ func (s *Set) open(ctx context.Context, r *Route, t routes.Target, order []*Brid
 	}
 	c, err := openFirst(ctx, order, together, s.cfg.Limits.Stagger, t)
 	if err == nil {
-		r.learned.set(t, true)
 		return c, nil
 	}
 	if _, ok := errors.AsType[*answer.Error](err); !ok {

@@ -84,7 +84,7 @@ func TestApply(t *testing.T) {
 		if s.bridge("b") != old.bridge("b") {
 			t.Error("a bridge that has not changed was replaced")
 		}
-		if _, err := old.Open(t.Context(), &Route{cfg: &config.Route{}, via: old.all[:1], learned: newLearned()}, example); !errors.Is(err, ErrRetired) {
+		if _, err := old.Open(t.Context(), &Route{cfg: &config.Route{}, via: old.all[:1]}, example); !errors.Is(err, ErrRetired) {
 			t.Errorf("a request to a bridge that is gone: %v", err)
 		}
 		wg.Wait()

@@ -24,6 +24,9 @@ const (
 	maxRest   = 5 * time.Minute
 	// measuredFor is how long a measured time counts under pick = "fastest".
 	measuredFor = 5 * time.Minute
+	// mostLate is how many requests in a row may be without an answer for too long before
+	// the bridge rests, although its far end is there. One may be the destination's fault.
+	mostLate = 3
 )
 
 // health has what the requests over a bridge have shown.
@@ -36,6 +39,7 @@ type health struct {
 	tried    time.Time     // when it last began
 	silent   bool          // if resting: nothing answers, so another request would only wait
 	why      error         // the failure for which it rests
+	lates    int           // requests since the last answer that had none for too long
 	answer   time.Duration // from a request to its answer; 0: not known
 	measured time.Time     // when answer was
 }
@@ -44,7 +48,7 @@ type health struct {
 func (h *health) ok(took time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.fails, h.resting, h.why = 0, false, nil
+	h.fails, h.lates, h.resting, h.why = 0, 0, false, nil
 	if h.answer == 0 || time.Since(h.measured) > measuredFor {
 		h.answer = took
 	} else {
@@ -53,11 +57,24 @@ func (h *health) ok(took time.Duration) {
 	h.measured = time.Now()
 }
 
-// recovered ends the bridge's rest. It says nothing of how long an answer takes.
+// recovered ends the bridge's rest. It says nothing of how long an answer takes. So the
+// next rest of a bridge that stays late is longer, whatever it says when nothing is asked.
 func (h *health) recovered() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.fails, h.resting, h.why = 0, false, nil
+	h.resting, h.why = false, nil
+	if h.lates < mostLate {
+		h.fails = 0
+	}
+}
+
+// late notes that a request had no answer for longer than it may take. It tells whether
+// the bridge stays late, with one request after the other.
+func (h *health) late() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lates++
+	return h.lates >= mostLate
 }
 
 // bad makes the bridge rest, and tells whether it did not rest before. If the bridge
@@ -240,7 +257,7 @@ func unmeasured(order []*Bridge) int {
 // openFirst opens t over the first bridge that answers. The first bridges of order, as
 // many as together says, are asked at once. The next one is asked when a bridge has
 // failed, or when none has answered for stagger. The first answer of a far end ends the
-// search, also a refusal. Only the answer that the far end is at its limit does not.
+// search, also a refusal. An answer about the far end itself does not.
 func openFirst(ctx context.Context, order []*Bridge, together int, stagger time.Duration, t routes.Target) (stream.Conn, error) {
 	r := race.Race[*Bridge, stream.Conn]{
 		Try:      func(ctx context.Context, b *Bridge) (stream.Conn, error) { return b.open(ctx, t) },
@@ -263,10 +280,18 @@ func openFirst(ctx context.Context, order []*Bridge, together int, stagger time.
 	return nil, answer.New(answer.Timeout, o.Err)
 }
 
-// answered tells whether err is a far end's answer about the destination.
+// answered tells whether err is a far end's answer about the destination. Another answer is
+// about the far end: that it is at its limit, can't do what it is asked for, or makes no
+// sense.
 func answered(err error) bool {
-	_, ok := errors.AsType[*session.Refusal](err)
-	return ok && answer.Of(err) != answer.Limit
+	if _, ok := errors.AsType[*session.Refusal](err); !ok {
+		return false
+	}
+	switch answer.Of(err) {
+	case answer.Blocked, answer.Unreachable, answer.NotFound, answer.Refused, answer.Timeout:
+		return true
+	}
+	return false
 }
 
 // judge updates the health of b after a request that took so long and ended with err.
@@ -276,8 +301,14 @@ func (b *Bridge) judge(ctx context.Context, err error, took time.Duration) (rest
 		b.health.ok(took)
 		return false
 	}
-	if _, busy := errors.AsType[*session.Refusal](err); busy {
-		return false // the far end is about to stop, or at its limit
+	if _, ok := errors.AsType[*session.Refusal](err); ok {
+		switch answer.Of(err) {
+		case answer.Limit: // it is about to stop, or at its limit
+			return false
+		case answer.BadRequest: // it does not know this kind of address
+			return false
+		}
+		return b.health.bad(err)
 	}
 	if ctx.Err() != nil {
 		l := b.settings.Load().limits
@@ -296,17 +327,27 @@ func (b *Bridge) judge(ctx context.Context, err error, took time.Duration) (rest
 // beaten updates the health of b when another bridge was faster. b had the request for
 // took.
 func (b *Bridge) beaten(took, stagger time.Duration) {
-	if took < stagger || b.alive() {
+	if took < stagger {
 		b.health.slow(took)
 		return
 	}
-	if err := answer.Errorf(answer.Timeout, "no answer for %v", took.Round(100*time.Millisecond)); b.health.bad(err) {
+	stays := b.health.late()
+	err := answer.Errorf(answer.Timeout, "no answer for %v", took.Round(100*time.Millisecond))
+	if b.alive() {
+		b.health.slow(took)
+		if !stays {
+			return
+		}
+		b.learned.forget()
+		err = answer.Errorf(answer.NoBridge, "the far end is there, and has not answered any of the last %d requests", mostLate)
+	}
+	if b.health.bad(err) {
 		b.failed(err, took)
 	}
 }
 
-// reasonOf returns the reason of all errors if it is the same for all, and is Timeout
-// or Limit. Otherwise it returns NoBridge.
+// reasonOf returns the reason of all errors if it is the same for all, and is Timeout,
+// Limit or BadRequest. Otherwise it returns NoBridge.
 func reasonOf(errs []error) answer.Reason {
 	reason := answer.Of(errs[0])
 	for _, err := range errs {
@@ -314,7 +355,8 @@ func reasonOf(errs []error) answer.Reason {
 			return answer.NoBridge
 		}
 	}
-	if reason == answer.Timeout || reason == answer.Limit {
+	switch reason {
+	case answer.Timeout, answer.Limit, answer.BadRequest:
 		return reason
 	}
 	return answer.NoBridge

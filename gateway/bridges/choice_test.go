@@ -296,7 +296,7 @@ func TestOptimistic(t *testing.T) {
 			t.Errorf("the refusal reads as %v", err)
 		}
 		c.Close()
-		if s.Route(0).learned.has(example) {
+		if s.bridge("a").learned.has(example) {
 			t.Error("a destination that refused is still known as reached")
 		}
 	})
@@ -332,7 +332,7 @@ func TestLeavingForgetsNothing(t *testing.T) {
 					<-time.After(cfg.Limits.Dial + 1)
 				}
 				synctest.Wait()
-				if known := s.Route(0).learned.has(example); known != (leave != nil) {
+				if known := s.bridge("a").learned.has(example); known != (leave != nil) {
 					t.Errorf("the destination is known as reached: %v", known)
 				}
 				c.Close()

@@ -20,11 +20,22 @@ const mostEarly = 64 << 10
 type earlyOptions struct {
 	reopen func(context.Context) (stream.Conn, error)
 	spawn  func(func()) bool // runs a function in a goroutine
-	report func(error)       // called once with how the request has ended; nil: success
-	silent func() bool       // tells whether the bridge gives no sign
-	look   time.Duration     // how long a silent bridge may take
-	limit  time.Duration     // of reopen
+	// report is called once: first is what came over the first way, and err is how the
+	// request has ended. Nil: success.
+	report func(end earlyEnd, first, err error)
+	silent func() bool   // tells whether the bridge gives no sign
+	look   time.Duration // how long a silent bridge may take
+	limit  time.Duration // of reopen
 }
+
+// An earlyEnd says what an error, or success, of a request is about.
+type earlyEnd int
+
+const (
+	earlyHere  earlyEnd = iota // the bridge over which it was made first
+	earlyMoved                 // another way: nobody had looked at it, and it was made again
+	earlyLeft                  // nothing: the application has left
+)
 
 // An early is a stream whose application was told of success before the far end has
 // answered. If it turns out that the far end has not even looked at the request, the
@@ -90,6 +101,20 @@ func (e *early) check() {
 	e.watch.Reset(e.look)
 }
 
+// mayRepeat tells whether a request that has ended with err may be made again. The caller
+// holds mu.
+func (e *early) mayRepeat(err error) bool {
+	switch {
+	case session.NotLookedAt(err):
+		return true
+	case answered(err):
+		return false
+	case session.IsLost(err) && e.request.Reached():
+		return false
+	}
+	return harmless(e.sent) // the way is lost, or what has come is no answer
+}
+
 // harmless tells whether bytes may reach their destination twice. That the far end is not
 // known to have got them does not mean that it has not.
 func harmless(sent []byte) bool {
@@ -127,21 +152,21 @@ func (e *early) settle() error {
 	}
 	err := e.request.Answer()
 	e.mu.Lock()
-	again := err != nil && e.whole && e.ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) &&
-		(session.NotLookedAt(err) || session.IsLost(err) && !e.request.Reached() && harmless(e.sent))
+	again := err != nil && e.whole && e.ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) && e.mayRepeat(err)
 	e.mu.Unlock()
+	end, first := earlyHere, err
 	if again {
-		err = e.again()
+		end, err = earlyMoved, e.again()
 	}
 	e.mu.Lock()
 	e.watch.Stop()
 	e.err, e.sent = err, nil
-	gone := e.ctx.Err() != nil
+	if err != nil && e.ctx.Err() != nil {
+		end = earlyLeft
+	}
 	close(e.settled)
 	e.mu.Unlock()
-	if err == nil || !gone {
-		e.report(err)
-	}
+	e.report(end, first, err)
 	return err
 }
 

@@ -12,9 +12,9 @@ const (
 	learnedSize = 4096
 )
 
-// learned remembers the destinations that a route has reached in the last
-// minutes. They are kept in memory only, so that nobody can read them
-// later.
+// learned remembers the destinations that a bridge has reached in the last minutes. What
+// one bridge has reached says nothing of another one. They are kept in memory only, so that
+// nobody can read them later.
 type learned struct {
 	mu    sync.Mutex
 	until map[routes.Target]time.Time
@@ -42,6 +42,13 @@ func (l *learned) has(t routes.Target) bool {
 		return false
 	}
 	return ok
+}
+
+// forget removes all destinations.
+func (l *learned) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.until)
 }
 
 // set adds t after a success, and removes it after a failure.

@@ -314,6 +314,9 @@ func (f *far) end() {
 	}
 }
 
+// badVersion stands for an answer that is not one of SOCKS5.
+const badVersion = 1 << 10
+
 // answer answers one request.
 func (f *far) answer(s *session.Stream) func() {
 	defer s.Close()
@@ -329,8 +332,11 @@ func (f *far) answer(s *session.Stream) func() {
 	if d := time.Duration(f.delay.Load()); d > 0 {
 		<-time.After(d)
 	}
-	code := byte(f.code.Load())
-	s.Write([]byte{5, code, 0, 1, 0, 0, 0, 0, 0, 0})
+	version, code := byte(5), byte(f.code.Load())
+	if f.code.Load() == badVersion {
+		version, code = 'H', 0
+	}
+	s.Write([]byte{version, code, 0, 1, 0, 0, 0, 0, 0, 0})
 	if code == 0 {
 		io.Copy(s, s)
 	}
