@@ -91,6 +91,7 @@ func (g *Gateway) newView(cfg *config.Config) *view {
 		front: &inbound.Settings{
 			Dialer:    &router{&g.view},
 			Allow:     cfg.Listen.Allow,
+			Owners:    cfg.Listen.Owners,
 			Users:     cfg.Listen.Users,
 			Handshake: cfg.Limits.Handshake,
 			Dial:      cfg.Limits.Dial,

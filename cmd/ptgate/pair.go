@@ -138,6 +138,7 @@ deny  = ["private"]    # and never this box's own network
 const clientRoutes = `
 [listen]
 mixed = ["127.0.0.1:1080", "127.0.0.1:8118"]    # each takes SOCKS5, SOCKS4a and HTTP
+# owners = "self"       # Linux: for nobody but you, if you start ptgate yourself
 
 # Everything goes through the bridge. Routes are read from the top, the first that
 # matches decides; add some above to block a name, or to reach one directly:

@@ -56,8 +56,10 @@ type Listen struct {
 	// Allow is never empty. If the file has none, it is loopback, or all addresses
 	// if there are Users.
 	Allow []netip.Prefix
-	Users map[string]string // name to password; empty: no client is asked
-	Line  int
+	// Owners has the users of this machine whose programs may connect; empty: anybody's.
+	Owners []uint32
+	Users  map[string]string // name to password; empty: no client is asked
+	Line   int
 }
 
 // Far says what stands behind a bridge.

@@ -375,6 +375,10 @@ func (l *loading) listenTable(top *table, hasRoute, hasServe bool) Listen {
 			*key.to = read(key.name)
 		}
 	}
+	listen.Owners = t.owners("owners")
+	if len(listen.Owners) > 0 && open > 0 {
+		t.fail(open, "owners is for loopback addresses and Unix sockets: whose program connects from another machine is not known")
+	}
 	listen.Users = t.users("users")
 	listen.Allow = t.prefixes("allow")
 	allowed := len(t.list("allow")) > 0

@@ -28,6 +28,7 @@ import (
 	"net/netip"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,6 +38,7 @@ import (
 	"ptgate/gateway/credentials"
 	"ptgate/gateway/destination"
 	"ptgate/gateway/outcome"
+	"ptgate/gateway/relay"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
@@ -64,6 +66,9 @@ type Settings struct {
 	Dialer Dialer
 	// Allow has the networks whose clients are let in. Empty: all clients are.
 	Allow []netip.Prefix
+	// Owners has the users of this machine whose programs are let in. Empty: those of all
+	// users, and of other machines.
+	Owners []uint32
 	// Users maps names to passwords, or to bcrypt hashes of them. Empty: nobody is asked for
 	// a name and a password.
 	Users map[string]string
@@ -83,6 +88,9 @@ func (s *Settings) allows(a net.Addr) bool {
 	if len(s.Allow) == 0 {
 		return true
 	}
+	if _, ok := a.(*net.UnixAddr); ok {
+		return true // it comes from no network; the mode of the socket says who may
+	}
 	tcp, ok := a.(*net.TCPAddr)
 	if !ok {
 		return false
@@ -94,6 +102,16 @@ func (s *Settings) allows(a net.Addr) bool {
 		}
 	}
 	return false
+}
+
+// owns tells whether the program at the other end of c is one of Owners. What is not known
+// does not count.
+func (s *Settings) owns(c stream.Conn) bool {
+	if len(s.Owners) == 0 {
+		return true
+	}
+	uid, ok := relay.Owner(c)
+	return ok && slices.Contains(s.Owners, uid)
 }
 
 // A Config says how a Server works. All fields but Limit have to be set.
@@ -258,6 +276,11 @@ func (l *listener) admit(conn net.Conn) {
 	if !set.allows(conn.RemoteAddr()) {
 		c.count(outcome.KeptOut)
 		conn.Close()
+		return
+	}
+	if !set.owns(c.Conn) {
+		c.count(outcome.NotOwner)
+		conn.Close() // without a byte: a scanner does not learn that this is a proxy
 		return
 	}
 	leave := l.server.cfg.Limit.Release

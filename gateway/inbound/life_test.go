@@ -420,7 +420,8 @@ func TestAllow(t *testing.T) {
 		{inside, &net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0"}, true},
 		{inside, &net.TCPAddr{IP: net.ParseIP("::1")}, false},
 		{inside, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}, false},
-		{inside, &net.UnixAddr{}, false},
+		{inside, &net.UnixAddr{}, true}, // the mode of the socket says who may
+		{inside, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}, false},
 	} {
 		if got := tt.set.allows(tt.addr); got != tt.want {
 			t.Errorf("allows(%v) with %v: %v", tt.addr, tt.set.Allow, got)

@@ -14,6 +14,7 @@ const (
 	// The near end: what applications ask for.
 	Accepted Outcome = iota
 	KeptOut
+	NotOwner
 	OverLimit
 	AcceptFailed
 	Foreign
@@ -100,6 +101,9 @@ var table = [outcomes]Row{
 	KeptOut: {Name: "kept_out", Labels: []string{front},
 		Help:    "Connections from networks that listen.allow does not name.",
 		Message: "client refused: its network is not in listen.allow", Level: slog.LevelWarn, AtWill: true},
+	NotOwner: {Name: "not_owner", Labels: []string{front},
+		Help:    "Connections of programs whose user listen.owners does not name.",
+		Message: "client refused: its user is not in listen.owners", Level: slog.LevelWarn, AtWill: true},
 	OverLimit: {Name: "over_limit", Labels: []string{front},
 		Help:    "Connections of applications beyond limits.connections, or beyond what the limit of open files allows.",
 		Message: "connection refused: there are as many as there may be", Level: slog.LevelWarn, AtWill: true},

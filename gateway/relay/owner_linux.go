@@ -6,34 +6,75 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"ptgate/gateway/stream"
 )
 
 // owner tells whether the program at the other end of c has closed its socket, or has
 // ended. TCP alone can't tell that from the end of one direction. The kernel can
 // (sock_diag(7)), but only for programs in this network namespace.
 func owner(c *net.TCPConn) ownership {
-	here, there := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
-	if err != nil {
+	switch m, ok := peerSocket(c); {
+	case !ok:
 		return unknown
-	}
-	defer unix.Close(fd)
-	if unix.Sendto(fd, diagRequest(there, here), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) != nil {
-		return unknown
-	}
-	var b [1 << 10]byte
-	n, _, err := unix.Recvfrom(fd, b[:], 0) // the answer is there when Sendto returns
-	// A message header, and a struct inet_diag_msg, with the state in its second byte
-	// and the inode, 0 where no file has the socket, at the end. A listener is found
-	// where there is no such connection on this machine.
-	const head = unix.SizeofNlMsghdr
-	if err != nil || n < head+72 || binary.NativeEndian.Uint16(b[4:]) != unix.SOCK_DIAG_BY_FAMILY || b[head+1] == unix.BPF_TCP_LISTEN {
-		return unknown
-	}
-	if binary.NativeEndian.Uint32(b[head+68:]) == 0 {
+	case m.inode == 0:
 		return gone
 	}
 	return present
+}
+
+// Owner returns the user whose program is at the other end of c: a TCP connection from this
+// machine, or one of a Unix socket. ok is false if that is not known, or if the program has
+// closed its socket.
+func Owner(c stream.Conn) (uid uint32, ok bool) {
+	switch s := c.Socket(); {
+	case s.Unix != nil:
+		raw, err := s.Unix.SyscallConn()
+		if err != nil {
+			return 0, false
+		}
+		err = raw.Control(func(fd uintptr) {
+			cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+			if ok = err == nil; ok {
+				uid = cred.Uid
+			}
+		})
+		return uid, ok && err == nil
+	case s.TCP != nil && s.Plain:
+		m, ok := peerSocket(s.TCP)
+		return m.uid, ok && m.inode != 0
+	}
+	return 0, false
+}
+
+// A socketInfo is what the kernel tells of a socket.
+type socketInfo struct {
+	uid   uint32 // of the user who has made it; 0 where no file has it any more
+	inode uint32 // 0: no file has it any more
+}
+
+// peerSocket asks the kernel for the socket at the other end of c. ok is false if it is not
+// on this machine, or in another network namespace.
+func peerSocket(c *net.TCPConn) (info socketInfo, ok bool) {
+	here, there := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
+	if err != nil {
+		return info, false
+	}
+	defer unix.Close(fd)
+	if unix.Sendto(fd, diagRequest(there, here), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) != nil {
+		return info, false
+	}
+	var b [1 << 10]byte
+	n, _, err := unix.Recvfrom(fd, b[:], 0) // the answer is there when Sendto returns
+	// A message header, and a struct inet_diag_msg, with the state in its second byte,
+	// and the user and the inode at the end. A listener is found where there is no such
+	// connection on this machine.
+	const head = unix.SizeofNlMsghdr
+	if err != nil || n < head+72 || binary.NativeEndian.Uint16(b[4:]) != unix.SOCK_DIAG_BY_FAMILY || b[head+1] == unix.BPF_TCP_LISTEN {
+		return info, false
+	}
+	return socketInfo{binary.NativeEndian.Uint32(b[head+64:]), binary.NativeEndian.Uint32(b[head+68:])}, true
 }
 
 // diagRequest asks for one socket: a message header, and a struct inet_diag_req_v2.

@@ -29,11 +29,13 @@ func From(c net.Conn) Conn {
 		return c
 	case *net.TCPConn:
 		return TCP(c)
+	case *net.UnixConn:
+		return unixSocket(c)
 	}
 	return &foreign{Conn: c}
 }
 
-// foreign is any other connection: a Unix socket, or the pipe of a test.
+// foreign is any other connection, such as the pipe of a test.
 type foreign struct {
 	net.Conn
 	wait   sync.Mutex // held while WaitRead reads

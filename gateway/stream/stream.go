@@ -50,7 +50,7 @@ type Conn interface {
 	// Peer tells what is known of the peer. It does not wait.
 	Peer() Peer
 
-	// Socket returns the TCP connection beneath the stream.
+	// Socket returns the connection of the system beneath the stream.
 	Socket() Socket
 }
 
@@ -64,11 +64,13 @@ const (
 	WasReset             // it has reset the connection, or is lost
 )
 
-// A Socket is the TCP connection beneath a stream.
+// A Socket is the connection of the system beneath a stream.
 type Socket struct {
 	// TCP is nil where the stream has no TCP connection for itself, or has one that
 	// can't be known.
 	TCP *net.TCPConn
+	// Unix is the Unix socket that has the stream's own bytes; nil: there is none.
+	Unix *net.UnixConn
 	// Plain says that the TCP connection has the stream's own bytes, so that the kernel
 	// may move them. Otherwise a transport has changed the bytes.
 	Plain bool

@@ -10,7 +10,7 @@ import (
 )
 
 // waitRead peeks, and so takes nothing.
-func waitRead(c *net.TCPConn) error {
+func waitRead(c syscall.Conn) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
