@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"runtime"
@@ -26,7 +27,12 @@ type listener struct {
 }
 
 // address is the one that it really has.
-func (l *listener) address() string { return l.ln.Addr().String() }
+func (l *listener) address() string {
+	if a := l.ln.Addr(); a.Network() != "unix" {
+		return a.String()
+	}
+	return l.addr
+}
 
 // listen opens the addresses of cfg for which old has no listener. all has the listeners
 // of cfg, old and new ones, in the configuration's order; opened has only the new ones.
@@ -41,7 +47,7 @@ func (g *Gateway) listen(cfg *config.Config, old []*listener) (all, opened []*li
 				all = append(all, old[i])
 				continue
 			}
-			ln, err := listen(g.stop, addr)
+			ln, err := listen(g.stop, addr, cfg.Listen.SocketMode)
 			if err != nil {
 				discard(opened)
 				return nil, nil, fmt.Errorf("listen.%v: %w", f.front, err)
@@ -65,7 +71,10 @@ func discard(opened []*listener) {
 // listen opens one listener. Only a peer on another machine can vanish without a
 // trace, so loopback does without keep-alives: they cost four system calls for each
 // connection.
-func listen(ctx context.Context, addr string) (net.Listener, error) {
+func listen(ctx context.Context, addr string, mode fs.FileMode) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(addr, config.UnixPrefix); ok {
+		return listenUnix(path, mode)
+	}
 	var c net.ListenConfig
 	if a, err := netip.ParseAddrPort(addr); err == nil {
 		addr = adapter.BindAddr(a).String()
@@ -74,6 +83,17 @@ func listen(ctx context.Context, addr string) (net.Listener, error) {
 		}
 	}
 	return c.Listen(ctx, "tcp", addr)
+}
+
+// setModes gives the Unix sockets among listeners another mode.
+func (g *Gateway) setModes(listeners []*listener, mode fs.FileMode) {
+	for _, l := range listeners {
+		if s, ok := l.ln.(*socket); ok {
+			if err := s.setMode(mode); err != nil {
+				g.log.Error("the mode of a Unix socket could not be changed: restart ptgate", "address", l.address(), "error", err)
+			}
+		}
+	}
 }
 
 // serve accepts what l gets, until l is closed or the gateway stops.

@@ -81,6 +81,9 @@ func (g *Gateway) apply(cfg *config.Config) error {
 	for _, l := range without(old.listeners, listeners) {
 		l.close()
 	}
+	if cfg.Listen.SocketMode != old.cfg.Listen.SocketMode {
+		g.setModes(old.listeners, cfg.Listen.SocketMode)
+	}
 	for _, l := range opened {
 		g.serve(l)
 	}

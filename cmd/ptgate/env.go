@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -38,7 +39,7 @@ protocol's variables name the first of these. Where no port takes HTTP, all vari
 name the first one of listen.socks5, and the other way round; then some programs fail,
 or are not served. SOCKS5 addresses have the scheme socks5h, so that names are not
 looked up on this machine. NO_PROXY keeps this machine's own addresses out of it; curl
-obeys it even with -x, unless --noproxy '' is given.
+obeys it even with -x, unless --noproxy '' is given. Unix sockets are left out.
 
 User names and passwords of listen.users are never printed, for a program's
 environment is open to others: give them to each program in its own way.`,
@@ -76,17 +77,22 @@ environment is open to others: give them to each program in its own way.`,
 
 // proxyURLs makes what programs are told of the first listener of each kind.
 func proxyURLs(l config.Listen) (socks, web string, err error) {
-	if all := slices.Concat(l.SOCKS5, l.Mixed); len(all) > 0 {
+	ports := func(lists ...[]string) []string { // Unix sockets have no URL that programs know
+		return slices.DeleteFunc(slices.Concat(lists...), func(a string) bool { return strings.HasPrefix(a, config.UnixPrefix) })
+	}
+	if all := ports(l.SOCKS5, l.Mixed); len(all) > 0 {
 		if socks, err = proxyURL("socks5h", all[0]); err != nil {
 			return "", "", err
 		}
 	}
-	if all := slices.Concat(l.HTTP, l.Mixed); len(all) > 0 {
+	if all := ports(l.HTTP, l.Mixed); len(all) > 0 {
 		if web, err = proxyURL("http", all[0]); err != nil {
 			return "", "", err
 		}
 	}
 	switch {
+	case socks == "" && web == "" && len(l.SOCKS5)+len(l.HTTP)+len(l.Mixed) > 0:
+		return "", "", errors.New("all its listeners are Unix sockets, which no variable can name: give them to each program, as in curl --proxy socks5h://localhost/run/ptgate/proxy.sock, or add a port")
 	case socks == "" && web == "":
 		return "", "", fmt.Errorf("it has no listener for programs: env is for the box beside them")
 	case socks == "":

@@ -8,6 +8,7 @@
 package config
 
 import (
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -52,7 +53,10 @@ type Log struct {
 // [[route]], and [listen] names no socks5, http or mixed, there are the default
 // listeners. Otherwise there are only the listeners that are named.
 type Listen struct {
-	SOCKS5, HTTP, Mixed []string // literal address:port; port 0 is any free one
+	// Each is a literal address:port, where port 0 is any free one, or UnixPrefix and the
+	// absolute path of a Unix socket.
+	SOCKS5, HTTP, Mixed []string
+	SocketMode          fs.FileMode // of the Unix sockets
 	// Allow is never empty. If the file has none, it is loopback, or all addresses
 	// if there are Users.
 	Allow []netip.Prefix
@@ -61,6 +65,9 @@ type Listen struct {
 	Users  map[string]string // name to password; empty: no client is asked
 	Line   int
 }
+
+// UnixPrefix is what the address of a Unix socket begins with.
+const UnixPrefix = "unix:"
 
 // Far says what stands behind a bridge.
 type Far string

@@ -152,7 +152,7 @@ func TestEverything(t *testing.T) {
 	want := &Config{
 		Path: filepath.Join(dir, "everything.toml"), StateDir: filepath.Join(dir, "state"),
 		Log: Log{Level: slog.LevelDebug, Format: "json"},
-		Listen: Listen{SOCKS5: []string{"127.0.0.1:1080", "[::1]:1080"}, HTTP: []string{"0.0.0.0:8118"}, Mixed: []string{"[::1]:8118"},
+		Listen: Listen{SOCKS5: []string{"127.0.0.1:1080", "[::1]:1080"}, HTTP: []string{"0.0.0.0:8118"}, Mixed: []string{"[::1]:8118", "unix:/run/ptgate/proxy.sock"}, SocketMode: 0o600,
 			Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("192.0.2.0/24")},
 			Users: map[string]string{"alice": "secret", "bob": "other"}, Line: 8},
 		Bridges: []*Bridge{tokyo, paris, oslo, rome, inline},
@@ -235,7 +235,7 @@ func TestEverything(t *testing.T) {
 func TestDefaults(t *testing.T) {
 	cfg := mustLoad(t, "testdata/good/minimal.toml")
 	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
-	if diff := cmp.Diff(Listen{Mixed: []string{"127.0.0.1:1080", "127.0.0.1:8118"}, Allow: loopback, Users: map[string]string{}, Line: 1},
+	if diff := cmp.Diff(Listen{Mixed: []string{"127.0.0.1:1080", "127.0.0.1:8118"}, SocketMode: 0o600, Allow: loopback, Users: map[string]string{}, Line: 1},
 		cfg.Listen, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("listen (-want +got):\n%s", diff)
 	}

@@ -351,10 +351,28 @@ func (l *loading) listenTable(top *table, hasRoute, hasServe bool) Listen {
 			l.binds = append(l.binds, bind{netip.MustParseAddrPort(addr), t, listen.Line, "the default mixed"})
 		}
 	}
-	open := 0 // line of the first listener that others than this box can reach
+	open := 0                   // line of the first listener that others than this box can reach
+	sockets := map[string]int{} // path → line
 	read := func(key string) (out []string) {
 		for _, it := range t.pastedList(key, TextPlain) {
+			if name, ok := strings.CutPrefix(it.text, UnixPrefix); ok {
+				path, err := socketPath(name)
+				if err != nil {
+					t.fail(it.line, "%s: %q %v", key, it.text, err)
+					continue
+				}
+				if first := sockets[path]; first > 0 {
+					t.fail(it.line, "%s: %s%s is a listener already (line %d)", key, UnixPrefix, path, first)
+					continue
+				}
+				sockets[path] = it.line
+				out = append(out, UnixPrefix+path)
+				continue
+			}
 			a, err := bindAddr(it.text)
+			if err != nil && strings.HasPrefix(it.text, "/") {
+				err = fmt.Errorf("%q is a path: write %q for a Unix socket", it.text, UnixPrefix+it.text)
+			}
 			if err != nil {
 				t.fail(it.line, "%s: %v", key, err)
 				continue
@@ -374,6 +392,10 @@ func (l *loading) listenTable(top *table, hasRoute, hasServe bool) Listen {
 		if t.has(key.name) {
 			*key.to = read(key.name)
 		}
+	}
+	listen.SocketMode = t.mode("socket_mode", 0o600)
+	if t.has("socket_mode") && len(sockets) == 0 {
+		t.warn(t.lineOf("socket_mode"), "socket_mode is for Unix sockets, of which there are none: write one as in mixed = \"unix:/run/ptgate/proxy.sock\"")
 	}
 	listen.Owners = t.owners("owners")
 	if len(listen.Owners) > 0 && open > 0 {
