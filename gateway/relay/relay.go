@@ -553,10 +553,13 @@ func Copy(dst, src stream.Conn, n int64, count, moved *atomic.Int64) (left int64
 }
 
 // Left tells whether the program at the other end of c has closed c, or has ended. False:
-// it has not, or nobody knows. It is known only of programs on this machine, and only on
-// Linux.
+// it has not, or nobody knows. It is known only of programs on this machine. Over TCP it is
+// known on Linux only.
 func Left(c stream.Conn) bool {
 	s := c.Socket()
+	if s.Unix != nil {
+		return stream.HungUp(s.Unix)
+	}
 	return s.Plain && owner(s.TCP) == gone
 }
 

@@ -57,3 +57,12 @@ func hungUp(fd int) bool {
 		}
 	}
 }
+
+// HungUp tells whether the peer of a Unix socket has closed it. It does not wait.
+func HungUp(c *net.UnixConn) (is bool) {
+	raw, err := c.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) { is = hungUp(int(fd)) })
+	}
+	return is || err != nil
+}

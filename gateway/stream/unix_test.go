@@ -72,7 +72,13 @@ func TestUnix(t *testing.T) {
 		t.Fatalf("half-closed counts as gone: %v", err)
 	default:
 	}
+	if HungUp(near) {
+		t.Error("half-closed counts as closed")
+	}
 	far.Close()
+	if !HungUp(near) {
+		t.Error("the peer's close is not seen")
+	}
 	if err := <-gone; !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the peer is gone: %v", err)
 	}
