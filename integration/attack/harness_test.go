@@ -426,13 +426,6 @@ func (o *origin) closeConns() {
 	o.conns = nil
 }
 
-// taken is how many connections have come.
-func (o *origin) taken() int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return len(o.conns)
-}
-
 func (o *origin) port() uint16 { return uint16(o.Addr().(*net.TCPAddr).Port) }
 
 // Kinds of destinations.

@@ -229,9 +229,6 @@ func attack(t testing.TB, to bridge, h hello) *client {
 	return x
 }
 
-// discard reads and forgets what comes, until the end.
-func (c *client) discard() { io.Copy(io.Discard, c.Conn) }
-
 // confirm reads what comes, and confirms it.
 func (c *client) confirm(each func(message)) error {
 	for told := uint64(0); ; {
