@@ -53,7 +53,9 @@ func (s *socket) Close() error {
 func listenUnix(path string, mode fs.FileMode) (*socket, error) {
 	fail := func(err error) (*socket, error) { return nil, fmt.Errorf("unix socket %s: %w", path, err) }
 	dir := filepath.Dir(path)
-	if err := trusted(dir); err != nil {
+	if err := trusted(dir); errors.Is(err, fs.ErrNotExist) {
+		return fail(fmt.Errorf("there is no directory %s: make it, as the user who runs this", dir))
+	} else if err != nil {
 		return fail(err)
 	}
 	if err := free(path); err != nil {

@@ -44,6 +44,9 @@ const (
 // Check returns an error if password begins as a bcrypt hash but can't be used as one.
 func Check(password string) error {
 	if !hashed(password) {
+		if _, rest, found := strings.Cut(password, ":"); found && hashed(rest) && Check(rest) == nil {
+			return errors.New("is a line of htpasswd: write what is behind the colon only")
+		}
 		return nil
 	}
 	cost, err := bcrypt.Cost([]byte(password))

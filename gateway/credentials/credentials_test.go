@@ -288,7 +288,7 @@ func TestCheck(t *testing.T) {
 	for password, want := range map[string]string{
 		"": "", "secret": "", "$1$x": "", "$2": "", whole: "", strings.Replace(whole, "$2a", "$2y", 1): "",
 		whole[:59]: "is none", whole + "x": "is none", "$2b$": "is none", "$2b$xx" + whole[6:]: "is none",
-		costly: "too long",
+		costly: "too long", "ann:" + whole: "behind the colon", "ann:$2b$x": "",
 	} {
 		err := Check(password)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
