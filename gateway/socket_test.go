@@ -187,7 +187,7 @@ func TestPlaceOfSocket(t *testing.T) {
 		})
 	}
 	t.Run("no directory", func(t *testing.T) {
-		if err := tries(t, filepath.Join(dir, "missing", "s")); err == nil || !strings.Contains(err.Error(), "no such file") {
+		if err := tries(t, filepath.Join(dir, "missing", "s")); err == nil || !strings.Contains(err.Error(), "there is no directory") {
 			t.Error(err)
 		}
 	})
