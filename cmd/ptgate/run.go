@@ -194,8 +194,9 @@ func answer(g *gateway.Gateway, cfg *config.Config, reload func(context.Context)
 var errStopping = errors.New("ptgate is stopping")
 
 // reload reads the file again and puts it to work, or says why not. What is wrong with
-// the file may quote destinations and addresses in it, so a private log has only where
-// that is. Whoever asked for the reload with `ptgate reload` gets all of it.
+// the file may quote destinations and addresses in it, so a private log gets that without
+// what it quotes. What is wrong with the file as a whole, such as its mode, quotes nothing
+// of it. Whoever asked for the reload with `ptgate reload` gets all of it.
 func reload(ctx context.Context, g *gateway.Gateway, path string, private bool, log *slog.Logger) (*config.Config, error) {
 	cfg, problems, err := loadUntil(ctx, path)
 	if err != nil {
@@ -204,12 +205,11 @@ func reload(ctx context.Context, g *gateway.Gateway, path string, private bool, 
 	}
 	var text []string
 	for _, p := range problems {
-		if private {
-			log.Warn("configuration: `ptgate check` tells what is wrong there", "file", p.File, "line", p.Line)
-		} else {
-			log.Warn("configuration", "problem", p.String())
-		}
 		text = append(text, p.String())
+		if private && p.Line > 0 {
+			p.Message = redact.Quoted(p.Message)
+		}
+		log.Warn("configuration", "problem", p.String())
 	}
 	if cfg == nil {
 		log.Error("reload refused: the running configuration stays")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"ptgate/gateway"
 	"ptgate/gateway/config"
 )
 
@@ -47,6 +49,45 @@ via = "direct"
 drain = "1h"
 `
 
+// What is wrong with a file is in the log; what stands in the file only if it is not private.
+func TestReloadSaysWhatIsWrong(t *testing.T) {
+	const hidden, number = "198.51.100.7", "19851100719851100719"
+	for _, tt := range []struct {
+		name, more string
+		mode       os.FileMode
+		want       string
+		error      bool
+	}{
+		{"a key", "nonsense = 1\n", 0o600, `c.toml:10: [limits]: unknown key \"…\"`, true},
+		{"a destination", "[[route]]\nto = \"http://" + hidden + "/\"\nvia = \"direct\"\n", 0o600, `c.toml:11: route 2: to: pattern \"…\": is a URL: write its host alone`, true},
+		{"a number", "[bridge.a]\npassword = " + number + "\n", 0o600, `c.toml:11: \"…\" is out of range for int64`, true},
+		{"the TOML", "[bridge." + hidden + "\n", 0o600, `c.toml:11: expected \"…\" or \"…\" to end table name`, true},
+		{"the mode", "", 0o606, "c.toml: others can write it (mode 0606)", true},
+		{"a warning", "[exit]\n", 0o600, "c.toml:10: warning: [exit]: no [[serve]] leads to the exit", false},
+	} {
+		for _, private := range []bool{true, false} {
+			path := filepath.Join(t.TempDir(), "c.toml")
+			if err := os.WriteFile(path, []byte(direct+tt.more), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(path, tt.mode); err != nil {
+				t.Fatal(err)
+			}
+			var out strings.Builder
+			// A gateway that does not run takes no configuration.
+			_, err := reload(t.Context(), new(gateway.Gateway), path, private, slog.New(slog.NewTextHandler(&out, nil)))
+			want := tt.want
+			if !private {
+				want, _, _ = strings.Cut(want, `\"…\"`)
+			}
+			if got := out.String(); err == nil || !strings.Contains(got, want) || private && (strings.Contains(got, hidden) || strings.Contains(got, number)) ||
+				strings.Contains(got, "reload refused") != tt.error {
+				t.Errorf("%s, private %v: %v, and the log has\n%s", tt.name, private, err, got)
+			}
+		}
+	}
+}
+
 // The life of `ptgate run` under its signals.
 func TestRunSignals(t *testing.T) {
 	t.Setenv("XDG_STATE_HOME", t.TempDir())
@@ -84,7 +125,7 @@ func TestRunSignals(t *testing.T) {
 	defer client.Close()
 	write(direct + "sauce = 1\n")
 	self(syscall.SIGHUP)
-	log.await(t, "`ptgate check` tells what is wrong")
+	log.await(t, "ptgate.toml:10: [limits]: unknown key")
 	log.await(t, "the running configuration stays")
 	write(strings.Replace(direct, `"direct"`, `"block"`, 1))
 	for { // it may be listening and not quite ready

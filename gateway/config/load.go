@@ -159,7 +159,7 @@ func decode(doc []byte) (m map[string]any, problem *Problem) {
 	}
 	defer func() {
 		if r := recover(); r != nil {
-			m, problem = nil, &Problem{Line: 1, Message: fmt.Sprintf("this file breaks the TOML parser: %v", r)}
+			m, problem = nil, &Problem{Line: 1, Message: fmt.Sprintf("this file breaks the TOML parser: %q", fmt.Sprint(r))}
 		}
 	}()
 	_, err := toml.NewDecoder(bytes.NewReader(doc)).Decode(&m)
@@ -178,6 +178,9 @@ func syntaxMessage(s string) string {
 	s = strings.TrimSuffix(s, ".")
 	if s != "" {
 		s = strings.ToLower(s[:1]) + s[1:]
+	}
+	if value, after, ok := strings.Cut(s, " is out of range "); ok {
+		s = fmt.Sprintf("%q is out of range %s", value, after) // what is quoted can be kept out of a log
 	}
 	switch {
 	case strings.HasPrefix(s, "invalid float"), strings.HasPrefix(s, "invalid integer"):
