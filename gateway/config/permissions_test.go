@@ -23,7 +23,7 @@ func TestOthersWrite(t *testing.T) {
 		file, list os.FileMode
 		want       string // the file to change; "": none
 	}{
-		{0o600, 0o600, ""}, {0o644, 0o644, ""}, {0o664, 0o644, file}, {0o646, 0o644, file}, {0o600, 0o664, list}, {0o600, 0o666, list},
+		{0o600, 0o600, ""}, {0o644, 0o644, ""}, {0o666, 0o644, file}, {0o646, 0o644, file}, {0o600, 0o606, list}, {0o600, 0o666, list},
 	} {
 		if err := os.Chmod(file, tt.file); err != nil {
 			t.Fatal(err)

@@ -74,7 +74,7 @@ func TestOpenDirectory(t *testing.T) {
 	if err := os.Mkdir(open, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(open, 0o770); err != nil {
+	if err := os.Chmod(open, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := control.Serve(control.Path(open, "x"), nil, nil); err == nil || !strings.Contains(err.Error(), "chmod go-w "+open) {

@@ -2,7 +2,7 @@
 // directory that ptgate believes: whoever can write the configuration chooses which
 // programs run as ptgate's user. It looks at owner and mode as ssh does. The superuser is
 // nobody's other user, and for ptgate as the superuser the owner does not matter, so that
-// root can look at the files of a service.
+// root can look at the files of a service. A group that is the user's own may write, too.
 //
 // It does not look at the directories above, and on systems without such modes
 // (Windows) it finds nothing.
@@ -25,10 +25,31 @@ func Check(path string, info fs.FileInfo) error {
 		return fmt.Errorf("it belongs to user %d, who is neither user %d, as whom this runs, nor root, and can change it: "+
 			"if it is meant for this, chown %[2]d %s", owner, os.Geteuid(), path)
 	}
-	if hasModes && info.Mode().Perm()&0o022 != 0 {
+	writable := info.Mode().Perm() & 0o022
+	if ownGroup(info) {
+		writable &^= 0o020
+	}
+	if hasModes && writable != 0 {
 		return fmt.Errorf("others can write it (mode %#o), and so choose what ptgate does: chmod go-w %s", info.Mode().Perm(), path)
 	}
 	return nil
+}
+
+// ownGroup tells whether the group of a file or directory is one that may write there. The
+// group in which this process runs, with the number of its user, is that user's alone, as
+// most systems make it; a umask of 002 goes with such groups. The superuser trusts every
+// owner, and so an owner's group. A directory may also be shared on purpose with the group
+// in which this process runs, as with mode 2770.
+func ownGroup(info fs.FileInfo) bool {
+	gid, ok := group(info)
+	if !ok {
+		return false
+	}
+	euid := int64(os.Geteuid())
+	if owner, ok := Owner(info); ok && euid == 0 && gid == owner {
+		return true
+	}
+	return int64(gid) == int64(os.Getegid()) && (int64(gid) == euid || info.IsDir())
 }
 
 // CheckDir is Check for a directory. If the path is a link, that must have been made by

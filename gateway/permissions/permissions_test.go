@@ -3,6 +3,7 @@
 package permissions_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,7 +20,7 @@ func TestCheck(t *testing.T) {
 		want string // in the error; "": none
 	}{
 		{0o600, ""}, {0o400, ""}, {0o644, ""}, {0o755, ""}, {0o700, ""},
-		{0o620, "chmod go-w "}, {0o602, "chmod go-w "}, {0o666, "mode 0666"}, {0o777, "chmod go-w "},
+		{0o602, "chmod go-w "}, {0o666, "mode 0666"}, {0o777, "chmod go-w "},
 	} {
 		for _, dir := range []bool{false, true} {
 			path := filepath.Join(t.TempDir(), "it")
@@ -128,6 +129,68 @@ func TestOthers(t *testing.T) {
 	}
 }
 
+// Groups that may write: the user's own, as a umask of 002 leaves files, and for a directory
+// also the one in which the process runs. Root can become others, so root runs it.
+func TestGroup(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can make files of others")
+	}
+	const me, other = 65534, 65533
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i, tt := range []struct {
+		user, group   int // of the process
+		owner, shared int // of the file or directory
+		mode          uint32
+		file, dir     bool // whether it is fine
+	}{
+		{me, me, me, me, 0o664, true, true},
+		{me, me, 0, me, 0o660, true, true},
+		{me, me, me, me, 0o666, false, false},
+		{me, me, me, me, 0o606, false, false},
+		{me, me, me, other, 0o664, false, false},
+		{me, me, 0, 0, 0o664, false, false},
+		{me, me, other, me, 0o660, false, false},
+		{me, other, me, other, 0o664, false, true},
+		{me, other, 0, other, 0o2770, false, true},
+		{me, other, me, other, 0o2772, false, false},
+		{me, other, me, me, 0o660, false, false},
+		{0, 0, 0, 0, 0o664, true, true},
+		{0, 0, me, me, 0o664, true, true},
+		{0, 0, 0, 0, 0o666, false, false},
+		{0, 0, 0, me, 0o660, false, false},
+		{0, 0, me, other, 0o660, false, false},
+	} {
+		for _, isDir := range []bool{false, true} {
+			path := filepath.Join(dir, fmt.Sprint(i, isDir))
+			want := tt.file
+			err := os.WriteFile(path, nil, 0o600)
+			if isDir {
+				want = tt.dir
+				err = errors.Join(os.Remove(path), os.Mkdir(path, 0o700))
+			}
+			err = errors.Join(err, os.Chown(path, tt.owner, tt.shared), syscall.Chmod(path, tt.mode), syscall.Setegid(tt.group))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got error
+			err = asUser(tt.user, func() { got = permissions.CheckDir(path) })
+			if err = errors.Join(err, syscall.Setegid(0)); err != nil {
+				t.Fatal(err)
+			}
+			if (got == nil) != want {
+				t.Errorf("%+v, directory %v: %v", tt, isDir, got)
+			}
+		}
+	}
+}
+
 func asUser(id int, f func()) error {
 	if err := syscall.Seteuid(id); err != nil {
 		return err
@@ -143,10 +206,10 @@ func Example() {
 		return
 	}
 	defer os.RemoveAll(dir)
-	if err := os.Chmod(dir, 0o770); err != nil {
+	if err := os.Chmod(dir, 0o777); err != nil {
 		fmt.Println(err)
 		return
 	}
 	fmt.Println(strings.ReplaceAll(permissions.CheckDir(dir).Error(), dir, "DIR"))
-	// Output: others can write it (mode 0770), and so choose what ptgate does: chmod go-w DIR
+	// Output: others can write it (mode 0777), and so choose what ptgate does: chmod go-w DIR
 }
