@@ -526,7 +526,7 @@ func (l *loading) trust(t *table, s *Serve) {
 		s.TrustedHops = hops
 		if t.has("trusted_proxies") {
 			s.TrustedProxies = append([]netip.Prefix{}, proxies...)
-		} else if hops > 0 && len(s.Allow)+len(s.Deny) > 0 && s.Bind.IsValid() && !s.Bind.Addr().IsLoopback() {
+		} else if hops > 0 && s.Bind.IsValid() && !s.Bind.Addr().IsLoopback() {
 			t.warn(t.lineOf("bind"), "other machines can reach this port, and X-Forwarded-For counts from this machine only: bind to 127.0.0.1, or name the web server's address in trusted_proxies")
 		}
 		return
