@@ -6,7 +6,8 @@
 // address has one guess at a time. So nobody is kept out but those of the guesser's own
 // address, and of these nobody whose password was right there within the last hour.
 // Clients that share an address with everybody, such as those on loopback, wait for
-// nobody: there the same wrong password has one try at a time.
+// nobody. The same guess is checked once for all who make it at the same time: a program
+// with an old password has its answers after a second, however many connections it opens.
 package credentials
 
 import (
@@ -101,11 +102,21 @@ type Guard struct {
 	known map[string]digest    // of a hash whose password was given once, that password
 }
 
-// A turn is what those wait for who may be guessers. Only one of them is checked at a
-// time.
+// A turn is what those wait for who may be guessers, or who make the same guess. Only one
+// of them is checked at a time.
 type turn struct {
-	free chan struct{} // has room for one
-	uses int           // those that have it and those that wait
+	free  chan struct{} // has room for one
+	wrong chan struct{} // closed when the guess was found wrong: nobody has to wait
+	uses  int           // those that have it and those that wait
+}
+
+func (t *turn) foundWrong() bool {
+	select {
+	case <-t.wrong:
+		return true
+	default:
+		return false
+	}
 }
 
 // NewGuard makes a Guard.
@@ -142,18 +153,18 @@ func (g *Guard) Valid(ctx context.Context, users map[string]string, client, user
 		client = ""
 	}
 	want, known := users[user]
+	kind := "pair"
+	if !known {
+		kind = "unknown"
+	}
 	// With another password in the table this is another pair.
-	pair := g.digest("pair", client, user, password, want)
+	pair := g.digest(kind, client, user, password, want)
 	if known && g.remembers(pair) {
 		return true
 	}
-	who := pair
-	if client != "" {
-		who = g.digest("client", client)
-	}
 	turn, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	leave, ok := g.enter(turn, who)
+	same, leave, ok := g.enter(turn, pair)
 	if !ok {
 		return false
 	}
@@ -161,12 +172,27 @@ func (g *Guard) Valid(ctx context.Context, users map[string]string, client, user
 	if known && g.remembers(pair) { // many connections of a client begin at the same time
 		return true
 	}
-	after := time.NewTimer(pause)
-	defer after.Stop()
-	if g.check(turn, users, want, known, password) {
-		g.remember(pair)
-		return true
+	begun := time.Now()
+	if !same.foundWrong() {
+		if client != "" {
+			_, leave, ok := g.enter(turn, g.digest("client", client))
+			if !ok {
+				return false
+			}
+			defer leave()
+			begun = time.Now()
+		}
+		right, checked := g.check(turn, users, want, known, password)
+		if right {
+			g.remember(pair)
+			return true
+		}
+		if checked {
+			close(same.wrong)
+		}
 	}
+	after := time.NewTimer(pause - time.Since(begun))
+	defer after.Stop()
 	select {
 	case <-after.C:
 	case <-ctx.Done():
@@ -174,12 +200,12 @@ func (g *Guard) Valid(ctx context.Context, users map[string]string, client, user
 	return false
 }
 
-// enter waits for the turn of who.
-func (g *Guard) enter(ctx context.Context, who digest) (leave func(), ok bool) {
+// enter waits for the turn of who, or until that was found wrong.
+func (g *Guard) enter(ctx context.Context, who digest) (t *turn, leave func(), ok bool) {
 	g.mu.Lock()
-	t := g.turns[who]
+	t = g.turns[who]
 	if t == nil {
-		t = &turn{free: make(chan struct{}, 1)}
+		t = &turn{free: make(chan struct{}, 1), wrong: make(chan struct{})}
 		g.turns[who] = t
 	}
 	t.uses++
@@ -193,15 +219,17 @@ func (g *Guard) enter(ctx context.Context, who digest) (leave func(), ok bool) {
 	}
 	select {
 	case t.free <- struct{}{}:
-		return func() { <-t.free; forget() }, true
+		return t, func() { <-t.free; forget() }, true
+	case <-t.wrong:
+		return t, forget, true
 	case <-ctx.Done():
 		forget()
-		return nil, false
+		return nil, nil, false
 	}
 }
 
-// check compares the password with the one of the table.
-func (g *Guard) check(ctx context.Context, users map[string]string, want string, known bool, password string) bool {
+// check compares the password with the one of the table. checked: there was time for it.
+func (g *Guard) check(ctx context.Context, users map[string]string, want string, known bool, password string) (right, checked bool) {
 	if !known {
 		// It takes as long as for somebody who is known.
 		for _, other := range users {
@@ -213,26 +241,26 @@ func (g *Guard) check(ctx context.Context, users map[string]string, want string,
 	if !hashed(want) {
 		// The digests are of one length, whatever the passwords' lengths are.
 		a, b := sha256.Sum256([]byte(want)), sha256.Sum256([]byte(password))
-		return subtle.ConstantTimeCompare(a[:], b[:]) == 1 && known
+		return subtle.ConstantTimeCompare(a[:], b[:]) == 1 && known, true
 	}
 	// A hash has to be slow only until its password is known. Later, guesses can't keep
 	// the processors busy.
 	given := g.digest("password", password)
-	right, ok := g.passwordOf(want)
+	first, ok := g.passwordOf(want)
 	if !ok {
 		select {
 		case g.hashing <- struct{}{}:
 		case <-ctx.Done():
-			return false
+			return false, false
 		}
 		defer func() { <-g.hashing }()
 		if bcrypt.CompareHashAndPassword([]byte(want), []byte(password)) != nil {
-			return false
+			return false, true
 		}
 		g.learn(want, given)
-		right = given
+		first = given
 	}
-	return subtle.ConstantTimeCompare(right[:], given[:]) == 1 && known
+	return subtle.ConstantTimeCompare(first[:], given[:]) == 1 && known, true
 }
 
 func (g *Guard) passwordOf(hash string) (d digest, ok bool) {
