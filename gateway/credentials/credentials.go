@@ -149,16 +149,9 @@ func (g *Guard) digest(parts ...string) (d digest) {
 // depend on how much is right. The end of ctx ends the wait; it must not mean that the
 // client has left, which would then guess as fast as it leaves.
 func (g *Guard) Valid(ctx context.Context, users map[string]string, client, user, password string) bool {
-	if ip, err := netip.ParseAddr(client); err == nil && ip.IsLoopback() {
-		client = ""
-	}
+	client = alone(client)
 	want, known := users[user]
-	kind := "pair"
-	if !known {
-		kind = "unknown"
-	}
-	// With another password in the table this is another pair.
-	pair := g.digest(kind, client, user, password, want)
+	pair := g.pair(users, client, user, password)
 	if known && g.remembers(pair) {
 		return true
 	}
@@ -198,6 +191,30 @@ func (g *Guard) Valid(ctx context.Context, users map[string]string, client, user
 	case <-ctx.Done():
 	}
 	return false
+}
+
+// Remembers tells whether Valid returns true without a check.
+func (g *Guard) Remembers(users map[string]string, client, user, password string) bool {
+	_, known := users[user]
+	return known && g.remembers(g.pair(users, alone(client), user, password))
+}
+
+// alone is client, or "" for one of many.
+func alone(client string) string {
+	if ip, err := netip.ParseAddr(client); err == nil && ip.IsLoopback() {
+		return ""
+	}
+	return client
+}
+
+// pair stands for what a client gives. With another password in the table it is another
+// pair.
+func (g *Guard) pair(users map[string]string, client, user, password string) digest {
+	want, known := users[user]
+	if !known {
+		return g.digest("unknown", client, user, password)
+	}
+	return g.digest("pair", client, user, password, want)
 }
 
 // enter waits for the turn of who, or until that was found wrong.

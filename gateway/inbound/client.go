@@ -45,6 +45,7 @@ type client struct {
 	l     *listener
 	set   *Settings // an HTTP front changes them with each request
 	over  bool      // it is beyond the limit, and every request is refused
+	aside bool      // it has a place of Server.aside, and none of Config.Limit
 	due   time.Time // when the first request has to be complete; zero: no limit
 	phase atomic.Int32
 	relay func() // runs after the handshake; nil: there is none
@@ -127,10 +128,40 @@ func (c *client) handshake() time.Duration {
 	return c.set.Handshake
 }
 
-// valid checks a user and password. If they are wrong, it takes a while.
+// valid checks a user and password. If they are wrong, it takes a while. Meanwhile the
+// client keeps no place from others; afterwards it may be over the limit.
 func (c *client) valid(user, password string) bool {
-	s := c.l.server
-	return s.guard.Valid(c.l.stop, c.set.Users, credentials.Network(c.Conn.RemoteAddr()), user, password)
+	s, network := c.l.server, credentials.Network(c.Conn.RemoteAddr())
+	if s.guard.Remembers(c.set.Users, network, user, password) {
+		return true
+	}
+	moved := !c.over && !c.aside && s.aside.Acquire()
+	if moved {
+		c.aside = true
+		s.cfg.Limit.Release()
+	}
+	ok := s.guard.Valid(c.l.stop, c.set.Users, network, user, password)
+	switch {
+	case !moved:
+	case s.cfg.Limit.Acquire():
+		c.aside = false
+		s.aside.Release()
+	default:
+		c.over = true
+		if ok { // a wrong password is counted as such
+			c.count(outcome.OverLimit, "cause", "limits.connections is reached")
+		}
+	}
+	return ok
+}
+
+// leave gives back the place of a client that was not beyond the limit at first.
+func (c *client) leave() {
+	if c.aside {
+		c.l.server.aside.Release()
+		return
+	}
+	c.l.server.cfg.Limit.Release()
 }
 
 // engage notes that a request is being served. False: a stop has closed the connection.

@@ -154,12 +154,17 @@ type Server struct {
 	cfg   Config
 	over  *refusals // the clients beyond Config.Limit
 	large *Limiter  // bounds the requests of HTTP with a large head
+	aside *Limiter  // bounds the clients that wait for the answer to a password, beside Config.Limit
 	guard *credentials.Guard
 }
 
+// mostAside is how many clients may wait for the answer to a password without a place of
+// Config.Limit. Others keep theirs.
+const mostAside = 256
+
 // New returns a Server that has no listener yet.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, over: newRefusals(descriptors.Reserve()), large: NewLimiter(maxLarge), guard: credentials.NewGuard()}
+	return &Server{cfg: cfg, over: newRefusals(descriptors.Reserve()), large: NewLimiter(maxLarge), aside: NewLimiter(mostAside), guard: credentials.NewGuard()}
 }
 
 // Serve serves the front f on ln, and closes ln. It returns when everything that it
@@ -283,7 +288,7 @@ func (l *listener) admit(conn net.Conn) {
 		conn.Close() // without a byte: a scanner does not learn that this is a proxy
 		return
 	}
-	leave := l.server.cfg.Limit.Release
+	leave := c.leave
 	switch {
 	case descriptors.Of(conn) != descriptors.Enough:
 		c.over = true
