@@ -22,13 +22,14 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, client string, o re
 	set := e.settings()
 	s := &session{exit: e, conn: c, client: client, set: set, ctx: ctx}
 	if set.Handshake > 0 {
-		c.SetReadDeadline(time.Now().Add(set.Handshake))
+		s.due = time.Now().Add(set.Handshake)
+		c.SetReadDeadline(s.due)
 	}
 	s.hs.Dial = s.dial
 	if len(set.Users) > 0 {
 		s.hs.Valid = s.valid
 	}
-	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { c.SetDeadline(past) })
 	s.hs.Serve(c)
 	live := stop()
 	switch {
@@ -70,6 +71,9 @@ func (e *Exit) Busy() []byte {
 	return socks5.AppendFailure(b, answer.Limit.SOCKS())
 }
 
+// past is a deadline that ends whatever waits.
+var past = time.Unix(1, 0)
+
 // watchAfter is how old a dial is when the watch for its client begins. Most dials are
 // done by then, and need none.
 const watchAfter = time.Second
@@ -81,13 +85,22 @@ type session struct {
 	client string
 	set    *Settings
 	ctx    context.Context
+	due    time.Time // when the request has to be complete; zero: no limit
 	hs     socks.Session
 
 	asked bool // there was a request for a destination
 }
 
 func (s *session) valid(user, password string) bool {
+	begun := time.Now()
 	ok := s.exit.guard.Valid(s.ctx, s.set.Users, s.client, user, password)
+	if !s.due.IsZero() { // the client has waited, and not the other way round
+		s.due = s.due.Add(time.Since(begun))
+		s.conn.SetReadDeadline(s.due)
+		if s.ctx.Err() != nil { // its end may have set another one before
+			s.conn.SetDeadline(past)
+		}
+	}
 	if !ok {
 		s.exit.book.Add(outcome.ExitBadCredentials, outcome.By())
 	}

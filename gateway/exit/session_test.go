@@ -311,6 +311,39 @@ func TestHandshakeLimit(t *testing.T) {
 	})
 }
 
+// TestPasswordAndHandshake: the time that the check of a password takes is not the
+// client's.
+func TestPasswordAndHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newExit(&Settings{Handshake: time.Second, Users: map[string]string{"ann": "secret"}}, nil, fails(errRefused))
+		const address = "192.0.2.1"
+		var wg sync.WaitGroup
+		begin := func() net.Conn {
+			client, server := net.Pipe()
+			wg.Go(func() { e.ServeConn(t.Context(), stream.From(server), address, relay.Options{}) })
+			return client
+		}
+		for i := range byte(3) {
+			guesser := begin()
+			wg.Go(func() { guesser.Write(append([]byte("\x05\x01\x02\x01\x03ann\x01"), 'a'+i)) })
+			wg.Go(func() { io.Copy(io.Discard, guesser) })
+		}
+		synctest.Wait()
+		client := begin()
+		wg.Go(func() { io.WriteString(client, "\x05\x01\x02\x01\x03ann\x06secret") })
+		got := make([]byte, 4)
+		if _, err := io.ReadFull(client, got); string(got) != "\x05\x02\x01\x00" {
+			t.Errorf("%q, %v", got, err)
+		}
+		<-time.After(time.Second / 2)
+		wg.Go(func() { io.WriteString(client, v4) })
+		if got, err := io.ReadAll(client); string(got) != reply(5) {
+			t.Errorf("%q, %v", got, err)
+		}
+		wg.Wait()
+	})
+}
+
 // The end of the context ends a session in whichever state it is.
 func TestCut(t *testing.T) {
 	// In the handshake.

@@ -2,6 +2,7 @@ package inbound
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -126,5 +127,50 @@ func TestPlaceTakenMeanwhile(t *testing.T) {
 		if n, aside := limit.n.Load(), g.aside.n.Load(); n != 2 || aside != 0 {
 			t.Errorf("%d and %d places are taken at the end", n, aside)
 		}
+	})
+}
+
+// The time that the check of a password takes is not the client's: it has its whole
+// handshake for what it has to send.
+func TestPasswordAndHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, ln := startUsers(t, SOCKS5, func(s *Settings, _ *Config) { s.Handshake = time.Second })
+		const addr = "192.0.2.1"
+		var wg sync.WaitGroup
+		guess := func(i int) {
+			wg.Go(func() {
+				c := dialFrom(ln, addr)
+				defer c.Close()
+				go io.WriteString(c, socksLogin(fmt.Sprint("guess ", i)))
+				got := make([]byte, 4)
+				if _, err := io.ReadFull(c, got); string(got) != "\x05\x02\x01\x01" {
+					t.Errorf("a wrong one: %q, %v", got, err)
+				}
+			})
+		}
+		for i := range 3 {
+			guess(i)
+		}
+		synctest.Wait()
+		c := dialFrom(ln, addr)
+		defer c.Close()
+		go io.WriteString(c, socksLogin("secret"))
+		got := make([]byte, 2)
+		io.ReadFull(c, got)
+		synctest.Wait()
+		for i := range 8 { // the last ones have their answers without a check
+			guess(10 + i)
+		}
+		if _, err := io.ReadFull(c, got); string(got) != "\x01\x00" {
+			t.Errorf("%q, %v", got, err)
+		}
+		<-time.After(time.Second / 2)
+		go io.WriteString(c, socksRequest("a.example", 80)[3:])
+		got = make([]byte, 2)
+		if _, err := io.ReadFull(c, got); string(got) != "\x05\x02" {
+			t.Errorf("%q, %v", got, err)
+		}
+		go io.Copy(io.Discard, c)
+		wg.Wait()
 	})
 }

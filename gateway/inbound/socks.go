@@ -28,16 +28,20 @@ func (c *client) serveSOCKS4() {
 
 func (c *client) newSession() *socksSession {
 	s := &socksSession{client: c}
-	if !c.due.IsZero() {
-		c.Conn.SetReadDeadline(c.due)
-		c.Conn.SetWriteDeadline(c.due.Add(lastAnswer))
-	}
+	c.limitHandshake()
 	s.Dial = s.dial
 	s.AnyPassword = len(c.set.Users) == 0
 	if !s.AnyPassword {
 		s.Valid = s.valid
 	}
 	return s
+}
+
+func (c *client) limitHandshake() {
+	if !c.due.IsZero() {
+		c.Conn.SetReadDeadline(c.due)
+		c.Conn.SetWriteDeadline(c.due.Add(lastAnswer))
+	}
 }
 
 // end goes on with the connection after the handshake. err says why that is not complete.
@@ -69,7 +73,12 @@ type socksSession struct {
 }
 
 func (s *socksSession) valid(user, password string) bool {
+	begun := time.Now()
 	ok := s.client.valid(user, password)
+	if !s.due.IsZero() { // the client has waited, and not the other way round
+		s.due = s.due.Add(time.Since(begun))
+		s.limitHandshake()
+	}
 	if !ok {
 		s.count(outcome.BadCredentials)
 	}
