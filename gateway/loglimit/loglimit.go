@@ -2,10 +2,10 @@
 // program write the same message as often as they like, and a full disk stops more than
 // the program.
 //
-// A kind of line is a level with a message. Of each kind, a Handler writes at most Lines
-// lines in each Period, and counts the others. One more line, with the attribute "more",
-// says how many these were. So a message must be constant: what differs belongs into
-// attributes.
+// A kind of line is a level with a message. Of each kind, a Handler writes at most Burst
+// lines at once, and in the long run one line Each. It counts the others: at the end of
+// each Period, a line with the attribute "more" says how many these were. So a message
+// must be constant: what differs belongs into attributes.
 //
 // It does not choose what is worth a line. For outcomes of requests that is up to package
 // outcome, which sums up much earlier.
@@ -19,9 +19,11 @@ import (
 )
 
 const (
-	// Lines is how many lines of a kind are written in a Period.
-	Lines = 100
-	// Period begins with the first line of a kind.
+	// Burst is how many lines of a kind are written at once, if there were none for long.
+	Burst = 2000
+	// Each is the time between lines of a kind after a burst.
+	Each = 100 * time.Millisecond
+	// Period is the time between lines that sum up. It begins with the first line of a kind.
 	Period = 10 * time.Second
 	// maxKinds bounds the kinds that are counted at the same time. Further ones are
 	// counted as one.
@@ -71,10 +73,10 @@ type kind struct {
 	message string
 }
 
-// A count is what a kind has had in its period.
+// A count is what a kind has had lately.
 type count struct {
-	lines int
-	more  int64 // not written
+	full  time.Time // when there may be a whole burst again: each line moves it by Each
+	more  int64     // not written
 	timer *time.Timer
 }
 
@@ -83,7 +85,7 @@ type limit struct {
 	next slog.Handler
 
 	mu     sync.Mutex
-	kinds  map[kind]*count // those whose period has not ended
+	kinds  map[kind]*count // those that may not have a whole burst yet
 	closed bool
 	timers sync.WaitGroup
 }
@@ -104,24 +106,45 @@ func (l *limit) allows(k kind) bool {
 		l.kinds[k] = c
 		l.timers.Add(1)
 		c.timer = time.AfterFunc(Period, func() {
-			defer l.timers.Done()
-			l.sumUp(k)
+			l.sumUp(k, c)
 		})
 	}
-	if c.lines < Lines {
-		c.lines++
-		return true
+	now := time.Now()
+	if c.full.Before(now) {
+		c.full = now
 	}
-	c.more++
-	return false
+	if c.full.Sub(now) > (Burst-1)*Each {
+		c.more++
+		return false
+	}
+	c.full = c.full.Add(Each)
+	return true
 }
 
-// sumUp ends the period of a kind.
-func (l *limit) sumUp(k kind) {
+// sumUp ends a period of a kind. Another one follows until there may be a whole
+// burst again.
+func (l *limit) sumUp(k kind, c *count) {
 	l.mu.Lock()
-	more := l.kinds[k].more
+	more := c.more
+	c.more = 0
+	l.mu.Unlock()
+	l.write(k, more)
+
+	l.mu.Lock()
+	if !l.closed && c.full.After(time.Now()) {
+		c.timer.Reset(Period)
+		l.mu.Unlock()
+		return
+	}
+	more = c.more // since a moment ago
 	delete(l.kinds, k)
 	l.mu.Unlock()
+	l.write(k, more)
+	l.timers.Done()
+}
+
+// write writes the line that sums up, if it sums up something.
+func (l *limit) write(k kind, more int64) {
 	ctx := context.Background()
 	if more == 0 || !l.next.Enabled(ctx, k.level) {
 		return
@@ -134,16 +157,15 @@ func (l *limit) sumUp(k kind) {
 func (l *limit) close() {
 	l.mu.Lock()
 	l.closed = true
-	var mine []kind
+	mine := map[kind]*count{}
 	for k, c := range l.kinds {
 		if c.timer.Stop() {
-			mine = append(mine, k)
+			mine[k] = c
 		}
 	}
 	l.mu.Unlock()
-	for _, k := range mine {
-		l.sumUp(k)
-		l.timers.Done()
+	for k, c := range mine {
+		l.sumUp(k, c)
 	}
 	l.timers.Wait()
 }

@@ -50,11 +50,16 @@ func TestFlood(t *testing.T) {
 		log, h, w := newLog()
 		defer h.Close()
 		const seconds, perSecond = 60, 1000
+		burst := 0 // bytes
 		for i := range seconds * perSecond {
 			log.With("session", i).Debug("a stream was opened", "number", i)
 			if i%perSecond == 0 {
 				log.Info("a stream was opened")
 				log.Debug("something else")
+			}
+			if i == 10*perSecond {
+				synctest.Wait() // nobody writes
+				burst = w.Len()
 			}
 			<-time.After(time.Second / perSecond)
 		}
@@ -64,14 +69,31 @@ func TestFlood(t *testing.T) {
 		if sum != seconds*(perSecond+1) {
 			t.Errorf("the lines add up to %d", sum)
 		}
-		if most := int64(loglimit.Lines+1)*seconds/10 + seconds; lines > most {
+		if most := loglimit.Burst + int64(seconds+10)*int64(time.Second/loglimit.Each) + seconds/10 + seconds; lines > most {
 			t.Errorf("%d lines, want %d at most", lines, most)
 		}
 		if sum, lines := w.sum(t, "something else"); sum != seconds || lines != seconds {
 			t.Errorf("another kind has %d lines for %d", lines, sum)
 		}
-		if perSecond := w.Len() / seconds; perSecond > 4096 {
-			t.Errorf("%d bytes a second", perSecond)
+		if perSecond := (w.Len() - burst) / (seconds - 10); perSecond > 2048 {
+			t.Errorf("%d bytes a second after the burst", perSecond)
+		}
+	})
+}
+
+// TestBurst: what happens all at once is written, line by line, and again after a while.
+func TestBurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, h, w := newLog()
+		defer h.Close()
+		for range 3 {
+			for i := range loglimit.Burst {
+				log.Debug("refused", "destination", i)
+			}
+			<-time.After(loglimit.Burst * loglimit.Each)
+		}
+		if sum, lines := w.sum(t, "refused"); sum != 3*loglimit.Burst || lines != sum {
+			t.Errorf("%d lines for %d", lines, sum)
 		}
 	})
 }
@@ -104,10 +126,10 @@ func TestKinds(t *testing.T) {
 			log.Info(fmt.Sprint("message ", i))
 		}
 		h.Close()
-		if n := strings.Count(w.String(), "\n"); n != 1000+loglimit.Lines+1 {
+		if n := strings.Count(w.String(), "\n"); n != 1000+loglimit.Burst+1 {
 			t.Errorf("%d lines", n)
 		}
-		if sum, lines := w.sum(t, "other messages"); sum != 5000-1000-loglimit.Lines || lines != 1 {
+		if sum, lines := w.sum(t, "other messages"); sum != 5000-1000-loglimit.Burst || lines != 1 {
 			t.Errorf("%d lines for %d other messages", lines, sum)
 		}
 	})
