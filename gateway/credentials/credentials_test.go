@@ -279,6 +279,39 @@ func TestHashedOnceAtOnce(t *testing.T) {
 	}
 }
 
+// TestHashesOfGuesses: many guesses for which hashes have to be worked out make the first
+// right login slow, and do not keep it out.
+func TestHashesOfGuesses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewGuard()
+		users := map[string]string{"alice": hash(t, "secret")}
+		g.hashing = make(chan struct{}, 1)
+		g.compare = func(hash, password []byte) error {
+			<-time.After(300 * time.Millisecond)
+			return bcrypt.CompareHashAndPassword(hash, password)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		wait := guess(ctx, g, users, near, 60)
+		synctest.Wait()
+		begun := time.Now()
+		var right atomic.Int64
+		var logins sync.WaitGroup
+		for range 5 { // connections of one program
+			logins.Go(func() {
+				if g.Valid(ctx, users, near, "alice", "secret") {
+					right.Add(1)
+				}
+			})
+		}
+		logins.Wait()
+		if n, took := right.Load(), time.Since(begun); n != 5 || took > hashPatience {
+			t.Errorf("%d of 5 are let in, after %v", n, took)
+		}
+		cancel()
+		wait()
+	})
+}
+
 // TestRemembered: there is a bound, and what was right last stays.
 func TestRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
