@@ -34,14 +34,17 @@ const Unlimited = math.MaxInt
 func Limit() int { return limit() }
 
 // few and last are how many descriptors are kept back of a limit.
-func few(limit int) int  { return min(limit/4, 1024) }
+func few(limit int) int  { return min(limit/8, 1024) }
 func last(limit int) int { return min(limit/16, 256) }
 
 // Reserve is how many descriptors are left where Of begins to say Last.
 func Reserve() int { return last(Limit()) }
 
+// Kept is how many descriptors are left where Of begins to say Few.
+func Kept() int { return few(Limit()) }
+
 // Of tells how many descriptors were free when c was opened. It is Enough for a connection
-// that has none.
+// that has none, or that hides it.
 func Of(c net.Conn) Supply {
 	if c, ok := c.(syscall.Conn); ok {
 		if raw, err := c.SyscallConn(); err == nil {

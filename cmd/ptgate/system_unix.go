@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"ptgate/adapter/descriptors"
 	"ptgate/gateway/config"
 )
 
@@ -22,12 +23,11 @@ func checkFileLimit(log *slog.Logger, limits *config.Limits) {
 	if limits.DefaultConnections {
 		level = slog.LevelInfo
 	}
-	need := 2*limits.Connections + 64 // two each
-	var l syscall.Rlimit
-	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) == nil && uint64(l.Cur) < uint64(need) { // FreeBSD's has a sign
+	need := 2*uint64(limits.Connections) + 64 + uint64(descriptors.Kept()) // two each
+	if files := descriptors.Limit(); files != descriptors.Unlimited && uint64(files) < need {
 		log.Log(context.Background(), level, "this process may have fewer open files than limits.connections may need: "+
 			"raise LimitNOFILE (systemd) or ulimit -n, or lower limits.connections",
-			"connections", limits.Connections, "needed", need, "files", l.Cur)
+			"connections", limits.Connections, "needed", need, "files", files)
 	}
 }
 

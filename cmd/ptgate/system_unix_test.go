@@ -6,22 +6,35 @@ import (
 	"bytes"
 	"log/slog"
 	"strings"
+	"syscall"
 	"testing"
 
 	"ptgate/gateway/config"
 )
 
 func TestCheckFileLimit(t *testing.T) {
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	few := before
+	few.Cur = 1024
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before)
 	const much = 1<<30 - 64
 	for _, c := range []struct {
 		limits config.Limits
 		want   string // in the log; "": nothing
 	}{
 		{config.Limits{Connections: 1}, ""},
+		{config.Limits{Connections: (1024 - 128 - 64) / 2}, ""},
+		{config.Limits{Connections: (1024-128-64)/2 + 1}, "level=WARN"}, // the last 128 are kept back
 		{config.Limits{Connections: much}, "level=WARN"},
 		{config.Limits{Connections: much, DefaultConnections: true}, "level=INFO"},
 		{config.Limits{Connections: much}, "or lower limits.connections"},
-		{config.Limits{Connections: much}, "needed=2147483584 "},
+		{config.Limits{Connections: much}, "needed=2147483712 "},
 	} {
 		var b bytes.Buffer
 		checkFileLimit(slog.New(slog.NewTextHandler(&b, nil)), &c.limits)
