@@ -334,7 +334,11 @@ func (s *Server) handle(c stream.Conn) {
 	limits := s.deps.Limits()
 	n := s.Clients.Add(1)
 	defer s.Clients.Add(-1)
-	if few := descriptors.Of(c) == descriptors.Last; few || n > int64(limits.Connections) {
+	few := false
+	if t := c.Socket().TCP; t != nil {
+		few = descriptors.Of(t) == descriptors.Last
+	}
+	if few || n > int64(limits.Connections) {
 		s.overLimit(few)
 		c.Reset()
 		return
