@@ -51,9 +51,9 @@ type client struct {
 	relay func() // runs after the handshake; nil: there is none
 
 	// What the method read has seen. Only one goroutine reads at a time.
-	begun  bool  // there was a first byte
-	first  byte  // the first one
-	failed error // the last error
+	begun  atomic.Bool // there was a first byte
+	first  byte        // the first one
+	failed error       // the last error
 }
 
 // serve serves the connection up to its relay.
@@ -176,8 +176,9 @@ func (c *client) read(p []byte, ours func(first byte) bool) (int, error) {
 	}
 	n, err := c.Conn.Read(p)
 	c.failed = err
-	if n > 0 && !c.begun {
-		c.begun, c.first = true, p[0]
+	if n > 0 && !c.begun.Load() {
+		c.first = p[0]
+		c.begun.Store(true)
 		if !ours(c.first) {
 			c.failed = errForeign
 			return 0, io.EOF
@@ -288,7 +289,7 @@ func (c *client) unfinished(err error) {
 	}
 	switch {
 	case c.phase.Load() != waiting: // a stop has closed it, and the client is not at fault
-	case !c.begun && errors.Is(err, os.ErrDeadlineExceeded):
+	case !c.begun.Load() && errors.Is(err, os.ErrDeadlineExceeded):
 		c.count(outcome.Silent)
 	default:
 		c.count(outcome.HandshakeFailed, c.cause(err)...)

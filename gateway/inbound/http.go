@@ -90,7 +90,7 @@ type clientReader struct{ *client }
 func (c clientReader) Read(p []byte) (int, error) { return c.client.read(p, isHTTP) }
 
 func (c clientReader) readReady(get func() []byte, drop func()) (int, error) {
-	if s := c.Conn.Socket(); s.Plain && c.begun {
+	if s := c.Conn.Socket(); s.Plain && c.begun.Load() {
 		return stream.ReadReady(s.TCP, get, drop)
 	}
 	if err := c.Conn.WaitRead(); err != nil {

@@ -289,8 +289,9 @@ func (l *listener) admit(conn net.Conn) {
 		return
 	}
 	leave := c.leave
+	supply := descriptors.Of(conn)
 	switch {
-	case descriptors.Of(conn) != descriptors.Enough:
+	case supply != descriptors.Enough:
 		c.over = true
 		c.count(outcome.OverLimit, "cause", "few descriptors are left")
 	case l.server.cfg.Limit.Acquire():
@@ -300,7 +301,7 @@ func (l *listener) admit(conn net.Conn) {
 		c.count(outcome.OverLimit, "cause", "limits.connections is reached")
 	}
 	if c.over {
-		if leave = l.server.over.enter(l.stop, c.Conn); leave == nil {
+		if leave = l.server.over.enter(l.stop, c, supply); leave == nil {
 			conn.Close()
 			return
 		}

@@ -21,6 +21,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"ptgate/adapter/descriptors"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/stream"
@@ -286,7 +287,8 @@ func TestDialEnds(t *testing.T) {
 	}
 }
 
-// Even those who can't be served are bounded, and each gets its answer in turn.
+// Those who can't be served don't wait for each other: each gets its answer, also beyond
+// the bound.
 func TestLimitOfRefusals(t *testing.T) {
 	limit := NewLimiter(1)
 	limit.Acquire()
@@ -299,41 +301,125 @@ func TestLimitOfRefusals(t *testing.T) {
 	first.expect(noAuth) // it is being refused
 	second := connect(t, g.addr)
 	second.send(socksRequest("a.example", 80))
+	second.expect(noAuth + reply(answer.Limit.SOCKS()))
 	first.send(socksRequest("a.example", 80)[3:])
 	first.expect(reply(answer.Limit.SOCKS()))
-	second.expect(noAuth + reply(answer.Limit.SOCKS()))
 }
 
-// Silent clients beyond the limit don't keep the others from their answers for long.
+// Clients beyond the limit that don't finish their requests hold up nobody while there are
+// descriptors. With the last ones, they hold up the others only for a moment.
 func TestSilentRefusals(t *testing.T) {
+	const most, burst = 3, 5
+	for _, tt := range []struct {
+		name   string
+		supply descriptors.Supply
+		begun  bool
+		wait   time.Duration // the longest
+		places int           // for those that come at the same moment
+	}{
+		{"silent", descriptors.Enough, false, 0, burst},
+		{"begun", descriptors.Enough, true, 0, burst},
+		{"silent, few descriptors", descriptors.Few, false, 0, burst},
+		{"silent, the last descriptors", descriptors.Last, false, keepsSilent, most},
+		{"begun, the last descriptors", descriptors.Last, true, keepsPlace, most},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRefusals(most)
+				r.max, r.burst = most, burst
+				var peers []net.Conn
+				enter := func() {
+					t.Helper()
+					conn, peer := net.Pipe()
+					t.Cleanup(func() { peer.Close() })
+					peers = append(peers, peer)
+					c := &client{Conn: stream.From(conn)}
+					c.begun.Store(tt.begun)
+					begin := time.Now()
+					if r.enter(t.Context(), c, tt.supply) == nil {
+						t.Fatal("no place")
+					}
+					if took := time.Since(begin); took > tt.wait {
+						t.Errorf("waited %v", took)
+					}
+				}
+				closed := func(p net.Conn) bool {
+					p.SetReadDeadline(time.Now().Add(time.Nanosecond))
+					_, err := p.Read(make([]byte, 1))
+					return err == io.EOF
+				}
+				for range 2 * burst {
+					enter()
+				}
+				if n := r.clients.Len(); n > tt.places {
+					t.Errorf("%d places are taken", n)
+				}
+				if !closed(peers[0]) || closed(peers[len(peers)-1]) {
+					t.Error("not the oldest one is closed")
+				}
+				time.Sleep(keepsPlace) // of the test's own time
+				enter()
+				if n := r.clients.Len(); n != most {
+					t.Errorf("%d places are taken after a while", n)
+				}
+				if tt.wait == 0 {
+					return
+				}
+				for range most - 1 {
+					enter()
+				}
+				stop, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(tt.wait/2, cancel)
+				if r.enter(stop, &client{}, tt.supply) != nil {
+					t.Error("a place after the stop")
+				}
+			})
+		})
+	}
+}
+
+// Of too many clients at once, those that have sent nothing lose their places first.
+func TestSilentLeaveFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const most = 3
-		r := newRefusals(most)
-		r.max = most
-		var silent []net.Conn
-		for range 2 * most {
-			c, peer := net.Pipe()
+		r := newRefusals(1)
+		r.max, r.burst = 1, 2
+		var first *client
+		for i := range 3 {
+			conn, peer := net.Pipe()
+			defer conn.Close()
 			defer peer.Close()
-			silent = append(silent, peer)
-			begin := time.Now()
-			if r.enter(t.Context(), stream.From(c)) == nil {
-				t.Fatal("no place")
+			c := &client{Conn: stream.From(conn)}
+			if i == 0 {
+				first = c
+				c.begun.Store(true)
 			}
-			if took := time.Since(begin); took > keepsPlace {
-				t.Errorf("waited %v", took)
-			}
+			r.enter(t.Context(), c, descriptors.Enough)
 		}
-		for _, peer := range silent[:most] {
-			if _, err := peer.Read(make([]byte, 1)); err != io.EOF {
-				t.Errorf("an old one: %v", err)
-			}
-		}
-		stop, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(keepsPlace/2, cancel)
-		if r.enter(stop, nil) != nil {
-			t.Error("a place after the stop")
+		if r.clients.Front().Value.(*refusal).client != first {
+			t.Error("the one that had begun is closed")
 		}
 	})
+}
+
+// Idle connections beyond the limit take no place that comes free, and a program gets its
+// answer beside them.
+func TestIdleBeyondLimit(t *testing.T) {
+	limit := NewLimiter(1)
+	limit.Acquire()
+	g := start(t, SOCKS5, to(echo(t)), func(_ *Settings, c *Config) { c.Limit = limit })
+	g.over.mu.Lock()
+	g.over.max = 1
+	g.over.mu.Unlock()
+	for range 20 {
+		connect(t, g.addr)
+	}
+	p := connect(t, g.addr)
+	p.send(socksRequest("a.example", 80))
+	p.expect(noAuth + reply(answer.Limit.SOCKS()))
+	limit.Release()
+	p = connect(t, g.addr)
+	p.send(socksRequest("a.example", 80))
+	p.expect(noAuth + granted)
 }
 
 // Of 400 at once with 200 allowed, 200 are served and 200 are told that they can't be.

@@ -6,25 +6,33 @@ import (
 	"sync"
 	"time"
 
+	"ptgate/adapter/descriptors"
 	"ptgate/gateway/stream"
 )
 
-// The bounds of refusals, however many descriptors there are.
+// The bounds of refusals.max, however many descriptors there are.
 const (
 	leastRefusals = 8
 	mostRefusals  = 256
 )
 
-// keepsPlace is how long a client beyond the limit can count on its place while others
-// want it. A program that asks at once has its refusal long before.
-const keepsPlace = time.Second
+// A client beyond the limit can count on its place for so long while others want it. A
+// program that asks at once has its refusal long before.
+const (
+	keepsPlace  = time.Second            // once it has sent something
+	keepsSilent = 100 * time.Millisecond // before that
+)
 
 // refusals bounds the clients beyond Config.Limit that are told so at the same time. They
-// are read from until their request is there: an answer to half a request is none. More
-// clients wait, unread, in the order in which they came. The wait is short: a client that
-// has not asked for anything for long gives its place to the next one.
+// are read from until their request is there: an answer to half a request is none.
+//
+// A client that has not asked for anything for long gives its place to a new one. While
+// there are descriptors, a new one never waits: it gets a place beyond max, for a burst
+// is soon over. Where only the last descriptors are left, there is nothing to give. Then
+// the clients that come now wait for one in the queue of the system.
 type refusals struct {
-	max int
+	max   int
+	burst int // the clients while there are descriptors
 
 	mu      sync.Mutex
 	clients list.List     // of *refusal, the oldest first
@@ -32,21 +40,22 @@ type refusals struct {
 }
 
 type refusal struct {
-	conn  stream.Conn
-	since time.Time
+	conn   stream.Conn
+	client *client
+	since  time.Time
 }
 
-// newRefusals makes refusals for at most n clients.
+// newRefusals makes refusals for n clients.
 func newRefusals(n int) *refusals {
-	return &refusals{max: min(max(n, leastRefusals), mostRefusals), left: make(chan struct{}, 1)}
+	n = min(max(n, leastRefusals), mostRefusals)
+	return &refusals{max: n, burst: 4 * mostRefusals, left: make(chan struct{}, 1)}
 }
 
-// enter waits for a place for c, and returns a function that gives it back; nil: stop has
-// ended before. One goroutine of a listener calls it: the next client is accepted when this
-// one has its place.
-func (r *refusals) enter(stop context.Context, c stream.Conn) (leave func()) {
+// enter takes a place for c, and returns a function that gives it back. It waits only if
+// the supply is descriptors.Last; nil: stop has ended before there was a place.
+func (r *refusals) enter(stop context.Context, c *client, s descriptors.Supply) (leave func()) {
 	for {
-		e, wait := r.try(c)
+		e, wait := r.try(c, s)
 		if e != nil {
 			return func() { r.leave(e) }
 		}
@@ -64,19 +73,45 @@ func (r *refusals) enter(stop context.Context, c stream.Conn) (leave func()) {
 }
 
 // try gives c a place, or tells how long to wait before there may be one.
-func (r *refusals) try(c stream.Conn) (*list.Element, time.Duration) {
+func (r *refusals) try(c *client, s descriptors.Supply) (*list.Element, time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.clients.Len() >= r.max {
-		oldest := r.clients.Front()
-		o := oldest.Value.(*refusal)
-		if wait := keepsPlace - time.Since(o.since); wait > 0 {
-			return nil, wait
+	now, wait := time.Now(), keepsPlace
+	var silent *list.Element // the oldest one
+	for e := r.clients.Front(); e != nil && r.clients.Len() >= r.max; {
+		o, next := e.Value.(*refusal), e.Next()
+		keeps := keepsPlace
+		if !o.client.begun.Load() {
+			keeps = keepsSilent
 		}
-		o.conn.Close()
-		r.clients.Remove(oldest)
+		switch left := keeps - now.Sub(o.since); {
+		case left <= 0:
+			r.end(e)
+		case silent == nil && keeps == keepsSilent:
+			silent = e
+			fallthrough
+		default:
+			wait = min(wait, left)
+		}
+		e = next
 	}
-	return r.clients.PushBack(&refusal{c, time.Now()}), 0
+	switch {
+	case r.clients.Len() < r.max:
+	case s == descriptors.Last:
+		return nil, wait
+	case r.clients.Len() < r.burst:
+	case silent != nil:
+		r.end(silent)
+	default:
+		r.end(r.clients.Front())
+	}
+	return r.clients.PushBack(&refusal{c.Conn, c, now}), 0
+}
+
+// end takes the place of a client, which gets no answer.
+func (r *refusals) end(e *list.Element) {
+	e.Value.(*refusal).conn.Close()
+	r.clients.Remove(e)
 }
 
 func (r *refusals) leave(e *list.Element) {

@@ -56,7 +56,7 @@ func (s *socksSession) end(err error) {
 	case s.failed == errForeign:
 		s.foreign()
 		s.linger()
-	case s.failed != nil && !c.begun:
+	case s.failed != nil && !c.begun.Load():
 		c.unfinished(s.failed)
 		c.Conn.Close()
 	default:
