@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"os"
 	"syscall"
 )
 
@@ -33,8 +34,9 @@ const Unlimited = math.MaxInt
 // Limit is how many files this process may have open.
 func Limit() int { return limit() }
 
-// few and last are how many descriptors are kept back of a limit.
-func few(limit int) int  { return min(limit/8, 1024) }
+// few and last are how many descriptors are kept back of a limit. Connections that were let
+// in, but have not dialled yet, need some of them: with a low limit, an eighth is not enough.
+func few(limit int) int  { return min(limit/4, limit/8+32, 1024) }
 func last(limit int) int { return min(limit/16, 256) }
 
 // Reserve is how many descriptors are left where Of begins to say Last.
@@ -52,6 +54,20 @@ func Of(c net.Conn) Supply {
 		}
 	}
 	return Enough
+}
+
+// Now tells how many descriptors are free now. It opens a file for a moment.
+func Now() Supply {
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		return Last
+	}
+	defer f.Close()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return Last
+	}
+	return of(raw)
 }
 
 func of(c syscall.RawConn) (s Supply) {

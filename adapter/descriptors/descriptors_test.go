@@ -16,7 +16,8 @@ func TestSupply(t *testing.T) {
 		fd    uintptr
 		want  Supply
 	}{
-		{256, 3, Enough}, {256, 223, Enough}, {256, 224, Few}, {256, 239, Few}, {256, 240, Last}, {256, 255, Last},
+		{256, 3, Enough}, {256, 191, Enough}, {256, 192, Few}, {256, 239, Few}, {256, 240, Last}, {256, 255, Last},
+		{1024, 863, Enough}, {1024, 864, Few}, {1024, 959, Few}, {1024, 960, Last},
 		{65536, 64511, Enough}, {65536, 64512, Few}, {65536, 65279, Few}, {65536, 65280, Last},
 		{Unlimited, 1 << 20, Enough},
 		{16, 300, Last}, // the limit was lowered while files were open
@@ -39,7 +40,7 @@ func TestOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before)
-	if Limit() != 128 || Kept() != 16 || Reserve() != 8 {
+	if Limit() != 128 || Kept() != 32 || Reserve() != 8 {
 		t.Fatalf("limit %d, kept %d, reserve %d", Limit(), Kept(), Reserve())
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -56,6 +57,9 @@ func TestOf(t *testing.T) {
 		}
 		now := Of(c)
 		c.Close()
+		if s := Now(); s > now+1 || s < now {
+			t.Errorf("%d now, and %d of a connection", s, now)
+		}
 		if now > seen {
 			t.Errorf("%d after %d", now, seen)
 		}

@@ -29,12 +29,12 @@ func TestCheckFileLimit(t *testing.T) {
 		want   string // in the log; "": nothing
 	}{
 		{config.Limits{Connections: 1}, ""},
-		{config.Limits{Connections: (1024 - 128 - 64) / 2}, ""},
-		{config.Limits{Connections: (1024-128-64)/2 + 1}, "level=WARN"}, // the last 128 are kept back
+		{config.Limits{Connections: (1024 - 160 - 64) / 2}, ""},
+		{config.Limits{Connections: (1024-160-64)/2 + 1}, "level=WARN"}, // the last 160 are kept back
 		{config.Limits{Connections: much}, "level=WARN"},
 		{config.Limits{Connections: much, DefaultConnections: true}, "level=INFO"},
 		{config.Limits{Connections: much}, "or lower limits.connections"},
-		{config.Limits{Connections: much}, "needed=2147483712 "},
+		{config.Limits{Connections: much}, "needed=2147483744 "},
 	} {
 		var b bytes.Buffer
 		checkFileLimit(slog.New(slog.NewTextHandler(&b, nil)), &c.limits)

@@ -307,7 +307,7 @@ func TestLimitOfRefusals(t *testing.T) {
 }
 
 // Clients beyond the limit that don't finish their requests hold up nobody while there are
-// descriptors. With the last ones, they hold up the others only for a moment.
+// descriptors. With few, they hold up the others only for a moment.
 func TestSilentRefusals(t *testing.T) {
 	const most, burst = 3, 5
 	for _, tt := range []struct {
@@ -319,9 +319,9 @@ func TestSilentRefusals(t *testing.T) {
 	}{
 		{"silent", descriptors.Enough, false, 0, burst},
 		{"begun", descriptors.Enough, true, 0, burst},
-		{"silent, few descriptors", descriptors.Few, false, 0, burst},
+		{"silent, few descriptors", descriptors.Few, false, keepsSilent, most},
+		{"begun, few descriptors", descriptors.Few, true, keepsPlace, most},
 		{"silent, the last descriptors", descriptors.Last, false, keepsSilent, most},
-		{"begun, the last descriptors", descriptors.Last, true, keepsPlace, most},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -20,7 +20,7 @@ const (
 // program that asks at once has its refusal long before.
 const (
 	keepsPlace  = time.Second            // once it has sent something
-	keepsSilent = 100 * time.Millisecond // before that
+	keepsSilent = 250 * time.Millisecond // before that
 )
 
 // refusals bounds the clients beyond Config.Limit that are told so at the same time. They
@@ -28,8 +28,8 @@ const (
 //
 // A client that has not asked for anything for long gives its place to a new one. While
 // there are descriptors, a new one never waits: it gets a place beyond max, for a burst
-// is soon over. Where only the last descriptors are left, there is nothing to give. Then
-// the clients that come now wait for one in the queue of the system.
+// is soon over. Where few are left, those that were let in need them for their dials. Then
+// the clients that come now wait for a moment in the queue of the system.
 type refusals struct {
 	max   int
 	burst int // the clients while there are descriptors
@@ -51,8 +51,8 @@ func newRefusals(n int) *refusals {
 	return &refusals{max: n, burst: 4 * mostRefusals, left: make(chan struct{}, 1)}
 }
 
-// enter takes a place for c, and returns a function that gives it back. It waits only if
-// the supply is descriptors.Last; nil: stop has ended before there was a place.
+// enter takes a place for c, and returns a function that gives it back. It never waits
+// if the supply is descriptors.Enough; nil: stop has ended before there was a place.
 func (r *refusals) enter(stop context.Context, c *client, s descriptors.Supply) (leave func()) {
 	for {
 		e, wait := r.try(c, s)
@@ -97,7 +97,7 @@ func (r *refusals) try(c *client, s descriptors.Supply) (*list.Element, time.Dur
 	}
 	switch {
 	case r.clients.Len() < r.max:
-	case s == descriptors.Last:
+	case s != descriptors.Enough:
 		return nil, wait
 	case r.clients.Len() < r.burst:
 	case silent != nil:

@@ -336,7 +336,8 @@ func (s *Server) handle(c stream.Conn) {
 	defer s.Clients.Add(-1)
 	few := false
 	if t := c.Socket().TCP; t != nil {
-		few = descriptors.Of(t) == descriptors.Last
+		// Some may have come back since it was accepted.
+		few = descriptors.Of(t) == descriptors.Last && descriptors.Now() == descriptors.Last
 	}
 	if few || n > int64(limits.Connections) {
 		s.overLimit(few)
