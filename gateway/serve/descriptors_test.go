@@ -21,8 +21,15 @@ func (c inside) Abort()                { c.SetLinger(0); c.Close() }
 func (c inside) Beneath() *net.TCPConn { return c.TCPConn }
 func (c inside) WaitRead() error       { return nil }
 
+// limit sets a number whose type is not the same on all systems.
+func limit(l *syscall.Rlimit, n int) {
+	for l.Cur = 0; n > 0; n-- {
+		l.Cur++
+	}
+}
+
 // A client that has one of the last descriptors is turned away, however it comes: the
-// connections under way need them.
+// connections under way need them. It is served if others have come back meanwhile.
 func TestLastDescriptors(t *testing.T) {
 	f := start(t, obfs4(false), nil)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -31,18 +38,26 @@ func TestLastDescriptors(t *testing.T) {
 	}
 	defer ln.Close()
 	const files = 16 // the new connections have higher numbers
-	for range files {
-		file, err := os.Open(os.DevNull)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer file.Close()
-	}
-	for name, wrap := range map[string]func(*net.TCPConn) stream.Conn{
-		"from a program": func(c *net.TCPConn) stream.Conn { return stream.FromProgram(c) },
-		"inside":         func(c *net.TCPConn) stream.Conn { return stream.Inside(inside{c}) },
+	program := func(c *net.TCPConn) stream.Conn { return stream.FromProgram(c) }
+	for _, tt := range []struct {
+		name string
+		wrap func(*net.TCPConn) stream.Conn
+		back bool
+	}{
+		{"from a program", program, false},
+		{"inside", func(c *net.TCPConn) stream.Conn { return stream.Inside(inside{c}) }, false},
+		{"others have come back", program, true},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tt.name, func(t *testing.T) {
+			var others []*os.File
+			for range files {
+				file, err := os.Open(os.DevNull)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer file.Close()
+				others = append(others, file)
+			}
 			peer, err := net.Dial("tcp", ln.Addr().String())
 			if err != nil {
 				t.Fatal(err)
@@ -60,16 +75,30 @@ func TestLastDescriptors(t *testing.T) {
 			}
 			few := before
 			few.Cur = files
+			if tt.back {
+				raw, err := c.(*net.TCPConn).SyscallConn()
+				if err != nil {
+					t.Fatal(err)
+				}
+				raw.Control(func(fd uintptr) { limit(&few, int(fd)+1) })
+				for _, file := range others {
+					file.Close()
+				}
+			}
 			if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &few); err != nil {
 				t.Fatal(err)
 			}
 			supply := descriptors.Of(c)
-			f.handle(wrap(c.(*net.TCPConn)))
+			f.handle(tt.wrap(c.(*net.TCPConn)))
 			if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
 				t.Fatal(err)
 			}
 			if supply != descriptors.Last {
 				t.Fatalf("supply %d", supply)
+			}
+			if tt.back {
+				f.log.await(t, "client left")
+				return
 			}
 			peer.SetReadDeadline(time.Now().Add(30 * time.Second))
 			if _, err := peer.Read(make([]byte, 1)); err == nil || err == io.EOF {
