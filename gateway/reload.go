@@ -106,9 +106,9 @@ func (g *Gateway) startServers(cfg *config.Config, running []*serve.Server) (all
 		if err != nil {
 			return nil, false, err
 		}
-		g.sessions.Store(session.NewServer(key, func() session.ServerSettings {
+		g.sessions.Store(session.NewServer(key, g.manager.Memory(), func() session.ServerSettings {
 			l := &g.view.Load().cfg.Limits
-			return session.ServerSettings{Resume: l.Resume, Buffer: l.ResumeBuffer}
+			return session.ServerSettings{Resume: l.Resume, Buffer: l.ResumeBuffer, ClientStreams: l.ClientStreams, ClientNew: l.ClientNew}
 		}))
 	}
 	all = make([]*serve.Server, len(states))

@@ -77,6 +77,7 @@ func newBridge(m *Manager, bc *config.Bridge, cfg *config.Config, p *program) *B
 			Resumed:  b.resumed,
 			Ended:    b.streamsLost,
 			Leaves:   b.leaves,
+			Memory:   m.memory,
 		})
 	}
 	b.attach()

@@ -21,6 +21,7 @@ import (
 	"ptgate/gateway/answer"
 	"ptgate/gateway/config"
 	"ptgate/gateway/outcome"
+	"ptgate/gateway/session"
 	"ptgate/gateway/stream"
 	"ptgate/routes"
 )
@@ -31,6 +32,8 @@ type Manager struct {
 	log  *slog.Logger
 	book *outcome.Book
 	exe  string // this program, for built-in transports in a child
+	// memory is what is held for all far ends.
+	memory *session.Memory
 
 	startPT func(context.Context, adapter.ClientConfig) (clientPT, error) // startClient, but for tests
 	wall    func() time.Time                                              // the wall clock; nil: time.Now. Tests set it
@@ -54,12 +57,15 @@ type Manager struct {
 // NewManager makes a Manager; exe is the path of this program. book counts and logs the
 // failures and recoveries of bridges. The caller calls Close.
 func NewManager(exe string, book *outcome.Book, log *slog.Logger) *Manager {
-	m := &Manager{log: log, book: book, exe: exe, startPT: startClient, pts: map[string]*program{}, retired: map[*Bridge]struct{}{}}
+	m := &Manager{memory: session.NewMemory(), log: log, book: book, exe: exe, startPT: startClient, pts: map[string]*program{}, retired: map[*Bridge]struct{}{}}
 	m.boxes.log = log
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	m.spawn(m.maintain)
 	return m
 }
+
+// Memory bounds what is held for all far ends. A Server of the same process shares it.
+func (m *Manager) Memory() *session.Memory { return m.memory }
 
 // Close resets every connection and stops every PT. It returns when all of them have
 // ended.
@@ -128,6 +134,7 @@ func (m *Manager) Apply(cfg *config.Config) *Set {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.private.Store(cfg.Log.Private)
+	m.memory.Limit(cfg.Limits.Memory, cfg.Limits.ClientMemory)
 	m.boxes.load(cfg.StateDir)
 	kept := m.keep(cfg)
 	byConfig := map[*config.Bridge]*Bridge{}

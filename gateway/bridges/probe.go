@@ -72,7 +72,7 @@ func (b *Bridge) Probe(ctx context.Context) (p Probe) {
 	switch c.Far {
 	case config.FarExit:
 		step(StageFar, func() error {
-			s := session.Over(conn, sessionSettings(c, b.settings.Load().limits), session.Options{})
+			s := session.Over(conn, sessionSettings(c, b.settings.Load().limits), session.Options{Memory: b.m.memory})
 			defer s.Close(0)
 			err := s.Check(ctx)
 			far := s.Status()

@@ -297,7 +297,7 @@ func (f *far) begin(key ed25519.PrivateKey) {
 	if key == nil {
 		_, key, _ = ed25519.GenerateKey(nil)
 	}
-	server := session.NewServer(key, func() session.ServerSettings { return session.ServerSettings{Resume: time.Hour} })
+	server := session.NewServer(key, nil, func() session.ServerSettings { return session.ServerSettings{Resume: time.Hour} })
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.key, f.group = key, server.Group(func() int { return int(f.most.Load()) }, quiet, f.answer)

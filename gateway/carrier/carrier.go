@@ -43,7 +43,7 @@ import (
 )
 
 // Preamble is the first four bytes of a carrier. The last one is the version.
-const Preamble = "PTG\x02"
+const Preamble = "PTG\x03"
 
 // Traffic counts the bytes that connections have read (In) and written (Out). They are
 // bytes of payload, without the overhead of the transport.

@@ -225,10 +225,16 @@ type Limits struct {
 	DefaultConnections bool          // Connections is the default, not set by the file
 	Handshake          time.Duration // from accept to a complete request
 	Dial               time.Duration
-	Stagger            time.Duration // how long a slow bridge is tried alone, before the next one
-	Idle               time.Duration // silence that ends a connection; 0: none does
-	HalfOpen           time.Duration // silence that ends a connection once one direction has ended
-	Drain              time.Duration // how long open connections may go on after a stop or reload
-	Resume             time.Duration // how long a session without a carrier is kept; 0: streams end with their carrier
-	ResumeBuffer       int64         // bytes kept for replay at most, per session and direction
+	Stagger            time.Duration  // how long a slow bridge is tried alone, before the next one
+	Idle               time.Duration  // silence that ends a connection; 0: none does
+	HalfOpen           time.Duration  // silence that ends a connection once one direction has ended
+	Drain              time.Duration  // how long open connections may go on after a stop or reload
+	Resume             time.Duration  // how long a session without a carrier is kept; 0: streams end with their carrier
+	ResumeBuffer       int64          // bytes kept for replay at most, per session and direction
+	Memory             int64          // bytes held for all peers
+	ClientMemory       int64          // bytes held for one client of a server
+	ClientStreams      int            // of one client of a server; 0: half of Connections
+	ClientCarriers     int            // of one client of a server
+	ClientNew          int            // streams that one client of a server may open in a second
+	Shared             []netip.Prefix // addresses that many clients of a server share
 }

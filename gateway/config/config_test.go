@@ -174,7 +174,9 @@ func TestEverything(t *testing.T) {
 		Exit: Exit{DenyPrivate: true, Users: map[string]string{"me": "pass"}},
 		PTs:  []*PT{proxy, inside, obfs4},
 		Limits: Limits{Connections: 100, Handshake: 5 * time.Second, Dial: time.Minute, Stagger: 500 * time.Millisecond,
-			Idle: time.Hour, HalfOpen: 90 * time.Second, Drain: 0, Resume: 5 * time.Minute, ResumeBuffer: 1 << 20},
+			Idle: time.Hour, HalfOpen: 90 * time.Second, Drain: 0, Resume: 5 * time.Minute, ResumeBuffer: 1 << 20,
+			Memory: 1 << 30, ClientMemory: 256 << 20, ClientStreams: 5000, ClientCarriers: 100, ClientNew: 1000,
+			Shared: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}},
 	}
 	if diff := cmp.Diff(want, cfg, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{}), cmpopts.IgnoreTypes(&routes.Table{})); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
@@ -240,7 +242,8 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("listen (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(Limits{Connections: 16384, DefaultConnections: true, Handshake: 10 * time.Second, Dial: 75 * time.Second, Stagger: 3 * time.Second, HalfOpen: 2 * time.Minute, Drain: 30 * time.Second,
-		Resume: 2 * time.Minute, ResumeBuffer: 16 << 20}, cfg.Limits); diff != "" {
+		Resume: 2 * time.Minute, ResumeBuffer: 16 << 20, Memory: 128 << 20, ClientMemory: 64 << 20, ClientStreams: 8192,
+		ClientCarriers: 256, ClientNew: 5000, Shared: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128")}}, cfg.Limits, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("limits (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(Log{Level: slog.LevelInfo, Format: "text", Private: true}, cfg.Log); diff != "" {

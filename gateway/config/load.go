@@ -659,6 +659,18 @@ func limitsTable(t *table) Limits {
 		Drain:              t.duration("drain", 30*time.Second, true),
 		Resume:             t.duration("resume", 2*time.Minute, true),
 		ResumeBuffer:       t.size("resume_buffer", 16<<20, 256<<10, 1<<30),
+		Memory:             t.size("memory", 128<<20, 16<<20, 1<<40),
+		ClientMemory:       t.size("client_memory", 64<<20, 4<<20, 1<<40),
+		ClientStreams:      t.integer("client_streams", 0, 1, 10_000_000),
+		ClientCarriers:     t.integer("client_carriers", 256, 1, 10_000_000),
+		ClientNew:          t.integer("client_new", 5000, 1, 10_000_000),
+		Shared:             t.prefixes("shared"),
+	}
+	if limits.ClientStreams == 0 {
+		limits.ClientStreams = max(1, limits.Connections/2)
+	}
+	if !t.has("shared") {
+		limits.Shared = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128")}
 	}
 	if r := limits.Resume; r != 0 && (r < time.Second || r > 24*time.Hour) {
 		t.fail(t.lineOf("resume"), "resume is %q: it can be from \"1s\" to \"24h\"; \"0s\" turns it off", t.m["resume"])

@@ -27,14 +27,33 @@ const (
 // Dial opens a connection to t, if the policy allows it. Every error has an
 // answer.Reason.
 func (e *Exit) Dial(ctx context.Context, t routes.Target) (stream.Conn, error) {
-	c, err := e.dial(ctx, t)
+	return e.dialInto(ctx, t, everywhere{})
+}
+
+// A Place bounds how many connections there are. Acquire takes a place, and is false if
+// none is free. Release gives it back.
+type Place interface {
+	Acquire() bool
+	Release()
+}
+
+// everywhere has no bound.
+type everywhere struct{}
+
+func (everywhere) Acquire() bool { return true }
+func (everywhere) Release()      {}
+
+// dialInto is Dial. If t is allowed as it was asked for, it takes a place. The caller gives
+// that back if there is no error.
+func (e *Exit) dialInto(ctx context.Context, t routes.Target, p Place) (stream.Conn, error) {
+	c, err := e.dial(ctx, t, p)
 	if err != nil {
 		return nil, err
 	}
 	return stream.From(c), nil
 }
 
-func (e *Exit) dial(ctx context.Context, t routes.Target) (net.Conn, error) {
+func (e *Exit) dial(ctx context.Context, t routes.Target, place Place) (c net.Conn, err error) {
 	s := e.settings()
 	limit := s.Dial
 	if limit == 0 {
@@ -50,6 +69,14 @@ func (e *Exit) dial(ctx context.Context, t routes.Target) (net.Conn, error) {
 	if matches(p.Deny, t) {
 		return nil, answer.Errorf(answer.Blocked, "exit: denied by [exit] deny")
 	}
+	if !place.Acquire() {
+		return nil, answer.Errorf(answer.Limit, "exit: no place is free")
+	}
+	defer func() {
+		if err != nil {
+			place.Release()
+		}
+	}()
 	if t.Addr.IsValid() {
 		return e.dialAddrs(ctx, e.sift(p, []netip.Addr{t.Addr}, t.Port))
 	}

@@ -218,7 +218,7 @@ func TestNames(t *testing.T) {
 					}
 					e.resolver.keep("www.ptgate.test", f, entry{[]netip.Addr{a}, time.Now().Add(time.Hour)})
 				}
-				conn, err := e.dial(t.Context(), target("www.ptgate.test:80"))
+				conn, err := e.dial(t.Context(), target("www.ptgate.test:80"), everywhere{})
 				if took := time.Since(start); took != c.took {
 					t.Errorf("took %v, want %v", took, c.took)
 				}
@@ -277,11 +277,11 @@ func TestHalfAnAnswer(t *testing.T) {
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 				defer cancel()
-				if _, err := e.dial(ctx, target("www.ptgate.test:80")); err == nil {
+				if _, err := e.dial(ctx, target("www.ptgate.test:80"), everywhere{}); err == nil {
 					t.Error("connected although the look-up failed")
 				}
 				s.set(whole)
-				if _, err := e.dial(t.Context(), target("www.ptgate.test:80")); err != nil {
+				if _, err := e.dial(t.Context(), target("www.ptgate.test:80"), everywhere{}); err != nil {
 					t.Errorf("after the failure: %v", err)
 				}
 			})
@@ -314,7 +314,7 @@ func TestLateAnswer(t *testing.T) {
 				<-ctx.Done()
 				return nil, ctx.Err()
 			}
-			c, err := e.dial(t.Context(), target("www.ptgate.test:80"))
+			c, err := e.dial(t.Context(), target("www.ptgate.test:80"), everywhere{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -334,7 +334,7 @@ func TestLosersAreClosed(t *testing.T) {
 			made.Add(1)
 			return closeCounter{closed: &closed}, nil
 		})
-		conn, err := e.dial(t.Context(), target("some.test:80"))
+		conn, err := e.dial(t.Context(), target("some.test:80"), everywhere{})
 		if err != nil || conn == nil {
 			t.Fatal(err)
 		}

@@ -17,10 +17,11 @@ import (
 // connection from a PT. It owns c. client is the address of whoever asks, without a port;
 // "": it is not known. After a success it returns the relay, and the caller
 // has to call that: in a new goroutine its stack is smaller. Otherwise it returns nil.
-// The end of ctx resets both connections.
-func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, client string, o relay.Options) (then func()) {
+// The end of ctx resets both connections. A complete and allowed request takes a place
+// until the relay has ended.
+func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, client string, place Place, o relay.Options) (then func()) {
 	set := e.settings()
-	s := &session{exit: e, conn: c, client: client, set: set, ctx: ctx}
+	s := &session{exit: e, conn: c, client: client, set: set, ctx: ctx, place: place}
 	if set.Handshake > 0 {
 		s.due = time.Now().Add(set.Handshake)
 		c.SetReadDeadline(s.due)
@@ -47,10 +48,12 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, client string, o re
 	if !s.hs.Granted || !live {
 		upstream.Reset()
 		c.Reset()
+		place.Release()
 		return nil
 	}
 	o.Early = s.hs.Early
 	return func() {
+		defer place.Release()
 		if err := relay.Run(ctx, c, upstream, o); err != nil {
 			// The error's text has addresses in it, which no log is to have.
 			e.log.Debug("exit: connection ended", "reason", answer.Of(err))
@@ -89,6 +92,7 @@ type session struct {
 	hs     socks.Session
 
 	asked bool // there was a request for a destination
+	place Place
 }
 
 func (s *session) valid(user, password string) bool {
@@ -124,7 +128,7 @@ func (s *session) dial(host string, port int) (stream.Conn, error) {
 		// The end of the client's direction is no departure: it may have sent all that
 		// it has to say.
 		ctx, done := stream.Watch(s.ctx, s.conn, watchAfter, false)
-		c, err = s.exit.Dial(ctx, t)
+		c, err = s.exit.dialInto(ctx, t, s.place)
 		left = ctx.Err() != nil
 		done()
 	}

@@ -60,7 +60,7 @@ func fails(err error) connect {
 
 // serveConn runs a whole session.
 func serveConn(ctx context.Context, e *Exit, c net.Conn) {
-	if then := e.ServeConn(ctx, stream.From(c), "", relay.Options{}); then != nil {
+	if then := e.ServeConn(ctx, stream.From(c), "", everywhere{}, relay.Options{}); then != nil {
 		then()
 	}
 }
@@ -320,7 +320,7 @@ func TestPasswordAndHandshake(t *testing.T) {
 		var wg sync.WaitGroup
 		begin := func() net.Conn {
 			client, server := net.Pipe()
-			wg.Go(func() { e.ServeConn(t.Context(), stream.From(server), address, relay.Options{}) })
+			wg.Go(func() { e.ServeConn(t.Context(), stream.From(server), address, everywhere{}, relay.Options{}) })
 			return client
 		}
 		for i := range byte(3) {
@@ -446,9 +446,9 @@ func TestClientLeavesDuringDial(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		server := sessions.NewServer(nil, func() sessions.ServerSettings { return sessions.ServerSettings{} })
+		server := sessions.NewServer(nil, nil, func() sessions.ServerSettings { return sessions.ServerSettings{} })
 		group := server.Group(func() int { return 10 }, quiet, func(s *sessions.Stream) func() {
-			return e.ServeConn(t.Context(), s, s.Client(), relay.Options{})
+			return e.ServeConn(t.Context(), s, s.Client(), everywhere{}, relay.Options{})
 		})
 		defer group.Close()
 		group.Serve(t.Context(), c, sessions.ServeOptions{Handshake: time.Minute, Traffic: new(carrier.Traffic)})

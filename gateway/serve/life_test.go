@@ -316,11 +316,12 @@ func (l *stuckLimiter) Move()    {}
 // A PT that has crashed is started again at once, whatever becomes of the connections
 // that it had.
 func TestRestartWhileStuck(t *testing.T) {
+	const request = "\x05\x01\x00\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x09"
 	limiter := &stuckLimiter{make(chan struct{}, 10), make(chan struct{})}
 	f := start(t, obfs4(true), func(f *far) { f.limit = limiter })
 	t.Cleanup(func() { close(limiter.release) }) // before the server's end
 	c := f.dial()
-	io.WriteString(c, "\x05\x01\x00")
+	io.WriteString(c, request)
 	<-limiter.entered
 	pids := children(t)
 	if len(pids) != 1 {
@@ -334,7 +335,7 @@ func TestRestartWhileStuck(t *testing.T) {
 	f.log.await(t, "pluggable transport ended")
 	f.log.await(t, "pluggable transport started")
 	c = f.dial()
-	io.WriteString(c, "\x05\x01\x00")
+	io.WriteString(c, request)
 	<-limiter.entered
 	if st := f.PT(); st.Starts != 2 || st.Failures != 1 {
 		t.Errorf("%+v", st)

@@ -89,6 +89,7 @@ type Server struct {
 	handlers sync.WaitGroup // the goroutines of PT connections, which may outlive their PT
 
 	Traffic carrier.Traffic
+	clients clients
 	Clients atomic.Int64  // open PT connections, without those that the PT leads to the service by itself
 	active  atomic.Int64  // open streams and forwarded connections, without the same ones
 	early   atomic.Int64  // those of active that were opened before the stop began
@@ -339,11 +340,26 @@ func (s *Server) handle(c stream.Conn) {
 		// Some may have come back since it was accepted.
 		few = descriptors.Of(t) == descriptors.Last && descriptors.Now() == descriptors.Last
 	}
-	if few || n > int64(limits.Connections) {
-		s.overLimit(few)
+	if few {
+		s.overLimit("few descriptors are left")
 		c.Reset()
 		return
 	}
+	if n > int64(limits.Connections) {
+		s.overLimit(allTaken)
+		c.Reset()
+		return
+	}
+	client, is, most, key := clientOf(c.RemoteAddr(), limits), carriers, limits.ClientCarriers, "client_carriers"
+	if s.cfg.Forward != "" {
+		is, most, key = streams, limits.ClientStreams, "client_streams"
+	}
+	if !s.clients.enter(client, is, most) {
+		s.overLimit("limits." + key + " is reached")
+		c.Reset()
+		return
+	}
+	defer func() { s.clients.leave(client, is) }()
 	s.add(outcome.ServeAccepted)
 	if s.cfg.Forward != "" {
 		s.forward(c)
@@ -370,7 +386,7 @@ func (s *Server) handle(c stream.Conn) {
 		}
 		err := s.sessions.Serve(s.gone, c2, session.ServeOptions{
 			Handshake: limits.Handshake,
-			Client:    host(c.RemoteAddr()),
+			Client:    client,
 			Traffic:   &s.Traffic,
 			Lost:      func(silent time.Duration) { s.add(outcome.ServeVanished, "silent", silent) },
 			Cost:      func(n int) int { return builtin.WireCost(s.cfg.Transport, n) },
@@ -379,7 +395,14 @@ func (s *Server) handle(c stream.Conn) {
 	case carrier.BareSOCKS5:
 		// Such a client may be silent for as long as it likes, so its silence means
 		// nothing. Only the relay's half_open and TCP's keep-alives end the connection.
-		if then := s.session(c2, host(c.RemoteAddr()), s.counted(), true); then != nil {
+		if !s.clients.enter(client, streams, limits.ClientStreams) {
+			s.overLimit("limits.client_streams is reached")
+			s.busy(c2)
+			return
+		}
+		s.clients.leave(client, is)
+		is = streams
+		if then := s.session(c2, client, s.counted(), true); then != nil {
 			then()
 		}
 	default:
@@ -388,38 +411,16 @@ func (s *Server) handle(c stream.Conn) {
 	}
 }
 
-// host is the address of a client without the port; "" if it is not known.
-func host(a net.Addr) string {
-	if a == nil {
-		return ""
-	}
-	h, _, err := net.SplitHostPort(a.String())
-	if err != nil {
-		return ""
-	}
-	// Whoever has one address of IPv6 has the whole network.
-	if ip, err := netip.ParseAddr(h); err == nil {
-		if ip = ip.Unmap().WithZone(""); ip.Is6() {
-			if p, err := ip.Prefix(64); err == nil {
-				return p.String()
-			}
-		}
-		return ip.String()
-	}
-	return h
-}
-
 // session passes one SOCKS5 session to the exit, and returns the relay; nil: there is
 // none. A bare one has a PT connection for itself.
 func (s *Server) session(c stream.Conn, client string, o relay.Options, bare bool) (then func()) {
 	late := s.stop.Err() != nil
-	if late && bare || !s.enter(late) {
-		c.SetWriteDeadline(time.Now().Add(time.Second))
-		c.Write(s.deps.Exit.Busy())
-		c.Close()
+	if late && bare {
+		s.busy(c)
 		return nil
 	}
-	relay := s.deps.Exit.ServeConn(s.cut, c, client, o)
+	s.enter(late)
+	relay := s.deps.Exit.ServeConn(s.cut, c, client, place{s}, o)
 	if relay == nil {
 		s.left(late)
 		return nil
@@ -443,29 +444,40 @@ func (s *Server) counted() relay.Options {
 	return o
 }
 
+// allTaken is why there is no place for anybody.
+const allTaken = "limits.connections is reached"
+
 // overLimit counts a client or a stream for which there is no place.
-func (s *Server) overLimit(fewDescriptors bool) {
-	cause := "limits.connections is reached"
-	if fewDescriptors {
-		cause = "few descriptors are left"
-	}
-	s.add(outcome.ServeOverLimit, "cause", cause)
+func (s *Server) overLimit(cause string) { s.add(outcome.ServeOverLimit, "cause", cause) }
+
+// busy refuses a session before anything is read from it.
+func (s *Server) busy(c stream.Conn) {
+	c.SetWriteDeadline(time.Now().Add(time.Second))
+	c.Write(s.deps.Exit.Busy())
+	c.Close()
 }
 
-func (s *Server) enter(late bool) bool {
-	if !s.deps.Limit.Acquire() {
-		s.overLimit(false)
-		return false
+// A place is what a request takes that is complete and allowed.
+type place struct{ s *Server }
+
+func (p place) Acquire() bool {
+	if p.s.deps.Limit.Acquire() {
+		return true
 	}
+	p.s.overLimit(allTaken)
+	return false
+}
+
+func (p place) Release() { p.s.deps.Limit.Release() }
+
+func (s *Server) enter(late bool) {
 	s.active.Add(1)
 	if !late {
 		s.early.Add(1)
 	}
-	return true
 }
 
 func (s *Server) left(late bool) {
-	s.deps.Limit.Release()
 	if !late {
 		s.early.Add(-1)
 	}
@@ -480,10 +492,12 @@ func (s *Server) left(late bool) {
 
 // forward relays between a connection and the fixed service.
 func (s *Server) forward(c stream.Conn) {
-	if s.stop.Err() != nil || !s.enter(false) {
+	if s.stop.Err() != nil || !(place{s}).Acquire() {
 		c.Reset()
 		return
 	}
+	defer place{s}.Release()
+	s.enter(false)
 	defer s.left(false)
 	limits := s.deps.Limits()
 	ctx, cancel := context.WithTimeout(s.cut, limits.Dial)

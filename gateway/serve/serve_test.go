@@ -146,7 +146,7 @@ func start(t testing.TB, c *config.Serve, change func(*far)) *far {
 		Exit:     behind,
 		Limit:    f.limit,
 		Limits:   func() *config.Limits { return f.limits },
-		Sessions: session.NewServer(nil, func() session.ServerSettings { return session.ServerSettings{Resume: f.limits.Resume} }),
+		Sessions: session.NewServer(nil, nil, func() session.ServerSettings { return session.ServerSettings{Resume: f.limits.Resume} }),
 		Book:     f.book,
 		Logger:   log,
 		count:    f.count,
@@ -849,7 +849,7 @@ func Example() {
 		Book:     book,
 		Limit:    inbound.NewLimiter(100),
 		Limits:   func() *config.Limits { return limits },
-		Sessions: session.NewServer(nil, func() session.ServerSettings { return session.ServerSettings{} }),
+		Sessions: session.NewServer(nil, nil, func() session.ServerSettings { return session.ServerSettings{} }),
 		Logger:   quiet,
 	})
 	if err != nil {
@@ -865,7 +865,9 @@ func Example() {
 
 // The clients of one network of IPv6 count as one: whoever has one address there has all
 // of them.
-func TestHost(t *testing.T) {
+// Shared addresses are no client.
+func TestClientOf(t *testing.T) {
+	l := &config.Limits{Shared: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("2001:db8:9::/48")}}
 	for at, want := range map[string]string{
 		"192.0.2.7:1":              "192.0.2.7",
 		"192.0.2.8:1":              "192.0.2.8",
@@ -875,13 +877,17 @@ func TestHost(t *testing.T) {
 		"[2001:db8:1:3::1]:5":      "2001:db8:1:3::/64",
 		"[fe80::1%eth0]:6":         "fe80::/64",
 		"no address":               "",
+		"127.0.0.1:8":              "",
+		"[::ffff:127.0.0.1]:9":     "",
+		"127.0.0.2:8":              "127.0.0.2",
+		"[2001:db8:9::1]:5":        "",
 		"client.example.com:7":     "client.example.com",
 	} {
-		if got := host(address(at)); got != want {
+		if got := clientOf(address(at), l); got != want {
 			t.Errorf("%s: %q, want %q", at, got, want)
 		}
 	}
-	if got := host(nil); got != "" {
+	if got := clientOf(nil, l); got != "" {
 		t.Errorf("nobody: %q", got)
 	}
 }

@@ -30,7 +30,8 @@ type hostile struct {
 func newHostile(client bool, lanes int) *hostile {
 	s := &sim{Rand: rand.New(rand.NewPCG(1, 1)), pipeSize: 10_000}
 	x := &simSide{sim: s, name: "end", streams: map[uint64]*simStream{}}
-	x.end = newEnd(new(sync.Mutex), client, x, &x.memory, true, 100_000, 10)
+	x.end = newEnd(new(sync.Mutex), client, x, NewMemory(), true, 100_000, 10)
+	x.end.window = startWindow
 	s.gateway, s.server = x, x
 	h := &hostile{simSide: x}
 	for i := range lanes {
@@ -64,7 +65,7 @@ func (h *hostile) check(t *testing.T) {
 		t.Error(h.sim.failure)
 	}
 	for _, s := range h.simSide.streams {
-		if s.queue.size+s.early > firstWindow || len(s.parts) > maxParts {
+		if s.queue.size+s.early > startWindow || len(s.parts) > maxParts {
 			t.Errorf("%d bytes in order, %d in %d parts", s.queue.size, s.early, len(s.parts))
 		}
 	}
@@ -97,8 +98,8 @@ func TestHostileFrames(t *testing.T) {
 		frames []frame
 		want   error // nil: the session goes on
 	}{
-		{"bytes beyond the window", false, []frame{data(firstWindow, 1)}, errFrame},
-		{"bytes up to the window", false, []frame{data(firstWindow-1, 1)}, nil},
+		{"bytes beyond the window", false, []frame{data(startWindow, 1)}, errFrame},
+		{"bytes up to the window", false, []frame{data(startWindow-1, 1)}, nil},
 		{"the largest offset", false, []frame{data(maxOffset-1, 1)}, errFrame},
 		{"an offset that is too large", false, []frame{{kind: frameWindow, id: 0, at: maxOffset + 1}}, errFrame},
 		{"a window that is too large", false, []frame{{kind: frameWindow, id: 0, at: 1<<64 - 1}}, errFrame},
@@ -191,7 +192,8 @@ func TestHostileFloods(t *testing.T) {
 func TestHostileFloodsOfManySessions(t *testing.T) {
 	h := newHostile(false, 2)
 	h.peer = new(peer)
-	h.peer.kept.Store(3 * mostKeptPeer)
+	const used = DefaultShare + DefaultShare/floodPart
+	h.peer.used.Store(used)
 	ping := frame{kind: framePing, id: 1 << 63}
 	for h.held < leastKept-100 {
 		if h.frames(ping); h.err != nil {
@@ -204,7 +206,7 @@ func TestHostileFloodsOfManySessions(t *testing.T) {
 	if !errors.Is(h.err, errFrame) {
 		t.Errorf("%v, with %d bytes", h.err, h.held)
 	}
-	if n := h.peer.kept.Load(); n != 3*mostKeptPeer {
+	if n := h.peer.used.Load(); n != used {
 		t.Errorf("%d bytes are counted after it has ended", n)
 	}
 }
@@ -316,7 +318,7 @@ type attacked struct {
 }
 
 func newAttacked(t *testing.T, resume time.Duration, handle func(*Stream)) *attacked {
-	s := NewServer(nil, func() ServerSettings { return ServerSettings{Resume: resume} })
+	s := NewServer(nil, nil, func() ServerSettings { return ServerSettings{Resume: resume} })
 	g := s.Group(func() int { return 10 }, slog.New(slog.DiscardHandler), func(s *Stream) func() { handle(s); return nil })
 	t.Cleanup(g.Close)
 	return &attacked{s, g}
@@ -410,7 +412,7 @@ func TestHostileHellos(t *testing.T) {
 // before the far end keeps much for it.
 func TestPingsWithoutConfirmation(t *testing.T) {
 	const buffer = 1 << 20
-	s := NewServer(nil, func() ServerSettings { return ServerSettings{Resume: time.Hour, Buffer: buffer} })
+	s := NewServer(nil, nil, func() ServerSettings { return ServerSettings{Resume: time.Hour, Buffer: buffer} })
 	g := s.Group(func() int { return 10 }, quiet, func(*Stream) func() { return nil })
 	defer g.Close()
 	a := &attacked{s, g}
@@ -429,7 +431,7 @@ func TestPingsWithoutConfirmation(t *testing.T) {
 		if err == nil {
 			_, err = io.CopyN(io.Discard, near, int64(n)) // an answer is as long
 		}
-		most = max(most, a.memory.kept.Load())
+		most = max(most, a.memory.Used())
 		if sent > 4*(buffer+maxBeyond) {
 			t.Errorf("it goes on after %d bytes, and keeps %d", sent, most)
 			break

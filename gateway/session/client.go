@@ -76,6 +76,8 @@ type Options struct {
 	// Leaves is called when the far end has said that it is about to stop. Nil: it is not
 	// called.
 	Leaves func()
+	// Memory is that of the process. Nil: one with the default limits.
+	Memory *Memory
 }
 
 // A Client is the gateway's end of sessions to one far end. It opens and closes its
@@ -101,7 +103,7 @@ type Client struct {
 	closed   bool
 	keeping  bool // the keeper runs
 	looked   time.Time
-	memory   memory
+	memory   *Memory
 }
 
 // NewClient makes a Client. It opens no connection before it is needed.
@@ -109,7 +111,10 @@ func NewClient(s Settings, o Options) *Client {
 	if o.Traffic == nil {
 		o.Traffic = new(carrier.Traffic)
 	}
-	c := &Client{o: o, wake: make(chan struct{}, 1)}
+	if o.Memory == nil {
+		o.Memory = NewMemory()
+	}
+	c := &Client{o: o, memory: o.Memory, wake: make(chan struct{}, 1)}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.Update(s)
 	return c
@@ -226,7 +231,7 @@ func (c *Client) begin() *owned {
 	v := &owned{c: c, own: c.o.Paths()[0], resume: set.Resume > 0, away: time.Now()}
 	rand.Read(v.id[:])
 	rand.Read(v.secret[:])
-	v.end = newEnd(&c.mu, true, v, &c.memory, v.resume, orBuffer(set.Buffer), 0)
+	v.end = newEnd(&c.mu, true, v, c.memory, v.resume, orBuffer(set.Buffer), 0)
 	c.sessions = append(c.sessions, v)
 	if !c.keeping && !c.closed {
 		c.keeping = true

@@ -383,7 +383,7 @@ func TestCheck(t *testing.T) {
 
 // A far end that is no ptgate of this version, or nothing of the kind.
 func TestForeignFarEnd(t *testing.T) {
-	for _, says := range []string{"", "HTTP/1.1 400 Bad Request\r\n\r\n", "PTG\x01\x00\x00", "PTG\x02\xff\xff", "PTG\x02\x00\x05\x00\x00\x00\x00\x00"} {
+	for _, says := range []string{"", "HTTP/1.1 400 Bad Request\r\n\r\n", "PTG\x01\x00\x00", "PTG\x03\xff\xff", "PTG\x03\x00\x05\x00\x00\x00\x00\x00"} {
 		synctest.Test(t, func(t *testing.T) {
 			near, far := net.Pipe()
 			var wg sync.WaitGroup
@@ -406,7 +406,7 @@ func TestForeignFarEnd(t *testing.T) {
 func Example() {
 	// A gateway and a server, joined by anything that carries bytes.
 	near, far := net.Pipe()
-	server := NewServer(nil, func() ServerSettings { return ServerSettings{Resume: time.Minute} })
+	server := NewServer(nil, nil, func() ServerSettings { return ServerSettings{Resume: time.Minute} })
 	handle := answers(0, echo) // an exit that sends everything back
 	group := server.Group(func() int { return 100 }, quiet, func(s *Stream) func() {
 		return func() { handle(s) }

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ptgate/gateway/carrier"
@@ -18,6 +19,9 @@ const (
 	// maxBeyond is how many bytes may be held for a peer beyond the limit: frames without
 	// data do not wait. A peer that asks for more of them and confirms nothing is given up.
 	maxBeyond = 1 << 20
+	// floodPart of a share may be held beyond the limits. Then sessions end that do more than
+	// read and write slowly.
+	floodPart = 4
 	// maxSaid is how many frameGone may wait for the peer's confirmation before no more are
 	// added for carriers that never came.
 	maxSaid = 1 << 14
@@ -36,6 +40,7 @@ const (
 // An owner is told what happens to an end. All its methods are called with the end's mu
 // held, and never wait.
 type owner interface {
+	admits() bool              // whether the peer may open one stream more
 	accept(*Stream)            // the peer has opened a stream
 	dropped(*lane)             // the end does not use this lane any more
 	pong(l *lane, sent uint64) // the answer to a ping that was sent at that time
@@ -61,8 +66,9 @@ const (
 type end struct {
 	client bool
 	owner  owner
-	memory *memory
-	peer   *peer // whose session it is; nil: not known
+	memory *Memory
+	uses   atomic.Int64 // of memory; counted in memory and peer, too
+	peer   *peer        // whose session it is; nil: not known
 	// resume says that streams outlive their lanes.
 	resume bool
 	// limit is how many bytes are kept for sending them again before writers wait.
@@ -70,6 +76,7 @@ type end struct {
 	maxStreams int // that the peer may open at the same time
 	ackEvery   int64
 	window     int64 // the first one of a stream
+	start      int64 // what a stream gets with the first bytes from here
 
 	mu       *sync.Mutex // the ends of one Client have the same
 	err      error
@@ -77,8 +84,9 @@ type end struct {
 	cut      int           // how many streams were open then
 	refuse   uint64        // if not 0: the code with which new streams are refused
 	streams  map[uint64]*Stream
-	next     uint64  // the gateway's: number of the next stream
-	seen     numbers // the server's: of the streams
+	ended    map[uint64]*Stream // both directions have ended, but not all was read that has come
+	next     uint64             // the gateway's: number of the next stream
+	seen     numbers            // the server's: of the streams
 	lanes    []*lane
 	parted   map[uint64]*lane    // gone, and the peer has not said yet what it has got from them
 	carriers numbers             // the server's: of the carriers
@@ -127,9 +135,9 @@ type orphan struct {
 	data   []byte // of a frameData
 }
 
-func newEnd(mu *sync.Mutex, client bool, o owner, m *memory, resume bool, limit int64, maxStreams int) *end {
+func newEnd(mu *sync.Mutex, client bool, o owner, m *Memory, resume bool, limit int64, maxStreams int) *end {
 	return &end{mu: mu, client: client, owner: o, memory: m, resume: resume, limit: limit, maxStreams: maxStreams,
-		ackEvery: ackEvery, window: firstWindow, over: make(chan struct{}), streams: map[uint64]*Stream{}, parted: map[uint64]*lane{}}
+		ackEvery: ackEvery, window: firstWindow, start: startWindow, over: make(chan struct{}), streams: map[uint64]*Stream{}, parted: map[uint64]*lane{}}
 }
 
 // fail ends the session at once. All streams are reset. The caller holds mu.
@@ -224,10 +232,7 @@ func (e *end) move(s *Stream, l *lane) {
 // hold counts n bytes more that may have to be sent again.
 func (e *end) hold(n int64) {
 	e.held += n
-	e.memory.kept.Add(n)
-	if e.peer != nil {
-		e.peer.kept.Add(n)
-	}
+	e.use(n)
 }
 
 // partedOfPeer counts n more carriers in parted, of all sessions of the peer, and returns
@@ -239,14 +244,9 @@ func (e *end) partedOfPeer(n int) int64 {
 	return e.peer.parted.Add(int64(n))
 }
 
-// most is how many bytes may be held before writers wait. It is little while all sessions,
-// or those of this peer, hold much: each session goes on, but slowly.
-func (e *end) most() int64 {
-	if e.memory.kept.Load() > mostKept || e.peer != nil && e.peer.kept.Load() > mostKeptPeer {
-		return min(e.limit, leastKept)
-	}
-	return e.limit
-}
+// most is how many bytes may be held before writers wait. It is little while much memory is
+// used: each session goes on, but slowly.
+func (e *end) most() int64 { return min(e.limit, max(leastKept, e.free()/2)) }
 
 // push sends the bytes that s has to send, or makes s wait for room.
 func (e *end) push(s *Stream) {
@@ -307,8 +307,14 @@ func (e *end) send(l *lane, s *Stream) bool {
 	if s.sent == 0 {
 		s.firstOn, s.firstAt = l, at
 	}
+	first := s.sent == 0
 	s.sent += uint64(n)
 	s.out = s.out[n:]
+	if first {
+		if f, ok := s.begin(); ok && !e.try(l, f) {
+			e.control(nil, f)
+		}
+	}
 	e.used(l)
 	return true
 }
@@ -452,7 +458,7 @@ func (e *end) drop(l *lane, inOrder bool) {
 	if !e.resume && !(l.lastSent && l.lastGot) {
 		for _, id := range slices.Sorted(maps.Keys(e.streams)) {
 			if s := e.streams[id]; s != nil && s.home == l { // telling it may end another lane
-				e.breakStream(id)
+				e.breakStream(id, errCarrier) // it has lost bytes, or may have
 			}
 		}
 	}
@@ -487,12 +493,11 @@ func (e *end) sayAgain(on *lane) {
 	}
 }
 
-// breakStream resets a stream of which bytes are lost, or may be, and which does not
-// outlive that. The peer may have it still.
-func (e *end) breakStream(id uint64) {
+// breakStream resets a stream that can't go on. The peer may have it still.
+func (e *end) breakStream(id uint64, err error) {
 	if s := e.streams[id]; s != nil {
 		delete(e.streams, id)
-		s.broke(errCarrier)
+		s.broke(err)
 	}
 	e.abort(id)
 	e.control(nil, frame{kind: frameReset, id: id, at: codeReset})
@@ -711,7 +716,7 @@ func (e *end) peerGone(number, n uint64) error {
 	for _, p := range l.pipe.Unreleased() {
 		b, lost, err := missing(p, int64(n), e.resume)
 		for _, id := range lost {
-			e.breakStream(id)
+			e.breakStream(id, errCarrier)
 		}
 		if err != nil {
 			return err
@@ -796,6 +801,7 @@ func (e *end) take(l *lane, p []byte) {
 			break
 		}
 	}
+	e.cull()
 	if !l.gone && l.received-l.told >= e.ackEvery && l.open() && l.pipe.Space(controlRoom, true) >= controlRoom {
 		e.ack(l)
 		e.used(l)
@@ -804,8 +810,7 @@ func (e *end) take(l *lane, p []byte) {
 
 // floods tells whether the peer makes this side keep more than it may.
 func (e *end) floods() bool {
-	return e.held > e.limit+maxBeyond ||
-		e.held > leastKept && e.peer != nil && e.peer.kept.Load() > 3*mostKeptPeer
+	return e.held > e.limit+maxBeyond || e.held > leastKept && -e.free() > e.memory.share.Load()/floodPart
 }
 
 // frame does what a frame says.
@@ -875,7 +880,7 @@ func (e *end) stream(l *lane, f frame) (*Stream, error) {
 			return nil, err
 		}
 		code := e.refuse
-		if code == 0 && len(e.streams) >= e.maxStreams {
+		if code == 0 && (len(e.streams) >= e.maxStreams || !e.owner.admits()) {
 			code = codeLimit
 		}
 		if code != 0 {

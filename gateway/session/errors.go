@@ -17,6 +17,7 @@ var (
 	errDetached   = adapter.Constant("the session had no carrier for too long")
 	errUnknown    = adapter.Constant("the far end does not know the session: was it started again?")
 	errOtherBox   = adapter.Constant("the bridge leads to another box than before")
+	errMemory     = adapter.Constant("too many bytes wait for programs that do not read")
 	errClosed     = adapter.Constant("the bridge is closed")
 	errNoAnswer   = adapter.Constant("no answer from the far end")
 	errNoSign     = adapter.Constant("no sign of the far end")

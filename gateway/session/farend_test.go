@@ -67,7 +67,7 @@ func newBox(t testing.TB, key ed25519.PrivateKey, resume time.Duration, handle f
 	if key == nil {
 		_, key, _ = ed25519.GenerateKey(nil)
 	}
-	b := &box{Server: NewServer(key, func() ServerSettings { return ServerSettings{Resume: resume} })}
+	b := &box{Server: NewServer(key, nil, func() ServerSettings { return ServerSettings{Resume: resume} })}
 	b.group = b.Group(func() int { return 1000 }, quiet, func(s *Stream) func() {
 		b.requests.Add(1)
 		return func() { handle(s) }

@@ -839,6 +839,7 @@ func (v *owned) dropped(l *lane) {
 }
 
 // accept implements owner: the far end opens no streams.
+func (v *owned) admits() bool   { return true }
 func (v *owned) accept(*Stream) {}
 
 // ended implements owner.

@@ -233,7 +233,7 @@ func TestVanishedClient(t *testing.T) {
 func TestErrorsWithoutAddresses(t *testing.T) {
 	var log bytes.Buffer
 	logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	server := NewServer(nil, func() ServerSettings { return ServerSettings{} })
+	server := NewServer(nil, nil, func() ServerSettings { return ServerSettings{} })
 	group := server.Group(func() int { return 10 }, logger, func(*Stream) func() { return nil })
 	err := group.Serve(t.Context(), stream.From(brokenConn{}), ServeOptions{Handshake: time.Minute, Traffic: new(carrier.Traffic)})
 	if err == nil {

@@ -16,7 +16,7 @@ func TestEarlyBytes(t *testing.T) {
 		for i := range want {
 			want[i] = byte(r.Uint32())
 		}
-		s := &Stream{recvMax: size, window: size, end: never}
+		s := &Stream{e: &end{memory: NewMemory()}, recvMax: size, window: size, end: never}
 		for range 2000 {
 			at := 1 + r.IntN(size-1)
 			n := 1 + r.IntN(min(size-at, 1+r.IntN(300)))

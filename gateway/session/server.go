@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/hmac"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -16,11 +17,13 @@ import (
 
 // Limits of a Server.
 const (
-	maxSessions       = 1 << 16   // at the same time
-	maxSessionsClient = 1 << 10   // of those, of one client
-	maxDetached       = 4096      // of them without a carrier
-	maxDetachedClient = 256       // of those, of one client
-	maxDetachedBytes  = 256 << 20 // bytes that are kept for sessions without a carrier
+	maxSessions       = 1 << 16 // at the same time
+	maxSessionsClient = 1 << 8  // of those, of one client
+	maxDetached       = 4096    // of them without a carrier
+	maxDetachedClient = 64      // of those, of one client
+	maxDetachedPart   = 2       // of the memory, for sessions without a carrier
+	// leastPeers is how many clients are remembered even if nothing is left of them.
+	leastPeers = 64
 	// endGrace is how long a peer may take to get the last bytes.
 	endGrace = 3 * time.Second
 )
@@ -32,26 +35,34 @@ type ServerSettings struct {
 	Resume time.Duration
 	// Buffer is how many bytes are kept for sending them again, for each session; 0: 16 MiB.
 	Buffer int64
+	// ClientStreams is how many streams one client may have, and ClientNew how many it may
+	// open in a second; 0: any number.
+	ClientStreams, ClientNew int
 }
 
 // A Server is the far end of all sessions of a process.
 type Server struct {
 	key      ed25519.PrivateKey
 	settings func() ServerSettings
-	memory   memory
+	memory   *Memory
 
 	mu       sync.Mutex // taken after the mu of an end
 	sessions map[sessionID]*served
 	peers    map[string]*peer // by the client's address
+	most     int              // when there are so many peers, those that are idle are forgotten
 	detached []*served        // the one that lost its carriers first comes first
 }
 
 // NewServer makes a Server. key shows clients that it is the same box; nil: a new key.
-func NewServer(key ed25519.PrivateKey, settings func() ServerSettings) *Server {
+// memory is that of the process; nil: one with the default limits.
+func NewServer(key ed25519.PrivateKey, memory *Memory, settings func() ServerSettings) *Server {
+	if memory == nil {
+		memory = NewMemory()
+	}
 	if key == nil {
 		_, key, _ = ed25519.GenerateKey(nil)
 	}
-	return &Server{key: key, settings: settings, sessions: map[sessionID]*served{}, peers: map[string]*peer{}}
+	return &Server{key: key, memory: memory, settings: settings, sessions: map[sessionID]*served{}, peers: map[string]*peer{}, most: leastPeers}
 }
 
 // Box is the public key.
@@ -113,19 +124,42 @@ func (v *served) accept(s *Stream) {
 	if g.closed {
 		return // the session is about to end
 	}
+	p := v.end.peer
+	if p == nil {
+		p = new(peer) // nobody counts
+	}
+	p.streams.Add(1)
 	g.streams.Go(func() {
-		if then := g.handle(s); then != nil {
-			g.mu.Lock()
-			closed := g.closed
-			if !closed {
-				g.streams.Go(then)
-			}
-			g.mu.Unlock()
-			if closed {
-				then()
-			}
+		then := g.handle(s)
+		if then == nil {
+			p.streams.Add(-1)
+			return
+		}
+		relay := func() {
+			defer p.streams.Add(-1)
+			then()
+		}
+		g.mu.Lock()
+		closed := g.closed
+		if !closed {
+			g.streams.Go(relay)
+		}
+		g.mu.Unlock()
+		if closed {
+			relay()
 		}
 	})
+}
+
+// admits implements owner.
+func (v *served) admits() bool {
+	p := v.end.peer
+	if p == nil {
+		return true
+	}
+	set := v.server.settings()
+	return (set.ClientStreams == 0 || p.streams.Load() < int64(set.ClientStreams)) &&
+		(set.ClientNew == 0 || p.fresh.take(set.ClientNew, time.Now()))
 }
 
 func (v *served) pong(*lane, uint64) {}
@@ -141,7 +175,7 @@ func (v *served) dropped(*lane) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v.back() // it may lose two carriers at once
-	v.away, v.bytes = true, v.held
+	v.away, v.bytes = true, v.uses.Load()
 	s.detached = append(s.detached, v)
 	resume := v.resume
 	if len(v.streams) == 0 && v.held == 0 {
@@ -188,7 +222,7 @@ func (s *Server) bound(newest *served) {
 		}
 	}
 	for _, v := range slices.Clone(s.detached) {
-		tooMany := len(s.detached) > maxDetached || total > maxDetachedBytes
+		tooMany := len(s.detached) > maxDetached || total > s.memory.limit.Load()/maxDetachedPart
 		if !tooMany && (own <= maxDetachedClient || v.client != newest.client) {
 			continue
 		}
@@ -213,16 +247,24 @@ func (v *served) ended(err error) {
 	v.back()
 	delete(s.sessions, v.id)
 	if p := v.end.peer; p != nil {
-		if p.sessions--; p.sessions == 0 {
-			delete(s.peers, v.client)
-		}
+		p.sessions--
 	}
+	s.forget()
 	s.mu.Unlock()
 	g := v.group
 	g.mu.Lock()
 	delete(g.sessions, v)
 	g.mu.Unlock()
 	g.log.Debug("session ended", "error", err)
+}
+
+// forget forgets clients of which nothing is left, if there are many. The caller holds mu.
+func (s *Server) forget() {
+	if len(s.peers) < s.most {
+		return
+	}
+	maps.DeleteFunc(s.peers, func(_ string, p *peer) bool { return p.idle() })
+	s.most = max(leastPeers, 2*len(s.peers))
 }
 
 // ServeOptions are the options of one connection. Traffic has to be set.
@@ -357,7 +399,7 @@ func (g *Group) find(h *hello, client string) (*served, byte) {
 	}
 	v := &served{server: s, group: g, id: h.id, secret: h.proof, client: client,
 		resume: min(set.Resume, time.Duration(min(h.resume, 1<<20))*time.Second)}
-	v.end = newEnd(&v.own, false, v, &s.memory, v.resume > 0, orBuffer(set.Buffer), g.maxStreams())
+	v.end = newEnd(&v.own, false, v, s.memory, v.resume > 0, orBuffer(set.Buffer), g.maxStreams())
 	if client != "" {
 		p := s.peers[client]
 		if p != nil && p.sessions >= maxSessionsClient {

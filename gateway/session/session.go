@@ -107,8 +107,9 @@
 //
 // Streams. The gateway opens streams, numbered from 0; a stream is there when a frame with
 // its number comes. Its bytes have offsets from 0 in each direction, and frames with them
-// may come in any order and twice. Nobody sends past the last window; the first is 262144
-// in both directions. Each stream is a SOCKS5 session whose client side is sent at once:
+// may come in any order and twice. Nobody sends past the last window; the first is 16384 in
+// both directions. Each side gives a larger one behind its first bytes, if it has memory for
+// that. Each stream is a SOCKS5 session whose client side is sent at once:
 // greeting, user and password where the exit asks for them, CONNECT.
 //
 // Carriers. All frames of one side on one carrier have positions, counted in bytes from the
@@ -140,7 +141,17 @@
 // A writer waits when its peer's window is used up, when the carrier's queue is full, and
 // when too many bytes wait to be confirmed (Settings.Buffer). Streams take turns, so an
 // interactive one does not wait behind a bulk one. A stream's window grows while its reader
-// takes what comes; the sum of all windows of a process is bounded.
+// takes what comes.
+//
+// What peers make a process hold is counted as the memory that it takes (Memory): for each
+// session, each client of a Server, and the process. The less is left, the smaller are the
+// windows and the bytes that a session may keep, down to some KiB each, so every stream goes
+// on. If peers send what they were allowed to send before, and nobody reads it, streams with
+// unread bytes are reset, in the session that holds much. So one peer does not take the
+// memory of the others.
+//
+// One client of a Server may have so many streams, and may open so many in a second
+// (ServerSettings). Those beyond that are reset with code 1, and nobody looks at them.
 //
 // # Limits
 //

@@ -84,6 +84,7 @@ type sim struct {
 	mostConns int
 	budgets   bool
 	extras    bool
+	tight     bool // memory is short from time to time
 	sloppy    bool // more is sent again than has to be
 	maxWrites int
 	failure   error
@@ -93,7 +94,6 @@ type sim struct {
 type simSide struct {
 	*end
 	sim     *sim
-	memory  memory
 	name    string
 	done    error
 	reason  error // with which this side has ended the session
@@ -101,6 +101,7 @@ type simSide struct {
 	leaves  uint64
 }
 
+func (x *simSide) admits() bool         { return true }
 func (x *simSide) accept(s *Stream)     { x.sim.stream(x, s) }
 func (x *simSide) dropped(*lane)        {}
 func (x *simSide) pong(*lane, uint64)   {}
@@ -371,7 +372,9 @@ func (s *sim) setup() {
 	s.maxWrites = 1 + s.IntN(12)
 	limit := []int64{600, 5000, 50000, 1 << 20}[s.IntN(4)]
 	window := []int64{100, 2000, 20000}[s.IntN(3)]
+	start := window * []int64{1, 4, 16}[s.IntN(3)]
 	ack := []int64{50, 1000, 20000}[s.IntN(3)]
+	s.tight = s.IntN(3) == 0
 	s.sloppy = window == 20000 && s.IntN(4) == 0
 	maxStreams := 1000
 	if s.IntN(10) == 0 {
@@ -379,8 +382,8 @@ func (s *sim) setup() {
 	}
 	side := func(name string, client bool) *simSide {
 		x := &simSide{sim: s, name: name, streams: map[uint64]*simStream{}}
-		x.end = newEnd(new(sync.Mutex), client, x, &x.memory, s.resume, limit, maxStreams)
-		x.ackEvery, x.window = ack, window
+		x.end = newEnd(new(sync.Mutex), client, x, NewMemory(), s.resume, limit, maxStreams)
+		x.ackEvery, x.window, x.start = ack, window, start
 		return x
 	}
 	s.gateway, s.server = side("gateway", true), side("server", false)
@@ -395,6 +398,7 @@ func (s *sim) run() {
 	end := s.IntN(40) == 0
 	for i := 0; i < steps && s.failure == nil && !s.over; i++ {
 		s.counts.Steps++
+		s.squeeze()
 		switch n := s.IntN(100); {
 		case n < 5:
 			if len(s.gateway.streams) < 6 {
@@ -906,6 +910,9 @@ func (s *sim) end() {
 
 // settle ends all faults, and lets everything happen that still has to.
 func (s *sim) settle() {
+	for _, x := range []*simSide{s.gateway, s.server} {
+		x.memory.Limit(0, 0)
+	}
 	s.settling = true
 	s.tracef("settle")
 	for _, c := range s.conns {
@@ -1037,6 +1044,27 @@ func (x *simSide) check() {
 	}
 	if n := x.memory.promised.Load(); n < 0 {
 		s.fail("%s: %d bytes are promised", x.name, n)
+	}
+	uses := held
+	for _, y := range x.streams {
+		uses += y.uses
+		if y.uses != y.takes() || y.uses < int64(y.queue.size+y.early) {
+			s.fail("%s: stream %d uses %d bytes, has %d and %d", x.name, y.id, y.uses, y.queue.size, y.early)
+		}
+	}
+	if uses != x.uses.Load() || uses != x.memory.Used() {
+		s.fail("%s: %d bytes of memory are used, it says %d and %d", x.name, uses, x.uses.Load(), x.memory.Used())
+	}
+}
+
+// squeeze leaves so much memory that windows change, and no stream is reset.
+func (s *sim) squeeze() {
+	if !s.tight {
+		return
+	}
+	for _, x := range []*simSide{s.gateway, s.server} {
+		free := int64(256<<10) << s.IntN(6)
+		x.memory.Limit(x.memory.Used()+free, 0)
 	}
 }
 

@@ -47,6 +47,8 @@ type Stream struct {
 	queue   queue
 	parts   []part // that have come too early, by offset
 	early   int    // bytes in parts
+	partly  int64  // memory that parts take
+	uses    int64  // of memory; the end counts it
 	came    uint64 // the queue has all bytes before this offset
 	read    uint64 // the reader has them before this one
 	recvMax uint64 // the peer may send up to here
@@ -77,6 +79,11 @@ type part struct {
 	at uint64
 	b  []byte
 }
+
+// partCost is what a part takes in the list.
+const partCost = 32
+
+func (p part) memory() int64 { return int64(cap(p.b)) + 8 }
 
 func newStream(e *end, id uint64) *Stream {
 	return &Stream{e: e, id: id, sendMax: uint64(e.window), recvMax: uint64(e.window), window: e.window, end: never}
@@ -155,6 +162,12 @@ func (s *Stream) finish() {
 	s.e.move(s, nil)
 	s.in.Lock()
 	s.wasReset(errReset)
+	if s.uses > 0 {
+		if s.e.ended == nil {
+			s.e.ended = map[uint64]*Stream{}
+		}
+		s.e.ended[s.id] = s
+	}
 	s.in.Unlock()
 }
 
@@ -186,17 +199,43 @@ func (s *Stream) drop(err error) {
 		s.readErr = err
 	}
 	s.queue.clear()
-	s.parts, s.early = nil, 0
-	s.shrink()
+	s.parts, s.early, s.partly = nil, 0, 0
+	s.count()
+	s.resize(s.e.start)
 	s.ready.notify()
 }
 
-// shrink gives the window back. The caller holds in.
-func (s *Stream) shrink() {
-	if first := s.e.window; s.window > first {
-		s.e.memory.give(s.window - first)
-		s.window = first
+// takes is how much memory the bytes take that have come. The caller holds in.
+func (s *Stream) takes() int64 { return s.queue.memory + s.partly + partCost*int64(cap(s.parts)) }
+
+// count counts the memory that the bytes take that have come. The caller holds in.
+func (s *Stream) count() {
+	if n := s.takes(); n != s.uses {
+		s.e.use(n - s.uses)
+		s.uses = n
 	}
+}
+
+// resize makes the window smaller. The caller holds in.
+func (s *Stream) resize(n int64) {
+	if promised := s.window - max(n, s.e.start); promised > 0 {
+		s.e.grow0(-promised)
+	}
+	s.window = min(s.window, n)
+}
+
+// begin returns the frame that gives the peer the window to begin with, if there is memory
+// for more than the first one.
+func (s *Stream) begin() (f frame, ok bool) {
+	s.in.Lock()
+	defer s.in.Unlock()
+	n := min(s.e.start, s.e.free()/windowPart)
+	if s.readErr != nil || s.end != never || n <= s.window {
+		return f, false
+	}
+	s.window = n
+	s.recvMax = s.read + uint64(n)
+	return frame{kind: frameWindow, id: s.id, at: s.recvMax}, true
 }
 
 // Reset ends both directions at once; the peer sees a reset.
@@ -227,6 +266,7 @@ func (s *Stream) close(tell func()) {
 	s.drop(net.ErrClosed)
 	s.wasReset(net.ErrClosed)
 	s.in.Unlock()
+	delete(e.ended, s.id)
 	if e.streams[s.id] == s {
 		tell()
 		s.recvOver = true
@@ -303,13 +343,18 @@ func (s *Stream) fill(at uint64, data []byte) error {
 	if at > s.came {
 		return s.keep(at, data)
 	}
+	defer s.count()
 	s.append(data[s.came-at:])
 	for len(s.parts) > 0 && s.parts[0].at <= s.came {
 		p := s.parts[0]
 		s.parts = slices.Delete(s.parts, 0, 1)
 		s.early -= len(p.b)
+		s.partly -= p.memory()
 		if skip := s.came - p.at; skip < uint64(len(p.b)) {
 			s.append(p.b[skip:])
+		}
+		if len(s.parts) == 0 {
+			s.parts = nil
 		}
 	}
 	s.ready.notify()
@@ -325,6 +370,7 @@ func (s *Stream) append(b []byte) {
 // keep keeps bytes that have come too early. Those that are there already are left out, so
 // that parts never has more than a window.
 func (s *Stream) keep(at uint64, data []byte) error {
+	defer s.count()
 	for len(data) > 0 {
 		// parts[:i] begin at at, or before.
 		i, _ := slices.BinarySearchFunc(s.parts, at, func(p part, at uint64) int {
@@ -347,12 +393,16 @@ func (s *Stream) keep(at uint64, data []byte) error {
 		case end > at:
 			n = min(uint64(len(data)), end-at)
 		case last != nil && end == at:
+			s.partly -= last.memory()
 			last.b = append(last.b, data[:n]...)
+			s.partly += last.memory()
 			s.early += int(n)
 		case len(s.parts) >= maxParts:
 			return broken("bytes of stream %d come in too many pieces before their turn", s.id)
 		default:
-			s.parts = slices.Insert(s.parts, i, part{at, slices.Clone(data[:n])})
+			p := part{at, slices.Clone(data[:n])}
+			s.parts = slices.Insert(s.parts, i, p)
+			s.partly += p.memory()
 			s.early += int(n)
 		}
 		at += n
@@ -451,6 +501,7 @@ func (s *Stream) readRaw(p []byte) (int, error) {
 		return 0, err
 	}
 	n := s.queue.read(p)
+	s.count()
 	s.read += uint64(n)
 	more := s.grant()
 	s.in.Unlock()
@@ -495,9 +546,15 @@ func (s *Stream) grant() uint64 {
 	if s.end != never || int64(s.recvMax-s.read) > s.window/2 {
 		return 0
 	}
-	// A reader that has taken half a window gets a larger one.
-	if s.window < streamWindow && s.e.memory.grow(s.window) {
-		s.window *= 2
+	most := max(s.e.window, min(s.e.free()/windowPart, streamWindow))
+	switch wants := min(2*s.window, most); {
+	case wants < s.window:
+		s.resize(wants) // nobody takes back what the peer may send, but it gets less from now on
+	case wants <= s.e.start, s.e.grow(wants - max(s.window, s.e.start)):
+		s.window = wants // a reader that has taken half a window gets a larger one
+	}
+	if int64(s.recvMax-s.read) > s.window/2 {
+		return 0
 	}
 	s.recvMax = s.read + uint64(s.window)
 	return s.recvMax
