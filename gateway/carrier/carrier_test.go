@@ -221,12 +221,13 @@ func TestRelease(t *testing.T) {
 		pieces := near.Unreleased()
 		var all []byte
 		for _, p := range pieces {
-			if p.At != int64(3+len(all)) {
-				t.Errorf("a piece at %d, want %d", p.At, 3+len(all))
+			if p.At != int64(len(all)) {
+				t.Errorf("a piece at %d, want %d", p.At, len(all))
 			}
 			all = append(all, p.B...)
 		}
-		if string(all) != "threefourteennot readtoo late" {
+		// The first bytes were released, but are in one piece with those behind them.
+		if string(all) != "onethreefourteennot readtoo late" {
 			t.Errorf("%q is taken back", all)
 		}
 		if len(near.Unreleased()) != 0 {
@@ -656,6 +657,40 @@ func TestBudgetOfALargeWrite(t *testing.T) {
 		synctest.Wait()
 		if n < 2*leastPiece || wire > budget {
 			t.Errorf("%d bytes took %d on the wire, of %d", n, wire, budget)
+		}
+		near.Close()
+		wg.Wait()
+	})
+}
+
+// Nor do many small writes take much more than they have bytes.
+func TestKeepsSmallWritesTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := ends(t, Options{})
+		var wg sync.WaitGroup
+		wg.Go(func() { io.Copy(io.Discard, far) })
+		synctest.Wait()
+		const writes = 10_000
+		for i := range writes {
+			say(near, string([]byte{byte(i), byte(i >> 8)}))
+			synctest.Wait()
+		}
+		var all []byte
+		takes := 0
+		for _, p := range near.Unreleased() {
+			if p.At != int64(len(all)) {
+				t.Fatalf("a piece at %d, want %d", p.At, len(all))
+			}
+			all = append(all, p.B...)
+			takes += cap(p.B) + 32
+		}
+		for i := range writes {
+			if all[2*i] != byte(i) || all[2*i+1] != byte(i>>8) {
+				t.Fatalf("write %d is spoiled", i)
+			}
+		}
+		if takes > 3*len(all) {
+			t.Errorf("%d bytes are kept for %d", takes, len(all))
 		}
 		near.Close()
 		wg.Wait()

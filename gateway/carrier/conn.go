@@ -293,11 +293,7 @@ func (c *Conn) flush() {
 		if c.o.Cost != nil {
 			c.spent += int64(c.o.Cost(len(out)))
 		}
-		kept := out
-		if len(out) < cap(out)/2 {
-			kept = slices.Clone(out) // a large buffer is not kept for few bytes
-		}
-		c.kept = append(c.kept, Piece{c.position, kept})
+		c.keep(out)
 		c.position += int64(len(out))
 		c.buf, c.writing, c.size = nil, out, len(out)
 		refused := c.refused
@@ -310,8 +306,12 @@ func (c *Conn) flush() {
 		err := c.put(out, whole)
 		c.mu.Lock()
 		c.writing = nil
-		if cap(out) == bufferSize && &out[0] != &kept[0] {
+		switch {
+		case c.keeps(out):
+		case cap(out) == bufferSize:
 			buffers.Put((*[bufferSize]byte)(out[:bufferSize]))
+		case len(c.buf) == 0 && cap(out) <= 2*smallPiece:
+			c.buf = out[:0]
 		}
 		if c.leaving {
 			c.wakeFlush()
@@ -327,6 +327,29 @@ func (c *Conn) flush() {
 		}
 	}
 }
+
+// smallPiece is how large a piece may be to which the bytes of the next small write are
+// added, so that many small ones take little more memory than they have bytes.
+const smallPiece = 4 << 10
+
+// keep keeps the bytes of a write until they are released. The caller holds mu.
+func (c *Conn) keep(out []byte) {
+	if n := len(c.kept); n > 0 {
+		last := &c.kept[n-1]
+		if last.At >= 0 && len(last.B)+len(out) <= smallPiece && cap(last.B) <= 2*smallPiece {
+			last.B = append(last.B, out...)
+			return
+		}
+	}
+	if len(out) < cap(out)/2 || len(out) <= smallPiece {
+		out = slices.Clone(out) // a large buffer is not kept for few bytes
+	}
+	c.kept = append(c.kept, Piece{c.position, out})
+}
+
+// keeps tells whether out itself was kept. If it was, it may have been released meanwhile:
+// see Release. The caller holds mu.
+func (c *Conn) keeps(out []byte) bool { return len(out) > smallPiece && len(out) >= cap(out)/2 }
 
 // lockBudget locks mu, and with a budget Options.Lock before.
 func (c *Conn) lockBudget() (unlock func()) {

@@ -387,13 +387,26 @@ func (e *end) control(s *Stream, f frame) {
 	if l := e.tell(e.pick(s), f); l != nil {
 		e.used(l)
 	} else {
-		b := f.append(nil)
-		e.orphans = append(e.orphans, b)
-		e.hold(int64(len(b)))
+		e.orphaned(f)
 	}
 	if s != nil && len(s.out) > 0 && !s.queued {
 		e.push(s) // it has waited for another lane
 	}
+}
+
+// smallOrphan is how long an entry of orphans may become by frames that are added to it, so
+// that many small ones take little more memory than they have bytes.
+const smallOrphan = 4 << 10
+
+// orphaned keeps a frame without data until there is a lane.
+func (e *end) orphaned(f frame) {
+	b := f.append(e.scratch[:0])
+	e.hold(int64(len(b)))
+	if n := len(e.orphans); n > 0 && len(e.orphans[n-1]) < smallOrphan {
+		e.orphans[n-1] = append(e.orphans[n-1], b...)
+		return
+	}
+	e.orphans = append(e.orphans, slices.Clone(b))
 }
 
 // tell puts a frame without data on best, or on another lane if best takes no more. It
