@@ -9,18 +9,18 @@ import (
 	"io"
 	"log"
 	"os"
-	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"ptgate/adapter"
+	"ptgate/gateway/collect"
 )
 
 func main() {
 	if os.Getenv("GOGC") == "" {
 		// Transports make much short-lived garbage over a small live heap.
-		debug.SetGCPercent(400)
+		collect.Start()
 	}
 	log.SetOutput(io.Discard) // libraries write there; a command that has a log adopts it
 	stop, err := adapter.AdoptOrphans()
