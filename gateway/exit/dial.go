@@ -69,6 +69,16 @@ func (e *Exit) dial(ctx context.Context, t routes.Target, place Place) (c net.Co
 	if matches(p.Deny, t) {
 		return nil, answer.Errorf(answer.Blocked, "exit: denied by [exit] deny")
 	}
+	addrs, known := s.Hosts[t.Name]
+	if t.Addr.IsValid() {
+		addrs, known = []netip.Addr{t.Addr}, true
+	}
+	var f finding
+	if known {
+		if f = e.sift(p, addrs, t.Port); len(f.allowed) == 0 {
+			return e.dialAddrs(ctx, f) // it says why
+		}
+	}
 	if !place.Acquire() {
 		return nil, answer.Errorf(answer.Limit, "exit: no place is free")
 	}
@@ -77,11 +87,8 @@ func (e *Exit) dial(ctx context.Context, t routes.Target, place Place) (c net.Co
 			place.Release()
 		}
 	}()
-	if t.Addr.IsValid() {
-		return e.dialAddrs(ctx, e.sift(p, []netip.Addr{t.Addr}, t.Port))
-	}
-	if addrs, ok := s.Hosts[t.Name]; ok {
-		return e.dialAddrs(ctx, e.sift(p, addrs, t.Port))
+	if known {
+		return e.dialAddrs(ctx, f)
 	}
 	return e.dialName(ctx, p, t)
 }

@@ -158,6 +158,63 @@ func TestSession(t *testing.T) {
 	}
 }
 
+// places counts.
+type places struct{ left, taken, asked int }
+
+func (p *places) Acquire() bool {
+	p.asked++
+	if p.taken == p.left {
+		return false
+	}
+	p.taken++
+	return true
+}
+
+func (p *places) Release() { p.taken-- }
+
+// Only a complete and allowed request takes a place, and it gives the place back.
+func TestPlaces(t *testing.T) {
+	echo := leadsTo(t, func(c *net.TCPConn) { io.Copy(c, c) })
+	for _, c := range []struct {
+		name    string
+		connect connect
+		send    string
+		left    int
+		want    string
+		asked   int
+	}{
+		{"half a request", echo, hello + v4[:6], 1, "\x05\x00", 0},
+		{"denied", echo, hello + "\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x16", 1, "\x05\x00" + reply(2), 0},
+		{"denied, and no place", echo, hello + "\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x16", 0, "\x05\x00" + reply(2), 0},
+		{"allowed", echo, hello + v4 + "x", 1, success + "x", 1},
+		{"a name", echo, hello + "\x05\x01\x00\x03\x08known.to\x00\x50hi", 1, success + "hi", 1},
+		{"a name that does not exist", echo, hello + "\x05\x01\x00\x03\x07no.such\x00\x50", 1, "\x05\x00" + reply(4), 1},
+		{"refused", fails(errRefused), hello + v4, 1, "\x05\x00" + reply(5), 1},
+		{"no place", echo, hello + v4, 0, "\x05\x00" + reply(1), 1},
+	} {
+		s := &Settings{Policy: Policy{DenyPrivate: true}, Handshake: time.Minute}
+		e := newExit(s, map[string]string{"known.to": "8.8.8.8"}, c.connect)
+		p := &places{left: c.left}
+		client, server := testkit.TCPPair(t)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if then := e.ServeConn(t.Context(), stream.From(server), p, relay.Options{}); then != nil {
+				then()
+			}
+		})
+		client.Write([]byte(c.send))
+		client.CloseWrite()
+		if got, _ := io.ReadAll(client); string(got) != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+		client.Close()
+		wg.Wait()
+		if p.taken != 0 || p.asked != c.asked {
+			t.Errorf("%s: asked for a place %d times, want %d; %d are not given back", c.name, p.asked, c.asked, p.taken)
+		}
+	}
+}
+
 // Every reason reaches the client as its code, whatever words are in the error.
 func TestReplies(t *testing.T) {
 	for r := answer.Internal; r <= answer.BadResponse; r++ {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -517,4 +518,124 @@ func heap() int64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc + m.StackInuse)
+}
+
+// Peers fill the memory. Streams of the session that holds much are reset, those that hold
+// most first. A session that holds little goes on, and so do small streams.
+func TestHostileFillsMemory(t *testing.T) {
+	const limit = 4 << 20
+	for name, peers := range map[string]bool{"a client": true, "the process": false} {
+		hog, other := newHostile(false, 2), newHostile(false, 2)
+		m := NewMemory()
+		if m.Limit(limit, 0); peers {
+			m.Limit(10*limit, limit)
+			p := new(peer)
+			hog.end.peer, other.end.peer = p, p
+		}
+		hog.end.memory, other.end.memory = m, m
+		hog.maxStreams = 1000
+		data := func(id, at, n uint64) frame { return frame{kind: frameData, id: id, at: at, n: n} }
+		other.frames(data(0, 0, 1000))
+		for id := range uint64(500) {
+			hog.frames(data(id, 0, 100)) // small
+		}
+		most := int64(0)
+		for id := uint64(500); id < 700; id++ {
+			for at := uint64(0); at < startWindow; at += maxData {
+				hog.frames(data(id, at, maxData))
+				most = max(most, m.Used())
+			}
+			if most > limit+limit/8 {
+				t.Fatalf("%s: %d bytes are used, of %d", name, most, limit)
+			}
+		}
+		if hog.err != nil || other.err != nil {
+			t.Errorf("%s: %v, %v", name, hog.err, other.err)
+		}
+		if s := other.end.streams[0]; s == nil || s.queue.size != 1000 {
+			t.Errorf("%s: a stream of another session was reset", name)
+		}
+		small, large := 0, 0
+		for id := range hog.end.streams {
+			if id < 500 {
+				small++
+			} else {
+				large++
+			}
+		}
+		if small != 500 || large == 0 || large > limit/startWindow {
+			t.Errorf("%s: %d small streams and %d large ones are left", name, small, large)
+		}
+		for _, h := range []*hostile{hog, other} {
+			h.fail(errClosed)
+		}
+		if n := m.Used(); n != 0 {
+			t.Errorf("%s: %d bytes are used at the end", name, n)
+		}
+		if n := m.promised.Load(); n != 0 {
+			t.Errorf("%s: %d bytes are promised at the end", name, n)
+		}
+	}
+}
+
+// Bytes that nobody has read count until they are dropped, also those of a stream that has
+// ended, and may be dropped for others.
+func TestEndedStreamsHoldMemory(t *testing.T) {
+	h := newHostile(false, 2)
+	h.frames(frame{kind: frameData, id: 0, n: maxData}, frame{kind: frameFin, id: 0, at: maxData})
+	s := h.end.streams[0]
+	s.CloseWrite()
+	if len(h.end.streams) != 0 || len(h.end.ended) != 1 || h.memory.Used() < maxData {
+		t.Errorf("%d streams, %d have ended, %d bytes are used", len(h.end.streams), len(h.end.ended), h.memory.Used())
+	}
+	h.memory.Limit(maxData/2, 0)
+	h.frames(frame{kind: frameData, id: 1, n: 1})
+	if _, err := s.Read(make([]byte, 1)); !errors.Is(err, errMemory) {
+		t.Errorf("read: %v", err)
+	}
+	if len(h.end.ended) != 0 {
+		t.Error("it is not forgotten")
+	}
+	s.Close()
+}
+
+// A client may have so many streams, and may open so many in a second. Those that are
+// refused cost nothing, and places are given back when the handlers have returned.
+func TestStreamsOfAClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most, perSecond = 5, 8
+		s := NewServer(nil, nil, func() ServerSettings { return ServerSettings{ClientStreams: most, ClientNew: perSecond} })
+		var began atomic.Int64
+		done := make(chan struct{})
+		g := s.Group(func() int { return 1000 }, quiet, func(s *Stream) func() {
+			began.Add(1)
+			return func() { <-done; s.Close() }
+		})
+		defer g.Close()
+		a := &attacked{s, g}
+		open := func(id byte, n uint64) (opened int64) {
+			var all []byte
+			for i := range n {
+				all = append(frame{kind: frameData, id: i, n: 1}.append(all), 0)
+			}
+			before := began.Load()
+			a.attach(t, "x", &hello{flags: flagCreate, id: sessionID{id}}, all, false)
+			synctest.Wait()
+			return began.Load() - before
+		}
+		if n := open(1, 20); n != most {
+			t.Errorf("%d streams, want %d", n, most)
+		}
+		if n := open(2, 20); n != 0 { // the session has ended, and its handlers have not
+			t.Errorf("%d streams more", n)
+		}
+		close(done)
+		synctest.Wait()
+		<-time.After(time.Minute)
+		done = make(chan struct{})
+		close(done)
+		if n := open(3, 20); n < most || n > perSecond {
+			t.Errorf("%d streams at once, want at most %d", n, perSecond)
+		}
+	})
 }

@@ -145,3 +145,130 @@ func TestUnreadDownloads(t *testing.T) {
 	gateway.recovers(base, back)
 	by.served("after", 50)
 }
+
+// A far end sends what programs do not read, in frames of one byte.
+func TestFarEndFloods(t *testing.T) {
+	const programs = 200
+	far := newFarEnd(t, func(c *farCarrier) {
+		var mu sync.Mutex
+		windows := map[uint64]uint64{}
+		var order []uint64
+		asked := make(chan struct{}, 1)
+		go func() {
+			defer close(asked)
+			for {
+				m, err := c.in.next()
+				if err != nil {
+					return
+				}
+				mu.Lock()
+				switch id := m.numbers[0]; m.kind {
+				case fData:
+					if windows[id] == 0 {
+						windows[id] = firstWindow
+						order = append(order, id)
+					}
+				case fWindow:
+					windows[id] = max(windows[id], m.numbers[1])
+				}
+				mu.Unlock()
+				select {
+				case asked <- struct{}{}:
+				default:
+				}
+			}
+		}()
+		sent := map[uint64]uint64{}
+		frames := 0
+		for range asked {
+			for more := true; more; {
+				more = false
+				mu.Lock()
+				all := append([]uint64(nil), order...)
+				limits := map[uint64]uint64{}
+				for _, id := range all {
+					limits[id] = windows[id]
+				}
+				mu.Unlock()
+				var out []byte
+				for _, id := range all {
+					if sent[id] == 0 {
+						out = data(out, id, 0, granted)
+						sent[id] = uint64(len(granted))
+					}
+					for range 500 {
+						if sent[id] >= limits[id] || frames > 6_000_000 {
+							break
+						}
+						out = data(out, id, sent[id], []byte{0})
+						sent[id]++
+						frames++
+						more = true
+					}
+					if len(out) > 32<<10 {
+						if _, err := c.Write(out); err != nil {
+							return
+						}
+						out = out[:0]
+					}
+				}
+				if _, err := c.Write(out); err != nil {
+					return
+				}
+			}
+		}
+	})
+	gateway := startGateway(t, far.bridge, "[limits]\nhalf_open = \"5s\"\n")
+	base := gateway.usage()
+	var all []net.Conn
+	for range programs {
+		c, err := through(gateway.listens(0), 9, patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		all = append(all, c)
+	}
+	eventually(back, func() bool { // as much as it takes has come when it takes no more time
+		before := gateway.usage().CPU
+		return !eventually(back/10, func() bool { return gateway.usage().CPU-before > back/50 })
+	})
+	gateway.grewLittle(base)
+	for _, c := range all {
+		c.Close()
+	}
+	gateway.recovers(base, back)
+}
+
+// A client downloads as much as it can, and confirms nothing.
+func TestNothingIsConfirmed(t *testing.T) {
+	server, bridge := startServer(t, shortResume)
+	gateway := startGateway(t, bridge, "")
+	by := newBystander(t, gateway.listens(0))
+	o := listen(t, loud)
+	by.served("before", 50)
+	base := server.usage()
+	var all []net.Conn
+	var wg sync.WaitGroup
+	for range 20 {
+		c := attack(t, bridge, newHello())
+		all = append(all, c)
+		var out []byte
+		for id := range uint64(10) {
+			out = data(out, id, 0, request(o.port()))
+			out = frame(out, fWindow, id, 1<<40)
+		}
+		if _, err := c.Write(out); err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(c.discard)
+	}
+	by.served("during", 200)
+	server.grewLittle(base)
+	for _, c := range all {
+		c.Close()
+	}
+	wg.Wait()
+	server.recovers(base, back)
+	by.served("after", 50)
+}
