@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"ptgate/gateway/stream"
 	"ptgate/gateway/testkit"
@@ -69,5 +71,32 @@ func TestLeft(t *testing.T) {
 	peer.Close()
 	if known := runtime.GOOS == "linux"; Left(c) != known {
 		t.Errorf("a program that has closed its connection has left: %v", !known)
+	}
+}
+
+// A resetter is reset.
+type resetter struct{ stream.Conn }
+
+func (resetter) Peer() stream.Peer { return stream.WasReset }
+
+// A write that blocks does not hold up a Copy whose source is gone.
+func TestCopyFromNobody(t *testing.T) {
+	for limit, from := range map[time.Duration]func(stream.Conn) stream.Conn{
+		2 * stuckLook:                 func(c stream.Conn) stream.Conn { return resetter{c} },
+		DefaultHalfOpen + 2*stuckLook: func(c stream.Conn) stream.Conn { return departed{c} },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			app, client := bubblePipe()
+			far, upstream := bubblePipe()
+			go app.Write([]byte("nobody reads this"))
+			begin := time.Now()
+			_, readErr, writeErr := Copy(upstream, from(client), 100, nil, new(atomic.Int64))
+			if took := time.Since(begin); writeErr == nil || took > limit {
+				t.Errorf("%v, %v after %v, want %v", readErr, writeErr, took, limit)
+			}
+			for _, c := range []io.Closer{app, client, far, upstream} {
+				c.Close()
+			}
+		})
 	}
 }

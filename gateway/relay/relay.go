@@ -195,6 +195,16 @@ func (d *direction) stuckFor() time.Duration {
 	return time.Since(d.given.begin) - time.Duration(begun)
 }
 
+// sender tells whether who has sent the bytes of d is still there. With program, the kernel
+// is asked for the program of a client on this machine, too.
+func (d *direction) sender(program bool) stream.Peer {
+	peer := d.src.Peer()
+	if s := d.src.Socket(); peer == stream.Here && program && s.Plain && owner(s.TCP) == gone {
+		return stream.Left
+	}
+	return peer
+}
+
 const (
 	// stuckLook is the pause between two looks at a pair in which a write blocks.
 	stuckLook = 2 * time.Second
@@ -232,11 +242,7 @@ func (p *pair) lookStuck() {
 			continue
 		}
 		stuck = true
-		peer := d.src.Peer()
-		if s := d.src.Socket(); peer == stream.Here && d == &p.up && s.Plain && p.looks%ownerLooks == 1 && owner(s.TCP) == gone {
-			peer = stream.Left
-		}
-		switch peer {
+		switch d.sender(d == &p.up && p.looks%ownerLooks == 1) {
 		case stream.WasReset:
 			p.reset(syscall.ECONNRESET)
 			return
@@ -541,15 +547,71 @@ type mover struct {
 
 // Copy moves n bytes from src to dst, or all bytes up to the end of src if n is negative.
 // It adds them to count and to moved while they move. It closes nothing. left is what is
-// missing of n. Where that is not 0 and there is no error, src has ended.
+// missing of n. Where that is not 0 and there is no error, src has ended. A write that
+// blocks fails when who has sent the bytes is gone; then dst can't be written to any more.
 func Copy(dst, src stream.Conn, n int64, count, moved *atomic.Int64) (left int64, readErr, writeErr error) {
 	if n == 0 {
 		return 0, nil, nil
 	}
 	d := direction{dst: dst, src: src, count: count, given: flow{begin: time.Now()}}
+	w := copyWatch{d: &d}
+	d.writes = w.begin
 	m := mover{direction: &d, moved: moved, left: n}
 	readErr, writeErr = m.move(nil)
+	w.end()
 	return m.left, readErr, writeErr
+}
+
+// A copyWatch ends a Copy whose write blocks when who has sent the bytes is gone.
+type copyWatch struct {
+	d     *direction
+	runs  atomic.Bool // the timer does
+	mu    sync.Mutex
+	timer *time.Timer
+	over  bool
+}
+
+func (w *copyWatch) begin() {
+	if w.runs.Swap(true) {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer == nil {
+		w.timer = time.AfterFunc(stuckLook, w.look)
+	} else {
+		w.timer.Reset(stuckLook)
+	}
+}
+
+func (w *copyWatch) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return
+	}
+	stuck := w.d.stuckFor()
+	if stuck >= stuckLook/2 {
+		peer := w.d.sender(stuck >= DefaultHalfOpen)
+		if peer == stream.WasReset || peer == stream.Left && stuck >= DefaultHalfOpen {
+			w.d.dst.SetWriteDeadline(time.Unix(1, 0))
+			return
+		}
+	}
+	w.runs.Store(false)
+	if w.d.begun.Load() != 0 {
+		w.runs.Store(true)
+		w.timer.Reset(stuckLook)
+	}
+}
+
+func (w *copyWatch) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
+	if w.timer != nil {
+		w.timer.Stop()
+	}
 }
 
 // Left tells whether the program at the other end of c has closed c, or has ended. False:
