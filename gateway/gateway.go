@@ -109,10 +109,11 @@ func newPolicy(cfg *config.Config) *exit.Settings {
 			DenyNets:    cfg.Exit.DenyNets,
 			DenyPrivate: cfg.Exit.DenyPrivate,
 		},
-		Dial:      cfg.Limits.Dial,
-		Handshake: cfg.Limits.Handshake,
-		Users:     cfg.Exit.Users,
-		Hosts:     cfg.Exit.Hosts,
+		Dial:        cfg.Limits.Dial,
+		Handshake:   cfg.Limits.Handshake,
+		Users:       cfg.Exit.Users,
+		UserStreams: cfg.Limits.ClientStreams,
+		Hosts:       cfg.Exit.Hosts,
 	}
 }
 

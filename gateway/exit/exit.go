@@ -48,6 +48,8 @@ type Settings struct {
 	Handshake time.Duration
 	// Users maps names to passwords, or to bcrypt hashes of them. Empty: nobody is asked.
 	Users map[string]string
+	// UserStreams is how many connections each of them may have; 0: any number.
+	UserStreams int
 	// Hosts has the addresses of names that are not looked up. The names are in their
 	// canonical form. The policy holds for these addresses as for all others.
 	Hosts map[string][]netip.Addr
@@ -60,6 +62,7 @@ type Exit struct {
 	log      *slog.Logger
 	book     *outcome.Book
 	guard    *credentials.Guard
+	users    users
 	// isLocal tells whether an address is one of this machine's.
 	isLocal func(netip.Addr) (bool, error)
 	// source is the address that the system would use towards another one.

@@ -21,7 +21,7 @@ import (
 // until the relay has ended.
 func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, client string, place Place, o relay.Options) (then func()) {
 	set := e.settings()
-	s := &session{exit: e, conn: c, client: client, set: set, ctx: ctx, place: place}
+	s := &session{exit: e, conn: c, client: client, set: set, ctx: ctx, place: &taken{place}}
 	if set.Handshake > 0 {
 		s.due = time.Now().Add(set.Handshake)
 		c.SetReadDeadline(s.due)
@@ -48,12 +48,12 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, client string, plac
 	if !s.hs.Granted || !live {
 		upstream.Reset()
 		c.Reset()
-		place.Release()
+		s.place.Release()
 		return nil
 	}
 	o.Early = s.hs.Early
 	return func() {
-		defer place.Release()
+		defer s.place.Release()
 		if err := relay.Run(ctx, c, upstream, o); err != nil {
 			// The error's text has addresses in it, which no log is to have.
 			e.log.Debug("exit: connection ended", "reason", answer.Of(err))
@@ -77,6 +77,9 @@ func (e *Exit) Busy() []byte {
 // past is a deadline that ends whatever waits.
 var past = time.Unix(1, 0)
 
+// A taken place is that of one session. It becomes one of a user's when the user is known.
+type taken struct{ Place }
+
 // watchAfter is how old a dial is when the watch for its client begins. Most dials are
 // done by then, and need none.
 const watchAfter = time.Second
@@ -92,7 +95,7 @@ type session struct {
 	hs     socks.Session
 
 	asked bool // there was a request for a destination
-	place Place
+	place *taken
 }
 
 func (s *session) valid(user, password string) bool {
@@ -107,6 +110,8 @@ func (s *session) valid(user, password string) bool {
 	}
 	if !ok {
 		s.exit.book.Add(outcome.ExitBadCredentials, outcome.By())
+	} else if s.set.UserStreams > 0 {
+		s.place.Place = userPlace{&s.exit.users, user, s.set.UserStreams, s.place.Place}
 	}
 	return ok
 }

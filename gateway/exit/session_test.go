@@ -198,7 +198,7 @@ func TestPlaces(t *testing.T) {
 		client, server := testkit.TCPPair(t)
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			if then := e.ServeConn(t.Context(), stream.From(server), p, relay.Options{}); then != nil {
+			if then := e.ServeConn(t.Context(), stream.From(server), "", p, relay.Options{}); then != nil {
 				then()
 			}
 		})
@@ -213,6 +213,41 @@ func TestPlaces(t *testing.T) {
 			t.Errorf("%s: asked for a place %d times, want %d; %d are not given back", c.name, p.asked, c.asked, p.taken)
 		}
 	}
+}
+
+// One user leaves places for the others.
+func TestPlacesOfUsers(t *testing.T) {
+	echo := leadsTo(t, func(c *net.TCPConn) { io.Copy(c, c) })
+	e := newExit(&Settings{Users: map[string]string{"ann": "a", "bob": "b"}, UserStreams: 2}, nil, echo)
+	p := &places{left: 100}
+	var wg sync.WaitGroup
+	open := func(user, password, want string) (c *net.TCPConn) {
+		t.Helper()
+		client, server := testkit.TCPPair(t)
+		wg.Go(func() {
+			if then := e.ServeConn(t.Context(), stream.From(server), "", p, relay.Options{}); then != nil {
+				then()
+			}
+		})
+		io.WriteString(client, "\x05\x01\x02\x01\x03"+user+"\x01"+password+v4)
+		got := make([]byte, len(want))
+		if io.ReadFull(client, got); string(got) != want {
+			t.Errorf("%s: %q, want %q", user, got, want)
+		}
+		return client
+	}
+	granted := "\x05\x02\x01\x00" + success[2:]
+	refused := "\x05\x02\x01\x00" + reply(1)
+	all := []*net.TCPConn{open("ann", "a", granted), open("ann", "a", granted), open("ann", "a", refused), open("bob", "b", granted), open("ann", "x", "\x05\x02\x01\x01")}
+	for _, c := range all {
+		c.Close()
+	}
+	wg.Wait()
+	if p.taken != 0 || len(e.users.count) != 0 {
+		t.Errorf("%d places are not given back, %v", p.taken, e.users.count)
+	}
+	open("ann", "a", granted).Close()
+	wg.Wait()
 }
 
 // Every reason reaches the client as its code, whatever words are in the error.

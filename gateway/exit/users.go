@@ -1,0 +1,43 @@
+package exit
+
+import "sync"
+
+// users counts the places of each user, so that one leaves room for the others.
+type users struct {
+	mu    sync.Mutex
+	count map[string]int
+}
+
+// A userPlace is a place among those of a user, and one of place.
+type userPlace struct {
+	users *users
+	user  string
+	most  int
+	place Place
+}
+
+// Acquire implements Place.
+func (p userPlace) Acquire() bool {
+	u := p.users
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.count[p.user] >= p.most || !p.place.Acquire() {
+		return false
+	}
+	if u.count == nil {
+		u.count = map[string]int{}
+	}
+	u.count[p.user]++
+	return true
+}
+
+// Release implements Place.
+func (p userPlace) Release() {
+	u := p.users
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.count[p.user]--; u.count[p.user] == 0 {
+		delete(u.count, p.user)
+	}
+	p.place.Release()
+}
