@@ -16,7 +16,7 @@ import (
 
 const (
 	// most and least are how much garbage there may be, in percent of the live heap.
-	most, least = 400, 100
+	most, least = 400, 50
 	// garbage is how much there may be between these two.
 	garbage = 64 << 20
 	// A process that has less than this from the system gives nothing back.

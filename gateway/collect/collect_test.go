@@ -3,7 +3,7 @@ package collect
 import "testing"
 
 func TestPercent(t *testing.T) {
-	for live, want := range map[uint64]int{0: most, 4 << 20: most, 16 << 20: most, 32 << 20: 200, 64 << 20: least, 1 << 40: least} {
+	for live, want := range map[uint64]int{0: most, 4 << 20: most, 16 << 20: most, 32 << 20: 200, 64 << 20: 100, 128 << 20: least, 1 << 40: least} {
 		if got := percent(live); got != want {
 			t.Errorf("%d bytes live: %d percent, want %d", live, got, want)
 		}
