@@ -383,6 +383,8 @@ func (s *sim) setup() {
 	side := func(name string, client bool) *simSide {
 		x := &simSide{sim: s, name: name, streams: map[uint64]*simStream{}}
 		x.end = newEnd(new(sync.Mutex), client, x, NewMemory(), s.resume, limit, maxStreams)
+		x.memory.used.Add(simOthers)
+		x.memory.Limit(2*simOthers, 0)
 		x.ackEvery, x.window, x.start = ack, window, start
 		return x
 	}
@@ -911,7 +913,7 @@ func (s *sim) end() {
 // settle ends all faults, and lets everything happen that still has to.
 func (s *sim) settle() {
 	for _, x := range []*simSide{s.gateway, s.server} {
-		x.memory.Limit(0, 0)
+		x.memory.Limit(2*simOthers, 0)
 	}
 	s.settling = true
 	s.tracef("settle")
@@ -1052,19 +1054,23 @@ func (x *simSide) check() {
 			s.fail("%s: stream %d uses %d bytes, has %d and %d", x.name, y.id, y.uses, y.queue.size, y.early)
 		}
 	}
-	if uses != x.uses.Load() || uses != x.memory.Used() {
-		s.fail("%s: %d bytes of memory are used, it says %d and %d", x.name, uses, x.uses.Load(), x.memory.Used())
+	if used := x.memory.Used() - simOthers; uses != x.uses.Load() || uses != used {
+		s.fail("%s: %d bytes of memory are used, it says %d and %d", x.name, uses, x.uses.Load(), used)
 	}
 }
 
-// squeeze leaves so much memory that windows change, and no stream is reset.
+// simOthers is how much memory other sessions use. It is so much that no stream of this one
+// is reset.
+const simOthers = 1 << 30
+
+// squeeze leaves so much memory that windows change.
 func (s *sim) squeeze() {
 	if !s.tight {
 		return
 	}
 	for _, x := range []*simSide{s.gateway, s.server} {
-		free := int64(256<<10) << s.IntN(6)
-		x.memory.Limit(x.memory.Used()+free, 0)
+		free := int64(1<<10) << s.IntN(14)
+		x.memory.Limit(x.memory.Used()+free-(4<<10), 0)
 	}
 }
 
