@@ -208,8 +208,8 @@ func (d *direction) sender(program bool) stream.Peer {
 const (
 	// stuckLook is the pause between two looks at a pair in which a write blocks.
 	stuckLook = 2 * time.Second
-	// Only each such look asks the kernel for the owner of the client's connection.
-	ownerLooks = 16
+	// Only each second look asks the kernel for the owner of the client's connection.
+	ownerLooks = 2
 )
 
 // writes sees to it that somebody looks whether the write that begins ever ends.

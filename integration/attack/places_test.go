@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 )
 
 // A client uploads to a destination that does not read, leaves, and comes again.
@@ -33,7 +34,7 @@ func TestUploadAndLeave(t *testing.T) {
 func TestKilledUpload(t *testing.T) {
 	for name, reset := range map[string]bool{"reset": true, "closed": false} {
 		t.Run(name, func(t *testing.T) {
-			const limits = "[limits]\nhalf_open = \"3s\"\n"
+			const limits = "[limits]\nhalf_open = \"2s\"\n"
 			server, bridge := startServer(t, limits)
 			gateway := startGateway(t, bridge, limits)
 			by := newBystander(t, gateway.listens(0))
@@ -67,8 +68,8 @@ func TestKilledUpload(t *testing.T) {
 				c.Close()
 			}
 			wg.Wait()
-			gateway.recovers(atGateway, back+3*back/10)
-			server.recovers(atServer, back+3*back/10)
+			gateway.recovers(atGateway, back+2*time.Second)
+			server.recovers(atServer, back+2*time.Second)
 			by.served("after", 20)
 		})
 	}
