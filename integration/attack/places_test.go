@@ -17,8 +17,9 @@ func TestUploadAndLeave(t *testing.T) {
 	by := newBystander(t, gateway.listens(0))
 	o := listen(t, deaf)
 	by.served("before", 50)
+	server.forgetPeak()
 	base := server.usage()
-	for range 5 {
+	for range 3 {
 		c := attack(t, bridge, newHello())
 		if err := (flood{streams: 24, size: 16 << 10, frames: 10_000, port: o.port()}).run(c); err != nil {
 			t.Fatal(err)
