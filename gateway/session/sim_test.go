@@ -99,6 +99,7 @@ type simSide struct {
 	reason  error // with which this side has ended the session
 	streams map[uint64]*simStream
 	leaves  uint64
+	others  int64 // bytes of memory that other sessions use
 }
 
 func (x *simSide) admits() bool         { return true }
@@ -383,7 +384,8 @@ func (s *sim) setup() {
 	side := func(name string, client bool) *simSide {
 		x := &simSide{sim: s, name: name, streams: map[uint64]*simStream{}}
 		x.end = newEnd(new(sync.Mutex), client, x, NewMemory(), s.resume, limit, maxStreams)
-		x.memory.used.Add(simOthers)
+		x.others = simOthers
+		x.memory.used.Add(x.others)
 		x.memory.Limit(2*simOthers, 0)
 		x.ackEvery, x.window, x.start = ack, window, start
 		return x
@@ -1054,7 +1056,7 @@ func (x *simSide) check() {
 			s.fail("%s: stream %d uses %d bytes, has %d and %d", x.name, y.id, y.uses, y.queue.size, y.early)
 		}
 	}
-	if used := x.memory.Used() - simOthers; uses != x.uses.Load() || uses != used {
+	if used := x.memory.Used() - x.others; uses != x.uses.Load() || uses != used {
 		s.fail("%s: %d bytes of memory are used, it says %d and %d", x.name, uses, x.uses.Load(), used)
 	}
 }
