@@ -21,21 +21,20 @@ const (
 	garbage = 64 << 20
 	// A process that has less than this from the system gives nothing back.
 	small = 48 << 20
-	// pause is how often a large process looks whether it can give memory back.
-	pause = 5 * time.Second
-	// quiet is how much a process may allocate in a pause that counts as quiet.
-	quiet = 16 << 20
+	// pause is how often a large process looks whether it can give memory back. It becomes
+	// longer, up to longest, when there is none to give.
+	pause, longest = 2 * time.Second, time.Minute
+	patience       = 3 // so often in vain, before the pause becomes longer
 )
 
 // The numbers of package runtime/metrics that are needed.
 var names = []string{"/gc/heap/live:bytes", "/memory/classes/heap/objects:bytes", "/memory/classes/heap/free:bytes",
-	"/memory/classes/heap/unused:bytes", "/gc/heap/allocs:bytes", "/gc/cycles/total:gc-cycles"}
+	"/memory/classes/heap/unused:bytes", "/gc/cycles/total:gc-cycles"}
 
 // A heap is what they say.
 type heap struct {
 	live   uint64 // bytes after the last collection
 	taken  uint64 // bytes from the system
-	allocs uint64 // bytes so far
 	cycles uint64 // collections so far
 }
 
@@ -51,7 +50,7 @@ func look() (h heap) {
 		}
 		return samples[i].Value.Uint64()
 	}
-	return heap{live: value(0), taken: value(1) + value(2) + value(3), allocs: value(4), cycles: value(5)}
+	return heap{live: value(0), taken: value(1) + value(2) + value(3), cycles: value(4)}
 }
 
 // percent is how much garbage there may be beside a live heap.
@@ -61,20 +60,21 @@ func percent(live uint64) int {
 
 // A tuner sees each collection.
 type tuner struct {
+	look func() heap
 	free func() // gives memory back
 
 	mu    sync.Mutex
 	now   int // the percentage that holds
 	timer *time.Timer
-	armed bool   // the timer runs
-	last  heap   // when it ran last
-	freed uint64 // the last collection for giving memory back
+	armed bool // the timer runs
+	last  heap // when it ran last
+	vain  int  // how often in a row there was no memory to give back
 }
 
 // Start tunes the collector for as long as the process lives.
 func Start() {
 	debug.SetGCPercent(most)
-	t := &tuner{now: most, free: debug.FreeOSMemory}
+	t := &tuner{now: most, look: look, free: debug.FreeOSMemory}
 	t.await()
 }
 
@@ -106,37 +106,46 @@ func (t *tuner) arm() {
 		return
 	case t.timer == nil:
 		t.timer = time.AfterFunc(pause, func() {
-			if t.much(look()) {
+			if before := t.look(); t.much(before) {
 				t.free()
-				t.gaveBack(look())
+				t.gaveBack(before, t.look())
 			}
 		})
 	default:
-		t.timer.Reset(pause)
+		t.timer.Reset(min(pause<<min(max(t.vain-patience, 0), 10), longest))
 	}
 	t.armed = true
 }
 
-// much tells whether the process has much more memory than it needs, or has become quiet
-// since the last collection. If neither is so, it looks again later.
+// much tells whether the process may have much more memory than it needs: it has become
+// quiet, so that nothing has made the collector run for a while, or there is much garbage.
+// Otherwise it looks again later.
 func (t *tuner) much(h heap) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.armed = false
-	still := h.allocs-t.last.allocs < quiet
+	still := h.cycles == t.last.cycles
 	t.last = h
 	switch {
-	case h.taken <= small || h.cycles == t.freed:
+	case h.taken <= small:
 		return false
 	case still, h.taken > 2*h.live+garbage+small:
 		return true
 	}
+	t.vain = 0
 	t.arm()
 	return false
 }
 
-func (t *tuner) gaveBack(h heap) {
+// gaveBack notes what giving memory back has changed.
+func (t *tuner) gaveBack(before, after heap) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.freed = h.cycles
+	t.last = after
+	if t.vain++; after.taken < before.taken-before.taken/8 {
+		t.vain = 0
+	}
+	if after.taken > small {
+		t.arm()
+	}
 }

@@ -1,6 +1,11 @@
 package collect
 
-import "testing"
+import (
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
 
 func TestPercent(t *testing.T) {
 	for live, want := range map[uint64]int{0: most, 4 << 20: most, 16 << 20: most, 32 << 20: 200, 64 << 20: 100, 128 << 20: least, 1 << 40: least} {
@@ -10,31 +15,62 @@ func TestPercent(t *testing.T) {
 	}
 }
 
-// A process gives memory back when it has much more than it needs, or has become quiet; and
-// once for each time that it was busy.
+// A process gives memory back when it is quiet, or has much more than it needs. It tries
+// less and less often if there is none to give.
 func TestGivesBack(t *testing.T) {
-	x := &tuner{now: least}
-	look := func(h heap, want bool) {
-		t.Helper()
-		if got := x.much(h); got != want {
-			t.Errorf("%+v: %v", h, got)
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		h := heap{live: 100 << 20, taken: 200 << 20, cycles: 1}
+		freed := 0
+		x := &tuner{now: least}
+		x.look = func() heap {
+			mu.Lock()
+			defer mu.Unlock()
+			return h
 		}
-		if want {
-			x.gaveBack(h)
+		x.free = func() {
+			mu.Lock()
+			defer mu.Unlock()
+			freed++
+			h.cycles++
+			h.taken = h.live
 		}
-	}
-	look(heap{taken: small, allocs: 1 << 40, cycles: 1}, false)
-	look(heap{live: 100 << 20, taken: 200 << 20, allocs: 2 << 40, cycles: 2}, false) // busy
-	look(heap{live: 100 << 20, taken: 200 << 20, allocs: 2<<40 + 1, cycles: 2}, true)
-	look(heap{live: 100 << 20, taken: 200 << 20, allocs: 2<<40 + 2, cycles: 2}, false) // nothing has happened since
-	look(heap{live: 10 << 20, taken: 200 << 20, allocs: 3 << 40, cycles: 3}, true)
-	x.timer.Stop()
+		count := func(after time.Duration) int {
+			<-time.After(after)
+			mu.Lock()
+			defer mu.Unlock()
+			n := freed
+			freed = 0
+			return n
+		}
+		set := func(now heap) {
+			mu.Lock()
+			h = now
+			mu.Unlock()
+		}
+		x.collected(h)
+		if n := count(10 * time.Minute); n < 10 || n > 20 {
+			t.Errorf("a large process that is quiet has given memory back %d times", n)
+		}
+		set(heap{live: 10 << 20, taken: 200 << 20, cycles: 100}) // an attack is over
+		if n := count(2 * longest); n != 1 {
+			t.Errorf("a small one has given memory back %d times", n)
+		}
+		if n := count(time.Hour); n != 0 {
+			t.Errorf("a small one has given memory back %d times more", n)
+		}
+		set(heap{live: 10 << 20, taken: small, cycles: 200})
+		x.collected(x.look())
+		if n := count(time.Hour); n != 0 {
+			t.Errorf("one that has little has given memory back %d times", n)
+		}
+	})
 }
 
 // The numbers are there, and a collection is noticed.
 func TestLook(t *testing.T) {
 	h := look()
-	if h.taken == 0 || h.allocs == 0 {
+	if h.taken == 0 {
 		t.Errorf("%+v", h)
 	}
 }
