@@ -12,6 +12,7 @@ package attack
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -19,6 +20,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -430,6 +432,19 @@ func echo(c net.Conn) {
 	c.Close()
 }
 
+// deaf does not read and does not write.
+func deaf(c net.Conn) { c.(*net.TCPConn).SetReadBuffer(4 << 10) }
+
+// loud writes as much as is taken.
+func loud(c net.Conn) {
+	b := make([]byte, 64<<10)
+	for {
+		if _, err := c.Write(b); err != nil {
+			return
+		}
+	}
+}
+
 // through asks the gateway at proxy for a connection to port on loopback.
 func through(proxy string, port uint16, limit time.Duration) (net.Conn, error) {
 	c, err := net.DialTimeout("tcp", proxy, limit)
@@ -446,5 +461,119 @@ func through(proxy string, port uint16, limit time.Duration) (net.Conn, error) {
 	return c, nil
 }
 
+// A bystander makes one request after the other through a gateway, to an echo of its own.
+type bystander struct {
+	t      testing.TB
+	proxy  string
+	origin *origin
+	stop   chan struct{}
+	wg     sync.WaitGroup
+
+	mu   sync.Mutex
+	took []time.Duration // of the requests since the last report
+	errs []error
+}
+
 // requestLimit is how long a request of the bystander may take.
 const requestLimit = 20 * time.Second
+
+// newBystander begins to make requests through the gateway, until the test ends.
+func newBystander(t testing.TB, proxy string) *bystander {
+	b := &bystander{t: t, proxy: proxy, origin: listen(t, echo), stop: make(chan struct{})}
+	b.wg.Go(func() {
+		pause := time.NewTicker(20 * time.Millisecond)
+		defer pause.Stop()
+		for {
+			begin := time.Now()
+			err := b.request()
+			b.mu.Lock()
+			if err != nil {
+				b.errs = append(b.errs, err)
+			} else {
+				b.took = append(b.took, time.Since(begin))
+			}
+			b.mu.Unlock()
+			select {
+			case <-b.stop:
+				return
+			case <-pause.C:
+			}
+		}
+	})
+	t.Cleanup(func() {
+		close(b.stop)
+		b.wg.Wait()
+	})
+	return b
+}
+
+func (b *bystander) request() error {
+	c, err := through(b.proxy, b.origin.port(), requestLimit)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(requestLimit))
+	var out, in [8]byte
+	binary.BigEndian.PutUint64(out[:], uint64(time.Now().UnixNano()))
+	if _, err := c.Write(out[:]); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(c, in[:]); err != nil {
+		return err
+	}
+	if in != out {
+		return fmt.Errorf("%x came back for %x", in, out)
+	}
+	return nil
+}
+
+// A service is how the bystander was served in a phase.
+type service struct {
+	Good, Bad     int
+	Median, Worst time.Duration
+	Err           error // one of the errors
+}
+
+func (s service) String() string {
+	text := fmt.Sprintf("%d of %d served, median %v, slowest %v", s.Good, s.Good+s.Bad,
+		s.Median.Round(100*time.Microsecond), s.Worst.Round(100*time.Microsecond))
+	if s.Err != nil {
+		text += ": " + s.Err.Error()
+	}
+	return text
+}
+
+// report tells how the bystander was served since the last report.
+func (b *bystander) report(phase string) (s service) {
+	b.t.Helper()
+	b.mu.Lock()
+	took, errs := b.took, b.errs
+	b.took, b.errs = nil, nil
+	b.mu.Unlock()
+	s.Good, s.Bad = len(took), len(errs)
+	if slices.Sort(took); len(took) > 0 {
+		s.Median, s.Worst = took[len(took)/2], took[len(took)-1]
+	}
+	if len(errs) > 0 {
+		s.Err = errs[0]
+	}
+	b.t.Logf("bystander %s: %v", phase, s)
+	return s
+}
+
+// served reports a phase in which every request must have been served. It first waits for
+// at least n requests.
+func (b *bystander) served(phase string, n int) service {
+	b.t.Helper()
+	eventually(patience, func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return len(b.took)+len(b.errs) >= n
+	})
+	s := b.report(phase)
+	if s.Bad > 0 || s.Good < n {
+		b.t.Errorf("bystander %s: %v", phase, s)
+	}
+	return s
+}

@@ -19,6 +19,7 @@ import (
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
+	"ptgate/adapter/socks5"
 	"ptgate/gateway/carrier"
 )
 
@@ -61,6 +62,16 @@ func data(b []byte, stream, offset uint64, p []byte) []byte {
 }
 
 var loopback = netip.MustParseAddr("127.0.0.1")
+
+// request is what a stream begins with: the SOCKS5 session that asks for a port on
+// loopback.
+func request(port uint16) []byte {
+	b, err := socks5.Client{Command: socks5.Connect, Addr: socks5.Addr{IP: loopback, Port: port}}.Append(nil)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
 
 // A hello is what a client begins a carrier with.
 type hello struct {
@@ -216,6 +227,32 @@ func attack(t testing.TB, to bridge, h hello) *client {
 		t.Fatalf("the server answers %d", body[4])
 	}
 	return x
+}
+
+// discard reads and forgets what comes, until the end.
+func (c *client) discard() { io.Copy(io.Discard, c.Conn) }
+
+// confirm reads what comes, and confirms it.
+func (c *client) confirm(each func(message)) error {
+	for told := uint64(0); ; {
+		m, err := c.in.next()
+		if err != nil {
+			return err
+		}
+		if each != nil {
+			each(m)
+		}
+		if c.in.at-told > 32<<10 || m.kind == fPing {
+			told = c.in.at
+			b := frame(nil, fAck, c.hello.number, told)
+			if m.kind == fPing {
+				b = frame(b, fPong, m.numbers[0])
+			}
+			if _, err := c.Write(b); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 // A farEnd is a malicious far end, to which a gateway connects.
