@@ -13,6 +13,7 @@ package gateway
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -87,9 +88,9 @@ func (g *Gateway) newView(cfg *config.Config) *view {
 		cfg:    cfg,
 		loaded: time.Now(),
 		set:    g.manager.Apply(cfg),
-		exit:   newPolicy(cfg),
+		exit:   g.newPolicy(cfg),
 		front: &inbound.Settings{
-			Dialer:    &router{&g.view},
+			Dialer:    &router{&g.view, g.exit},
 			Allow:     cfg.Listen.Allow,
 			Owners:    cfg.Listen.Owners,
 			Users:     cfg.Listen.Users,
@@ -101,7 +102,7 @@ func (g *Gateway) newView(cfg *config.Config) *view {
 	}
 }
 
-func newPolicy(cfg *config.Config) *exit.Settings {
+func (g *Gateway) newPolicy(cfg *config.Config) *exit.Settings {
 	return &exit.Settings{
 		Policy: exit.Policy{
 			Allow:       cfg.Exit.Allow,
@@ -114,6 +115,7 @@ func newPolicy(cfg *config.Config) *exit.Settings {
 		Users:       cfg.Exit.Users,
 		UserStreams: cfg.Limits.ClientStreams,
 		Hosts:       cfg.Exit.Hosts,
+		Own:         func() []netip.AddrPort { return g.view.Load().own },
 	}
 }
 

@@ -283,7 +283,7 @@ func TestHalfCloseAndReset(t *testing.T) {
 		c.SetLinger(0)
 	})
 	_, b := far(t, "")
-	direct := strings.Replace(fmt.Sprintf(nearEnd, b), `via = "far"`, `via = "direct"`, 1)
+	direct := strings.Replace(fmt.Sprintf(nearEnd, b), `via = "far"`, "via = \"direct\"\nprivate = true", 1)
 	for name, text := range map[string]string{"exit": fmt.Sprintf(nearEnd, b), "direct": direct} {
 		t.Run(name, func(t *testing.T) {
 			near := start(t, "client", text)
@@ -481,7 +481,7 @@ func freeAddr(t testing.TB) string {
 func BenchmarkIdle(b *testing.B) {
 	_, br := far(b, "")
 	text := fmt.Sprintf(nearEnd, br)
-	direct := strings.Replace(text, `via = "far"`, `via = "direct"`, 1)
+	direct := strings.Replace(text, `via = "far"`, "via = \"direct\"\nprivate = true", 1)
 	for name, text := range map[string]string{"exit": text, "direct": direct} {
 		b.Run(name, func(b *testing.B) {
 			near := start(b, "client", text)

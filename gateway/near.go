@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync/atomic"
+	"syscall"
 	"time"
 
+	"ptgate/adapter/builtin"
 	"ptgate/adapter/descriptors"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/bridges"
@@ -34,17 +37,43 @@ type view struct {
 	exit      *exit.Settings
 	listeners []*listener
 	servers   []*serve.Server
+	own       []netip.AddrPort // the addresses of listeners and servers
+}
+
+// addresses are those on which the listeners and servers listen, and those under which
+// clients know the servers.
+func addresses(cfg *config.Config, listeners []*listener, servers []*serve.Server) (all []netip.AddrPort) {
+	add := func(s string) {
+		if a, err := netip.ParseAddrPort(s); err == nil {
+			all = append(all, a)
+		}
+	}
+	for _, l := range listeners {
+		add(l.address())
+	}
+	for _, s := range servers {
+		add(s.Address())
+	}
+	for _, s := range cfg.Serve {
+		if row, _ := builtin.Lookup(s.Transport); !row.Placeholder {
+			add(s.Public)
+		}
+	}
+	return all
 }
 
 // A router opens what clients ask for. It follows the routes of the view at the moment
 // of the request: the client may have connected long before.
-type router struct{ view *atomic.Pointer[view] }
+type router struct {
+	view *atomic.Pointer[view]
+	exit *exit.Exit // knows which addresses are private, and which are this process's own
+}
 
 // Dial implements inbound.Dialer.
 func (r *router) Dial(ctx context.Context, t routes.Target) (stream.Conn, error) {
 	for {
 		v := r.view.Load()
-		c, err := v.open(ctx, t)
+		c, err := r.open(ctx, v, t)
 		if errors.Is(err, bridges.ErrRetired) && r.view.Load() != v && ctx.Err() == nil {
 			continue // a reload came in between
 		}
@@ -52,7 +81,7 @@ func (r *router) Dial(ctx context.Context, t routes.Target) (stream.Conn, error)
 	}
 }
 
-func (v *view) open(ctx context.Context, t routes.Target) (stream.Conn, error) {
+func (r *router) open(ctx context.Context, v *view, t routes.Target) (stream.Conn, error) {
 	m, ok := v.cfg.Table.Lookup(t)
 	if !ok {
 		return nil, answer.Errorf(answer.Blocked, "no route takes it")
@@ -62,14 +91,35 @@ func (v *view) open(ctx context.Context, t routes.Target) (stream.Conn, error) {
 	case config.ActionBlock:
 		return nil, answer.Errorf(answer.Blocked, "blocked by the route at line %d", route.Line)
 	case config.ActionDirect:
-		d := net.Dialer{Control: descriptors.Keep(descriptors.Last)}
+		d := net.Dialer{Control: r.control(v.cfg.ReachesPrivate(m))}
 		c, err := d.DialContext(ctx, "tcp", destination.Format(t))
 		if err != nil {
 			return nil, answer.New(answer.Of(err), fmt.Errorf("direct: %w", err))
 		}
 		return stream.From(c), nil
 	}
+	// A private address means another machine at the far end. A public one leads back here.
+	if exit.Public(t.Addr) {
+		if own, _ := r.exit.Own(netip.AddrPortFrom(t.Addr, t.Port)); own {
+			return nil, answer.Errorf(answer.Blocked, "it would come back to ptgate itself")
+		}
+	}
 	return v.set.Open(ctx, v.set.Route(m.Rule), t)
+}
+
+// control looks at each address before it is dialled, for a net.Dialer.
+func (r *router) control(private bool) func(network, address string, c syscall.RawConn) error {
+	keep := descriptors.Keep(descriptors.Last)
+	return func(network, address string, c syscall.RawConn) error {
+		if err := keep(network, address, c); err != nil {
+			return err
+		}
+		a, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return err
+		}
+		return r.exit.Direct(a, private)
+	}
 }
 
 // traffic relays with the idle limit of the newest configuration, and counts.

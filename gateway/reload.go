@@ -69,7 +69,7 @@ func (g *Gateway) apply(cfg *config.Config) error {
 	if cfg != old.cfg {
 		next = *g.newView(cfg)
 	}
-	next.listeners, next.servers = listeners, servers
+	next.listeners, next.servers, next.own = listeners, servers, addresses(cfg, listeners, servers)
 	g.view.Store(&next)
 	next.set.Retire()
 	for _, s := range without(old.servers, servers) {

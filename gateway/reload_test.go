@@ -133,7 +133,7 @@ func TestReloadUnderRequests(t *testing.T) {
 	}()
 	// The second variant has a password that the exit does not want: it routes
 	// nothing, and comes and goes with its bridge.
-	changed = strings.Replace(changed, "to = \"*\"\nvia = \"far\"", "to = \"never.example\"\nvia = \"far\"\n[[route]]\nto = \"*\"\nvia = \"direct\"", 1)
+	changed = strings.Replace(changed, "to = \"*\"\nvia = \"far\"", "to = \"never.example\"\nvia = \"far\"\n[[route]]\nto = \"*\"\nvia = \"direct\"\nprivate = true", 1)
 	for i := range 30 {
 		cfg := text
 		if i%2 == 0 {

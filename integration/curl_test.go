@@ -83,7 +83,7 @@ func TestCurl(t *testing.T) {
 	where := setting{netns: s.space}
 	server := run(t, "server", "[[serve]]\ntransport = \"obfs4\"\nbind = \"127.0.0.1:9001\"\n"+openExit, where)
 	run(t, "client", "[listen]\nmixed = \"127.0.0.1:1081\"\n"+lineBridge(bridgeLine(t, server), "")+everythingVia("far")+shortDrain, where)
-	run(t, "gateway", everythingVia("direct")+shortDrain, where)
+	run(t, "gateway", everythingDirect+shortDrain, where)
 	for _, way := range curlWays {
 		t.Run(way.name, func(t *testing.T) {
 			t.Parallel()

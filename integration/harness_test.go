@@ -453,6 +453,10 @@ func everythingVia(bridge string) string {
 	return "[[route]]\nto = \"*\"\nvia = \"" + bridge + "\"\n"
 }
 
+// everythingDirect is a route for all that uses no bridge. The tests' own servers are on
+// loopback.
+const everythingDirect = "[[route]]\nto = \"*\"\nvia = \"direct\"\nprivate = true\n"
+
 // openExit is an exit that reaches the tests' own servers, all on loopback.
 const openExit = "[exit]\nallow = [\"*\"]\ndeny = []\n"
 

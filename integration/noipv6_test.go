@@ -89,7 +89,7 @@ func TestNoIPv6(t *testing.T) {
 		}
 	}
 	t.Run("one IPv6 address", func(t *testing.T) {
-		b := prepare(t, "six", "[listen]\nsocks5 = \"[::1]:0\"\n"+everythingVia("direct"))
+		b := prepare(t, "six", "[listen]\nsocks5 = \"[::1]:0\"\n"+everythingDirect)
 		b.launch(none)
 		b.ended(1)
 		if log := b.log.String(); !strings.Contains(log, "[::1]:0: socket: address family not supported") {

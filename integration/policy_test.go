@@ -84,7 +84,7 @@ func TestPrivateLog(t *testing.T) {
 // TestUsers: with users, nobody gets in without a password.
 func TestUsers(t *testing.T) {
 	o := serveOrigin(t)
-	client := run(t, "client", debugLog+"[listen]\nsocks5 = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\nusers = { ann = \"p:ss wörd\", bob = \"other\" }\n"+everythingVia("direct"), setting{hosts: originHosts})
+	client := run(t, "client", debugLog+"[listen]\nsocks5 = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\nusers = { ann = \"p:ss wörd\", bob = \"other\" }\n"+everythingDirect, setting{hosts: originHosts})
 	for _, tt := range []struct {
 		user string
 		ok   bool
@@ -132,7 +132,7 @@ func TestUsers(t *testing.T) {
 // TestOpenListener: a port that others can reach needs users or allow, and allow
 // holds.
 func TestOpenListener(t *testing.T) {
-	refused := prepare(t, "refused", "[listen]\nsocks5 = \"0.0.0.0:0\"\n"+everythingVia("direct"))
+	refused := prepare(t, "refused", "[listen]\nsocks5 = \"0.0.0.0:0\"\n"+everythingDirect)
 	for _, sub := range []string{"check", "run"} {
 		stdout, stderr, code := command(t, nil, ptgate, sub, "-c", refused.file)
 		if code != 1 || !strings.Contains(stdout+stderr, "refused.toml:3: [listen]: other machines can reach this listener") {
@@ -140,7 +140,7 @@ func TestOpenListener(t *testing.T) {
 		}
 	}
 	echo := serveEcho(t)
-	b := run(t, "open", debugLog+"[listen]\nsocks5 = \"0.0.0.0:0\"\nhttp = \"0.0.0.0:0\"\nallow = [\"127.0.1.0/24\"]\n"+everythingVia("direct"), setting{})
+	b := run(t, "open", debugLog+"[listen]\nsocks5 = \"0.0.0.0:0\"\nhttp = \"0.0.0.0:0\"\nallow = [\"127.0.1.0/24\"]\n"+everythingDirect, setting{})
 	try := func(front, from string) error {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
 		c, err := d.Dial("tcp", "127.0.0.1:"+b.log.wait(t, `front=`+front+` address=\S+:(\d+)`)[1])

@@ -322,6 +322,12 @@ func (p Pattern) String() string {
 
 func (p Pattern) allPorts() bool { return p.from == 0 }
 
+// IsWide tells whether p takes destinations that it does not name: it begins with a star or
+// a dot, or is the network of all addresses.
+func (p Pattern) IsWide() bool {
+	return p.kind == kindBelow || p.kind == kindBoth || p.IsNet() && p.net.Bits() == 0
+}
+
 // IsNet tells whether p is an address or a network.
 func (p Pattern) IsNet() bool { return isNet(p.kind) }
 

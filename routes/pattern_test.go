@@ -220,3 +220,35 @@ func TestImports(t *testing.T) {
 		}
 	}
 }
+
+// Only a pattern that names its destinations is not wide.
+func TestIsWide(t *testing.T) {
+	for _, c := range []struct {
+		pattern string
+		want    bool
+	}{
+		{"*", true},
+		{"*:443", true},
+		{"*.example.com", true},
+		{".example.com", true},
+		{"0.0.0.0/0", true},
+		{"[::]/0:80", true},
+		{"::ffff:0:0/96", true},
+		{"nas.example.com", false},
+		{"localhost:8080", false},
+		{"10.0.0.0/8", false},
+		{"127.0.0.1", false},
+		{"[fd00::]/8:22", false},
+	} {
+		p, err := ParsePattern(c.pattern, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.IsWide(); got != c.want {
+			t.Errorf("%s: %t", c.pattern, got)
+		}
+	}
+	if (Pattern{}).IsWide() {
+		t.Error("the zero pattern is wide")
+	}
+}

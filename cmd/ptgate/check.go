@@ -10,6 +10,7 @@ import (
 
 	"ptgate/gateway/config"
 	"ptgate/gateway/destination"
+	"ptgate/gateway/exit"
 	"ptgate/routes"
 )
 
@@ -99,7 +100,15 @@ func explain(cfg *config.Config, arg string) (string, error) {
 	case config.ActionBlock:
 		return "blocked by " + where, nil
 	case config.ActionDirect:
-		return "direct, without any bridge, by " + where, nil
+		text := "direct, without any bridge, by " + where
+		switch {
+		case cfg.ReachesPrivate(m):
+		case t.Addr.IsValid() && !exit.Public(t.Addr):
+			return "blocked: a private address, which " + where + " does not name: name it in to, or write private = true", nil
+		default:
+			text += " (private addresses are blocked)"
+		}
+		return text, nil
 	}
 	text := "via "
 	for i, b := range r.Via {

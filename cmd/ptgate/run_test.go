@@ -45,6 +45,7 @@ socks5 = "127.0.0.1:0"
 [[route]]
 to = "*"
 via = "direct"
+private = true
 [limits]
 drain = "1h"
 `
@@ -127,7 +128,7 @@ func TestRunSignals(t *testing.T) {
 	self(syscall.SIGHUP)
 	log.await(t, "ptgate.toml:10: [limits]: unknown key")
 	log.await(t, "the running configuration stays")
-	write(strings.Replace(direct, `"direct"`, `"block"`, 1))
+	write(strings.Replace(direct, "\"direct\"\nprivate = true", `"block"`, 1))
 	for { // it may be listening and not quite ready
 		self(syscall.SIGHUP)
 		if strings.Contains(log.await(t, "reload"), "msg=reloaded") {

@@ -70,7 +70,8 @@ var table = [...]row{
 	Blocked: {"blocked", 0x02, rejected4, http.StatusForbidden, "destination_ip_prohibited",
 		"The exit at the far end refuses that destination, or no route of this gateway leads there; `ptgate explain NAME` tells which. " +
 			"If it names a bridge, the refusal comes from [exit] in the server's configuration, which by default keeps clients from the server itself and from private networks. " +
-			"If not, add or change a [[route]] in the gateway's."},
+			"If it says direct, the address is a private one, which that route has to name, or to allow with private = true. " +
+			"Otherwise add or change a [[route]] in the gateway's."},
 	Refused: {"refused", 0x05, rejected4, http.StatusBadGateway, "connection_refused",
 		"The destination refused the connection: it is up, but nothing listens on that port."},
 	Unreachable: {"unreachable", 0x04, rejected4, http.StatusBadGateway, "destination_ip_unroutable",

@@ -134,8 +134,15 @@ type Route struct {
 	Action  Action
 	Via     []*Bridge // with ActionBridges, at least one
 	Pick    Pick
+	Private bool     // with ActionDirect: private addresses, too, whatever the pattern is
 	Line    int      // of its [[route]]
 	Sources []Source // where the patterns are written; Config.Where reads it
+}
+
+// ReachesPrivate tells whether the route of a match of c.Table, which says direct, may lead
+// to addresses that are not public: it says so, or its pattern names the destination.
+func (c *Config) ReachesPrivate(m routes.Match) bool {
+	return c.Routes[m.Rule].Private || !c.Table.Pattern(m).IsWide()
 }
 
 // A Source is a file with patterns of a route.

@@ -160,7 +160,7 @@ func TestEverything(t *testing.T) {
 			{Via: []*Bridge{tokyo, paris, oslo}, Pick: PickSpread, Line: 42, Sources: []Source{{File: file, Runs: []Run{{0, 43}}}}},
 			{Via: []*Bridge{inline}, Pick: PickFirst, Line: 47, Sources: []Source{{File: file, Runs: []Run{{0, 48}}}}},
 			{Action: ActionBlock, Pick: PickFirst, Line: 54, Sources: []Source{{File: file, Runs: []Run{{0, 55}}}, {File: list, Runs: []Run{{1, 3}, {4, 7}}, PerLine: true}}},
-			{Action: ActionDirect, Pick: PickFirst, Line: 59, Sources: []Source{{File: file, Runs: []Run{{0, 60}}}}},
+			{Action: ActionDirect, Pick: PickFirst, Private: true, Line: 59, Sources: []Source{{File: file, Runs: []Run{{0, 60}}}}},
 			{Via: []*Bridge{rome}, Pick: PickFirst, Line: 63, Sources: []Source{{File: file, Runs: []Run{{0, 64}}}}},
 		},
 		Serve: []*Serve{

@@ -34,6 +34,9 @@ func (l *loading) routeTables(cfg *Config, tables []*table) {
 		l.patterns(t, r, i, &b)
 		complete[i] = !HasError(l.problems[before:])
 		l.via(cfg, t, r, i)
+		if r.Private = t.boolean("private", false); t.has("private") && r.Action != ActionDirect {
+			t.fail(t.lineOf("private"), "private is for via = \"direct\": leave it out")
+		}
 		for _, bridge := range r.Via {
 			used[bridge] = true
 		}

@@ -97,6 +97,7 @@ func (e *Exit) dial(ctx context.Context, t routes.Target, place Place) (c net.Co
 type finding struct {
 	allowed []netip.AddrPort // may be dialled
 	denied  bool             // the policy denies some addresses
+	own     bool             // this process listens on some
 	err     error            // why it is not known whether more addresses are allowed
 }
 
@@ -105,9 +106,16 @@ type finding struct {
 func (e *Exit) sift(p *Policy, addrs []netip.Addr, port uint16) (f finding) {
 	for _, a := range addrs {
 		a = a.Unmap()
-		switch ok, err := e.may(p, a, port); {
+		ok, err := e.may(p, a, port)
+		own := false
+		if ok && err == nil {
+			own, err = e.Own(netip.AddrPortFrom(a, port))
+		}
+		switch {
 		case err != nil:
 			f.err = fmt.Errorf("exit: %w", err)
+		case own:
+			f.own = true
 		case ok:
 			f.allowed = append(f.allowed, netip.AddrPortFrom(a, port))
 		default:
@@ -119,7 +127,7 @@ func (e *Exit) sift(p *Policy, addrs []netip.Addr, port uint16) (f finding) {
 
 func (f *finding) add(g finding) {
 	f.allowed = append(f.allowed, g.allowed...)
-	f.denied = f.denied || g.denied
+	f.denied, f.own = f.denied || g.denied, f.own || g.own
 	if f.err == nil {
 		f.err = g.err
 	}
@@ -133,6 +141,8 @@ func (e *Exit) dialAddrs(ctx context.Context, f finding) (net.Conn, error) {
 	case f.err != nil:
 		// A client takes Blocked and NotFound as final, and this may change.
 		return nil, failed(f.err)
+	case f.own:
+		return nil, answer.Errorf(answer.Blocked, "exit: it would come back to ptgate itself")
 	case f.denied:
 		return nil, answer.Errorf(answer.Blocked, "exit: address denied by [exit] deny")
 	}

@@ -53,6 +53,9 @@ type Settings struct {
 	// Hosts has the addresses of names that are not looked up. The names are in their
 	// canonical form. The policy holds for these addresses as for all others.
 	Hosts map[string][]netip.Addr
+	// Own gives the addresses on which this process listens. They are never dialled,
+	// whatever the policy is. Nil: there are none.
+	Own func() []netip.AddrPort
 }
 
 // An Exit opens connections. Its methods may be called from any goroutine.

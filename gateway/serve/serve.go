@@ -181,6 +181,9 @@ func (s *Server) PT() supervise.Status { return s.pt.Status() }
 // Bind is the address that clients come to, as configured.
 func (s *Server) Bind() netip.AddrPort { return s.cfg.Bind }
 
+// Address is the one that clients come to. Its port is not 0.
+func (s *Server) Address() string { return s.bind() }
+
 // Sessions is how many sessions with clients there are.
 func (s *Server) Sessions() int64 {
 	if s.sessions == nil {

@@ -28,7 +28,7 @@ var proxies = []proxy{
 	{"no proxy", nil},
 	{"ptgate", func(ctx context.Context, dir, addr string) (*running, error) {
 		return startPtgate(ctx, filepath.Join(dir, "http.toml"), fmt.Sprintf(
-			"state_dir = %q\n[listen]\nsocks5 = []\nhttp = %q\n[[route]]\nto = \"*\"\nvia = \"direct\"\n", filepath.Join(dir, "d"), addr), addr)
+			"state_dir = %q\n[listen]\nsocks5 = []\nhttp = %q\n[[route]]\nto = \"*\"\nvia = \"direct\"\nprivate = true\n", filepath.Join(dir, "d"), addr), addr)
 	}},
 	{"tinyproxy", func(ctx context.Context, dir, addr string) (*running, error) {
 		_, port, _ := net.SplitHostPort(addr)

@@ -106,7 +106,7 @@ func startDirect(ctx context.Context, dir, origin string) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := startPtgate(ctx, filepath.Join(dir, "direct.toml"), fmt.Sprintf("state_dir = %q\n[listen]\nsocks5 = %q\n[[route]]\nto = \"*\"\nvia = \"direct\"\n",
+	r, err := startPtgate(ctx, filepath.Join(dir, "direct.toml"), fmt.Sprintf("state_dir = %q\n[listen]\nsocks5 = %q\n[[route]]\nto = \"*\"\nvia = \"direct\"\nprivate = true\n",
 		filepath.Join(dir, "d"), socks), socks)
 	if err != nil {
 		return nil, err
