@@ -73,6 +73,12 @@ if [ "$#" -eq 0 ]; then
 	step "staticcheck"
 	go run "$staticcheck" ./...
 	go run "$staticcheck" -tags integration ./integration/...
+	step "licences, vulnerabilities, and a release that is built twice"
+	go run ./integration/release licences
+	go run ./integration/release vulnerabilities
+	release=$(mktemp -d)
+	go run ./integration/release build "$release"
+	rm -r "$release"
 	step "unit tests, with the race detector"
 	go test -race -p 2 -timeout 8m ./...
 	if [ "$(go env GOARCH)" = amd64 ]; then
