@@ -59,12 +59,12 @@ func TestReloadSaysWhatIsWrong(t *testing.T) {
 		want       string
 		error      bool
 	}{
-		{"a key", "nonsense = 1\n", 0o600, `c.toml:10: [limits]: unknown key \"…\"`, true},
-		{"a destination", "[[route]]\nto = \"http://" + hidden + "/\"\nvia = \"direct\"\n", 0o600, `c.toml:11: route 2: to: pattern \"…\": is a URL: write its host alone`, true},
-		{"a number", "[bridge.a]\npassword = " + number + "\n", 0o600, `c.toml:11: \"…\" is out of range for int64`, true},
-		{"the TOML", "[bridge." + hidden + "\n", 0o600, `c.toml:11: expected \"…\" or \"…\" to end table name`, true},
+		{"a key", "nonsense = 1\n", 0o600, `c.toml:11: [limits]: unknown key \"…\"`, true},
+		{"a destination", "[[route]]\nto = \"http://" + hidden + "/\"\nvia = \"direct\"\n", 0o600, `c.toml:12: route 2: to: pattern \"…\": is a URL: write its host alone`, true},
+		{"a number", "[bridge.a]\npassword = " + number + "\n", 0o600, `c.toml:12: \"…\" is out of range for int64`, true},
+		{"the TOML", "[bridge." + hidden + "\n", 0o600, `c.toml:12: expected \"…\" or \"…\" to end table name`, true},
 		{"the mode", "", 0o606, "c.toml: others can write it (mode 0606)", true},
-		{"a warning", "[exit]\n", 0o600, "c.toml:10: warning: [exit]: no [[serve]] leads to the exit", false},
+		{"a warning", "[exit]\n", 0o600, "c.toml:11: warning: [exit]: no [[serve]] leads to the exit", false},
 	} {
 		for _, private := range []bool{true, false} {
 			path := filepath.Join(t.TempDir(), "c.toml")
@@ -126,7 +126,7 @@ func TestRunSignals(t *testing.T) {
 	defer client.Close()
 	write(direct + "sauce = 1\n")
 	self(syscall.SIGHUP)
-	log.await(t, "ptgate.toml:10: [limits]: unknown key")
+	log.await(t, "ptgate.toml:11: [limits]: unknown key")
 	log.await(t, "the running configuration stays")
 	write(strings.Replace(direct, "\"direct\"\nprivate = true", `"block"`, 1))
 	for { // it may be listening and not quite ready

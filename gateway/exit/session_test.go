@@ -183,7 +183,7 @@ func TestPlaces(t *testing.T) {
 		want    string
 		asked   int
 	}{
-		{"half a request", echo, hello + v4[:6], 1, "\x05\x00", 0},
+		{"half a request", echo, hello + v4[:6], 1, "\x05\x00" + reply(1), 0},
 		{"denied", echo, hello + "\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x16", 1, "\x05\x00" + reply(2), 0},
 		{"denied, and no place", echo, hello + "\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x16", 0, "\x05\x00" + reply(2), 0},
 		{"allowed", echo, hello + v4 + "x", 1, success + "x", 1},
