@@ -1,10 +1,12 @@
 // Command release checks what a release is made of, and makes one:
 //
-//	go run ./integration/release licences          the linked modules against README.md's table
-//	go run ./integration/release vulnerabilities   those of the Go vulnerability database that the code reaches
-//	go run ./integration/release build DIR         the program, built twice, and its SBOM (SPDX), into DIR
+//	go run ./integration/release licences                   the linked modules against README.md's table
+//	go run ./integration/release vulnerabilities [latest]   those of the Go vulnerability database that the code reaches
+//	go run ./integration/release build DIR                  the program, built twice, and its SBOM (SPDX), into DIR
 //
-// It needs the go command, and a module proxy or a full module cache.
+// It needs the go command, and a module proxy or a full module cache. The database is the version
+// that stands in the source, so that the answer does not depend on the day; with "latest"
+// it is the newest one. Who takes a newer version into the source finds out what it adds.
 package main
 
 import (
@@ -22,7 +24,7 @@ func main() {
 	}
 	var err error
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		err = errors.New("usage: release licences | vulnerabilities | build DIR")
+		err = errors.New("usage: release licences | vulnerabilities [latest] | build DIR")
 	} else {
 		err = commands[os.Args[1]](os.Args[2:])
 	}

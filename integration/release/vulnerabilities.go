@@ -15,7 +15,12 @@ const (
 	govulncheck = "golang.org/x/vuln/cmd/govulncheck@v1.9.0"
 	// database is the module that vuln.go.dev is made from. It comes through the module
 	// proxy, so the check works where that host can't be reached.
-	database = "golang.org/x/vulndb@latest"
+	database = "golang.org/x/vulndb"
+	// checked is the version of the database that the check uses if it is not told
+	// another one: what it says changes with the source only, and not with the day.
+	checked = "v0.0.0-20261105234957-e22db6528018"
+	// checkedSum is go.sum's of that version.
+	checkedSum = "h1:mfngRv0Yoh0VApsXKEN82CjD99kl7mtparN3bs3JnqI="
 )
 
 // accepted are vulnerabilities in modules that the program reaches and that do no harm in
@@ -76,15 +81,26 @@ func reached(in io.Reader) (map[string]*report, error) {
 }
 
 // vulnerabilities fails if the program reaches a vulnerability of a module. What is in the
-// standard library is told only: which Go builds a release is not said here.
-func vulnerabilities([]string) error {
-	out, err := run(nil, "go", "mod", "download", "-json", database)
+// standard library is told only: which Go builds a release is not said here. The argument
+// "latest" asks for the newest database.
+func vulnerabilities(args []string) error {
+	version := checked
+	switch {
+	case len(args) == 1 && args[0] == "latest":
+		version = args[0]
+	case len(args) > 0:
+		return errors.New("usage: release vulnerabilities [latest]")
+	}
+	out, err := run(nil, "go", "mod", "download", "-json", database+"@"+version)
 	if err != nil {
 		return err
 	}
-	var module struct{ Dir, Version string }
+	var module struct{ Dir, Version, Sum string }
 	if err := json.Unmarshal([]byte(out), &module); err != nil {
 		return err
+	}
+	if version == checked && module.Sum != checkedSum {
+		return fmt.Errorf("%s@%s has the sum %s, not %s", database, version, module.Sum, checkedSum)
 	}
 	fmt.Println("database", module.Version)
 	out, err = run(nil, "go", "run", govulncheck, "-format", "json", "-db", "file://"+filepath.ToSlash(filepath.Join(module.Dir, "data", "osv")), "./...")
