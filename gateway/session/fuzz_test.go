@@ -178,8 +178,8 @@ func FuzzEnd(f *testing.F) {
 		h := newHostile(client, 2)
 		h.sim.Rand = rand.New(rand.NewPCG(seed, 0))
 		if client {
-			h.end.open()
-			h.end.open()
+			h.sim.stream(h.simSide, h.end.open())
+			h.sim.stream(h.simSide, h.end.open())
 		}
 		for len(b) > 0 && h.end.err == nil {
 			n := 1 + h.sim.IntN(min(len(b), 50))
