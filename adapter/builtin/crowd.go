@@ -27,6 +27,9 @@ type guest struct {
 	let  bool          // the guest was let go before that
 	gone chan struct{} // closed when the guest is let go
 
+	settled bool   // settle was called
+	after   func() // settle calls it
+
 	// The place in a crowd, whose mutex guards these. A guest is in one crowd at a time.
 	place  *list.Element
 	arrive uint64
@@ -37,16 +40,33 @@ func newGuest(tcp *net.TCPConn, from netip.Addr, patient bool) *guest {
 }
 
 // letGo ends the guest's handshake. If that is done, and nobody has taken the connection
-// yet, the connection is to be closed.
-func (g *guest) letGo() {
+// yet, the connection is to be closed. When the guest is settled, settled is called. A guest
+// is let go once at most.
+func (g *guest) letGo(settled func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.settled {
+		settled()
+	} else {
+		g.after = settled
+	}
 	if !g.let {
 		g.let = true
 		close(g.gone)
 		if !g.done {
 			_ = g.tcp.SetDeadline(time.Unix(1, 0))
 		}
+	}
+}
+
+// settle notes that the guest does not need its descriptor any more, or is counted for it
+// elsewhere.
+func (g *guest) settle() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.settled = true; g.after != nil {
+		g.after()
+		g.after = nil
 	}
 }
 

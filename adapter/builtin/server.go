@@ -93,8 +93,9 @@ type Listener struct {
 	path   string // webtunnel: the secret one, of its url
 
 	ready      chan Conn
-	handshakes *crowd // under way, or done and waiting for Accept
-	kept       *crowd // clients that failed
+	handshakes *crowd         // under way, or done and waiting for Accept
+	kept       *crowd         // clients that failed
+	leaving    sync.WaitGroup // guests that were let go, and are not settled; the accept loop's
 	panics     panicLog
 
 	ctx    context.Context // ends with Close
@@ -213,10 +214,21 @@ func (l *Listener) acceptLoop() {
 		return tcp, err
 	}
 	adapter.AcceptEach(l.ctx, l.log.With("transport", l.cfg.Transport), accept, func(tcp *net.TCPConn) {
-		if descriptors.Of(tcp) == descriptors.Last {
+		supply := descriptors.Of(tcp)
+		if supply == descriptors.Last {
 			l.shed()
 		}
-		l.wg.Go(func() { l.serve(tcp) })
+		g := newGuest(tcp, addrPort(tcp.RemoteAddr()).Addr(), l.row.delays)
+		if out, _ := l.handshakes.enter(g); out != nil {
+			l.leaving.Add(1)
+			out.letGo(l.leaving.Done)
+		}
+		l.wg.Go(func() { l.serve(g) })
+		if supply != descriptors.Enough {
+			// A burst is accepted faster than those leave whose places it takes. They
+			// wait for no peer.
+			l.leaving.Wait()
+		}
 	})
 }
 
@@ -233,11 +245,7 @@ func (l *Listener) shed() {
 }
 
 // serve does one client's handshake and hands the connection to Accept.
-func (l *Listener) serve(tcp *net.TCPConn) {
-	g := newGuest(tcp, addrPort(tcp.RemoteAddr()).Addr(), l.row.delays)
-	if out, _ := l.handshakes.enter(g); out != nil {
-		out.letGo()
-	}
+func (l *Listener) serve(g *guest) {
 	conn, err := l.handshake(g)
 	if err != nil {
 		l.handshakes.leave(g)
@@ -245,6 +253,7 @@ func (l *Listener) serve(tcp *net.TCPConn) {
 			l.log.Debug("handshake failed", "transport", l.cfg.Transport, "error", adapter.WithoutAddresses(err))
 		}
 		if g.until.IsZero() {
+			g.settle()
 			l.left()
 			return
 		}
@@ -256,6 +265,7 @@ func (l *Listener) serve(tcp *net.TCPConn) {
 		return
 	}
 	defer l.handshakes.leave(g)
+	g.settle()
 	select {
 	case l.ready <- conn:
 	case <-g.gone:
@@ -306,6 +316,7 @@ func (l *Listener) keep(g *guest) {
 	if out != nil {
 		_ = out.tcp.Close()
 	}
+	g.settle()
 	if !ok || g.tcp.SetDeadline(g.until) != nil {
 		return
 	}

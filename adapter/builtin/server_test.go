@@ -241,7 +241,7 @@ func TestLetGoTooLate(t *testing.T) {
 	defer a.Close()
 	defer b.Close()
 	g := newGuest(a, netip.Addr{}, true)
-	g.letGo()
+	g.letGo(func() {})
 	if _, err := a.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the handshake reads on: %v", err)
 	}
@@ -261,8 +261,31 @@ func TestLetGoTooLate(t *testing.T) {
 		t.Error("it is still let go")
 	default:
 	}
-	g.letGo()
+	g.letGo(func() {})
 	<-g.gone
+}
+
+// Who lets a guest go hears once that it is settled, whichever comes first.
+func TestSettled(t *testing.T) {
+	for _, early := range []bool{false, true} {
+		a, b := tcpPair(t)
+		defer a.Close()
+		defer b.Close()
+		g := newGuest(a, netip.Addr{}, true)
+		told := 0
+		if early {
+			g.settle()
+		}
+		g.letGo(func() { told++ })
+		if told > 0 != early {
+			t.Errorf("settled %t: told %d times", early, told)
+		}
+		g.settle()
+		g.settle()
+		if told != 1 {
+			t.Errorf("told %d times", told)
+		}
+	}
 }
 
 // Who is not let in gets no further than the handshake.
