@@ -115,7 +115,7 @@ func (g *Gateway) newPolicy(cfg *config.Config) *exit.Settings {
 		Users:       cfg.Exit.Users,
 		UserStreams: cfg.Limits.ClientStreams,
 		Hosts:       cfg.Exit.Hosts,
-		Own:         func() []netip.AddrPort { return g.view.Load().own },
+		Own:         func() []netip.AddrPort { return g.view.Load().ownAddresses() },
 	}
 }
 

@@ -52,6 +52,11 @@ private = true
 	}
 	roundTrip(t, mustAsk(t, direct, hidden), 100)
 
+	// An address of one link without the link can't be reached, which is no fault of ptgate.
+	if _, err := ask(t, direct, "[fe80::1]:9"); reasonOf(err) != answer.Unreachable {
+		t.Errorf("a link-local address: %v", err)
+	}
+
 	// Plain HTTP takes the same way.
 	proxy := &url.URL{Scheme: "http", Host: direct.Addresses(inbound.HTTP)[0]}
 	web := http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy), DisableKeepAlives: true}}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -62,6 +63,17 @@ func addresses(cfg *config.Config, listeners []*listener, servers []*serve.Serve
 	return all
 }
 
+// ownAddresses gives all addresses that lead back to this process.
+func (v *view) ownAddresses() []netip.AddrPort {
+	all := slices.Clone(v.own)
+	for _, s := range v.servers {
+		if a := s.Inner(); a.IsValid() { // another one with each run of the program
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
 // A router opens what clients ask for. It follows the routes of the view at the moment
 // of the request: the client may have connected long before.
 type router struct {
@@ -94,7 +106,11 @@ func (r *router) open(ctx context.Context, v *view, t routes.Target) (stream.Con
 		d := net.Dialer{Control: r.control(v.cfg.ReachesPrivate(m))}
 		c, err := d.DialContext(ctx, "tcp", destination.Format(t))
 		if err != nil {
-			return nil, answer.New(answer.Of(err), fmt.Errorf("direct: %w", err))
+			reason := answer.Of(err)
+			if reason == answer.Internal { // such as an address of one link, without the link
+				reason = answer.Unreachable
+			}
+			return nil, answer.New(reason, fmt.Errorf("direct: %w", err))
 		}
 		return stream.From(c), nil
 	}

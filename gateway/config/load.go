@@ -486,6 +486,9 @@ func (l *loading) serveTable(t *table) *Serve {
 			t.fail(t.lineOf("forward"), "forward: %q: %s", text, reason(err))
 		} else {
 			s.Forward = destination.Format(target)
+			if leadsTo(target, s.Bind) || s.Forward == s.Public {
+				t.fail(t.lineOf("forward"), "forward: %q is the port of this [[serve]] itself: write the address of the service", text)
+			}
 		}
 	}
 	if t.integer("proxy_protocol", 0, 0, 2) != 0 {
@@ -493,6 +496,22 @@ func (l *loading) serveTable(t *table) *Serve {
 	}
 	t.done()
 	return s
+}
+
+// leadsTo tells whether t is plainly the listener at bind. Not all that leads there can be
+// told from a file.
+func leadsTo(t routes.Target, bind netip.AddrPort) bool {
+	if t.Port == 0 || t.Port != bind.Port() {
+		return false
+	}
+	here, addr := bind.Addr().Unmap(), t.Addr.Unmap()
+	switch {
+	case t.Name == "localhost":
+		return here.IsLoopback() || here.IsUnspecified()
+	case here.IsUnspecified():
+		return addr.IsLoopback() || addr.IsUnspecified()
+	}
+	return addr == here
 }
 
 // public completes s.Public: as written, else from bind unless that is a wildcard.

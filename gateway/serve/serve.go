@@ -98,8 +98,9 @@ type Server struct {
 	label  outcome.Label
 	detach []func() // they detach its numbers from the book
 
-	announced atomic.Pointer[Announced] // nil: it has not run yet
-	uncounted atomic.Bool               // the PT's connections to the service can't be counted
+	announced atomic.Pointer[Announced]   // nil: it has not run yet
+	inner     atomic.Pointer[net.TCPAddr] // nil: the transport has no program that brings its clients here
+	uncounted atomic.Bool                 // the PT's connections to the service can't be counted
 }
 
 // Key is the same for two servers only if everything that they depend on is the same.
@@ -180,6 +181,15 @@ func (s *Server) PT() supervise.Status { return s.pt.Status() }
 
 // Bind is the address that clients come to, as configured.
 func (s *Server) Bind() netip.AddrPort { return s.cfg.Bind }
+
+// Inner is where the transport's program brings its clients, on loopback. It is not valid
+// where there is no such program.
+func (s *Server) Inner() netip.AddrPort {
+	if a := s.inner.Load(); a != nil {
+		return a.AddrPort()
+	}
+	return netip.AddrPort{}
+}
 
 // Address is the one that clients come to. Its port is not 0.
 func (s *Server) Address() string { return s.bind() }

@@ -188,6 +188,9 @@ func (s *Server) launch(ctx context.Context) (transport, string, adapter.Args, e
 			return s.launch(ctx)
 		}
 	} else {
+		if a, ok := ext.Addr().(*net.TCPAddr); ok {
+			s.inner.Store(a)
+		}
 		p.accepting.Go(func() { p.accept(ext) })
 	}
 	return p, m.Addr, m.Args, nil

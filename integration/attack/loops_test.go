@@ -9,9 +9,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
+
+	"ptgate/integration/realpt"
 )
 
 // connect asks the HTTP proxy at the other end of c for a tunnel.
@@ -76,6 +80,62 @@ func TestLoopOfTunnels(t *testing.T) {
 	if !eventually(back, func() bool { return b.usage().FDs <= before+2 }) {
 		t.Errorf("%d descriptors are left of the attack; before it there were %d", b.usage().FDs, before)
 	}
+}
+
+// A client asks for each port that the process has open, also for that which a transport
+// program brings its clients to, by each name and address that leads to this machine.
+func TestLoopByEveryName(t *testing.T) {
+	addr, here := freeAddr(t), freeAddr(t)
+	b := start(t, "gateway", fmt.Sprintf("[listen]\nmixed = [%q, \"[::1]:0\", \":0\"]\nsocks5 = \"127.0.0.1:0\"\nhttp = \"0.0.0.0:0\"\n"+
+		"allow = [\"127.0.0.0/8\", \"::1\"]\n[[route]]\nto = \"*\"\nvia = \"direct\"\nprivate = true\n"+
+		"[[serve]]\ntransport = \"obfs4\"\nbind = %q\n[[serve]]\ntransport = \"obfs2\"\nbind = \"127.0.0.1:0\"\n"+
+		"[[serve]]\ntransport = \"webtunnel\"\nbind = \"[::1]:0\"\noptions = { url = \"https://www.example.com/x\" }\n"+
+		"[pt.other]\nexec = [%q]\ntransports = [\"obfs2\"]\n[exit]\ndeny = []\n", addr, here, realpt.Program(t, "obfs4proxy")))
+	out, err := exec.Command("ss", "-ltnpH").CombinedOutput()
+	if err != nil {
+		t.Fatalf("ss: %v\n%s", err, out)
+	}
+	ports := map[string]bool{}
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Fields(line); strings.Contains(line, fmt.Sprintf("pid=%d,", b.cmd.Process.Pid)) {
+			ports[f[3][strings.LastIndexByte(f[3], ':')+1:]] = true
+		}
+	}
+	if len(ports) < 8 { // five for programs, two for clients, one for those of the other program
+		t.Fatalf("only %d ports are found:\n%s", len(ports), out)
+	}
+	hosts := []string{"127.0.0.1", "localhost", "LOCALHOST.", "0.0.0.0", "127.0.0.2", "127.1", "2130706433", "0x7f000001",
+		"[::1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:0:127.0.0.1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]"}
+	if name, err := os.Hostname(); err == nil {
+		hosts = append(hosts, name)
+	}
+	addrs, _ := net.InterfaceAddrs()
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok {
+			hosts = append(hosts, strings.TrimSuffix(net.JoinHostPort(n.IP.String(), ""), ":"))
+		}
+	}
+	for port := range ports {
+		refused := 0
+		for _, host := range hosts {
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			status, err := connect(c, host+":"+port)
+			c.Close()
+			if err != nil || status < 400 {
+				t.Errorf("CONNECT %s:%s: %d, %v", host, port, status, err)
+			}
+			if status == http.StatusForbidden {
+				refused++
+			}
+		}
+		if refused == 0 {
+			t.Errorf("port %s is refused by no name", port)
+		}
+	}
+	t.Logf("%d ports by %d names and addresses", len(ports), len(hosts))
 }
 
 // A web page asks the proxy of its reader's browser for services of the machine, by all the
