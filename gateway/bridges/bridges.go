@@ -58,6 +58,15 @@ type Manager struct {
 // failures and recoveries of bridges. The caller calls Close.
 func NewManager(exe string, book *outcome.Book, log *slog.Logger) *Manager {
 	m := &Manager{memory: session.NewMemory(), log: log, book: book, exe: exe, startPT: startClient, pts: map[string]*program{}, retired: map[*Bridge]struct{}{}}
+	m.memory.Reset = func(gateway bool, streams int) {
+		end := "server"
+		if gateway {
+			end = "gateway"
+		}
+		for range streams {
+			book.Add(outcome.MemoryReset, outcome.By(end))
+		}
+	}
 	m.boxes.log = log
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	m.spawn(m.maintain)

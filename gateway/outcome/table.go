@@ -66,6 +66,9 @@ const (
 	ExitBadCredentials
 	ExitRefused
 
+	// Both ends.
+	MemoryReset
+
 	outcomes
 )
 
@@ -79,6 +82,7 @@ const (
 	pt       = "pt"       // the name of the program
 	serve    = "serve"    // the transport of a [[serve]]
 	port     = "port"     // its port
+	end      = "end"      // gateway, server
 )
 
 // A Row describes an outcome.
@@ -228,6 +232,11 @@ var table = [outcomes]Row{
 	ExitRefused: {Name: "exit_refused", Labels: []string{reason},
 		Help:    "Requests that the exit refused, or whose destination could not be opened.",
 		Message: "exit: refused", Level: slog.LevelDebug, AtWill: true},
+
+	MemoryReset: {Name: "memory_reset", Labels: []string{end},
+		Help:    "Connections that were reset because too many bytes waited: see limits.memory and limits.client_memory.",
+		Message: "connection reset: too many bytes wait, and limits.memory or limits.client_memory is used up",
+		Level:   slog.LevelWarn, AtWill: true},
 }
 
 // Rows lists the table. Its index is the Outcome.

@@ -195,6 +195,9 @@ func TestHostileFloodsOfManySessions(t *testing.T) {
 	h.peer = new(peer)
 	const used = DefaultShare + DefaultShare/floodPart
 	h.peer.used.Store(used)
+	h.frames(frame{kind: frameData, id: 0, n: 1})
+	told := 0
+	h.memory.Reset = func(_ bool, streams int) { told += streams }
 	ping := frame{kind: framePing, id: 1 << 63}
 	for h.held < leastKept-100 {
 		if h.frames(ping); h.err != nil {
@@ -206,6 +209,9 @@ func TestHostileFloodsOfManySessions(t *testing.T) {
 	}
 	if !errors.Is(h.err, errFrame) {
 		t.Errorf("%v, with %d bytes", h.err, h.held)
+	}
+	if told != 1 {
+		t.Errorf("it is told of %d resets", told)
 	}
 	if n := h.peer.used.Load(); n != used {
 		t.Errorf("%d bytes are counted after it has ended", n)
@@ -527,6 +533,13 @@ func TestHostileFillsMemory(t *testing.T) {
 	for name, peers := range map[string]bool{"a client": true, "the process": false} {
 		hog, other := newHostile(false, 2), newHostile(false, 2)
 		m := NewMemory()
+		told := 0
+		m.Reset = func(gateway bool, streams int) {
+			if gateway {
+				t.Errorf("%s: a stream was reset at the gateway", name)
+			}
+			told += streams
+		}
 		if m.Limit(limit, 0); peers {
 			m.Limit(10*limit, limit)
 			p := new(peer)
@@ -565,6 +578,9 @@ func TestHostileFillsMemory(t *testing.T) {
 		}
 		if small != 500 || large == 0 || large > limit/startWindow {
 			t.Errorf("%s: %d small streams and %d large ones are left", name, small, large)
+		}
+		if told != 200-large {
+			t.Errorf("%s: it is told of %d resets, not of %d", name, told, 200-large)
 		}
 		for _, h := range []*hostile{hog, other} {
 			h.fail(errClosed)

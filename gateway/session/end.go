@@ -804,6 +804,9 @@ func (e *end) take(l *lane, p []byte) {
 			err = e.frame(l, f, data)
 		}
 		if err == nil && e.floods() {
+			if e.free() < 0 {
+				e.wereReset(len(e.streams))
+			}
 			err = broken("it makes this side keep too much, and confirms nothing")
 		}
 		if err != nil {

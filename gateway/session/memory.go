@@ -18,6 +18,11 @@ import (
 // got before, and nobody reads, streams of the session that holds much are reset: those
 // first that hold most.
 type Memory struct {
+	// Reset is called when so many streams are reset because too much is held. gateway says
+	// at which end. Session locks are held: it must not wait. It is set before the Memory is
+	// used; nil: it is not called.
+	Reset func(gateway bool, streams int)
+
 	limit, share atomic.Int64
 
 	used     atomic.Int64 // bytes of memory
@@ -170,12 +175,13 @@ func (e *end) cull() {
 		}
 	}
 	slices.SortFunc(all, func(a, b held) int { return cmp.Or(cmp.Compare(b.n, a.n), cmp.Compare(a.s.id, b.s.id)) })
-	freed := int64(0)
+	freed, n := int64(0), 0
 	for _, x := range all {
 		if freed > over+limit/64 || e.uses.Load() <= may {
 			break
 		}
 		freed += x.n
+		n++
 		if e.ended[x.s.id] == x.s {
 			delete(e.ended, x.s.id)
 			x.s.in.Lock()
@@ -184,6 +190,14 @@ func (e *end) cull() {
 			continue
 		}
 		e.breakStream(x.s.id, errMemory)
+	}
+	e.wereReset(n)
+}
+
+// wereReset tells of streams that are reset because too much is held.
+func (e *end) wereReset(n int) {
+	if n > 0 && e.memory.Reset != nil {
+		e.memory.Reset(e.client, n)
 	}
 }
 
