@@ -23,6 +23,7 @@ import (
 	"ptgate/gateway/exit"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/outcome"
+	"ptgate/gateway/relay"
 	"ptgate/gateway/serve"
 	"ptgate/gateway/session"
 )
@@ -40,6 +41,7 @@ type Gateway struct {
 	front    *inbound.Server
 	traffic  traffic
 	limit    *inbound.Limiter
+	halves   *relay.Halves
 	exit     *exit.Exit
 	sessions atomic.Pointer[session.Server] // nil: nothing was served yet
 
@@ -70,7 +72,9 @@ func New(cfg *config.Config, exe string, log *slog.Logger) *Gateway {
 		ready:   make(chan struct{}),
 		failed:  make(chan error, 1),
 	}
-	g.traffic = newTraffic(&g.view, g.book, log)
+	g.halves = relay.NewHalves(func() { book.Add(outcome.MadeRoom, outcome.By()) })
+	g.limit.Spare = func() bool { return g.halves.End("") }
+	g.traffic = newTraffic(&g.view, g.halves, g.book, log)
 	g.front = inbound.New(inbound.Config{
 		Settings: func() *inbound.Settings { return g.view.Load().front },
 		Relay:    g.traffic.relay,

@@ -141,13 +141,14 @@ func (r *router) control(private bool) func(network, address string, c syscall.R
 // traffic relays with the idle limit of the newest configuration, and counts.
 type traffic struct {
 	view     *atomic.Pointer[view]
+	halves   *relay.Halves
 	log      *slog.Logger
 	up, down *atomic.Int64
 	active   *atomic.Int64 // pairs
 }
 
-func newTraffic(v *atomic.Pointer[view], book *outcome.Book, log *slog.Logger) traffic {
-	return traffic{view: v, log: log, up: book.Counter(outcome.Up, outcome.By()),
+func newTraffic(v *atomic.Pointer[view], halves *relay.Halves, book *outcome.Book, log *slog.Logger) traffic {
+	return traffic{view: v, halves: halves, log: log, up: book.Counter(outcome.Up, outcome.By()),
 		down: book.Counter(outcome.Down, outcome.By()), active: book.Counter(outcome.Relays, outcome.By())}
 }
 
@@ -162,6 +163,7 @@ func (j *traffic) relay(ctx context.Context, client, upstream stream.Conn, early
 		HalfOpen: limits.HalfOpen,
 		Up:       j.up,
 		Down:     j.down,
+		Halves:   j.halves,
 	})
 	if err != nil && j.log.Enabled(ctx, slog.LevelDebug) {
 		j.log.Debug("connection reset", "reason", answer.Of(err))

@@ -108,7 +108,8 @@ func (g *Gateway) startServers(cfg *config.Config, running []*serve.Server) (all
 		}
 		g.sessions.Store(session.NewServer(key, g.manager.Memory(), func() session.ServerSettings {
 			l := &g.view.Load().cfg.Limits
-			return session.ServerSettings{Resume: l.Resume, Buffer: l.ResumeBuffer, ClientStreams: l.ClientStreams, ClientNew: l.ClientNew}
+			return session.ServerSettings{Resume: l.Resume, Buffer: l.ResumeBuffer, ClientStreams: l.ClientStreams, ClientNew: l.ClientNew,
+				Spare: func(client string) bool { return g.halves.End(serve.ClientGroup(client)) }}
 		}))
 	}
 	all = make([]*serve.Server, len(states))
@@ -177,6 +178,7 @@ func (g *Gateway) deps() serve.Deps {
 		Exit:     g.exit,
 		Book:     g.book,
 		Limit:    g.limit,
+		Halves:   g.halves,
 		Sessions: g.sessions.Load(),
 		Logger:   g.log,
 		Private:  func() bool { return g.view.Load().cfg.Log.Private },

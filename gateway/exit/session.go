@@ -21,7 +21,7 @@ import (
 // until the relay has ended.
 func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, client string, place Place, o relay.Options) (then func()) {
 	set := e.settings()
-	s := &session{exit: e, conn: c, client: client, set: set, ctx: ctx, place: &taken{place}}
+	s := &session{exit: e, conn: c, client: client, set: set, ctx: ctx, place: &taken{place}, relay: &o}
 	if set.Handshake > 0 {
 		s.due = time.Now().Add(set.Handshake)
 		c.SetReadDeadline(s.due)
@@ -94,6 +94,7 @@ type session struct {
 	due    time.Time // when the request has to be complete; zero: no limit
 	hs     socks.Session
 
+	relay *relay.Options
 	asked bool // there was a request for a destination
 	place *taken
 }
@@ -111,7 +112,8 @@ func (s *session) valid(user, password string) bool {
 	if !ok {
 		s.exit.book.Add(outcome.ExitBadCredentials, outcome.By())
 	} else if s.set.UserStreams > 0 {
-		s.place.Place = userPlace{&s.exit.users, user, s.set.UserStreams, s.place.Place}
+		s.place.Place = userPlace{&s.exit.users, user, s.set.UserStreams, s.place.Place, s.relay.Halves}
+		s.relay.Groups = append(s.relay.Groups, userGroup(user))
 	}
 	return ok
 }

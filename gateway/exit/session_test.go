@@ -250,6 +250,53 @@ func TestPlacesOfUsers(t *testing.T) {
 	wg.Wait()
 }
 
+// A user at the limit of its places gets that of a half-closed connection of its own.
+func TestUserMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var far []net.Conn
+		e := newExit(&Settings{Users: map[string]string{"ann": "a", "bob": "b"}, UserStreams: 1}, nil,
+			func(context.Context, netip.AddrPort) (net.Conn, error) {
+				near, other := net.Pipe()
+				far = append(far, other)
+				return near, nil
+			})
+		p := &places{left: 100}
+		o := relay.Options{HalfOpen: time.Hour, Halves: relay.NewHalves(nil)}
+		open := func(user string) (c net.Conn, granted bool) {
+			c, server := net.Pipe()
+			go func() {
+				if then := e.ServeConn(t.Context(), stream.From(server), "", p, o); then != nil {
+					then()
+				}
+			}()
+			go io.WriteString(c, "\x05\x01\x02\x01\x03"+user+"\x01"+user[:1]+v4)
+			got := make([]byte, 4+10)
+			io.ReadFull(c, got)
+			return c, got[5] == 0
+		}
+		for _, user := range []string{"ann", "bob"} {
+			c, _ := open(user)
+			defer c.Close()
+		}
+		far[0].Close() // that of ann is half-closed
+		<-time.After(relay.LeastSilence - time.Second)
+		for seconds, want := range []bool{false, true, false} {
+			c, granted := open("ann")
+			defer c.Close()
+			if granted != want {
+				t.Errorf("after %d seconds more: %v, want %v", seconds, granted, want)
+			}
+			<-time.After(time.Second)
+		}
+		if _, granted := open("bob"); granted {
+			t.Error("the connection of another user makes room")
+		}
+		for _, c := range far {
+			c.Close()
+		}
+	})
+}
+
 // Every reason reaches the client as its code, whatever words are in the error.
 func TestReplies(t *testing.T) {
 	for r := answer.Internal; r <= answer.BadResponse; r++ {

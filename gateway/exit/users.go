@@ -1,6 +1,10 @@
 package exit
 
-import "sync"
+import (
+	"sync"
+
+	"ptgate/gateway/relay"
+)
 
 // users counts the places of each user, so that one leaves room for the others.
 type users struct {
@@ -14,14 +18,18 @@ type userPlace struct {
 	user  string
 	most  int
 	place Place
+	// halves has the user's half-closed pairs, in the group userGroup.
+	halves *relay.Halves
 }
+
+func userGroup(user string) string { return "user " + user }
 
 // Acquire implements Place.
 func (p userPlace) Acquire() bool {
 	u := p.users
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.count[p.user] >= p.most || !p.place.Acquire() {
+	if u.count[p.user] >= p.most && !p.halves.End(userGroup(p.user)) || !p.place.Acquire() {
 		return false
 	}
 	if u.count == nil {

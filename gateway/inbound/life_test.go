@@ -203,6 +203,11 @@ func TestLimit(t *testing.T) {
 	if !limit.Acquire() || limit.Acquire() {
 		t.Error("the place was not given back, or twice")
 	}
+	spare := true
+	limit.Spare = func() bool { defer func() { spare = false }(); return spare }
+	if !limit.Acquire() || limit.Acquire() {
+		t.Error("one place is given back soon, and not one more is granted")
+	}
 	limit.SetMax(0)
 	if !limit.Acquire() {
 		t.Error("no limit, and yet refused")

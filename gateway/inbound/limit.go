@@ -5,6 +5,11 @@ import "sync/atomic"
 // A Limiter bounds how many of something there are at the same time. A nil Limiter
 // has no bound. It is safe for use by many goroutines.
 type Limiter struct {
+	// Spare is called when no place is free. It tells whether somebody gives one back soon,
+	// so that there may be one more until then. It must not wait. It is set before the
+	// Limiter is used; nil: nobody does.
+	Spare func() bool
+
 	max, n atomic.Int64
 	moved  chan struct{}
 }
@@ -25,7 +30,7 @@ func (l *Limiter) Acquire() bool {
 		return true
 	}
 	n, most := l.n.Add(1), l.max.Load()
-	if most > 0 && n > most {
+	if most > 0 && n > most && (l.Spare == nil || !l.Spare()) {
 		l.n.Add(-1)
 		return false
 	}

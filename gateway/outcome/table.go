@@ -68,6 +68,7 @@ const (
 
 	// Both ends.
 	MemoryReset
+	MadeRoom
 
 	outcomes
 )
@@ -237,6 +238,9 @@ var table = [outcomes]Row{
 		Help:    "Connections that were reset because too many bytes waited: see limits.memory and limits.client_memory.",
 		Message: "connection reset: too many bytes wait, and limits.memory or limits.client_memory is used up",
 		Level:   slog.LevelWarn, AtWill: true},
+	MadeRoom: {Name: "made_room",
+		Help:    "Half-closed connections that were silent, and were ended because others needed their places.",
+		Message: "half-closed connection ended: it was silent, and its place was needed", Level: slog.LevelInfo, AtWill: true},
 }
 
 // Rows lists the table. Its index is the Outcome.

@@ -18,6 +18,8 @@
 //	a side takes no more bytes                       as soon as what it sent had time to arrive
 //	the client's program has closed its socket       as soon as what it sent had time to arrive
 //	nothing has moved for Options.HalfOpen           then, by a reset of both sides
+//	there is no place for another pair, and this     at once, by a reset of both sides
+//	one has been silent for longest (see Halves)
 //
 // A write may block for as long as its side does not read. While it does, nobody reads from
 // the other side, so the pair looks at that side from time to time:
@@ -65,6 +67,8 @@ type Options struct {
 	Idle     time.Duration // silence that ends the pair; 0: none
 	HalfOpen time.Duration // silence that ends the pair once one direction has ended; 0: DefaultHalfOpen
 	Up, Down *atomic.Int64 // count bytes from the client and to it while they move; nil: not counted
+	Halves   *Halves       // the pair is one of them while it is half-closed; nil: it may not be ended for others
+	Groups   []string      // in which groups of Halves it is, beside ""
 }
 
 // Run relays between client and upstream. It owns both connections, and closes them before
@@ -83,6 +87,7 @@ func newPair(ctx context.Context, client, upstream stream.Conn, o Options) *pair
 	}
 	begin := time.Now()
 	p := &pair{client: client, upstream: upstream, idle: o.Idle, halfOpen: o.HalfOpen, ctx: ctx, pause: stuckLook,
+		all: o.Halves, groups: o.Groups,
 		up:   direction{dst: upstream, src: client, count: o.Up, given: flow{begin: begin}},
 		down: direction{dst: client, src: upstream, count: o.Down, given: flow{begin: begin}},
 	}
@@ -130,6 +135,11 @@ type pair struct {
 	stuck    *time.Timer   // looks for writes that block; mu guards it
 	looks    int           // how many looks in a row have found one
 	pause    time.Duration // between two looks
+
+	all       *Halves // nil: the pair is not ended for others
+	groups    []string
+	halfSince time.Time // set before the pair is in all
+	halves    []*half   // the mu of all guards it
 }
 
 // A direction moves bytes from src to dst.
@@ -390,7 +400,12 @@ func (p *pair) halfClosed() {
 	case open.discards:
 		p.leave(ended, open)
 	default:
-		p.limitSilence(p.halfOpen + ended.given.left())
+		wait := ended.given.left()
+		p.limitSilence(p.halfOpen + wait)
+		if p.all != nil && p.halfSince.IsZero() {
+			p.halfSince = time.Now().Add(wait)
+			p.all.add(p, p.groups)
+		}
 		if s := p.client.Socket(); open == &p.down && s.Plain {
 			p.look(s.TCP, p.firstLook())
 		}
@@ -531,6 +546,9 @@ func (p *pair) close() {
 
 func (p *pair) end() {
 	p.closed = true
+	if p.all != nil {
+		p.all.drop(p)
+	}
 	for _, t := range []*time.Timer{p.silence, p.last, p.stuck} {
 		if t != nil {
 			t.Stop()

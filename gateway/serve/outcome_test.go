@@ -159,7 +159,7 @@ func TestCutIsNoFailure(t *testing.T) {
 	c, peer := net.Pipe()
 	defer peer.Close()
 	dialling.endCut()
-	dialling.forward(stream.From(c))
+	dialling.forward(stream.From(c), "")
 	if n := dialling.book.Total(outcome.ForwardFailed); n != 0 {
 		t.Errorf("the service has failed %d times", n)
 	}

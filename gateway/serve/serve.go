@@ -50,6 +50,7 @@ type Deps struct {
 	Exit   *exit.Exit // nil, for a trial start: no client is served
 	Limit  Limiter
 	Limits func() *config.Limits
+	Halves *relay.Halves // of the process; nil: none is ended for others
 	Book   *outcome.Book
 	// Sessions is the far end of all sessions of the process.
 	Sessions *session.Server
@@ -112,6 +113,9 @@ func Key(c *config.Serve, state string) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// beyondPlaces is how many streams of one session may wait for a place.
+const beyondPlaces = 64
+
 // Start starts the transport and serves until Stop. state is the PT's state directory.
 // ctx bounds the start only.
 func Start(ctx context.Context, c *config.Serve, state string, deps Deps) (*Server, error) {
@@ -125,8 +129,10 @@ func Start(ctx context.Context, c *config.Serve, state string, deps Deps) (*Serv
 	s.cut, s.endCut = context.WithCancel(context.Background())
 	s.gone, s.endGone = context.WithCancel(context.Background())
 	if deps.Exit != nil && c.Forward == "" {
-		s.sessions = deps.Sessions.Group(func() int { return deps.Limits().Connections }, s.log,
-			func(c *session.Stream) func() { return s.session(c, c.Client(), s.relayOptions(), false) })
+		// One session may open more streams than there are places: whoever comes without a
+		// place may get that of another one (see place).
+		s.sessions = deps.Sessions.Group(func() int { return deps.Limits().Connections + beyondPlaces }, s.log,
+			func(c *session.Stream) func() { return s.session(c, c.Client(), s.relayOptions(c.Client()), false) })
 	}
 	s.pt = supervise.New(supervise.Config[transport]{
 		Name:   "pluggable transport",
@@ -358,7 +364,7 @@ func (s *Server) handle(c stream.Conn) {
 		c.Reset()
 		return
 	}
-	if n > int64(limits.Connections) {
+	if s.cfg.Forward == "" && n > int64(limits.Connections) { // forward has places of its own
 		s.overLimit(allTaken)
 		c.Reset()
 		return
@@ -367,7 +373,7 @@ func (s *Server) handle(c stream.Conn) {
 	if s.cfg.Forward != "" {
 		is, most, key = streams, limits.ClientStreams, "client_streams"
 	}
-	if !s.clients.enter(client, is, most) {
+	if !s.enterClient(client, is, most) {
 		s.overLimit("limits." + key + " is reached")
 		c.Reset()
 		return
@@ -375,7 +381,7 @@ func (s *Server) handle(c stream.Conn) {
 	defer func() { s.clients.leave(client, is) }()
 	s.add(outcome.ServeAccepted)
 	if s.cfg.Forward != "" {
-		s.forward(c)
+		s.forward(c, client)
 		return
 	}
 	alive := context.AfterFunc(s.cut, func() { c.Close() })
@@ -408,14 +414,14 @@ func (s *Server) handle(c stream.Conn) {
 	case carrier.BareSOCKS5:
 		// Such a client may be silent for as long as it likes, so its silence means
 		// nothing. Only the relay's half_open and TCP's keep-alives end the connection.
-		if !s.clients.enter(client, streams, limits.ClientStreams) {
+		if !s.enterClient(client, streams, limits.ClientStreams) {
 			s.overLimit("limits.client_streams is reached")
 			s.busy(c2)
 			return
 		}
 		s.clients.leave(client, is)
 		is = streams
-		if then := s.session(c2, client, s.counted(), true); then != nil {
+		if then := s.session(c2, client, s.counted(client), true); then != nil {
 			then()
 		}
 	default:
@@ -444,15 +450,28 @@ func (s *Server) session(c stream.Conn, client string, o relay.Options, bare boo
 	}
 }
 
-func (s *Server) relayOptions() relay.Options {
+func (s *Server) relayOptions(client string) relay.Options {
 	l := s.deps.Limits()
-	return relay.Options{Idle: l.Idle, HalfOpen: l.HalfOpen}
+	o := relay.Options{Idle: l.Idle, HalfOpen: l.HalfOpen, Halves: s.deps.Halves}
+	if client != "" {
+		o.Groups = []string{ClientGroup(client)}
+	}
+	return o
+}
+
+// ClientGroup is the group of relay.Halves that a client's pairs are in.
+func ClientGroup(client string) string { return "client " + client }
+
+// enterClient is clients.enter. A half-closed pair of the client may end to make room.
+func (s *Server) enterClient(client string, is use, most int) bool {
+	return s.clients.enter(client, is, most) ||
+		is == streams && s.deps.Halves.End(ClientGroup(client)) && s.clients.enter(client, is, 0)
 }
 
 // counted returns the relay's options for a PT connection that is not a carrier. A
 // carrier counts its bytes itself.
-func (s *Server) counted() relay.Options {
-	o := s.relayOptions()
+func (s *Server) counted(client string) relay.Options {
+	o := s.relayOptions(client)
 	o.Up, o.Down = &s.Traffic.In, &s.Traffic.Out
 	return o
 }
@@ -504,7 +523,7 @@ func (s *Server) left(late bool) {
 }
 
 // forward relays between a connection and the fixed service.
-func (s *Server) forward(c stream.Conn) {
+func (s *Server) forward(c stream.Conn, client string) {
 	if s.stop.Err() != nil || !(place{s}).Acquire() {
 		c.Reset()
 		return
@@ -524,5 +543,5 @@ func (s *Server) forward(c stream.Conn) {
 		c.Reset()
 		return
 	}
-	relay.Run(s.cut, c, stream.From(service), s.counted())
+	relay.Run(s.cut, c, stream.From(service), s.counted(client))
 }

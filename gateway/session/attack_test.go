@@ -620,7 +620,16 @@ func TestEndedStreamsHoldMemory(t *testing.T) {
 func TestStreamsOfAClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const most, perSecond = 5, 8
-		s := NewServer(nil, nil, func() ServerSettings { return ServerSettings{ClientStreams: most, ClientNew: perSecond} })
+		spare := 0 // so many streams end soon
+		s := NewServer(nil, nil, func() ServerSettings {
+			return ServerSettings{ClientStreams: most, ClientNew: perSecond, Spare: func(client string) bool {
+				if client != "x" {
+					t.Errorf("who makes room is %q", client)
+				}
+				spare--
+				return spare >= 0
+			}}
+		})
 		var began atomic.Int64
 		done := make(chan struct{})
 		g := s.Group(func() int { return 1000 }, quiet, func(s *Stream) func() {
@@ -644,6 +653,11 @@ func TestStreamsOfAClient(t *testing.T) {
 		}
 		if n := open(2, 20); n != 0 { // the session has ended, and its handlers have not
 			t.Errorf("%d streams more", n)
+		}
+		<-time.After(time.Second)
+		spare = 2
+		if n := open(3, 5); n != 2 {
+			t.Errorf("%d streams for the 2 that end soon", n)
 		}
 		close(done)
 		synctest.Wait()

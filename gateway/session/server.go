@@ -38,6 +38,10 @@ type ServerSettings struct {
 	// ClientStreams is how many streams one client may have, and ClientNew how many it may
 	// open in a second; 0: any number.
 	ClientStreams, ClientNew int
+	// Spare is called when a client has ClientStreams and opens one more. It tells whether
+	// one of them ends soon, so that there may be one more until then. It is called with
+	// locks of the session, and must not wait. Nil: none does.
+	Spare func(client string) bool
 }
 
 // A Server is the far end of all sessions of a process.
@@ -158,8 +162,10 @@ func (v *served) admits() bool {
 		return true
 	}
 	set := v.server.settings()
-	return (set.ClientStreams == 0 || p.streams.Load() < int64(set.ClientStreams)) &&
-		(set.ClientNew == 0 || p.fresh.take(set.ClientNew, time.Now()))
+	if set.ClientNew > 0 && !p.fresh.take(set.ClientNew, time.Now()) {
+		return false
+	}
+	return set.ClientStreams == 0 || p.streams.Load() < int64(set.ClientStreams) || set.Spare != nil && set.Spare(v.client)
 }
 
 func (v *served) pong(*lane, uint64) {}

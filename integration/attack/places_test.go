@@ -3,8 +3,11 @@
 package attack
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -127,6 +130,107 @@ func TestHalfRequests(t *testing.T) {
 // A client opens streams with whole requests, and keeps what it gets.
 func TestWholeRequests(t *testing.T) {
 	opens(t, 4, func(o *origin) []byte { return request(o.port()) })
+}
+
+// Programs, and a client, end their directions, so that all places are taken by connections
+// on which nothing happens. New ones get places all the same, at the gateway and at the
+// server, and half-closed ones on which something happens are left alone.
+func TestHalfClosedAtTheLimit(t *testing.T) {
+	const atGateway, ofClient = 30, 20
+	server, bridge := startServer(t, fmt.Sprintf("[limits]\nconnections = 400\nclient_streams = %d\n", ofClient))
+	gateway := startGateway(t, bridge, fmt.Sprintf("[limits]\nconnections = %d\n", atGateway))
+	silent := listen(t, func(net.Conn) {})
+	ticks := listen(t, func(c net.Conn) {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for range tick.C {
+			if _, err := c.Write([]byte{1}); err != nil {
+				return
+			}
+		}
+	})
+
+	// The client takes all of its places, and asks for more.
+	served := make(chan uint64, 3*ofClient)
+	c := attack(t, bridge, newHello())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer c.Close()
+	wg.Go(func() {
+		c.confirm(func(m message) {
+			if m.kind == fData && len(m.data) >= len(granted) {
+				served <- m.numbers[0]
+			}
+		})
+	})
+	ask := func(id uint64) {
+		first := request(silent.port())
+		if _, err := c.Write(frame(data(nil, id, 0, first), fFin, id, uint64(len(first)))); err != nil {
+			t.Error(err)
+		}
+	}
+	for id := range uint64(ofClient) {
+		ask(id)
+		<-served
+	}
+
+	// So do the programs, but for one.
+	open := func(o *origin) net.Conn {
+		c, err := through(gateway.listens(0), o.port(), patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		c.(*net.TCPConn).CloseWrite()
+		return c
+	}
+	busy := open(ticks)
+	var idle []net.Conn
+	for range atGateway - 1 {
+		idle = append(idle, open(silent))
+	}
+	if _, err := through(gateway.listens(0), silent.port(), patience); err == nil {
+		t.Error("a place is taken from a connection that was not silent")
+	}
+
+	one := make([]byte, 1)
+	if !eventually(patience, func() bool {
+		c, err := through(gateway.listens(0), silent.port(), patience)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	}) {
+		t.Error("half-closed connections shut others out at the gateway")
+	}
+	idle[0].SetReadDeadline(time.Now().Add(patience))
+	if _, err := idle[0].Read(one); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the one that was silent for longest: %v", err)
+	}
+	busy.SetReadDeadline(time.Now().Add(patience))
+	for range 3 { // as many as have come, and one more
+		if _, err := busy.Read(one); err != nil {
+			t.Errorf("one on which something happens: %v", err)
+		}
+	}
+	next := uint64(ofClient)
+	if !eventually(patience, func() bool {
+		ask(next)
+		next++
+		select {
+		case <-served:
+			return true
+		default:
+			return false
+		}
+	}) {
+		t.Error("half-closed streams of a client keep its places")
+	}
+	for _, b := range []*box{gateway, server} {
+		if !strings.Contains(b.log.String(), "its place was needed") {
+			t.Errorf("the log of the %s does not tell", b.name)
+		}
+	}
 }
 
 // A client opens connections that say nothing.
