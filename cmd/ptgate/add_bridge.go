@@ -40,7 +40,11 @@ A route leads to the bridge once its name stands in the route's via.`,
 	}
 	file := configFlag(cmd)
 	name := cmd.Flags().String("name", "", "`NAME` of the bridge (default: the transport's, with a number if that is taken)")
+	completeFlag(cmd, "name", cobra.NoFileCompletions)
 	far := cmd.Flags().String("far", "exit", "what stands behind it: exit, socks5 or forward")
+	completeFlag(cmd, "far", cobra.FixedCompletions([]string{
+		"exit\ta ptgate server", "socks5\tany SOCKS5 server", "forward\tone fixed service",
+	}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *name != "" && !bridgeName.MatchString(*name) {
 			return usagef("--name %q: letters, digits, \"-\", \"_\" and inner dots only", *name)

@@ -65,6 +65,7 @@ func newRoot() *cobra.Command {
 		Long: `ptgate lets ordinary programs reach chosen destinations through pluggable
 transports: as the gateway beside the programs (a proxy for SOCKS5, SOCKS4a and
 HTTP), as the server at the far end, or both.`,
+		Version:       versionText(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Annotations:   map[string]string{},
@@ -81,12 +82,14 @@ HTTP), as the server at the far end, or both.`,
 		// Whatever fails before a command runs is about how it was called.
 		PersistentPreRun: func(cmd *cobra.Command, _ []string) { cmd.Root().Annotations["ran"] = "yes" },
 	}
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.AddCommand(
 		newRunCommand(), newCheckCommand(), newExplainCommand(), newDemoCommand(),
 		newPairCommand(), newBridgesCommand(), newAddBridgeCommand(), newProbeCommand(), newEnvCommand(),
 		newStatusCommand(), newReloadCommand(), newPTCommand(), newVersionCommand(),
 	)
 	strict(root)
+	completeWords(root)
 	return root
 }
 
@@ -115,6 +118,8 @@ func strict(root *cobra.Command) {
 
 // configFlag adds -c.
 func configFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().StringP("config", "c", "", "configuration `FILE` (default: $PTGATE_CONFIG, ./ptgate.toml, "+
+	file := cmd.Flags().StringP("config", "c", "", "configuration `FILE` (default: $PTGATE_CONFIG, ./ptgate.toml, "+
 		"the user's configuration directory, /etc/ptgate/ptgate.toml)")
+	completeFlag(cmd, "config", files("toml"))
+	return file
 }

@@ -34,7 +34,10 @@ Both files hold secrets: move them over a channel that you trust.`,
 	}
 	address := cmd.Flags().String("address", "", "`HOST:PORT` at which clients reach the server")
 	transport := cmd.Flags().String("transport", "obfs4", strings.ReplaceAll(pairable(), " and ", " or "))
+	completeFlag(cmd, "address", cobra.NoFileCompletions)
+	completeFlag(cmd, "transport", cobra.FixedCompletions(pairableNames(), cobra.ShellCompDirectiveNoFileComp))
 	out := cmd.Flags().String("out", ".", "`DIR` for the two files")
+	completeFlag(cmd, "out", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *address == "" {
 			return usagef("pair needs --address HOST:PORT, where clients reach the server")
@@ -119,14 +122,15 @@ func pair(address, transport string) (server, client string, err error) {
 }
 
 // pairable names the transports that can be paired.
-func pairable() string {
-	var names []string
+func pairable() string { return strings.Join(pairableNames(), " and ") }
+
+func pairableNames() (names []string) {
 	for _, row := range builtin.Transports() {
 		if row.Pair != nil {
 			names = append(names, row.Name)
 		}
 	}
-	return strings.Join(names, " and ")
+	return names
 }
 
 const serverExit = `

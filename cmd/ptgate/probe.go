@@ -38,7 +38,9 @@ end: with far = "forward", where nothing can be asked, trust its success less.
 Exit code 1 if one of them does not work.`,
 	}
 	file := configFlag(cmd)
+	cmd.ValidArgsFunction = bridgeNames(file)
 	timeout := cmd.Flags().Duration("timeout", 0, "give up after this `TIME` (default: limits.dial)")
+	completeFlag(cmd, "timeout", cobra.FixedCompletions([]string{"10s", "30s", "1m"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
 		if *timeout < 0 {
 			return usagef("--timeout %v: a time from now on", *timeout)

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"ptgate/gateway/config"
+)
+
+// What a shell offers when a word is completed. Cobra does commands and the names of flags.
+
+// completeFlag offers words for the value of a flag.
+func completeFlag(cmd *cobra.Command, flag string, words cobra.CompletionFunc) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, words); err != nil {
+		panic(err) // there is no such flag, or it has words already
+	}
+}
+
+// completeWords keeps the shell from offering files where a command takes none.
+func completeWords(root *cobra.Command) {
+	for _, c := range root.Commands() {
+		if c.ValidArgsFunction == nil && !c.DisableFlagParsing {
+			c.ValidArgsFunction = cobra.NoFileCompletions
+		}
+	}
+}
+
+// files offers files of one type.
+func files(extension string) cobra.CompletionFunc {
+	return cobra.FixedCompletions([]string{extension}, cobra.ShellCompDirectiveFilterFileExt)
+}
+
+// bridgeNames offers the bridges of the configuration that are not in the line yet. A
+// file with errors has none.
+func bridgeNames(file *string) cobra.CompletionFunc {
+	return func(_ *cobra.Command, before []string, _ string) (names []cobra.Completion, _ cobra.ShellCompDirective) {
+		const noFiles = cobra.ShellCompDirectiveNoFileComp
+		path, err := config.Find(*file)
+		if err != nil {
+			return nil, noFiles
+		}
+		cfg, _ := config.Load(path)
+		if cfg == nil {
+			return nil, noFiles
+		}
+		taken := map[string]bool{}
+		for _, name := range before {
+			taken[name] = true
+		}
+		for _, b := range cfg.Bridges {
+			if !taken[b.Name] {
+				names = append(names, cobra.CompletionWithDesc(b.Name, b.Transport+", "+string(b.Far)))
+			}
+		}
+		return names, noFiles
+	}
+}
