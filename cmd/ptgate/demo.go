@@ -124,7 +124,7 @@ func demo(ctx context.Context, out io.Writer, once bool) (err error) {
 	client = replaceTable(client, "[listen]", "[listen]\nmixed = \"127.0.0.1:0\"\n"+
 		"[[route]]\nto = \"*\"\nvia = \"far\"\n")
 
-	log := slog.New(newLogHandler("text", slog.LevelError, new(atomic.Bool), os.Stderr))
+	log := slog.New(newLogHandler("text", slog.LevelError, new(atomic.Bool), os.Stderr, false))
 	defer adoptLibraries(log, new(atomic.Bool))()
 	far, err := startBox(stop, log, &boxes, filepath.Join(dir, "server.toml"), server, map[string][]netip.Addr{demoName: {at.Addr()}})
 	if err != nil {

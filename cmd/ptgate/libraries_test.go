@@ -30,7 +30,7 @@ func TestLibrariesLog(t *testing.T) {
 		var out bytes.Buffer
 		private := new(atomic.Bool)
 		private.Store(tt.private)
-		restore := adoptLibraries(slog.New(newLogHandler("text", tt.level, new(atomic.Bool), &out)), private)
+		restore := adoptLibraries(slog.New(newLogHandler("text", tt.level, new(atomic.Bool), &out, false)), private)
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -65,7 +65,7 @@ func TestLibrariesLog(t *testing.T) {
 	}
 	var out bytes.Buffer
 	private := new(atomic.Bool)
-	defer adoptLibraries(slog.New(newLogHandler("json", slog.LevelDebug, new(atomic.Bool), &out)), private)()
+	defer adoptLibraries(slog.New(newLogHandler("json", slog.LevelDebug, new(atomic.Bool), &out, false)), private)()
 	slog.Info("from the default slog", "key", "value")
 	if got := out.String(); !strings.Contains(got, `"library":"ptgate/cmd/ptgate","text":"INFO from the default slog key=value"`) {
 		t.Errorf("%s", got)

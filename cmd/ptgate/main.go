@@ -46,11 +46,16 @@ func run(ctx context.Context, args []string) int {
 		dieOf(by.signal)
 		return 1
 	}
-	fmt.Fprintln(os.Stderr, "ptgate:", plainText(err.Error())) // it may be what another process says
+	complain(err)
 	if _, ok := errors.AsType[usageError](err); ok || root.Annotations["ran"] == "" {
 		return 2
 	}
 	return 1
+}
+
+// complain tells what went wrong. It may be what another process says.
+func complain(err error) {
+	fmt.Fprintln(withPriority(os.Stderr, priorityError), "ptgate:", plainText(err.Error()))
 }
 
 // A usageError is a wrong command line: exit code 2.

@@ -38,7 +38,7 @@ SIGINT stop in order: live connections get limits.drain; a second one ends at on
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := load(*file, cmd.ErrOrStderr())
 		if err != nil {
-			return err
+			return wrongConfig(err)
 		}
 		return runGateway(cmd.Context(), cfg, cmd.ErrOrStderr())
 	}
@@ -53,7 +53,11 @@ func load(file string, stderr io.Writer) (*config.Config, error) {
 	}
 	cfg, problems := config.Load(path)
 	for _, p := range problems {
-		fmt.Fprintln(stderr, p)
+		priority := priorityError
+		if p.Warning {
+			priority = priorityWarning
+		}
+		fmt.Fprintln(withPriority(stderr, priority), p)
 	}
 	if cfg == nil {
 		return nil, exitError(1)
@@ -62,10 +66,9 @@ func load(file string, stderr io.Writer) (*config.Config, error) {
 }
 
 // newLogHandler makes what writes the log. As long as private is true, no error gets into
-// the log with its own text, whoever logs it.
-func newLogHandler(format string, level slog.Leveler, private *atomic.Bool, w io.Writer) slog.Handler {
+// the log with its own text, whoever logs it. In the journal each line has its priority.
+func newLogHandler(format string, level slog.Leveler, private *atomic.Bool, w io.Writer, journal bool) slog.Handler {
 	o := &slog.HandlerOptions{Level: level}
-	journal := os.Getenv("JOURNAL_STREAM") != ""
 	o.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
 		if journal && len(groups) == 0 && a.Key == slog.TimeKey {
 			return slog.Attr{} // the journal has it
@@ -75,10 +78,16 @@ func newLogHandler(format string, level slog.Leveler, private *atomic.Bool, w io
 		}
 		return a
 	}
-	if format == "json" {
-		return slog.NewJSONHandler(jsonWriter{w}, o)
+	to := func(w io.Writer) slog.Handler {
+		if format == "json" {
+			return slog.NewJSONHandler(jsonWriter{w}, o)
+		}
+		return slog.NewTextHandler(w, o)
 	}
-	return slog.NewTextHandler(w, o)
+	if journal {
+		return newPriorityHandler(w, to)
+	}
+	return to(w)
 }
 
 // runGateway runs a gateway until stop ends, or signals say so.
@@ -91,7 +100,7 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 	level.Set(cfg.Log.Level)
 	var private atomic.Bool
 	private.Store(cfg.Log.Private)
-	limited := loglimit.New(newLogHandler(cfg.Log.Format, level, &private, stderr))
+	limited := loglimit.New(newLogHandler(cfg.Log.Format, level, &private, stderr, toJournal(stderr)))
 	defer limited.Close()
 	log := slog.New(limited)
 	defer adoptLibraries(log, &private)()
@@ -149,6 +158,22 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 	done := make(chan error, 1)
 	go func() { done <- g.Run(stop, cut) }()
 
+	// Alive is what takes signals here, and gives its status, which asks all parts.
+	alive := make(chan struct{})
+	limit, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		log.Warn("systemd's watchdog is not served", "error", err)
+	}
+	beside.Go(func() {
+		watchdog(cut, limit, func() {
+			g.Status()
+			select {
+			case alive <- struct{}{}:
+			case <-cut.Done():
+			}
+		}, func() { notify(log, daemon.SdNotifyWatchdog) })
+	})
+
 	ready := g.Ready()
 	for {
 		select {
@@ -169,6 +194,7 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 			}
 			notify(log, daemon.SdNotifyStopping)
 			endStop()
+		case <-alive:
 		}
 	}
 }
@@ -239,11 +265,5 @@ func loadUntil(ctx context.Context, path string) (*config.Config, []config.Probl
 		return cfg, problems, nil
 	case <-ctx.Done():
 		return nil, nil, fmt.Errorf("%s was not read to its end: %w", path, ctx.Err())
-	}
-}
-
-func notify(log *slog.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn("systemd was not notified", "state", strings.SplitN(state, "=", 2)[0], "error", err)
 	}
 }

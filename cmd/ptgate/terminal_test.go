@@ -17,7 +17,7 @@ func TestLogCommandsNoTerminal(t *testing.T) {
 	const nasty = "\x1b]0;x\a\u009b2J\u0085\u202e\x7f\r\U000e0041"
 	for _, format := range []string{"text", "json"} {
 		var out bytes.Buffer
-		log := slog.New(newLogHandler(format, slog.LevelDebug, new(atomic.Bool), &out))
+		log := slog.New(newLogHandler(format, slog.LevelDebug, new(atomic.Bool), &out, false))
 		log.Info("m"+nasty, "key"+nasty, "value"+nasty, "error", errors.New("error"+nasty))
 		text := strings.TrimSuffix(out.String(), "\n")
 		if i := strings.IndexFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }); i >= 0 {

@@ -130,9 +130,15 @@ func readFile(path string) ([]byte, fs.FileInfo, error) {
 
 var errTooLarge = fmt.Errorf("is larger than %d MiB: put long lists into files of their own (to_file)", maxFile>>20)
 
-// shortError leaves the path out, which stands before the message already.
+// shortError leaves the path out, which stands before the message already. If the file may
+// not be read, it says who must own it.
 func shortError(err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		if errors.Is(err, fs.ErrPermission) {
+			if why := permissions.Denied(pe.Path); why != "" {
+				return fmt.Errorf("can't %s it: %w: %s", pe.Op, pe.Err, why)
+			}
+		}
 		return fmt.Errorf("can't %s it: %w", pe.Op, pe.Err)
 	}
 	return err

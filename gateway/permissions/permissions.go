@@ -35,6 +35,23 @@ func Check(path string, info fs.FileInfo) error {
 	return nil
 }
 
+// Denied tells why this process may not read a file, and who must own it; "" if that does not show.
+func Denied(path string) string {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Sprintf("user %d, as whom this runs, may not look into its directory", os.Geteuid())
+	}
+	owner, ok := Owner(info)
+	switch {
+	case !ok || !hasModes:
+		return ""
+	case int64(owner) == int64(os.Geteuid()):
+		return fmt.Sprintf("it has mode %#o: chmod u+r %s", info.Mode().Perm(), path)
+	}
+	return fmt.Sprintf("it belongs to user %d (mode %#o), and this runs as user %d, who must own it: chown %[3]d %s",
+		owner, info.Mode().Perm(), os.Geteuid(), path)
+}
+
 // ownGroup tells whether the group of a file or directory is one that may write there. The
 // group in which this process runs, with the number of its user, is that user's alone, as
 // most systems make it; a umask of 002 goes with such groups. The superuser trusts every

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"ptgate/gateway/config"
 	"ptgate/gateway/permissions"
 )
 
@@ -188,6 +189,41 @@ func TestGroup(t *testing.T) {
 				t.Errorf("%+v, directory %v: %v", tt, isDir, got)
 			}
 		}
+	}
+}
+
+// TestDenied: whom a file must belong to so that it can be read, and the error of a configuration
+// has it.
+func TestDenied(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can make files of others")
+	}
+	const me = 65533
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	roots, mine, closed := filepath.Join(dir, "roots"), filepath.Join(dir, "mine"), filepath.Join(dir, "closed")
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(closed, 0o700),
+		os.WriteFile(roots, nil, 0o600), os.WriteFile(mine, nil, 0o200), os.Chown(mine, me, me)); err != nil {
+		t.Fatal(err)
+	}
+	if err := asUser(me, func() {
+		for path, want := range map[string]string{
+			roots:                           "belongs to user 0 (mode 0600), and this runs as user 65533, who must own it: chown 65533 " + roots,
+			mine:                            "chmod u+r " + mine,
+			filepath.Join(closed, "a.toml"): "user 65533, as whom this runs, may not look into its directory",
+		} {
+			if got := permissions.Denied(path); !strings.HasSuffix(got, want) {
+				t.Errorf("%s: %q, want %q", path, got, want)
+			}
+			if cfg, problems := config.Load(path); cfg != nil || len(problems) != 1 || !strings.HasSuffix(problems[0].Message, "permission denied: "+permissions.Denied(path)) {
+				t.Errorf("%s: %v", path, problems)
+			}
+		}
+	}); err != nil {
+		t.Fatal(err)
 	}
 }
 
