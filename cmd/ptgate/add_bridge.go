@@ -36,7 +36,10 @@ it is read from the standard input, so that its secrets show neither in the list
 processes nor in the shell's history.
 
 A route leads to the bridge once its name stands in the route's via.`,
-		Args: someArgs("LINE", "'obfs4 192.0.2.10:443 cert=... iat-mode=0', or - to paste it"),
+		Example: `  ptgate add-bridge -c client.toml --name tokyo -
+  ptgate add-bridge --name tokyo 'obfs4 192.0.2.10:443 cert=... iat-mode=0'`,
+		SuggestFor: []string{"add", "bridge"},
+		Args:       someArgs("LINE", "'obfs4 192.0.2.10:443 cert=... iat-mode=0', or - to paste it"),
 	}
 	file := configFlag(cmd)
 	name := cmd.Flags().String("name", "", "`NAME` of the bridge (default: the transport's, with a number if that is taken)")
@@ -111,16 +114,6 @@ func tomlKey(name string) string {
 	return name
 }
 
-// isTerminal tells whether somebody may sit at r; /dev/null counts, too.
-func isTerminal(r io.Reader) bool {
-	f, ok := r.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&fs.ModeCharDevice != 0
-}
-
 // maxLine bounds the standard input, in bytes.
 const maxLine = 64 << 10
 
@@ -184,6 +177,11 @@ func cutPair(text string) (string, bool) {
 // the bridge's name and what the check of the new file has found, but for warnings
 // that are none of the bridge's.
 func addBridge(ctx context.Context, path, name string, line adapter.BridgeLine, far config.Far) (_ string, problems []config.Problem, _ error) {
+	unlock, err := lockFile(path)
+	if err != nil {
+		return "", nil, err
+	}
+	defer unlock()
 	// A file with errors may be one that lacks just this bridge: the outcome counts.
 	old, known := config.Load(path)
 	if old == nil {
@@ -205,7 +203,7 @@ func addBridge(ctx context.Context, path, name string, line adapter.BridgeLine, 
 	case taken[name]:
 		return "", nil, fmt.Errorf("%s has a bridge %q already: give another --name", path, name)
 	}
-	err := replaceFile(ctx, path, func(doc []byte, mode fs.FileMode) ([]byte, error) {
+	err = replaceFile(ctx, path, func(doc []byte, mode fs.FileMode) ([]byte, error) {
 		if len(doc) > 0 && doc[len(doc)-1] != '\n' {
 			doc = append(doc, '\n')
 		}
@@ -232,6 +230,25 @@ func addBridge(ctx context.Context, path, name string, line adapter.BridgeLine, 
 func same(b *config.Bridge, line adapter.BridgeLine) bool {
 	return b.Transport == line.Transport && b.Address == line.Addr &&
 		slices.Equal(b.Args, line.Args)
+}
+
+// lockFile keeps other ptgates from editing a file until unlock is called, so that none
+// takes the place of what another one has just written. The lock is on the directory: the
+// file itself is replaced.
+func lockFile(path string) (unlock func(), err error) {
+	path, err = filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	if err := lock(dir); err != nil {
+		dir.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir.Name(), err)
+	}
+	return func() { dir.Close() }, nil
 }
 
 // replaceFile puts what edit makes of a file in its place, at once and whole. Mode

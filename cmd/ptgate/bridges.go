@@ -27,8 +27,12 @@ func newBridgesCommand() *cobra.Command {
 A client puts one into its configuration as  line = "..."  of a [bridge.NAME].
 
 The lines hold the transport's secrets: whoever has one can use the server.`,
-		Args: noArgs,
+		Example: `  ptgate bridges -c server.toml
+  ptgate bridges -c server.toml --qr`,
+		SuggestFor: []string{"line", "lines"},
+		Args:       noArgs,
 	}
+	raw := jsonFlag(cmd)
 	file := configFlag(cmd)
 	qr := cmd.Flags().Bool("qr", false, "draw each line as a QR code, too")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -57,6 +61,7 @@ The lines hold the transport's secrets: whoever has one can use the server.`,
 					"If the server runs as another user, ask as that user\n", cfg.StateDir)
 			}
 			err := interruptible(cmd.Context(), func(ctx context.Context) (err error) {
+				defer progress(cmd.ErrOrStderr(), func() string { return "starting the transports" })()
 				all, err = gateway.Announce(ctx, cfg, exe)
 				return err
 			})
@@ -64,6 +69,7 @@ The lines hold the transport's secrets: whoever has one can use the server.`,
 				return err
 			}
 		}
+		list := make([]offered, 0, len(all))
 		if len(cfg.Exit.Users) > 0 && slices.ContainsFunc(cfg.Serve, func(s *config.Serve) bool { return s.Forward == "" }) {
 			fmt.Fprintln(cmd.ErrOrStderr(), "# the exit asks for a user and password ([exit] users): a client needs  user  and  password  in its [bridge.NAME], too")
 		}
@@ -71,6 +77,10 @@ The lines hold the transport's secrets: whoever has one can use the server.`,
 			line, remark, err := bridgeLine(cfg.Serve[i], a)
 			if err != nil {
 				return err
+			}
+			if *raw {
+				list = append(list, offered{a.Transport, line, remark})
+				continue
 			}
 			if remark != "" {
 				fmt.Fprintln(cmd.ErrOrStderr(), "#", remark)
@@ -80,9 +90,19 @@ The lines hold the transport's secrets: whoever has one can use the server.`,
 				qrterminal.GenerateHalfBlock(line, qrterminal.L, cmd.OutOrStdout())
 			}
 		}
+		if *raw {
+			return printJSON(cmd.OutOrStdout(), list)
+		}
 		return nil
 	}
 	return cmd
+}
+
+// An offered is a bridge line as `ptgate bridges --json` prints it.
+type offered struct {
+	Transport string `json:"transport"`
+	Line      string `json:"line"`
+	Remark    string `json:"remark,omitempty"` // what is still missing
 }
 
 // keysInState tells whether a transport has its keys in its state directory, and not

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"slices"
@@ -18,25 +19,54 @@ func newCheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Check a configuration: every error as FILE:LINE: message",
-		Args:  noArgs,
+		Long: `Check a configuration, and whether this machine has what it names: each problem as
+FILE:LINE: message. Exit code 1 if one of them is an error; warnings are about what
+works, and is probably a mistake.`,
+		Example: `  ptgate check -c client.toml
+  ptgate check --json | jq -r '.problems[].message'`,
+		SuggestFor: []string{"test", "validate", "verify", "lint"},
+		Args:       noArgs,
 	}
 	file := configFlag(cmd)
+	raw := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		path, err := config.Find(*file)
 		if err != nil {
 			return err
 		}
 		cfg, problems := config.Load(path)
-		for _, p := range problems {
-			fmt.Fprintln(cmd.OutOrStdout(), p)
+		if *raw {
+			out := checked{File: path, OK: cfg != nil, Problems: problems}
+			if cfg != nil {
+				out.Routes, out.Bridges, out.Serve = len(cfg.Routes), len(cfg.Bridges), len(cfg.Serve)
+			}
+			if err := printJSON(cmd.OutOrStdout(), out); err != nil {
+				return err
+			}
+		} else {
+			for _, p := range problems {
+				fmt.Fprintln(cmd.OutOrStdout(), p)
+			}
+			if cfg != nil {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: fine: %s\n", path, summary(cfg))
+			}
 		}
 		if cfg == nil {
 			return exitError(1)
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s: fine: %s\n", path, summary(cfg))
 		return nil
 	}
 	return cmd
+}
+
+// A checked is what `ptgate check --json` prints. The numbers are of a file without errors.
+type checked struct {
+	File     string           `json:"file"`
+	OK       bool             `json:"ok"` // there are no errors; there may be warnings
+	Problems []config.Problem `json:"problems"`
+	Routes   int              `json:"routes"`
+	Bridges  int              `json:"bridges"`
+	Serve    int              `json:"serve"`
 }
 
 func summary(cfg *config.Config) string {
@@ -56,25 +86,37 @@ func newExplainCommand() *cobra.Command {
 		Short: "Tell which route takes a destination, by which line, through which bridges",
 		Long: `Tell which route takes a destination, by which pattern on which line, and through
 which bridges it goes. Nothing is looked up or dialled. Without a port, 443.`,
-		Args: someArgs("HOST[:PORT]", "www.example.com:443"),
+		Example: `  ptgate explain www.example.com
+  ptgate explain -c client.toml git.example.org:22 203.0.113.7:443`,
+		SuggestFor: []string{"route", "routes", "which"},
+		Args:       someArgs("HOST[:PORT]", "www.example.com:443"),
 	}
 	file := configFlag(cmd)
+	raw := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, err := load(*file, cmd.ErrOrStderr())
 		if err != nil {
 			return err
 		}
 		bad := false
+		all := make([]way, 0, len(args))
 		for _, a := range args {
-			text, err := explain(cfg, a)
+			w, err := explain(cfg, a)
 			if err != nil {
 				bad = true
-				text = err.Error()
+				w.Text, w.Error = err.Error(), err.Error()
 			}
-			if a == "" {
-				a = `""`
+			w.Destination = a
+			all = append(all, w)
+		}
+		if *raw {
+			if err := printJSON(cmd.OutOrStdout(), all); err != nil {
+				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", a, text)
+		} else {
+			for _, w := range all {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", cmp.Or(w.Destination, `""`), w.Text)
+			}
 		}
 		if bad {
 			return exitError(1)
@@ -84,47 +126,73 @@ which bridges it goes. Nothing is looked up or dialled. Without a port, 443.`,
 	return cmd
 }
 
-func explain(cfg *config.Config, arg string) (string, error) {
+// A way is what explain says of a destination.
+type way struct {
+	Destination string `json:"destination"` // as it was given
+	Error       string `json:"error,omitempty"`
+	Action      string `json:"action,omitempty"` // "bridges", "direct" or "block"
+	Route       int    `json:"route,omitempty"`  // from 1; 0: no route takes it
+	Pattern     string `json:"pattern,omitempty"`
+	File        string `json:"file,omitempty"`
+	Line        int    `json:"line,omitempty"`
+	Via         []hop  `json:"via,omitempty"`
+	Pick        string `json:"pick,omitempty"` // if there are several bridges
+	Text        string `json:"text"`           // all of it for a person
+}
+
+// A hop is a bridge of a way.
+type hop struct {
+	Bridge    string `json:"bridge"`
+	Transport string `json:"transport"`
+	Far       string `json:"far"`
+}
+
+func explain(cfg *config.Config, arg string) (w way, _ error) {
 	t, err := readDestination(arg)
 	if err != nil {
-		return "", err
+		return w, err
 	}
 	m, ok := cfg.Table.Lookup(t)
 	if !ok {
-		return "no route takes it: blocked (SOCKS5 reply 2, HTTP 403)", nil
+		w.Action, w.Text = "block", "no route takes it: blocked (SOCKS5 reply 2, HTTP 403)"
+		return w, nil
 	}
-	file, line, pattern := cfg.Where(m)
+	w.File, w.Line, w.Pattern = cfg.Where(m)
+	w.Route = m.Rule + 1
 	r := cfg.Routes[m.Rule]
-	where := fmt.Sprintf("route %d, pattern %q at %s:%d", m.Rule+1, pattern, file, line)
+	where := fmt.Sprintf("route %d, pattern %q at %s:%d", w.Route, w.Pattern, w.File, w.Line)
 	switch r.Action {
 	case config.ActionBlock:
-		return "blocked by " + where, nil
+		w.Action, w.Text = "block", "blocked by "+where
+		return w, nil
 	case config.ActionDirect:
-		text := "direct, without any bridge, by " + where
+		w.Action, w.Text = "direct", "direct, without any bridge, by "+where
 		switch {
 		case cfg.ReachesPrivate(m):
 		case t.Addr.IsValid() && !exit.Public(t.Addr):
-			return "blocked: a private address, which " + where + " does not name: name it in to, or write private = true", nil
+			w.Action = "block"
+			w.Text = "blocked: a private address, which " + where + " does not name: name it in to, or write private = true"
 		default:
-			text += " (private addresses are blocked)"
+			w.Text += " (private addresses are blocked)"
 		}
-		return text, nil
+		return w, nil
 	}
-	text := "via "
-	for i, b := range r.Via {
-		if i > 0 {
-			text += ", "
-		}
-		text += fmt.Sprintf("%s (%s, %s)", b.Name, b.Transport, b.Far)
+	w.Action = "bridges"
+	var names []string
+	for _, b := range r.Via {
+		w.Via = append(w.Via, hop{b.Name, b.Transport, string(b.Far)})
+		names = append(names, fmt.Sprintf("%s (%s, %s)", b.Name, b.Transport, b.Far))
 	}
+	w.Text = "via " + strings.Join(names, ", ")
 	if len(r.Via) > 1 {
-		text += fmt.Sprintf(", pick %s", r.Pick)
+		w.Pick = string(r.Pick)
+		w.Text += ", pick " + w.Pick
 	}
-	text += ", by " + where
+	w.Text += ", by " + where
 	if slices.ContainsFunc(r.Via, func(b *config.Bridge) bool { return b.Far == config.FarExit }) {
-		text += " (the far end's [exit] may still refuse)"
+		w.Text += " (the far end's [exit] may still refuse)"
 	}
-	return text, nil
+	return w, nil
 }
 
 // readDestination reads what a person takes for one: the port may be absent.

@@ -39,7 +39,8 @@ func newDemoCommand() *cobra.Command {
 		Long: `Run both boxes and a small web page on loopback, without any configuration, and
 fetch the page through SOCKS5 and through HTTP, over the built-in obfs4. Then it
 stays up for your browser, until Ctrl-C.`,
-		Args: noArgs,
+		Example: "  ptgate demo --once",
+		Args:    noArgs,
 	}
 	once := cmd.Flags().Bool("once", false, "end after the fetches: exit code 0 if they worked, 1 if not")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

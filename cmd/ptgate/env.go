@@ -43,7 +43,8 @@ obeys it even with -x, unless --noproxy '' is given. Unix sockets are left out.
 
 User names and passwords of listen.users are never printed, for a program's
 environment is open to others: give them to each program in its own way.`,
-		Args: noArgs,
+		Example: `  eval "$(ptgate env -c client.toml)"`,
+		Args:    noArgs,
 	}
 	file := configFlag(cmd)
 	unset := cmd.Flags().Bool("unset", false, "print lines that undo the others; needs no configuration")

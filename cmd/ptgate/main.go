@@ -9,12 +9,15 @@ import (
 	"io"
 	"log"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"ptgate/adapter"
 	"ptgate/gateway/collect"
+	"ptgate/gateway/config"
 )
 
 func main() {
@@ -70,6 +73,9 @@ func newRoot() *cobra.Command {
 		Long: `ptgate lets ordinary programs reach chosen destinations through pluggable
 transports: as the gateway beside the programs (a proxy for SOCKS5, SOCKS4a and
 HTTP), as the server at the far end, or both.`,
+		Example: `  ptgate demo                                    both ends on this machine
+  ptgate pair --address 198.51.100.7:8443        files for a server and a client
+  ptgate run -c server.toml                      run one`,
 		Version:       versionText(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -79,7 +85,7 @@ HTTP), as the server at the far end, or both.`,
 			case len(args) > 0 && isFile(args[0]):
 				return usagef("there is no command %q: write  ptgate run -c %s", args[0], args[0])
 			case len(args) > 0:
-				return usagef("there is no command %q; `ptgate help` lists them", args[0])
+				return noCommand(cmd, args[0])
 			}
 			return nil
 		},
@@ -95,7 +101,41 @@ HTTP), as the server at the far end, or both.`,
 	)
 	strict(root)
 	completeWords(root)
+	root.SetFlagErrorFunc(noFlag)
 	return root
+}
+
+// noCommand says that there is no such command, and which one may be meant.
+func noCommand(root *cobra.Command, word string) error {
+	var names []string
+	for _, c := range root.Commands() {
+		if slices.Contains(c.SuggestFor, word) {
+			return usagef("there is no command %q: did you mean %q?", word, c.Name())
+		}
+		names = append(names, c.Name())
+	}
+	if hint := config.DidYouMean(word, names); hint != "" {
+		return usagef("there is no command %q%s", word, hint)
+	}
+	return usagef("there is no command %q; `ptgate help` lists them", word)
+}
+
+// noFlag adds to an error about flags what may be meant.
+func noFlag(cmd *cobra.Command, err error) error {
+	path, before := cmd.CommandPath(), ""
+	if cmd.HasParent() {
+		before = cmd.Name() + ": "
+	}
+	unknown, ok := errors.AsType[*pflag.NotExistError](err)
+	if !ok {
+		return usagef("%s%w; `%s --help` tells more", before, err, path)
+	}
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, "--"+f.Name) })
+	if hint := config.DidYouMean("--"+unknown.GetSpecifiedName(), names); hint != "" && len(unknown.GetSpecifiedName()) > 1 {
+		return usagef("%s%w%s", before, err, hint)
+	}
+	return usagef("%s%w; `%s --help` lists them", before, err, path)
 }
 
 // strict makes cobra's own commands take a wrong word for a mistake: they print
@@ -110,7 +150,7 @@ func strict(root *cobra.Command) {
 			c.RunE = func(_ *cobra.Command, args []string) error {
 				about, rest, err := root.Find(args)
 				if err != nil || len(rest) > 0 {
-					return usagef("there is no command %q; `ptgate help` lists them", strings.Join(args, " "))
+					return noCommand(root, strings.Join(args, " "))
 				}
 				about.InitDefaultHelpFlag()
 				return about.Help()

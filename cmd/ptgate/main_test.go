@@ -10,11 +10,15 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
 
+	"ptgate/adapter"
 	"ptgate/gateway"
 	"ptgate/gateway/config"
 )
@@ -205,6 +209,79 @@ func TestCommands(t *testing.T) {
 		if !strings.Contains(" "+strings.Join(names, " ")+" ", " "+want+" ") {
 			t.Errorf("there is no %s", want)
 		}
+	}
+}
+
+// Every command shows how it is called, with flags that it has.
+func TestExamples(t *testing.T) {
+	root := newRoot()
+	for _, c := range root.Commands() {
+		if c.Example == "" && c.Name() != "help" && c.Name() != "completion" {
+			t.Errorf("%s has no example", c.Name())
+		}
+		for line := range strings.Lines(c.Example) {
+			_, words, ok := strings.Cut(line, "ptgate ")
+			if !ok {
+				t.Errorf("%s: no ptgate in %q", c.Name(), line)
+			}
+			words, _, _ = strings.Cut(strings.Trim(words, " \n\")"), " |")
+			sub, rest, err := newRoot().Find(strings.Fields(words))
+			if err == nil && !sub.DisableFlagParsing {
+				err = sub.ParseFlags(rest)
+			}
+			if err != nil || sub.Name() != c.Name() {
+				t.Errorf("%s: %q: %v", c.Name(), line, err)
+			}
+		}
+	}
+}
+
+// Who waits for more than a second sees what for, and nothing of it is left.
+func TestProgress(t *testing.T) {
+	for _, c := range []struct {
+		wait time.Duration
+		want string
+	}{
+		{900 * time.Millisecond, ""},
+		{2500 * time.Millisecond, "\r\x1b[Kdialling tokyo: 1s\r\x1b[Kdialling tokyo: 2s\r\x1b[K"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var out strings.Builder
+			stop := showProgress(&out, func() string { return "dialling tokyo" })
+			<-time.After(c.wait)
+			stop()
+			if out.String() != c.want {
+				t.Errorf("after %v: %q, want %q", c.wait, out.String(), c.want)
+			}
+		})
+	}
+	var out strings.Builder
+	progress(&out, nil)() // no terminal
+}
+
+// Bridges that are added at the same time are all there at the end.
+func TestAddBridgesAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.toml")
+	if err := os.WriteFile(path, []byte("[[route]]\nto = \"*\"\nvia = \"block\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const many = 20
+	var wg sync.WaitGroup
+	for i := range many {
+		wg.Go(func() {
+			line, err := adapter.ParseBridgeLine(fmt.Sprintf("webtunnel 192.0.2.1:443 url=https://example.com/%d", i))
+			if err == nil {
+				_, _, err = addBridge(t.Context(), path, "", line, config.FarExit)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	cfg, problems := config.Load(path)
+	if cfg == nil || len(cfg.Bridges) != many {
+		t.Errorf("%v: %v", cfg, problems)
 	}
 }
 

@@ -30,7 +30,10 @@ the programs, with fresh keys that fit each other. HOST is the server's public I
 address; with --transport webtunnel it may be a name.
 
 Both files hold secrets: move them over a channel that you trust.`,
-		Args: noArgs,
+		Example: `  ptgate pair --address 198.51.100.7:8443
+  ptgate pair --address www.example.com:443 --transport webtunnel --out keys`,
+		SuggestFor: []string{"init", "keys", "new"},
+		Args:       noArgs,
 	}
 	address := cmd.Flags().String("address", "", "`HOST:PORT` at which clients reach the server")
 	transport := cmd.Flags().String("transport", "obfs4", strings.ReplaceAll(pairable(), " and ", " or "))
@@ -53,10 +56,11 @@ Both files hold secrets: move them over a channel that you trust.`,
 		if row, _ := builtin.Lookup(*transport); row.Front {
 			fmt.Fprintln(cmd.OutOrStdout(), "first, on the server: the comments in server.toml have what nginx needs")
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "on the server:        ptgate run -c %s\n"+
-			"on the client:        ptgate run -c %s\n"+
-			"then, on the client:  curl -x socks5h://127.0.0.1:1080 https://example.com/\n",
-			filepath.Join(*out, "server.toml"), filepath.Join(*out, "client.toml"))
+		fmt.Fprintf(cmd.OutOrStdout(), `both are secret: server.toml stays on the server, client.toml goes to the client over a way that you trust
+next, on the server:  ptgate run -c %s
+and on the client:    ptgate run -c %s
+then try it there:    curl -x socks5h://127.0.0.1:1080 https://example.com/
+`, filepath.Join(*out, "server.toml"), filepath.Join(*out, "client.toml"))
 		return nil
 	}
 	return cmd

@@ -36,6 +36,9 @@ A connection through some transports (snowflake, obfs3) says nothing of the far
 end: with far = "forward", where nothing can be asked, trust its success less.
 
 Exit code 1 if one of them does not work.`,
+		Example: `  ptgate probe -c client.toml
+  ptgate probe -c client.toml --timeout 20s tokyo`,
+		SuggestFor: []string{"ping", "dial", "try"},
 	}
 	file := configFlag(cmd)
 	cmd.ValidArgsFunction = bridgeNames(file)

@@ -34,6 +34,7 @@ set in the environment by that program; by hand this command is of no use.
 In a torrc:
 
   ClientTransportPlugin ` + strings.Join(names, ",") + ` exec /usr/local/bin/ptgate pt`,
+		Example: "  ptgate pt    # started by tor, never by hand",
 		// Configurations written for other programs give them words of their own
 		// (managed, -enableLogging, -logLevel=DEBUG), which these ignore, too.
 		DisableFlagParsing: true,

@@ -32,7 +32,9 @@ func newRunCommand() *cobra.Command {
 
 SIGHUP reloads the file; an error in it leaves everything as it was. SIGTERM and
 SIGINT stop in order: live connections get limits.drain; a second one ends at once.`,
-		Args: noArgs,
+		Example:    "  ptgate run -c client.toml",
+		SuggestFor: []string{"start", "serve", "daemon"},
+		Args:       noArgs,
 	}
 	file := configFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

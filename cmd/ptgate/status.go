@@ -77,7 +77,8 @@ func newReloadCommand() *cobra.Command {
 		Short: "Make a running ptgate read its configuration again, and report the outcome",
 		Long: `Make the running ptgate read its configuration again: the same as SIGHUP, with the
 outcome told here. A file with errors changes nothing; live connections go on.`,
-		Args: noArgs,
+		Example: "  ptgate reload -c client.toml",
+		Args:    noArgs,
 	}
 	file := configFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -87,7 +88,10 @@ outcome told here. A file with errors changes nothing; live connections go on.`,
 		if err != nil {
 			return err
 		}
-		if err := control.Reload(ctx, r.socket); err != nil {
+		stop := progress(cmd.ErrOrStderr(), func() string { return "reloading" })
+		err = control.Reload(ctx, r.socket)
+		stop()
+		if err != nil {
 			if errors.Is(err, control.ErrNotRunning) {
 				return err
 			}
@@ -108,7 +112,10 @@ transports, totals. No destination and no client is named.
 
 What is wrong with the file as it is now, if it was edited since, goes to the
 standard error.`,
-		Args: noArgs,
+		Example: `  ptgate status -c client.toml
+  ptgate status --json | jq .bridges`,
+		SuggestFor: []string{"info", "show", "state"},
+		Args:       noArgs,
 	}
 	file := configFlag(cmd)
 	raw := cmd.Flags().Bool("json", false, "print JSON")

@@ -18,5 +18,8 @@ func checkFileLimit(*slog.Logger, *config.Limits) {}
 // holds for it, not the owner and the access list of the file that it replaces.
 func keepOwner(*os.File, fs.FileInfo) error { return nil }
 
+// lock does nothing: a directory can't be locked here.
+func lock(*os.File) error { return nil }
+
 // dieOf leaves the exit code to the caller: nobody dies of signals here.
 func dieOf(syscall.Signal) {}

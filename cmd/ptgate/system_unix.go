@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ptgate/adapter/descriptors"
 	"ptgate/gateway/config"
 )
@@ -48,6 +50,15 @@ func keepOwner(f *os.File, of fs.FileInfo) error {
 		return fmt.Errorf("the file would change its owner: %w", err)
 	}
 	return nil
+}
+
+// lock waits until no other process has a directory locked, and locks it until it is closed.
+func lock(dir *os.File) error {
+	for {
+		if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != unix.EINTR {
+			return err
+		}
+	}
 }
 
 // dieOf ends the process as the signal does by default.

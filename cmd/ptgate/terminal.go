@@ -1,16 +1,81 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
+	"os"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
 
+	"github.com/spf13/cobra"
+
 	"ptgate/adapter"
 )
+
+// jsonFlag adds --json.
+func jsonFlag(cmd *cobra.Command) *bool {
+	return cmd.Flags().Bool("json", false, "print JSON")
+}
+
+// printJSON writes v for scripts.
+func printJSON(out io.Writer, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = jsonWriter{out}.Write(append(b, '\n'))
+	return err
+}
+
+// progress says on a terminal what a command waits for, once it has waited for a second,
+// and takes it back when stop is called. Nothing else may write to out before that.
+func progress(out io.Writer, what func() string) (stop func()) {
+	if !isTerminal(out) {
+		return func() {}
+	}
+	return showProgress(out, what)
+}
+
+func showProgress(out io.Writer, what func() string) (stop func()) {
+	begin := time.Now()
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for shown := false; ; shown = true {
+			select {
+			case <-tick.C:
+				fmt.Fprintf(out, "\r\x1b[K%s: %v", plainText(what()), time.Since(begin).Truncate(time.Second))
+			case <-end:
+				if shown {
+					io.WriteString(out, "\r\x1b[K")
+				}
+				return
+			}
+		}
+	}()
+	return func() {
+		close(end)
+		<-ended
+	}
+}
+
+// isTerminal tells whether somebody may sit at f; /dev/null counts, too.
+func isTerminal(f any) bool {
+	file, ok := f.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&fs.ModeCharDevice != 0
+}
 
 // A jsonWriter writes JSON that is safe to look at in a terminal. encoding/json leaves
 // some control characters as they are, among them those of C1 by which a terminal takes

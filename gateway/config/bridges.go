@@ -44,7 +44,7 @@ func (l *loading) namedBridges(top *table) []*Bridge {
 // to "a.c" is no further error then.
 func (l *loading) dotted(nt namedTable) (found bool) {
 	for _, key := range slices.Sorted(maps.Keys(nt.t.m)) {
-		if _, ok := nt.t.m[key].(map[string]any); !ok || key == "args" || key == "budget" || didYouMean(key, []string{"args", "budget"}) != "" {
+		if _, ok := nt.t.m[key].(map[string]any); !ok || key == "args" || key == "budget" || DidYouMean(key, []string{"args", "budget"}) != "" {
 			continue
 		}
 		name := nt.name + "." + key
@@ -193,7 +193,7 @@ func (l *loading) unknownArgs(t *table, line int, key, transport string, known [
 	}
 	for _, a := range args {
 		if !slices.Contains(known, a.Key) {
-			t.warn(line, "%s: %s knows no %q%s", key, transport, a.Key, didYouMean(a.Key, known))
+			t.warn(line, "%s: %s knows no %q%s", key, transport, a.Key, DidYouMean(a.Key, known))
 		}
 	}
 }
@@ -362,7 +362,7 @@ func (p *ptTable) find(t *table, transport string, server bool) *PT {
 			names = append(names, r.Name)
 		}
 		names = append(names, slices.Sorted(maps.Keys(p.declared))...)
-		hint := didYouMean(transport, names)
+		hint := DidYouMean(transport, names)
 		if hint == "" {
 			hint = fmt.Sprintf(": name the program in [pt.NAME], with transports = [%q]", transport)
 		}

@@ -471,7 +471,7 @@ func TestDidYouMean(t *testing.T) {
 		"lsiten": "listen", "Listen": "listen", "vai": "via", "tO": "to", "dirct": "direct", "xyz": "", "": "", "ab": "",
 		strings.Repeat("x", 100): "",
 	} {
-		got := didYouMean(word, known)
+		got := DidYouMean(word, known)
 		if want == "" && got != "" || want != "" && got != ": did you mean \""+want+"\"?" {
 			t.Errorf("%q: %q, want %q", word, got, want)
 		}

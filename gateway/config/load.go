@@ -635,7 +635,7 @@ func exitPatterns(t *table, key string) (patterns []routes.Pattern, all, word bo
 			continue
 		case key == "deny" && !strings.Contains(host, "."):
 			// Taken for the name of a host, it would open this box's own network.
-			if hint := didYouMean(host, []string{private}); hint != "" {
+			if hint := DidYouMean(host, []string{private}); hint != "" {
 				t.fail(it.line, "%s: %q%s", key, it.text, hint)
 				continue
 			}

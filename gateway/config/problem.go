@@ -10,10 +10,10 @@ import (
 // A Problem is something wrong with a configuration file. A warning is about something
 // that works, but is probably a mistake.
 type Problem struct {
-	File    string // as the user named it, or as the configuration file names it
-	Line    int    // from 1; 0: of the file as a whole
-	Message string
-	Warning bool
+	File    string `json:"file"`           // as the user named it, or as the configuration file names it
+	Line    int    `json:"line,omitempty"` // from 1; 0: of the file as a whole
+	Message string `json:"message"`
+	Warning bool   `json:"warning"`
 }
 
 // String prints FILE:LINE: message.
@@ -51,9 +51,9 @@ func sortProblems(problems []Problem, main string) {
 	})
 }
 
-// didYouMean is the end of a message about an unknown word: the known one that
-// is nearest, or nothing.
-func didYouMean(word string, known []string) string {
+// DidYouMean is the end of a message about an unknown word: a question for the known one
+// that is nearest, or nothing.
+func DidYouMean(word string, known []string) string {
 	best, distance := "", 3
 	for _, k := range known {
 		if d := editDistance(strings.ToLower(word), strings.ToLower(k)); d < distance && d < max(len(k), len(word)) {

@@ -271,7 +271,7 @@ func (l *loading) via(cfg *Config, t *table, r *Route, rule int) {
 		switch {
 		case !ok:
 			names := append(slices.Sorted(maps.Keys(l.bridges)), viaDirect, viaBlock)
-			t.fail(it.line, "via: there is no bridge %q%s", it.text, didYouMean(it.text, names))
+			t.fail(it.line, "via: there is no bridge %q%s", it.text, DidYouMean(it.text, names))
 		case seen[it.text]:
 			t.fail(it.line, "via names %q twice", it.text)
 		default:
