@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ptgate/gateway"
 	"ptgate/gateway/config"
 	"ptgate/gateway/destination"
 	"ptgate/gateway/exit"
@@ -35,8 +36,16 @@ works, and is probably a mistake.`,
 			return err
 		}
 		cfg, problems := config.Load(path)
+		problems = append([]config.Problem{}, problems...) // JSON has a list, also if it is empty
+		fine := cfg != nil
+		if cfg != nil {
+			_, err := running(cmd.Context(), path)
+			problems = append(problems, gateway.Check(cfg, path, err == nil)...)
+			config.Sort(problems, path)
+			fine = !config.HasError(problems)
+		}
 		if *raw {
-			out := checked{File: path, OK: cfg != nil, Problems: problems}
+			out := checked{File: path, OK: fine, Problems: problems}
 			if cfg != nil {
 				out.Routes, out.Bridges, out.Serve = len(cfg.Routes), len(cfg.Bridges), len(cfg.Serve)
 			}
@@ -47,11 +56,11 @@ works, and is probably a mistake.`,
 			for _, p := range problems {
 				fmt.Fprintln(cmd.OutOrStdout(), p)
 			}
-			if cfg != nil {
+			if fine {
 				fmt.Fprintf(cmd.OutOrStdout(), "%s: fine: %s\n", path, summary(cfg))
 			}
 		}
-		if cfg == nil {
+		if !fine {
 			return exitError(1)
 		}
 		return nil
@@ -59,7 +68,7 @@ works, and is probably a mistake.`,
 	return cmd
 }
 
-// A checked is what `ptgate check --json` prints. The numbers are of a file without errors.
+// A checked is what `ptgate check --json` prints. The numbers are of a file that can be read.
 type checked struct {
 	File     string           `json:"file"`
 	OK       bool             `json:"ok"` // there are no errors; there may be warnings

@@ -26,7 +26,8 @@ type Config struct {
 	// Path is the file, absolute.
 	Path string
 	// StateDir is absolute; it need not exist yet.
-	StateDir string
+	StateDir  string
+	StateLine int // of state_dir; 0: the file has none
 
 	Log    Log
 	Listen Listen

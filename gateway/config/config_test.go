@@ -150,7 +150,7 @@ func TestEverything(t *testing.T) {
 		Args: argsOf("cert", "AoHJ2A2/xY+8BeRUlarB0p4vKsq7w6AUFjSHiP76EWjB45+o1hMhNwRSHb4YkHTK4pIF1Q", "iat-mode", "1"), PT: obfs4, Line: 47}
 	file, list := "testdata/good/everything.toml", "testdata/lists/domains.txt"
 	want := &Config{
-		Path: filepath.Join(dir, "everything.toml"), StateDir: filepath.Join(dir, "state"),
+		Path: filepath.Join(dir, "everything.toml"), StateDir: filepath.Join(dir, "state"), StateLine: 1,
 		Log: Log{Level: slog.LevelDebug, Format: "json"},
 		Listen: Listen{SOCKS5: []string{"127.0.0.1:1080", "[::1]:1080"}, HTTP: []string{"0.0.0.0:8118"}, Mixed: []string{"[::1]:8118", "unix:/run/ptgate/proxy.sock"}, SocketMode: 0o600,
 			Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("192.0.2.0/24")},
@@ -407,7 +407,7 @@ func TestUnreadable(t *testing.T) {
 
 func TestProblemsAreSorted(t *testing.T) {
 	problems := []Problem{{"b", 1, "x", false}, {"m", 2, "x", false}, {"a", 9, "x", false}, {"m", 1, "y", true}, {"m", 1, "a", false}}
-	sortProblems(problems, "m")
+	Sort(problems, "m")
 	var got []string
 	for _, p := range problems {
 		got = append(got, p.String())

@@ -101,7 +101,7 @@ func (ld Loader) parse(path string, doc []byte, mode fs.FileMode) (*Config, []Pr
 		seen[p] = true
 		return again
 	})
-	sortProblems(l.problems, path)
+	Sort(l.problems, path)
 	if HasError(l.problems) {
 		return nil, l.problems
 	}
@@ -238,6 +238,9 @@ func (l *loading) secret(line int) {
 func (l *loading) config(m map[string]any) *Config {
 	top := &table{l: l, m: m}
 	cfg := &Config{Path: l.abs, StateDir: l.stateDir(top)}
+	if l.namedStateDir(top) != "" {
+		cfg.StateLine = top.lineOf("state_dir")
+	}
 	serve, route := top.array("serve"), top.array("route")
 	cfg.Log = logTable(top.sub("log"))
 	cfg.PTs = l.declaredPTs(top)

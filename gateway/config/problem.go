@@ -36,8 +36,8 @@ func HasError(problems []Problem) bool {
 	return slices.ContainsFunc(problems, func(p Problem) bool { return !p.Warning })
 }
 
-// sortProblems puts those of the file main first, and each file's by line.
-func sortProblems(problems []Problem, main string) {
+// Sort puts the problems of the file main first, and each file's by line.
+func Sort(problems []Problem, main string) {
 	slices.SortStableFunc(problems, func(a, b Problem) int {
 		if a.File != b.File {
 			switch main {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -91,7 +92,7 @@ func (t *table) get(key string) (any, bool) {
 func (t *table) done() {
 	for _, key := range slices.Sorted(maps.Keys(t.m)) {
 		if !slices.Contains(t.known, key) {
-			t.fail(t.lineOf(key), "unknown key %q%s", key, DidYouMean(key, t.known))
+			t.fail(t.lineOf(key), "unknown key %q%s", key, cmp.Or(DidYouMean(key, t.known), place(key)))
 		}
 	}
 }

@@ -5,6 +5,8 @@ package permissions
 import (
 	"io/fs"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 const hasModes = true
@@ -16,6 +18,11 @@ func Owner(info fs.FileInfo) (id uint32, ok bool) {
 		return 0, false
 	}
 	return s.Uid, true
+}
+
+// Writable tells whether this process may make files in a directory.
+func Writable(dir string) bool {
+	return unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS) == nil
 }
 
 // group is the group id of a file; ok is false if that is not known.

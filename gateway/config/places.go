@@ -1,0 +1,40 @@
+package config
+
+import (
+	"slices"
+	"strings"
+)
+
+// places are the tables in which a key can stand, for a message about one that stands in
+// another table; "" is the top of the file.
+var places = map[string][]string{
+	"":           {"state_dir"},
+	"[log]":      {"level", "format"},
+	"[listen]":   {"mixed", "socks5", "http", "socket_mode", "owners", "allow", "users"},
+	"[bridge.…]": {"line", "transport", "address", "args", "far", "user", "password", "optimistic", "carriers", "budget"},
+	"[[route]]":  {"to", "to_file", "via", "pick", "private"},
+	"[[serve]]":  {"transport", "bind", "public", "options", "allow", "deny", "forward", "trusted_hops", "trusted_proxies", "proxy_protocol"},
+	"[exit]":     {"allow", "deny", "users"},
+	"[pt.…]":     {"exec", "transports", "proxy", "state", "env", "bind_v4", "bind_v6", "isolate"},
+	"[limits]": {"connections", "handshake", "dial", "stagger", "idle", "half_open", "drain", "resume", "resume_buffer",
+		"memory", "client_memory", "client_streams", "client_carriers", "client_new", "shared"},
+}
+
+// place is the end of a message about a key that stands in the wrong table: where it
+// belongs, or nothing.
+func place(key string) string {
+	var tables []string
+	for table, keys := range places {
+		if slices.Contains(keys, key) {
+			tables = append(tables, table)
+		}
+	}
+	if len(tables) == 0 {
+		return ""
+	}
+	if slices.Contains(tables, "") {
+		return ": write it above the first [table]; what stands below belongs to that table"
+	}
+	slices.Sort(tables)
+	return ": it belongs below " + strings.Join(tables, " or ")
+}
