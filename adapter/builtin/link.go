@@ -3,6 +3,7 @@ package builtin
 import (
 	"io"
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -45,6 +46,12 @@ type link struct {
 	// such connection, or its handshake is done.
 	guest *guest
 
+	// from is the client's address, if a proxy has told it. It is not valid if the proxy
+	// does not know it. Nil: the client is the peer. ahead is what was read behind the
+	// proxy's header; it is the reader's.
+	from  *netip.AddrPort
+	ahead []byte
+
 	// failed holds the first error of Write or WaitRead, ended is on from
 	// CloseWrite. The kernel tells of a reset once only, and the read after that
 	// would see a clean end: see end.
@@ -68,7 +75,10 @@ func (l *link) Read(p []byte) (int, error) {
 		}
 		p = p[:min(len(p), l.budget)]
 	}
-	n, err := l.tcp.Read(p)
+	n, err := l.readAhead(p), error(nil)
+	if n == 0 {
+		n, err = l.tcp.Read(p)
+	}
 	if l.limited {
 		l.budget -= n
 	}
@@ -78,9 +88,17 @@ func (l *link) Read(p []byte) (int, error) {
 	return n, err
 }
 
+func (l *link) readAhead(p []byte) int {
+	n := copy(p, l.ahead)
+	if l.ahead = l.ahead[n:]; len(l.ahead) == 0 {
+		l.ahead = nil
+	}
+	return n
+}
+
 // WaitRead returns when Read would not block.
 func (l *link) WaitRead() error {
-	if l.prime {
+	if l.prime || len(l.ahead) > 0 {
 		return nil
 	}
 	if l.readiness == nil {
@@ -152,8 +170,14 @@ func (l *link) Abort() {
 
 func (l *link) Beneath() *net.TCPConn { return l.tcp }
 
-func (l *link) LocalAddr() net.Addr  { return l.tcp.LocalAddr() }
-func (l *link) RemoteAddr() net.Addr { return l.tcp.RemoteAddr() }
+func (l *link) LocalAddr() net.Addr { return l.tcp.LocalAddr() }
+
+func (l *link) RemoteAddr() net.Addr {
+	if l.from != nil {
+		return net.TCPAddrFromAddrPort(*l.from)
+	}
+	return l.tcp.RemoteAddr()
+}
 
 func (l *link) SetWriteDeadline(t time.Time) error { return l.tcp.SetWriteDeadline(t) }
 

@@ -392,7 +392,7 @@ func (c *child) listen(info *pt.ServerInfo, b pt.Bindaddr, stateDir string) erro
 		Bind:      b.Addr.String(),
 		Logger:    c.log,
 	}
-	if err := cutTrust(fromPT(b.Options), &cfg); err != nil {
+	if err := cutOptions(fromPT(b.Options), &cfg); err != nil {
 		return err
 	}
 	ln, err := Listen(cfg)

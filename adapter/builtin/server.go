@@ -16,6 +16,7 @@ import (
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
 
 	"ptgate/adapter"
+	"ptgate/adapter/builtin/website"
 	"ptgate/adapter/descriptors"
 )
 
@@ -36,7 +37,7 @@ type ServerConfig struct {
 	Transport string
 	// StateDir keeps obfs4's keys (obfs4_state.json) if Options have none. It is made,
 	// with mode 0700, if it does not exist. If the keys are lost, clients need new bridge
-	// lines. webtunnel keeps nothing.
+	// lines. webtunnel keeps nothing, except the certificate of an authority (see Site).
 	StateDir string
 	// Bind is the address to listen on, host:port with a literal host. Port 0: the system
 	// chooses.
@@ -59,6 +60,16 @@ type ServerConfig struct {
 	// X-Forwarded-For is not read: the TCP peer is the client, and must know the secret
 	// path. Nil: loopback. It is only for transports with a web server in front.
 	TrustedProxies []netip.Prefix
+	// Site makes the transport answer TLS itself, with a website around it. Nil: a web
+	// server stands in front. It is only for transports with a web server in front.
+	Site *website.Config
+	// ProxyFrom are the networks of proxies that write the client's address in front of
+	// each connection (the PROXY protocol, version 1 or 2). A connection from there that
+	// begins in another way is closed. From all other addresses, such a header is taken
+	// for what the client has sent.
+	ProxyFrom []netip.Prefix
+	// ProxyWait is how long such a header may take to come. 0: 10 s.
+	ProxyWait time.Duration
 	// SendBuffer is SO_SNDBUF of the TCP connections in bytes. 0: the system's
 	// choice.
 	SendBuffer int
@@ -79,7 +90,10 @@ type ServerConfig struct {
 	Logger *slog.Logger
 }
 
-var errDenied = adapter.Constant("client is not admitted")
+var (
+	errDenied = adapter.Constant("client is not admitted")
+	errNoSite = adapter.Constant("this transport can't answer TLS itself")
+)
 
 // A Listener accepts a transport's connections. Many handshakes run at the same time;
 // Accept returns a connection when its handshake is done.
@@ -91,12 +105,14 @@ type Listener struct {
 	accept func(*link) (net.Conn, netip.AddrPort, error)
 	args   adapter.Args
 	path   string // webtunnel: the secret one, of its url
+	site   *website.Site
 
 	ready      chan Conn
 	handshakes *crowd         // under way, or done and waiting for Accept
 	kept       *crowd         // clients that failed
 	leaving    sync.WaitGroup // guests that were let go, and are not settled; the accept loop's
 	panics     panicLog
+	strays     adapter.LogLimit // of proxies that do not say who the client is
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -126,8 +142,18 @@ func Listen(cfg ServerConfig) (*Listener, error) {
 	if err := l.row.listen(l); err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.Transport, err)
 	}
+	if cfg.Site != nil && !l.row.Front {
+		return nil, fmt.Errorf("%s: %w", cfg.Transport, errNoSite)
+	}
 	if l.tcp, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(adapter.BindAddr(bind))); err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.Transport, err)
+	}
+	if cfg.Site != nil {
+		if l.site, err = website.New(*cfg.Site, cfg.StateDir, l.tunnel, l.log); err != nil {
+			_ = l.tcp.Close()
+			return nil, fmt.Errorf("%s: %w", cfg.Transport, err)
+		}
+		l.accept = l.acceptVisitor
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.wg.Go(l.acceptLoop)
@@ -198,7 +224,13 @@ func (l *Listener) Close() error {
 	for _, g := range l.kept.close() {
 		_ = g.tcp.Close()
 	}
+	if l.site != nil {
+		l.site.Cancel()
+	}
 	l.wg.Wait()
+	if l.site != nil {
+		l.site.Close()
+	}
 	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}
@@ -285,7 +317,12 @@ func (l *Listener) handshake(g *guest) (*conn, error) {
 	c := newLink(g.tcp, l.cfg.SendBuffer)
 	c.guest = g
 	release := closeOnDone(l.ctx, g.tcp)
-	inner, from, err := l.accept(c)
+	var inner net.Conn
+	var from netip.AddrPort
+	err := l.readProxy(c)
+	if err == nil {
+		inner, from, err = l.accept(c)
+	}
 	if !release() && err == nil {
 		err = net.ErrClosed
 	}

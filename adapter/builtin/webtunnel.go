@@ -4,6 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/hmac"
+	cryptorand "crypto/rand"
+	"crypto/sha1"
+	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
@@ -15,7 +18,6 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -40,8 +42,41 @@ import (
 // webtunnelHello is the TLS client hello that clients imitate unless told otherwise.
 const webtunnelHello = "hellorandomizednoalpn"
 
-// switching is the server's answer, to the byte that of the project's server.
+// switching is the server's answer to a request without a key, to the byte that of the
+// project's server.
 const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+// switchingAnswer is the answer to a request. One that has a key, as browsers send it, gets
+// what belongs to the key (RFC 6455 section 4.2.2): HAProxy passes no other answer on.
+func switchingAnswer(request *http.Request) string {
+	key := request.Header.Get("Sec-Websocket-Key")
+	if key == "" {
+		return switching
+	}
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return strings.TrimSuffix(switching, "\r\n") + "Sec-WebSocket-Accept: " + base64.StdEncoding.EncodeToString(sum[:]) + "\r\n\r\n"
+}
+
+// asksForTunnel tells whether a request is one of a client. The project's clients send no
+// key and no version. If there is one, it must be right.
+func asksForTunnel(r *http.Request) bool {
+	keys, versions := r.Header["Sec-Websocket-Key"], r.Header["Sec-Websocket-Version"]
+	if r.Method != http.MethodGet || !r.ProtoAtLeast(1, 1) || r.ContentLength != 0 || len(keys) > 1 || len(versions) > 1 {
+		return false
+	}
+	if len(keys) == 1 {
+		if nonce, err := base64.StdEncoding.DecodeString(keys[0]); err != nil || len(nonce) != webSocketKey {
+			return false
+		}
+	}
+	return isUpgrade(r.Header) && (len(versions) == 0 || versions[0] == webSocketVersion)
+}
+
+// The length of a key in bytes, and the version that there is (RFC 6455 section 4.1).
+const (
+	webSocketKey     = 16
+	webSocketVersion = "13"
+)
 
 // A webtunnelClient makes connections for any number of bridges.
 type webtunnelClient struct {
@@ -209,11 +244,20 @@ func askUpgrade(conn net.Conn, u *url.URL) (net.Conn, error) {
 	if strings.Contains(host, ":") {
 		host = "[" + host + "]" // RFC 9110 section 7.2: as in the URL
 	}
+	var key [webSocketKey]byte
+	_, _ = cryptorand.Read(key[:]) // it never fails
 	request := &http.Request{
 		Method: http.MethodGet,
 		URL:    &url.URL{Path: u.Path, RawPath: u.RawPath},
 		Host:   host,
-		Header: http.Header{"Connection": {"upgrade"}, "Upgrade": {"websocket"}},
+		// The project's clients send neither key nor version. Browsers do, and there are
+		// web servers that pass nothing on without them, such as HAProxy.
+		Header: http.Header{
+			"Connection":            {"upgrade"},
+			"Upgrade":               {"websocket"},
+			"Sec-WebSocket-Key":     {base64.StdEncoding.EncodeToString(key[:])},
+			"Sec-WebSocket-Version": {webSocketVersion},
+		},
 	}
 	if err := request.Write(conn); err != nil {
 		return nil, err
@@ -285,6 +329,39 @@ func (l *Listener) setUpWebtunnel() error {
 	return nil
 }
 
+// acceptVisitor lets the website answer, until it is asked for a tunnel.
+func (l *Listener) acceptVisitor(c *link) (net.Conn, netip.AddrPort, error) {
+	conn, rest, err := l.site.Handle(c)
+	if err != nil {
+		return nil, netip.AddrPort{}, err
+	}
+	if len(rest) > 0 {
+		conn = &aheadConn{conn, bytes.Clone(rest)}
+	}
+	return conn, addrPort(c.RemoteAddr()), nil
+}
+
+// tunnel is asked by the website for each request. For all that is not let in, the website
+// answers as if nobody had asked.
+func (l *Listener) tunnel(conn net.Conn, request *http.Request) (answer string, ok bool) {
+	if !l.isSecret(request) || !asksForTunnel(request) {
+		return "", false
+	}
+	c := conn.(*link)
+	from := addrPort(c.RemoteAddr())
+	if l.cfg.TrustedHops > 0 && l.isProxy(from.Addr()) {
+		from = forwardedFor(request.Header["X-Forwarded-For"], l.cfg.TrustedHops)
+		c.from = &from
+	}
+	return switchingAnswer(request), l.admitted(from)
+}
+
+// isSecret tells whether a request has the secret path. The time that it takes says nothing
+// about how much of the path is right.
+func (l *Listener) isSecret(request *http.Request) bool {
+	return subtle.ConstantTimeCompare([]byte(strings.TrimPrefix(request.URL.Path, "/")), []byte(strings.TrimPrefix(l.path, "/"))) == 1
+}
+
 // acceptWebtunnel reads the request that the web server in front passes on. What is
 // no request for a tunnel gets no answer, as from the project's server: the web
 // server then makes one in its own words, by which nobody can tell us from others.
@@ -299,14 +376,14 @@ func (l *Listener) acceptWebtunnel(c *link) (_ net.Conn, from netip.AddrPort, er
 	if err != nil {
 		return nil, from, err
 	}
-	if !isUpgrade(request.Header) {
+	if !asksForTunnel(request) {
 		return nil, from, adapter.Constant("a request that asks for no tunnel")
 	}
 	from = addrPort(c.RemoteAddr())
 	switch {
 	case !l.isProxy(from.Addr()):
 		// No web server has looked at the path, and the header may be forged.
-		if strings.TrimPrefix(request.URL.Path, "/") != strings.TrimPrefix(l.path, "/") {
+		if !l.isSecret(request) {
 			return nil, from, adapter.Constant("a request past the web server, without the secret path")
 		}
 	case l.cfg.TrustedHops > 0:
@@ -315,7 +392,7 @@ func (l *Listener) acceptWebtunnel(c *link) (_ net.Conn, from netip.AddrPort, er
 	if !l.admitted(from) {
 		return nil, from, errDenied
 	}
-	if _, err := c.Write([]byte(switching)); err != nil {
+	if _, err := c.Write([]byte(switchingAnswer(request))); err != nil {
 		return nil, from, err
 	}
 	return behindHead(c, in), from, c.SetDeadline(time.Time{})
@@ -352,38 +429,4 @@ func forwardedFor(lines []string, hops int) (client netip.AddrPort) {
 		return client
 	}
 	return netip.AddrPortFrom(addr.Unmap(), 0)
-}
-
-// The server options that set ServerConfig.TrustedHops and ServerConfig.TrustedProxies
-// in `ptgate pt`. They are not announced to clients. Without the first one, TrustedHops
-// is 1 for a transport behind a web server. The second one is a list of networks with
-// commas; without it, the web server is on loopback.
-const (
-	OptionTrustedHops    = "trusted-hops"
-	OptionTrustedProxies = "trusted-proxies"
-)
-
-// cutTrust takes the options out that say whom to trust, and puts them into cfg.
-func cutTrust(options adapter.Args, cfg *ServerConfig) (err error) {
-	cfg.TrustedHops = 1
-	for _, o := range options {
-		switch o.Key {
-		case OptionTrustedHops:
-			if cfg.TrustedHops, err = strconv.Atoi(o.Value); err != nil || cfg.TrustedHops < 0 {
-				return fmt.Errorf("option %q is no number of proxies", o.Key)
-			}
-		case OptionTrustedProxies:
-			cfg.TrustedProxies = []netip.Prefix{}
-			for text := range strings.FieldsFuncSeq(o.Value, func(r rune) bool { return r == ',' }) {
-				p, err := netip.ParsePrefix(text)
-				if err != nil {
-					return fmt.Errorf("option %q has something else than networks", o.Key)
-				}
-				cfg.TrustedProxies = append(cfg.TrustedProxies, p)
-			}
-		default:
-			cfg.Options = append(cfg.Options, o)
-		}
-	}
-	return nil
 }

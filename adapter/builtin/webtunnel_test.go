@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -34,7 +35,8 @@ type recorder struct {
 func (r *recorder) Read(p []byte) (int, error)  { return r.in.Read(p) }
 func (r *recorder) Write(p []byte) (int, error) { return r.out.Write(p) }
 
-// On the wire, both sides are the project's own.
+// On the wire, both sides are the project's own, but for the key and the version that
+// browsers send, too, and the answer to the key.
 func TestWebtunnelWire(t *testing.T) {
 	theirs, ours := &recorder{in: strings.NewReader(switching)}, &recorder{in: strings.NewReader(switching)}
 	client, err := httpupgrade.NewHTTPUpgradeTransport(&httpupgrade.Config{Path: "a%2Fb/secret", Host: "front.example"})
@@ -51,8 +53,12 @@ func TestWebtunnelWire(t *testing.T) {
 	if _, err := askUpgrade(ours, u); err != nil {
 		t.Error(err)
 	}
-	if ours.out.String() != theirs.out.String() {
+	if asked := ofBrowsers.ReplaceAllString(ours.out.String(), ""); asked != theirs.out.String() || asked == ours.out.String() {
 		t.Errorf("we ask\n%q, they\n%q", &ours.out, &theirs.out)
+	}
+	request, err := http.ReadRequest(bufio.NewReader(&theirs.out))
+	if err != nil || !asksForTunnel(request) || switchingAnswer(request) != switching {
+		t.Errorf("their request: %v, %v", request, err)
 	}
 	server := &recorder{in: bytes.NewReader(ours.out.Bytes())}
 	if _, err := client.Server(server); err != nil {
@@ -60,6 +66,17 @@ func TestWebtunnelWire(t *testing.T) {
 	}
 	if server.out.String() != switching {
 		t.Errorf("they answer %q, we %q", &server.out, switching)
+	}
+}
+
+var ofBrowsers = regexp.MustCompile(`Sec-WebSocket-(Key: [A-Za-z0-9+/]{22}==|Version: 13)\r\n`)
+
+// The answer to a key is that of RFC 6455, section 1.3.
+func TestWebtunnelKey(t *testing.T) {
+	r := &http.Request{Header: http.Header{"Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}}}
+	answer, err := http.ReadResponse(bufio.NewReader(strings.NewReader(switchingAnswer(r))), nil)
+	if err != nil || answer.Header.Get("Sec-Websocket-Accept") != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" {
+		t.Errorf("%v, %v", answer, err)
 	}
 }
 
@@ -383,15 +400,15 @@ func TestMainTrustedHops(t *testing.T) {
 		_ = c.Close()
 	}
 	for _, bad := range []adapter.Args{
-		argsOf(OptionTrustedHops, ""), argsOf(OptionTrustedHops, "x"), argsOf(OptionTrustedHops, "-1"), argsOf(OptionTrustedHops, "1.5"),
-		argsOf(OptionTrustedProxies, "x"), argsOf(OptionTrustedProxies, "127.0.0.1/8,"+"192.0.2.1"),
+		argsOf(optionTrustedHops, ""), argsOf(optionTrustedHops, "x"), argsOf(optionTrustedHops, "-1"), argsOf(optionTrustedHops, "1.5"),
+		argsOf(optionTrustedProxies, "x"), argsOf(optionTrustedProxies, "127.0.0.1/8,"+"192.0.2.1"),
 	} {
-		if err := cutTrust(bad, new(ServerConfig)); err == nil {
+		if err := cutOptions(bad, new(ServerConfig)); err == nil {
 			t.Errorf("%v is taken", bad)
 		}
 	}
 	var cfg ServerConfig
-	err := cutTrust(fromPT(pt.Args{"url": {"u"}, OptionTrustedHops: {"0"}, OptionTrustedProxies: {""}}), &cfg)
+	err := cutOptions(fromPT(pt.Args{"url": {"u"}, optionTrustedHops: {"0"}, optionTrustedProxies: {""}}), &cfg)
 	if err != nil || cfg.TrustedHops != 0 || cfg.TrustedProxies == nil || len(cfg.TrustedProxies) != 0 || len(cfg.Options) != 1 {
 		t.Errorf("%+v, %v", cfg, err)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
+	"ptgate/adapter/builtin/website"
 	"ptgate/gateway/budget"
 	"ptgate/routes"
 )
@@ -173,9 +174,18 @@ type Serve struct {
 	TrustedHops int
 	// TrustedProxies are the networks from which X-Forwarded-For counts. Nil: loopback.
 	TrustedProxies []netip.Prefix
-	Forward        string // host:port of a fixed service; "": the exit
-	PT             *PT
-	Line           int
+	// Site makes the transport answer TLS itself. Nil: it does not.
+	Site *website.Config
+	// ProxyFrom are the networks of proxies that write the client's address in front of
+	// each connection (the PROXY protocol), and ProxyWait is how long they may take.
+	ProxyFrom []netip.Prefix
+	ProxyWait time.Duration
+	Forward   string // host:port of a fixed service; "": the exit
+	// ProxyProtocol is the version of the PROXY protocol in which that service is told who
+	// the client is. 0: it is not told.
+	ProxyProtocol int
+	PT            *PT
+	Line          int
 }
 
 // HasKeys tells whether the options have the transport's keys, as `ptgate pair`

@@ -252,7 +252,7 @@ func (l *loading) config(m map[string]any) *Config {
 	}
 	cfg.Exit = exitTable(top.sub("exit"), cfg.Serve)
 	adminTable(top.sub("admin"))
-	cfg.Limits = limitsTable(top.sub("limits"))
+	cfg.Limits = limitsTable(top.sub("limits"), cfg.Serve)
 	top.done()
 	if m["route"] == nil && m["serve"] == nil || len(route)+len(serve) == 0 && !HasError(l.problems) {
 		top.fail(1, "there is nothing to do: write a [[route]] (near end), a [[serve]] (far end) or both")
@@ -488,6 +488,7 @@ func (l *loading) serveTable(t *table) *Serve {
 	s.Options = t.args("options")
 	l.checkOptions(t, s)
 	s.Allow, s.Deny = t.prefixes("allow"), t.prefixes("deny")
+	l.website(t, s)
 	l.trust(t, s)
 	if text := t.pasted("forward", TextName); text != "" {
 		target, err := destination.Parse(text)
@@ -500,9 +501,11 @@ func (l *loading) serveTable(t *table) *Serve {
 			}
 		}
 	}
-	if t.integer("proxy_protocol", 0, 0, 2) != 0 {
-		t.fail(t.lineOf("proxy_protocol"), "proxy_protocol is not supported yet: write 0, or leave it out")
+	s.ProxyProtocol = t.integer("proxy_protocol", 0, 0, 2)
+	if s.ProxyProtocol != 0 && !t.has("forward") {
+		t.fail(t.lineOf("proxy_protocol"), "proxy_protocol tells a fixed service who the client is: it needs forward")
 	}
+	l.proxies(t, s)
 	t.done()
 	return s
 }
@@ -550,6 +553,17 @@ func (l *loading) trust(t *table, s *Serve) {
 	row, _ := builtin.Lookup(s.Transport)
 	hops := t.integer("trusted_hops", 1, 0, 16)
 	proxies := t.prefixes("trusted_proxies")
+	if s.Site != nil {
+		// Nobody stands in front, unless the file names whoever does.
+		s.TrustedHops, s.TrustedProxies = 0, append([]netip.Prefix{}, proxies...)
+		switch {
+		case len(proxies) > 0:
+			s.TrustedHops = hops
+		case t.has("trusted_hops") && hops > 0:
+			t.fail(t.lineOf("trusted_hops"), "trusted_hops with tls needs trusted_proxies: the addresses of those in front that say who the client is")
+		}
+		return
+	}
 	if row.Front && (s.PT == nil || s.PT.Builtin()) {
 		s.TrustedHops = hops
 		if t.has("trusted_proxies") {
@@ -675,7 +689,7 @@ func adminTable(t *table) {
 	t.done()
 }
 
-func limitsTable(t *table) Limits {
+func limitsTable(t *table, serve []*Serve) Limits {
 	limits := Limits{
 		Connections:        t.integer("connections", 16384, 1, 10_000_000),
 		DefaultConnections: !t.has("connections"),
@@ -693,6 +707,11 @@ func limitsTable(t *table) Limits {
 		ClientCarriers:     t.integer("client_carriers", 256, 1, 10_000_000),
 		ClientNew:          t.integer("client_new", 5000, 1, 10_000_000),
 		Shared:             t.prefixes("shared"),
+	}
+	for _, s := range serve {
+		if len(s.ProxyFrom) > 0 {
+			s.ProxyWait = limits.Handshake
+		}
 	}
 	if limits.ClientStreams == 0 {
 		limits.ClientStreams = max(1, limits.Connections/2)

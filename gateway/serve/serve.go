@@ -20,8 +20,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pires/go-proxyproto"
+
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
+	"ptgate/adapter/builtin/website"
 	"ptgate/adapter/descriptors"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
@@ -108,8 +111,13 @@ type Server struct {
 func Key(c *config.Serve, state string) string {
 	pt := *c.PT
 	pt.Line = 0 // the place in the file is no setting
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q|%s|%q|%v|%v|%d|%v|%v|%q|%q|%q",
-		c.Transport, c.Bind, c.Options, c.Allow, c.Deny, c.TrustedHops, c.TrustedProxies == nil, c.TrustedProxies, c.Forward, fmt.Sprint(pt), state))
+	var site website.Config
+	if c.Site != nil {
+		site = *c.Site
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q|%s|%q|%v|%v|%d|%v|%v|%q|%q|%q|%q|%v|%v|%d",
+		c.Transport, c.Bind, c.Options, c.Allow, c.Deny, c.TrustedHops, c.TrustedProxies == nil, c.TrustedProxies, c.Forward, fmt.Sprint(pt), state,
+		site, c.ProxyFrom, c.ProxyWait, c.ProxyProtocol))
 	return hex.EncodeToString(sum[:])
 }
 
@@ -543,5 +551,33 @@ func (s *Server) forward(c stream.Conn, client string) {
 		c.Reset()
 		return
 	}
+	if err := s.introduce(c, service); err != nil {
+		service.Close()
+		c.Reset()
+		return
+	}
 	relay.Run(s.cut, c, stream.From(service), s.counted(client))
+}
+
+// introduce tells the service who the client is, if it is to know (the PROXY protocol). A
+// client whose address is not known is introduced as that.
+func (s *Server) introduce(c stream.Conn, service net.Conn) error {
+	if s.cfg.ProxyProtocol == 0 {
+		return nil
+	}
+	here := net.TCPAddrFromAddrPort(s.cfg.Bind)
+	if t := c.Socket().TCP; t != nil {
+		here, _ = t.LocalAddr().(*net.TCPAddr)
+	}
+	client, _ := c.RemoteAddr().(*net.TCPAddr)
+	var source, target net.Addr
+	if client != nil && here != nil && client.IP != nil {
+		source, target = client, here
+	}
+	text, err := proxyproto.HeaderProxyFromAddrs(byte(s.cfg.ProxyProtocol), source, target).Format()
+	if err != nil {
+		return err
+	}
+	_, err = service.Write(text)
+	return err
 }

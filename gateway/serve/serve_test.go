@@ -26,6 +26,7 @@ import (
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
+	"ptgate/adapter/builtin/website"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
@@ -767,33 +768,6 @@ func TestDenyBehindFront(t *testing.T) {
 	}
 }
 
-// A program of ours that is a process of its own learns of trusted_hops.
-func TestChildOptions(t *testing.T) {
-	url := adapter.Args{{Key: "url", Value: "https://example.com/x"}}
-	ours, other := &config.PT{Name: "it", Isolate: true}, &config.PT{Name: "it", Exec: []string{"pt"}}
-	for _, tt := range []struct {
-		transport string
-		pt        *config.PT
-		hops      int
-		proxies   []netip.Prefix
-		want      string
-	}{
-		{"webtunnel", ours, 1, nil, "url=https://example.com/x"},
-		{"webtunnel", ours, 2, nil, "url=https://example.com/x;trusted-hops=2"},
-		{"webtunnel", ours, 0, nil, "url=https://example.com/x;trusted-hops=0"},
-		{"webtunnel", ours, 1, []netip.Prefix{}, "url=https://example.com/x;trusted-proxies="},
-		{"webtunnel", ours, 1, []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("10.0.0.0/8")},
-			"url=https://example.com/x;trusted-proxies=::1/128,10.0.0.0/8"},
-		{"webtunnel", other, 0, nil, "url=https://example.com/x"},
-		{"obfs4", ours, 0, nil, "url=https://example.com/x"},
-	} {
-		got := childOptions(&config.Serve{Transport: tt.transport, PT: tt.pt, TrustedHops: tt.hops, TrustedProxies: tt.proxies, Options: url})
-		if got.EncodeClient() != tt.want {
-			t.Errorf("%+v: %v", tt, got.EncodeClient())
-		}
-	}
-}
-
 func TestKey(t *testing.T) {
 	base := Key(obfs4(false), "/state")
 	for _, c := range []struct {
@@ -817,6 +791,11 @@ func TestKey(t *testing.T) {
 		{"trusted_hops", func(c *config.Serve) { c.TrustedHops = 2 }, false},
 		{"no trusted_proxies", func(c *config.Serve) { c.TrustedProxies = []netip.Prefix{} }, false},
 		{"trusted_proxies", func(c *config.Serve) { c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("::1/128")} }, false},
+		{"tls", func(c *config.Serve) { c.Site = &website.Config{CertFile: "c", KeyFile: "k"} }, false},
+		{"decoy", func(c *config.Serve) { c.Site = &website.Config{Decoy: "/var/www/html"} }, false},
+		{"proxy_from", func(c *config.Serve) { c.ProxyFrom = []netip.Prefix{netip.MustParsePrefix("::1/128")} }, false},
+		{"limits.handshake with proxy_from", func(c *config.Serve) { c.ProxyWait = time.Second }, false},
+		{"proxy_protocol", func(c *config.Serve) { c.ProxyProtocol = 2 }, false},
 	} {
 		s := obfs4(false)
 		c.change(s)

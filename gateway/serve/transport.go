@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -67,23 +66,31 @@ type listener struct {
 }
 
 func (s *Server) listen() (transport, string, adapter.Args, error) {
-	ln, err := builtin.Listen(builtin.ServerConfig{
-		Transport:      s.cfg.Transport,
-		StateDir:       s.state,
-		Bind:           s.bind(),
-		Options:        s.cfg.Options,
-		Admit:          s.admit,
-		TrustedHops:    s.cfg.TrustedHops,
-		TrustedProxies: s.cfg.TrustedProxies,
-		Logger:         s.log,
-		Left:           func() { s.deps.Limit.Move() },
-	})
+	cfg := s.builtin()
+	cfg.StateDir, cfg.Bind, cfg.Logger, cfg.Admit = s.state, s.bind(), s.log, s.admit
+	cfg.Left = func() { s.deps.Limit.Move() }
+	ln, err := builtin.Listen(cfg)
 	if err != nil {
 		return nil, "", nil, err
 	}
 	l := &listener{ln: ln, done: make(chan struct{})}
 	l.accepting.Go(func() { l.accept(s) })
 	return l, ln.Addr().String(), ln.Args(), nil
+}
+
+// builtin are the settings of a built-in transport, in this process or in a child. A trial
+// has no website, which would ask an authority for a certificate, and needs a port.
+func (s *Server) builtin() builtin.ServerConfig {
+	c := s.cfg
+	cfg := builtin.ServerConfig{
+		Transport: c.Transport, Options: c.Options,
+		TrustedHops: c.TrustedHops, TrustedProxies: c.TrustedProxies,
+		ProxyFrom: c.ProxyFrom, ProxyWait: c.ProxyWait,
+	}
+	if s.deps.Exit != nil {
+		cfg.Site = c.Site
+	}
+	return cfg
 }
 
 func (l *listener) accept(s *Server) {
@@ -148,13 +155,14 @@ type counter func(group int, to netip.AddrPort) (n int64, listening bool, err er
 // wait for them.
 func (s *Server) launch(ctx context.Context) (transport, string, adapter.Args, error) {
 	direct, err := netip.ParseAddrPort(s.cfg.Forward)
-	if err != nil || direct.Addr().IsUnspecified() || len(s.cfg.Allow)+len(s.cfg.Deny) > 0 ||
+	if err != nil || direct.Addr().IsUnspecified() || len(s.cfg.Allow)+len(s.cfg.Deny) > 0 || s.cfg.ProxyProtocol != 0 ||
 		s.deps.Exit == nil || !canCount || s.uncounted.Load() {
 		direct = netip.AddrPort{}
 	}
-	exec := s.cfg.PT.Exec
+	exec, options := s.cfg.PT.Exec, s.cfg.Options
 	if s.cfg.PT.Builtin() {
-		exec = []string{s.deps.Exe, "pt"}
+		settings := s.builtin()
+		exec, options = []string{s.deps.Exe, "pt"}, builtin.ChildOptions(&settings)
 	}
 	cfg := adapter.Config{Exec: exec, StateDir: s.state, Env: s.cfg.PT.Env, BindV4: s.cfg.PT.BindV4, BindV6: s.cfg.PT.BindV6,
 		Logger: s.log, OnEvent: s.event}
@@ -168,7 +176,7 @@ func (s *Server) launch(ctx context.Context) (transport, string, adapter.Args, e
 		p.serverPT = ext
 	}
 	p.interrupt = sync.OnceValue(p.Drain)
-	if err := p.AddTransport(s.cfg.Transport, s.bind(), childOptions(s.cfg)); err != nil {
+	if err := p.AddTransport(s.cfg.Transport, s.bind(), options); err != nil {
 		return nil, "", nil, err
 	}
 	if err := p.Start(ctx); err != nil {
@@ -194,27 +202,6 @@ func (s *Server) launch(ctx context.Context) (transport, string, adapter.Args, e
 		p.accepting.Go(func() { p.accept(ext) })
 	}
 	return p, m.Addr, m.Args, nil
-}
-
-// childOptions are the options for a program. Our own program has options that say which
-// proxies in front it trusts. Without them it trusts one, on loopback.
-func childOptions(c *config.Serve) adapter.Args {
-	row, _ := builtin.Lookup(c.Transport)
-	if !row.Front || !c.PT.Builtin() {
-		return c.Options
-	}
-	options := slices.Clone(c.Options)
-	if c.TrustedHops != 1 {
-		options.Add(builtin.OptionTrustedHops, strconv.Itoa(c.TrustedHops))
-	}
-	if c.TrustedProxies != nil {
-		var list []string
-		for _, p := range c.TrustedProxies {
-			list = append(list, p.String())
-		}
-		options.Add(builtin.OptionTrustedProxies, strings.Join(list, ","))
-	}
-	return options
 }
 
 // event logs what a PT says.

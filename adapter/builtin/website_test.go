@@ -1,0 +1,646 @@
+package builtin
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/webtunnel/common/certiChainHashCalc"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"ptgate/adapter/builtin/website"
+)
+
+const (
+	siteName   = "www.example.com"
+	secretPath = "/secret-path"
+)
+
+// writeCert makes a certificate and its key in dir, and returns the pin that bridge lines
+// have.
+func writeCert(t testing.TB, dir string) (key, cert, pin string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: siteName}, DNSNames: []string{siteName},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(name, kind string, der []byte) string {
+		name = filepath.Join(dir, name)
+		// As a careful operator does it: the whole file appears at once.
+		if err := os.WriteFile(name+".new", pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(name+".new", name); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	return put("key.pem", "PRIVATE KEY", pkcs), put("cert.pem", "CERTIFICATE", der), base64.StdEncoding.EncodeToString(certiChainHashCalc.GenerateCertChainHash([][]byte{der}))
+}
+
+// pages is a directory with a website.
+func pages(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"index.html": "<!doctype html><title>Bees</title>", "style.css": "body {}", "sub/index.html": "<p>sub", "list/a.txt": strings.Repeat("a", 100_000),
+	} {
+		name = filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// siteFor is a listener with a website.
+func siteFor(t testing.TB, site website.Config, change func(*ServerConfig)) *Listener {
+	t.Helper()
+	return serverFor(t, nameWebtunnel, func(c *ServerConfig) {
+		c.Site, c.TrustedProxies = &site, []netip.Prefix{}
+		c.Options = argsOf("url", "https://"+siteName+secretPath)
+		if change != nil {
+			change(c)
+		}
+	})
+}
+
+// alone serves the decoy with net/http, and nothing else: what a Listener with a website
+// must look like.
+func alone(t testing.TB, cert, key string, decoy http.Handler) (addr string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{
+		Handler: decoy, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReceiveBufferPerConnection: 128 << 10, MaxReceiveBufferPerStream: 64 << 10,
+			WriteByteTimeout: 2 * time.Minute},
+		ErrorLog: log.New(io.Discard, "", 0),
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.ServeTLS(ln, cert, key)
+	}()
+	t.Cleanup(func() {
+		_ = server.Close()
+		<-done
+	})
+	return ln.Addr().String()
+}
+
+// A siteProbe is what somebody does who wants to know what a server is.
+type siteProbe struct {
+	name string
+	tls  *tls.Config // nil: no TLS
+	send string      // over HTTP/1
+	h2   [][2]string // the fields of a request over HTTP/2; nil: a usual one
+}
+
+var dates = regexp.MustCompile(`\r\nDate: [^\r]*\r\n`)
+
+// do gives all that the server at addr lets the prober see.
+func (p *siteProbe) do(addr string) (seen string) {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return "dial: " + err.Error()
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(limit))
+	var conn interface {
+		net.Conn
+		CloseWrite() error
+	} = c.(*net.TCPConn)
+	var b strings.Builder
+	if p.tls != nil {
+		cfg := p.tls.Clone()
+		cfg.InsecureSkipVerify = true
+		secure := tls.Client(c, cfg)
+		err := secure.Handshake()
+		s := secure.ConnectionState()
+		fmt.Fprintf(&b, "tls: %v %x %x %q resumed %v\n", err, s.Version, s.CipherSuite, s.NegotiatedProtocol, s.DidResume)
+		for _, cert := range s.PeerCertificates {
+			fmt.Fprintf(&b, "certificate %s\n", cert.SerialNumber)
+		}
+		if err != nil {
+			return b.String()
+		}
+		conn = secure
+	}
+	if secure, ok := conn.(*tls.Conn); ok && secure.ConnectionState().NegotiatedProtocol == "h2" {
+		fields := p.h2
+		if fields == nil {
+			fields = [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", siteName}, {":path", "/"}}
+		}
+		b.WriteString(overHTTP2(conn, fields))
+		return b.String()
+	}
+	if _, err := io.WriteString(conn, p.send); err != nil {
+		fmt.Fprintf(&b, "write: %v\n", err)
+	}
+	var answer bytes.Buffer
+	if !p.isHalf() {
+		// The end of a client's direction may overtake an answer.
+		method, _, _ := strings.Cut(p.send, " ")
+		if r, err := http.ReadResponse(bufio.NewReader(io.TeeReader(conn, &answer)), &http.Request{Method: method}); err == nil {
+			_, _ = io.Copy(io.Discard, r.Body)
+		}
+	}
+	_ = conn.CloseWrite()
+	_, err = io.Copy(&answer, conn)
+	fmt.Fprintf(&b, "%s\nend: %v", dates.ReplaceAll(answer.Bytes(), []byte("\r\n")), err)
+	return b.String()
+}
+
+// isHalf tells whether the server may wait for more.
+func (p *siteProbe) isHalf() bool {
+	return p.tls == nil || !strings.Contains(p.send, "\r\n\r\n") && !strings.Contains(p.send, "\n\n") || p.isHalfBody()
+}
+
+// isHalfBody tells whether it waits for the rest of a body.
+func (p *siteProbe) isHalfBody() bool {
+	return strings.HasSuffix(p.send, "\r\n\r\nabc") || strings.HasSuffix(p.send, "\r\nzz\r\n") || strings.Contains(p.send, "Expect:")
+}
+
+// overHTTP2 does one request, and gives the frames of the answer: those of the connection
+// first, in alphabetical order, because a server may send these at any time.
+func overHTTP2(conn net.Conn, fields [][2]string) string {
+	_, _ = io.WriteString(conn, http2.ClientPreface)
+	f := http2.NewFramer(conn, conn)
+	_ = f.WriteSettings()
+	var block bytes.Buffer
+	encode := hpack.NewEncoder(&block)
+	for _, field := range fields {
+		_ = encode.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
+	}
+	_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true})
+	var common, stream []string
+	var body []byte
+	decode := hpack.NewDecoder(4096, nil)
+	for {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			stream = append(stream, fmt.Sprintf("end: %v", err))
+			break
+		}
+		switch frame := frame.(type) {
+		case *http2.SettingsFrame:
+			text := fmt.Sprintf("settings ack=%v", frame.IsAck())
+			_ = frame.ForeachSetting(func(s http2.Setting) error { text += " " + s.String(); return nil })
+			common = append(common, text)
+			continue
+		case *http2.WindowUpdateFrame:
+			common = append(common, fmt.Sprintf("window %d %d", frame.StreamID, frame.Increment))
+			continue
+		case *http2.HeadersFrame:
+			list, err := decode.DecodeFull(frame.HeaderBlockFragment())
+			text := fmt.Sprintf("headers %v", err)
+			for _, h := range list {
+				if h.Name != "date" {
+					text += " " + h.String()
+				}
+			}
+			stream = append(stream, text)
+		case *http2.DataFrame:
+			body = append(body, frame.Data()...) // how it is cut into frames is a matter of luck
+		case *http2.RSTStreamFrame:
+			stream = append(stream, "reset "+frame.ErrCode.String())
+		case *http2.GoAwayFrame:
+			stream = append(stream, fmt.Sprintf("go away %v %q", frame.ErrCode, frame.DebugData()))
+		default:
+			stream = append(stream, frame.Header().String())
+		}
+		if h := frame.Header(); h.StreamID == 1 && (h.Flags.Has(http2.FlagDataEndStream) && h.Type != http2.FrameRSTStream || h.Type == http2.FrameRSTStream) {
+			break
+		}
+	}
+	slices.Sort(common)
+	return strings.Join(append(slices.Compact(common), stream...), "\n") + "\n" + string(body)
+}
+
+func probes() (all []siteProbe) {
+	plain := &tls.Config{ServerName: siteName}
+	add := func(name, send string) { all = append(all, siteProbe{name: name, tls: plain, send: send}) }
+	upgrade := "Host: " + siteName + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+	key := "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+	for _, path := range []string{"/", "/index.html", "/missing", secretPath, "/list", "/list/", "/sub/../index.html"} {
+		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH", "PROPFIND", "get", "X-Y"} {
+			add(method+" "+path, method+" "+path+" HTTP/1.1\r\nHost: "+siteName+"\r\n\r\n")
+		}
+	}
+	for _, version := range []string{"HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTTP/1.2", "HTTP/3.0", "HTTP/11", "http/1.1", "", "HTTP/1.1 "} {
+		for _, path := range []string{"/", secretPath} {
+			add(version+" "+path, "GET "+path+" "+version+"\r\n"+upgrade[:strings.Index(upgrade, "\n")+1]+"\r\n")
+		}
+	}
+	// Upgrades that are no tunnel: to other paths, and to the secret one in a wrong way.
+	for _, path := range []string{"/", "/missing", "/list/", secretPath + "/", secretPath[:len(secretPath)-1], secretPath + "2", "/SECRET-PATH",
+		"/" + secretPath, "/." + secretPath, secretPath + "/..", "/x" + secretPath, "/?" + secretPath, "*"} {
+		add("upgrade "+path, "GET "+path+" HTTP/1.1\r\n"+upgrade+"\r\n")
+		add("upgrade with a key "+path, "GET "+path+" HTTP/1.1\r\n"+upgrade+key+"\r\n")
+	}
+	for _, head := range []string{
+		"GET %s HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\r\n",
+		"GET %s HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\n\r\n",
+		"GET %s HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+		"GET %s HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\nUpgrade: websocket\r\n\r\n",
+		"GET %s HTTP/1.0\r\n" + upgrade + "\r\n",
+		"POST %s HTTP/1.1\r\n" + upgrade + "\r\n",
+		"HEAD %s HTTP/1.1\r\n" + upgrade + "\r\n",
+		"OPTIONS %s HTTP/1.1\r\n" + upgrade + "\r\n",
+		"GET %s HTTP/1.1\r\n" + upgrade + "Content-Length: 3\r\n\r\nabc",
+		"GET %s HTTP/1.1\r\n" + upgrade + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"GET %s HTTP/1.1\r\n" + upgrade + "Sec-WebSocket-Version: 12\r\n\r\n",
+		"GET %s HTTP/1.1\r\n" + upgrade + "Sec-WebSocket-Version: 13, 8\r\n\r\n",
+		"GET %s HTTP/1.1\r\n" + upgrade + "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 13\r\n\r\n",
+		"GET %s HTTP/1.1\r\n" + upgrade + "Sec-WebSocket-Key: \r\n\r\n",
+		"GET %s HTTP/1.1\r\n" + upgrade + "Sec-WebSocket-Key: abc\r\n\r\n",
+		"GET %s HTTP/1.1\r\n" + upgrade + "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ\r\n\r\n",
+		"GET %s HTTP/1.1\r\n" + upgrade + key + key + "\r\n",
+		"GET %s HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", // no Host
+		"GET %s HTTP/1.1\r\n" + upgrade + "Host: h\r\n\r\n",
+		"GET %s HTTP/1.1\r\n" + upgrade + "A b: c\r\n\r\n",
+		"GET %s HTTP/1.1\r\n" + upgrade + "Expect: 100-continue\r\nContent-Length: 1\r\n\r\n",
+		"GET %s HTTP/1.1\r\n" + upgrade + "Expect: something\r\nContent-Length: 1\r\n\r\n",
+		"GET %s HTTP/1.1\r\n" + upgrade, // never complete
+		"GET %s HTTP/1.1\r\n" + upgrade + "Long: " + strings.Repeat("x", 60<<10) + "\r\n\r\n",
+		"GET %s?" + strings.Repeat("x", 60<<10) + " HTTP/1.1\r\n" + upgrade + "\r\n",
+	} {
+		for _, path := range []string{secretPath, "/missing"} {
+			send := strings.ReplaceAll(head, "%s", path)
+			add(send[:min(len(send), 150)], send)
+		}
+	}
+	for _, send := range []string{
+		"", "\r\n", "\r\n\r\n", "G", "GET", "GET /\r\n\r\n", "GET / HTTP/1.1\n\n", "GET / HTTP/1.1\nHost: h\n\n", "GET / HTTP/1.1\r\n\r\n",
+		"\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", " GET / HTTP/1.1\r\nHost: h\r\n\r\n", "GET  / HTTP/1.1\r\nHost: h\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: h\r\n folded: x\r\n\r\n", "GET / HTTP/1.1\r\nHost: h\r\nNo colon\r\n\r\n", "GET / HTTP/1.1\r\nHost: h h\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: h\r\nA: b\x00c\r\n\r\n", "GET /\x01 HTTP/1.1\r\nHost: h\r\n\r\n", "GET /%zz HTTP/1.1\r\nHost: h\r\n\r\n",
+		"GET http://other.example" + secretPath + " HTTP/1.1\r\nHost: h\r\n\r\n", "GET //x HTTP/1.1\r\nHost: h\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", "GET / HTTP/1.1\r\nHost: h\r\n\r\nGET /missing HTTP/1.1\r\nHost: h\r\n\r\n",
+		"GET /style.css HTTP/1.1\r\nHost: h\r\nRange: bytes=0-3\r\n\r\n", "GET /style.css HTTP/1.1\r\nHost: h\r\nRange: bytes=900-\r\n\r\n",
+		"GET /list/a.txt HTTP/1.1\r\nHost: h\r\nAccept-Encoding: gzip\r\n\r\n", "GET /style.css HTTP/1.1\r\nHost: h\r\nIf-Modified-Since: Fri, 01 Jan 2100 00:00:00 GMT\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+		"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nabc",
+		"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", "GET * HTTP/1.1\r\nHost: h\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "PRI * HTTP/2.0\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+		"\x05\x01\x00", "SSH-2.0-x\r\n", strings.Repeat("A", 70<<10), "\x16\x03\x01\x00\x05hello", "EHLO h\r\n", "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+	} {
+		add(fmt.Sprintf("%.80q", send), send)
+		if len(send) < 1<<10 { // what is longer may meet a reset, which may overtake an answer
+			all = append(all, siteProbe{name: fmt.Sprintf("without TLS %.80q", send), send: send})
+		}
+	}
+	request := "GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+	for name, cfg := range map[string]*tls.Config{
+		"no name": {}, "other name": {ServerName: "other.example"}, "address": {ServerName: "192.0.2.1"}, "localhost": {ServerName: "localhost"},
+		"TLS 1.0": {ServerName: siteName, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS10},
+		"TLS 1.1": {ServerName: siteName, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11},
+		"TLS 1.2": {ServerName: siteName, MaxVersion: tls.VersionTLS12}, "TLS 1.3": {ServerName: siteName, MinVersion: tls.VersionTLS13},
+		"P-521":  {ServerName: siteName, CurvePreferences: []tls.CurveID{tls.CurveP521}},
+		"suites": {ServerName: siteName, MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256}},
+		"h2":     {ServerName: siteName, NextProtos: []string{"h2"}}, "http/1.1": {ServerName: siteName, NextProtos: []string{"http/1.1"}},
+		"both": {ServerName: siteName, NextProtos: []string{"h2", "http/1.1"}}, "http/1.1 first": {ServerName: siteName, NextProtos: []string{"http/1.1", "h2"}},
+		"http/1.0": {ServerName: siteName, NextProtos: []string{"http/1.0"}}, "acme": {ServerName: siteName, NextProtos: []string{"acme-tls/1"}},
+		"spdy": {ServerName: siteName, NextProtos: []string{"spdy/3", "http/1.1"}}, "unknown": {ServerName: siteName, NextProtos: []string{"x"}},
+		"h3": {ServerName: siteName, NextProtos: []string{"h3"}}, "many": {ServerName: siteName, NextProtos: []string{"a", "b", "c", "h2"}},
+	} {
+		all = append(all, siteProbe{name: name, tls: cfg, send: request})
+	}
+	over2 := &tls.Config{ServerName: siteName, NextProtos: []string{"h2"}}
+	for _, method := range []string{"GET", "HEAD", "POST", "OPTIONS", "DELETE", "CONNECT"} {
+		for _, path := range []string{"/", "/missing", secretPath, "/list", "/list/", "*", ""} {
+			all = append(all, siteProbe{name: "HTTP/2 " + method + " " + path, tls: over2,
+				h2: [][2]string{{":method", method}, {":scheme", "https"}, {":authority", siteName}, {":path", path}}})
+		}
+	}
+	for _, more := range [][2]string{{"connection", "upgrade"}, {"upgrade", "websocket"}, {":protocol", "websocket"}, {"te", "trailers"}, {"Upper", "case"},
+		{"host", "other.example"}, {"sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="}, {"long", strings.Repeat("x", 8<<10)}} {
+		for _, path := range []string{secretPath, "/missing"} {
+			fields := [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", siteName}, {":path", path}}
+			if strings.HasPrefix(more[0], ":") {
+				fields[0][1] = "CONNECT"
+			}
+			all = append(all, siteProbe{name: "HTTP/2 with " + more[0] + " " + path, tls: over2, h2: append(fields, more)})
+		}
+	}
+	return all
+}
+
+// Nobody who does not know the secret path can tell the server from its decoy alone, served
+// by net/http.
+func TestProber(t *testing.T) {
+	key, cert, pin := writeCert(t, t.TempDir())
+	dir := pages(t)
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Server", "nginx/1.22.1")
+		switch {
+		case r.URL.Path == "/list":
+			http.Redirect(w, r, "/list/", http.StatusMovedPermanently)
+		case r.Header.Get("Upgrade") != "" && r.URL.Path == "/":
+			w.Header().Set("Upgrade", "websocket")
+			w.Header().Set("Connection", "Upgrade")
+			w.WriteHeader(http.StatusSwitchingProtocols)
+		case r.URL.Path == "/missing":
+			http.NotFound(w, r)
+		default:
+			// The upstream sees nothing of us, either.
+			r.Header.Del("Date")
+			fmt.Fprintf(w, "%s %s %s %v", r.Method, r.Host, r.URL, r.Header)
+		}
+	}))
+	defer upstream.Close()
+	to, err := url.Parse(upstream.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reference := &http.Transport{DisableCompression: true}
+	defer reference.CloseIdleConnections()
+	proxy := &httputil.ReverseProxy{
+		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(to); r.Out.Host = r.In.Host },
+		Transport:     reference,
+		FlushInterval: -1,
+		ErrorLog:      log.New(io.Discard, "", 0),
+	}
+	for _, decoy := range []struct {
+		name, text string
+		alone      http.Handler
+	}{
+		{"none", "", http.NotFoundHandler()},
+		{"directory", dir, http.FileServer(http.Dir(dir))},
+		{"upstream", upstream.URL, proxy},
+	} {
+		t.Run(decoy.name, func(t *testing.T) {
+			l := siteFor(t, website.Config{CertFile: cert, KeyFile: key, Decoy: decoy.text}, nil)
+			addr := alone(t, cert, key, decoy.alone)
+			all := probes()
+			if len(all) < 300 {
+				t.Errorf("only %d probes", len(all))
+			}
+			for _, p := range all {
+				if decoy.text == upstream.URL && (p.isHalfBody() || strings.Count(p.send, " HTTP/1.1\r\n") > 1) {
+					continue // who notices first that the client has ended is a matter of luck
+				}
+				want, got := p.do(addr), p.do(l.Addr().String())
+				if got != want {
+					t.Errorf("%s:\nthe decoy alone:\n%.2000s\n\nwith the tunnel:\n%.2000s", p.name, want, got)
+				}
+				if strings.Contains(got, "101 Switching") && decoy.name != "upstream" {
+					t.Errorf("%s: a tunnel", p.name)
+				}
+			}
+			// The tunnel is there all the same.
+			client, server := connectSite(t, l, pin)
+			echoes(t, client, server)
+		})
+	}
+}
+
+// connectSite is connect for a listener with a website.
+func connectSite(t testing.TB, l *Listener, pin string) (client, server Conn) {
+	t.Helper()
+	accepted := make(chan Conn, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			t.Errorf("accept: %v", err)
+		}
+		accepted <- c
+	}()
+	client = dialSite(t, l, pin, "hellorandomizednoalpn")
+	if server = <-accepted; server == nil {
+		t.FailNow()
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	return client, server
+}
+
+func dialSite(t testing.TB, l *Listener, pin, hello string) Conn {
+	t.Helper()
+	c, err := clientFor(t, nameWebtunnel, nil).Dial(t.Context(), Placeholder,
+		argsOf("url", "https://"+siteName+secretPath, "addr", l.Addr().String(), "cert", pin, "utls", hello))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// echoes passes bytes in both directions, and the end.
+func echoes(t testing.TB, a, b Conn) {
+	t.Helper()
+	for range 2 {
+		want := randomBytes(t, 300_000)
+		errs := make(chan error, 1)
+		go func() {
+			_, err := a.Write(want)
+			errs <- err
+		}()
+		got := make([]byte, len(want))
+		_ = b.SetReadDeadline(time.Now().Add(limit))
+		if _, err := io.ReadFull(b, got); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("%v, the same bytes: %v", err, bytes.Equal(got, want))
+		}
+		if err := <-errs; err != nil {
+			t.Fatal(err)
+		}
+		a, b = b, a
+	}
+	if err := a.CloseWrite(); err != nil {
+		t.Error(err)
+	}
+	if n, err := b.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("%d bytes, %v after the end", n, err)
+	}
+}
+
+// lines is what a log has got.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// A client may say which name it likes in TLS, and say its first words with the request.
+func TestSiteTunnel(t *testing.T) {
+	key, cert, _ := writeCert(t, t.TempDir())
+	l := siteFor(t, website.Config{CertFile: cert, KeyFile: key}, nil)
+	for _, name := range []string{siteName, "other.example"} {
+		c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{ServerName: name, InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nfirst", secretPath)
+		server, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		got := make([]byte, 5)
+		if _, err := io.ReadFull(server, got); err != nil || string(got) != "first" {
+			t.Errorf("%q, %v", got, err)
+		}
+		if from := addrPort(server.RemoteAddr()); from.String() != c.LocalAddr().String() {
+			t.Errorf("from %s, not %s", from, c.LocalAddr())
+		}
+		answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil || answer.StatusCode != http.StatusSwitchingProtocols {
+			t.Errorf("%v, %v", answer, err)
+		}
+	}
+}
+
+// Who is not admitted sees the decoy.
+func TestSiteDenied(t *testing.T) {
+	key, cert, _ := writeCert(t, t.TempDir())
+	var asked atomic.Int64
+	l := siteFor(t, website.Config{CertFile: cert, KeyFile: key}, func(c *ServerConfig) {
+		c.Admit = func(netip.AddrPort) bool { asked.Add(1); return false }
+	})
+	p := siteProbe{tls: &tls.Config{ServerName: siteName}, send: "GET " + secretPath + " HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"}
+	addr := alone(t, cert, key, http.NotFoundHandler())
+	if got, want := p.do(l.Addr().String()), p.do(addr); got != want || !strings.Contains(got, "404") || asked.Load() != 1 {
+		t.Errorf("asked %d times, %q, want %q", asked.Load(), got, want)
+	}
+}
+
+// A new certificate is shown as soon as both files are there, and the old one until then.
+func TestSiteNewCertificate(t *testing.T) {
+	dir := t.TempDir()
+	key, cert, _ := writeCert(t, dir)
+	said := &lines{}
+	l := siteFor(t, website.Config{CertFile: cert, KeyFile: key}, func(c *ServerConfig) { c.Logger = slog.New(slog.NewTextHandler(said, nil)) })
+	shown := func() string {
+		c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{ServerName: siteName, InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		return c.ConnectionState().PeerCertificates[0].SerialNumber.String()
+	}
+	first := shown()
+	freshKey, freshCert, _ := writeCert(t, t.TempDir())
+	for i, move := range [][2]string{{freshKey, key}, {freshCert, cert}} {
+		if err := os.Rename(move[0], move[1]); err != nil {
+			t.Fatal(err)
+		}
+		if again := shown(); (again == first) != (i == 0) {
+			t.Errorf("after %d files: the old one is shown: %v", i+1, again == first)
+		}
+	}
+	if !strings.Contains(said.String(), "the new certificate can't be used") || !strings.Contains(said.String(), "has been read again") {
+		t.Error(said)
+	}
+	second := shown()
+	if err := os.Remove(cert); err != nil {
+		t.Fatal(err)
+	}
+	if shown() != second {
+		t.Error("without its file the certificate is gone")
+	}
+}
+
+// A website that waits for its decoy does not hold up the end.
+func TestSiteClose(t *testing.T) {
+	key, cert, _ := writeCert(t, t.TempDir())
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	l := siteFor(t, website.Config{CertFile: cert, KeyFile: key, Decoy: "http://" + silent.Addr().String()}, nil)
+	for _, p := range []string{"http/1.1", "h2"} {
+		c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{ServerName: siteName, InsecureSkipVerify: true, NextProtos: []string{p}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if p == "h2" {
+			go overHTTP2(c, [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", siteName}, {":path", "/"}})
+		} else {
+			fmt.Fprint(c, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nhalf")
+		}
+		at, err := silent.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer at.Close()
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Only a transport that is a website to the network can be one.
+func TestSiteOfOthers(t *testing.T) {
+	for _, cfg := range []ServerConfig{
+		{Transport: nameObfs4, Site: &website.Config{CertFile: "c", KeyFile: "k"}},
+		{Transport: nameWebtunnel, Site: &website.Config{CertFile: "c", KeyFile: "k"}},
+		{Transport: nameWebtunnel, Site: &website.Config{}},
+		{Transport: nameWebtunnel, Site: &website.Config{Name: siteName, CertFile: "c", KeyFile: "k"}},
+	} {
+		cfg.Bind, cfg.StateDir, cfg.Options = "127.0.0.1:0", t.TempDir(), argsOf("url", "https://"+siteName+secretPath)
+		if l, err := Listen(cfg); err == nil {
+			t.Errorf("%+v: no error", cfg)
+			_ = l.Close()
+		}
+	}
+}
