@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ptgate/gateway/admin"
 	"ptgate/gateway/bridges"
 	"ptgate/gateway/config"
 	"ptgate/gateway/exit"
@@ -39,6 +40,7 @@ type Gateway struct {
 	book     *outcome.Book
 	manager  *bridges.Manager
 	front    *inbound.Server
+	admin    *admin.Server
 	traffic  traffic
 	limit    *inbound.Limiter
 	halves   *relay.Halves
@@ -80,6 +82,11 @@ func New(cfg *config.Config, exe string, log *slog.Logger) *Gateway {
 		Relay:    g.traffic.relay,
 		Limit:    g.limit,
 		Book:     g.book,
+	})
+	g.admin = admin.New(admin.Config{
+		Running: func() *config.Config { return g.view.Load().cfg },
+		Status:  g.Status,
+		Book:    g.book,
 	})
 	g.exit = exit.New(func() *exit.Settings { return g.view.Load().exit }, g.book, log)
 	g.view.Store(g.newView(cfg))
@@ -133,7 +140,7 @@ func (g *Gateway) Work() <-chan struct{} { return g.limit.Moved() }
 // Addresses returns the addresses of a front's listeners. Call it after Ready.
 func (g *Gateway) Addresses(f inbound.Front) (addrs []string) {
 	for _, l := range g.listeners() {
-		if l.front == f {
+		if !l.admin && l.front == f {
 			addrs = append(addrs, l.address())
 		}
 	}

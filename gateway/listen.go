@@ -16,11 +16,12 @@ import (
 	"ptgate/gateway/inbound"
 )
 
-// A listener is an open port of a front. It serves from the moment when a view that has
+// A listener is an open port of a front, or of the status page. It serves from the moment when a view that has
 // it is swapped in, until close is called.
 type listener struct {
-	front inbound.Front
-	addr  string // as configured
+	admin bool          // of the status page
+	front inbound.Front // if not
+	addr  string        // as configured
 	ln    net.Listener
 	stop  context.Context
 	close context.CancelFunc
@@ -38,21 +39,34 @@ func (l *listener) address() string {
 // of cfg, old and new ones, in the configuration's order; opened has only the new ones.
 func (g *Gateway) listen(cfg *config.Config, old []*listener) (all, opened []*listener, err error) {
 	for _, f := range []struct {
+		key   string
+		admin bool
 		front inbound.Front
 		addrs []string
-	}{{inbound.SOCKS5, cfg.Listen.SOCKS5}, {inbound.HTTP, cfg.Listen.HTTP}, {inbound.Mixed, cfg.Listen.Mixed}} {
+		mode  fs.FileMode
+	}{
+		{"listen.socks5", false, inbound.SOCKS5, cfg.Listen.SOCKS5, cfg.Listen.SocketMode},
+		{"listen.http", false, inbound.HTTP, cfg.Listen.HTTP, cfg.Listen.SocketMode},
+		{"listen.mixed", false, inbound.Mixed, cfg.Listen.Mixed, cfg.Listen.SocketMode},
+		{"admin.listen", true, 0, cfg.Admin.Listen, cfg.Admin.SocketMode},
+	} {
 		for _, addr := range f.addrs {
-			i := slices.IndexFunc(old, func(l *listener) bool { return l.front == f.front && l.addr == addr })
+			i := slices.IndexFunc(old, func(l *listener) bool { return l.admin == f.admin && l.front == f.front && l.addr == addr })
 			if i >= 0 {
 				all = append(all, old[i])
 				continue
 			}
-			ln, err := listen(g.stop, addr, cfg.Listen.SocketMode)
+			ln, err := listen(g.stop, addr, f.mode)
+			if err != nil && f.admin && cfg.Admin.Default {
+				// Nobody has asked for it, and another ptgate on this machine may have it.
+				g.log.Warn("there is no status page: say where it may be with listen in [admin], or turn it off with listen = \"\"", "error", err.Error())
+				continue
+			}
 			if err != nil {
 				discard(opened)
-				return nil, nil, fmt.Errorf("listen.%v: %w", f.front, err)
+				return nil, nil, fmt.Errorf("%s: %w", f.key, err)
 			}
-			l := &listener{front: f.front, addr: addr, ln: ln}
+			l := &listener{admin: f.admin, front: f.front, addr: addr, ln: ln}
 			l.stop, l.close = context.WithCancel(g.stop)
 			all, opened = append(all, l), append(opened, l)
 		}
@@ -85,9 +99,13 @@ func listen(ctx context.Context, addr string, mode fs.FileMode) (net.Listener, e
 	return c.Listen(ctx, "tcp", addr)
 }
 
-// setModes gives the Unix sockets among listeners another mode.
-func (g *Gateway) setModes(listeners []*listener, mode fs.FileMode) {
+// setModes gives the Unix sockets among listeners the modes of cfg.
+func (g *Gateway) setModes(listeners []*listener, cfg *config.Config) {
 	for _, l := range listeners {
+		mode := cfg.Listen.SocketMode
+		if l.admin {
+			mode = cfg.Admin.SocketMode
+		}
 		if s, ok := l.ln.(*socket); ok {
 			if err := s.setMode(mode); err != nil {
 				g.log.Error("the mode of a Unix socket could not be changed: restart ptgate", "address", l.address(), "error", err)
@@ -98,9 +116,19 @@ func (g *Gateway) setModes(listeners []*listener, mode fs.FileMode) {
 
 // serve accepts what l gets, until l is closed or the gateway stops.
 func (g *Gateway) serve(l *listener) {
-	g.log.Info("listening", "front", l.front.String(), "address", l.address())
+	if l.admin {
+		g.log.Info("status page", "address", l.address())
+	} else {
+		g.log.Info("listening", "front", l.front.String(), "address", l.address())
+	}
 	g.wg.Go(func() {
-		if err := g.front.Serve(l.stop, g.cut, l.ln, l.front); err != nil {
+		var err error
+		if l.admin {
+			err = g.admin.Serve(l.stop, l.ln)
+		} else {
+			err = g.front.Serve(l.stop, g.cut, l.ln, l.front)
+		}
+		if err != nil {
 			select {
 			case g.failed <- err:
 			default:

@@ -25,6 +25,8 @@ transport = "obfs4"
 bind = "127.0.0.1:0"
 `)
 	direct := start(t, "direct", `
+[admin]
+listen = "127.0.0.1:0"
 [listen]
 socks5 = "127.0.0.1:0"
 http = "127.0.0.1:0"
@@ -37,7 +39,7 @@ via = "direct"
 private = true
 `)
 	port := func(addr string) string { return addr[strings.LastIndexByte(addr, ':'):] }
-	for _, own := range []string{direct.Addresses(inbound.SOCKS5)[0], direct.Addresses(inbound.HTTP)[0], direct.Announced()[0].Address} {
+	for _, own := range []string{direct.Addresses(inbound.SOCKS5)[0], direct.Addresses(inbound.HTTP)[0], direct.Announced()[0].Address, direct.Status().Admin[0]} {
 		for _, host := range []string{"127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]"} {
 			if _, err := ask(t, direct, host+port(own)); reasonOf(err) != answer.Blocked {
 				t.Errorf("%s: %v", host+port(own), err)

@@ -81,8 +81,8 @@ func (g *Gateway) apply(cfg *config.Config) error {
 	for _, l := range without(old.listeners, listeners) {
 		l.close()
 	}
-	if cfg.Listen.SocketMode != old.cfg.Listen.SocketMode {
-		g.setModes(old.listeners, cfg.Listen.SocketMode)
+	if cfg.Listen.SocketMode != old.cfg.Listen.SocketMode || cfg.Admin.SocketMode != old.cfg.Admin.SocketMode {
+		g.setModes(old.listeners, cfg)
 	}
 	for _, l := range opened {
 		g.serve(l)

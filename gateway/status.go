@@ -2,76 +2,92 @@ package gateway
 
 import (
 	"os"
-	"time"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
 
+	"ptgate/gateway/admin"
 	"ptgate/gateway/bridges"
-	"ptgate/gateway/outcome"
-	"ptgate/gateway/supervise"
+	"ptgate/gateway/config"
 )
 
 // The states of a gateway.
 const (
-	Starting  = "starting"  // before Ready
-	Running   = "running"   // after Ready, and no other state
-	Reloading = "reloading" // the old configuration runs, and a reload prepares the new one
-	Stopping  = "stopping"  // nothing new is accepted; open connections may go on for a while
+	Starting  = admin.Starting
+	Running   = admin.Running
+	Reloading = admin.Reloading
+	Stopping  = admin.Stopping
 )
 
-// A Status is the state of a gateway at one moment. It names no destination and no
-// client.
-type Status struct {
-	Config    string           `json:"config"`
-	PID       int              `json:"pid"`
-	Since     time.Time        `json:"since"`
-	Loaded    time.Time        `json:"loaded"` // when the running configuration was loaded
-	State     string           `json:"state"`
-	Stopping  bool             `json:"stopping"`  // whether State is Stopping
-	Listeners []ListenerStatus `json:"listeners"` // the open ones
-	Active    int64            `json:"active"`    // open connections of applications
-	Up        int64            `json:"up"`        // bytes from applications, since the start
-	Down      int64            `json:"down"`      // bytes to applications, since the start
-	Bridges   []bridges.Status `json:"bridges"`
-	Serve     []ServeStatus    `json:"serve"`
-	Box       string           `json:"box,omitempty"` // what gateways know this box by, in short; "": it serves no exit
-	Outcomes  []outcome.Value  `json:"outcomes"`      // counted since the start
-}
+// The parts of the status. Package admin shows them to people.
+type (
+	Status         = admin.Status
+	ListenerStatus = admin.ListenerStatus
+	RouteStatus    = admin.RouteStatus
+	ServeStatus    = admin.ServeStatus
+	UserStatus     = admin.UserStatus
+)
 
-// A ListenerStatus is the part of a Status about one listener.
-type ListenerStatus struct {
-	Front   string `json:"front"`
-	Address string `json:"address"`
-}
-
-// A ServeStatus is the part of a Status about one served transport.
-type ServeStatus struct {
-	Transport string `json:"transport"`
-	Address   string `json:"address"`
-	Clients   int64  `json:"clients"` // open PT connections
-	Active    int64  `json:"active"`  // open streams and forwarded connections
-	In        int64  `json:"in"`      // bytes from clients, without those that a PT itself sends to the service
-	Out       int64  `json:"out"`     // bytes to clients, in the same way
-
-	PT supervise.Status `json:"pt"`
-}
+// version is the program's, as far as the build knows it.
+var version = sync.OnceValue(func() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	return info.Main.Version
+})
 
 // Status returns the gateway's present state. It never waits.
 func (g *Gateway) Status() Status {
 	v := g.view.Load()
-	s := Status{Config: v.cfg.Path, PID: os.Getpid(), Since: g.since, Loaded: v.loaded,
+	s := Status{Config: v.cfg.Path, PID: os.Getpid(), Version: version(), Since: g.since, Loaded: v.loaded,
 		State: g.state(), Stopping: g.stopping.Load(),
 		Active: g.traffic.active.Load(), Up: g.traffic.up.Load(), Down: g.traffic.down.Load(), Outcomes: g.book.Snapshot()}
 	for _, b := range v.set.Bridges() {
 		s.Bridges = append(s.Bridges, b.Status())
 	}
 	for _, l := range g.listeners() {
-		s.Listeners = append(s.Listeners, ListenerStatus{l.front.String(), l.address()})
+		if l.admin {
+			s.Admin = append(s.Admin, l.address())
+			continue
+		}
+		s.Listeners = append(s.Listeners, ListenerStatus{Front: l.front.String(), Address: l.address()})
+	}
+	for i, r := range v.cfg.Routes {
+		s.Routes = append(s.Routes, routeStatus(v.cfg, i, r, s.Bridges))
 	}
 	if sessions := g.sessions.Load(); sessions != nil {
 		s.Box = sessions.Box().String()
 	}
 	for _, x := range v.servers {
 		a := x.Announced()
-		s.Serve = append(s.Serve, ServeStatus{a.Transport, a.Address, x.Clients.Load(), x.Active(), x.Traffic.In.Load(), x.Traffic.Out.Load(), x.PT()})
+		s.Serve = append(s.Serve, ServeStatus{Transport: a.Transport, Address: a.Address, Clients: x.Clients.Load(), Active: x.Active(),
+			In: x.Traffic.In.Load(), Out: x.Traffic.Out.Load(), PT: x.PT()})
+	}
+	if len(v.servers) > 0 {
+		for name, n := range g.exit.UserStreams(v.cfg.Exit.Users) {
+			s.Users = append(s.Users, UserStatus{Name: name, Active: n})
+		}
+		slices.SortFunc(s.Users, func(a, b UserStatus) int { return strings.Compare(a.Name, b.Name) })
+	}
+	s.Ready = len(s.NotReady()) == 0
+	return s
+}
+
+func routeStatus(cfg *config.Config, i int, r *config.Route, all []bridges.Status) RouteStatus {
+	s := RouteStatus{Route: i + 1, Line: r.Line, Patterns: cfg.Table.Patterns(i)}
+	switch r.Action {
+	case config.ActionDirect:
+		s.Action, s.Ready = "direct", true
+	case config.ActionBlock:
+		s.Action, s.Ready = "block", true
+	default:
+		s.Action, s.Pick = "via", string(r.Pick)
+		for _, b := range r.Via {
+			s.Via = append(s.Via, b.Name)
+			s.Ready = s.Ready || slices.ContainsFunc(all, func(x bridges.Status) bool { return x.Name == b.Name && x.Worked })
+		}
 	}
 	return s
 }

@@ -5,8 +5,10 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -193,5 +195,68 @@ func (l *testLog) add(t *testing.T, got map[string]int64) {
 		if r.Message != "" && r.Level >= slog.LevelInfo && said[r.Message] != got[r.Name] {
 			t.Errorf("%s: the lines add up to %d, the number is %d", r.Name, said[r.Message], got[r.Name])
 		}
+	}
+}
+
+// The status page runs beside the fronts, is one of the gateway's own addresses, and moves
+// with a reload.
+func TestAdmin(t *testing.T) {
+	_, b := far(t, "")
+	text := fmt.Sprintf(nearEnd, b)
+	near := start(t, "client", "[admin]\nlisten = \"127.0.0.1:0\"\n"+text)
+	ready := func() (code int) {
+		t.Helper()
+		r, err := http.Get("http://" + near.Status().Admin[0] + "/readyz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Body.Close()
+		return r.StatusCode
+	}
+	if got := ready(); got != http.StatusServiceUnavailable {
+		t.Errorf("before a bridge was needed: %d", got)
+	}
+	roundTrip(t, mustAsk(t, near, origin(t, echo)), 1<<10)
+	if got := ready(); got != http.StatusOK {
+		t.Errorf("a bridge worked: %d", got)
+	}
+	first := near.Status().Admin[0]
+	for _, addr := range append(near.Addresses(inbound.SOCKS5), near.Addresses(inbound.HTTP)...) {
+		if addr == first {
+			t.Errorf("%s is a front, too", addr)
+		}
+	}
+
+	socket := filepath.Join(t.TempDir(), "s")
+	if err := near.Reload(loadText(t, near.path, fmt.Sprintf("[admin]\nlisten = [\"127.0.0.2:0\", \"unix:%s\"]\nsocket_mode = \"660\"\n", socket)+text)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := http.Get("http://" + first + "/readyz"); err == nil {
+		t.Error("the page is still at its old address")
+	}
+	if got := ready(); got != http.StatusOK {
+		t.Errorf("after a reload: %d", got)
+	}
+	if info, err := os.Stat(socket); err != nil || info.Mode().Perm() != 0o660 || near.Status().Admin[1] != "unix:"+socket {
+		t.Errorf("the Unix socket: %v, %v", info, err)
+	}
+	if err := near.Reload(loadText(t, near.path, "[admin]\nlisten = \"\"\n"+text)); err != nil || len(near.Status().Admin) != 0 {
+		t.Errorf("turned off: %v, %v", err, near.Status().Admin)
+	}
+}
+
+// Where another program has the default port, there is no page, and all else works.
+func TestAdminPortTaken(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:9180")
+	if err == nil { // otherwise another program has it
+		defer ln.Close()
+	}
+	near := start(t, "client", "[listen]\nmixed = \"127.0.0.1:0\"\n[[route]]\nto = \"*\"\nvia = \"block\"\n")
+	if s := near.Status(); len(s.Admin) != 0 || s.State != gateway.Running || !s.Ready {
+		t.Errorf("%+v", s)
+	}
+	near.stop()
+	if n := near.log.sums()["there is no status page: say where it may be with listen in [admin], or turn it off with listen = \"\""]; n != 1 {
+		t.Errorf("%d lines say that there is no page", n)
 	}
 }

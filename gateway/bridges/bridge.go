@@ -166,6 +166,7 @@ type Status struct {
 	State     string        `json:"state"`          // "idle", "connecting", "up", "suspect", "detached" or "resting"
 	Why       string        `json:"why,omitempty"`  // if resting: the failure
 	Until     time.Time     `json:"until,omitzero"` // if resting: the end of the rest
+	Worked    bool          `json:"worked"`         // it has worked since it last failed
 	Carriers  int           `json:"carriers"`       // PT connections that carry streams
 	Active    int64         `json:"active"`         // open connections of applications, and requests under way
 	RTT       time.Duration `json:"rtt_ns"`         // round trip to an exit; 0: not known
@@ -211,7 +212,9 @@ func (b *Bridge) Status() Status {
 	}
 	b.health.mu.Lock()
 	defer b.health.mu.Unlock()
+	s.Worked = b.health.worked || s.State == "up"
 	if b.health.resting {
+		s.Worked = false
 		s.State, s.Until = "resting", b.health.until
 		if b.health.why != nil {
 			s.Why = redact.Text(b.health.why, b.m.private.Load())

@@ -32,7 +32,8 @@ const (
 // health has what the requests over a bridge have shown.
 type health struct {
 	mu       sync.Mutex
-	fails    int // since the last success
+	fails    int  // since the last success
+	worked   bool // there was a success, and no failure since
 	resting  bool
 	until    time.Time     // the end of the rest
 	trial    bool          // tryAgain runs
@@ -48,7 +49,7 @@ type health struct {
 func (h *health) ok(took time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.fails, h.lates, h.resting, h.why = 0, 0, false, nil
+	h.fails, h.lates, h.resting, h.why, h.worked = 0, 0, false, nil, true
 	if h.answer == 0 || time.Since(h.measured) > measuredFor {
 		h.answer = took
 	} else {
@@ -62,7 +63,7 @@ func (h *health) ok(took time.Duration) {
 func (h *health) recovered() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.resting, h.why = false, nil
+	h.resting, h.why, h.worked = false, nil, true
 	if h.lates < mostLate {
 		h.fails = 0
 	}
@@ -88,7 +89,7 @@ func (h *health) bad(err error) (news bool) {
 	}
 	pause := min(firstRest<<min(h.fails, 10), maxRest)
 	h.fails++
-	h.resting, h.why = true, err
+	h.resting, h.why, h.worked = true, err, false
 	h.silent = answer.Of(err) == answer.Timeout
 	h.until = time.Now().Add(pause - time.Duration(rand.Int64N(int64(pause/4))))
 	return true

@@ -41,6 +41,7 @@ type Config struct {
 	Serve  []*Serve
 	Exit   Exit
 	PTs    []*PT
+	Admin  Admin
 	Limits Limits
 }
 
@@ -213,6 +214,19 @@ type Exit struct {
 	// Hosts has the addresses of names that the exit does not look up. No key of a
 	// file sets it: it is for a program that runs both ends itself.
 	Hosts map[string][]netip.Addr
+}
+
+// Admin is the [admin] table: where the status page, the metrics and the PAC file are.
+type Admin struct {
+	// Listen has addresses as those of Listen. Nil: there is no page.
+	Listen []string
+	// Default says that the file names no address, so that ptgate goes without a page if
+	// the port of the default is taken.
+	Default    bool
+	SocketMode fs.FileMode       // of the Unix sockets
+	Owners     []uint32          // as in Listen; for loopback addresses and Unix sockets
+	Users      map[string]string // name to password; empty: nobody is asked
+	Line       int
 }
 
 // A PT is a pluggable transport program. Bridges and serves that share a *PT

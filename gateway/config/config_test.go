@@ -173,6 +173,8 @@ func TestEverything(t *testing.T) {
 		},
 		Exit: Exit{DenyPrivate: true, Users: map[string]string{"me": "pass"}},
 		PTs:  []*PT{proxy, inside, obfs4},
+		Admin: Admin{Listen: []string{"[::1]:9180", "unix:/run/ptgate/admin.sock"}, SocketMode: 0o660,
+			Users: map[string]string{"me": "word"}, Line: 105},
 		Limits: Limits{Connections: 100, Handshake: 5 * time.Second, Dial: time.Minute, Stagger: 500 * time.Millisecond,
 			Idle: time.Hour, HalfOpen: 90 * time.Second, Drain: 0, Resume: 5 * time.Minute, ResumeBuffer: 1 << 20,
 			Memory: 1 << 30, ClientMemory: 256 << 20, ClientStreams: 5000, ClientCarriers: 100, ClientNew: 1000,
@@ -245,6 +247,9 @@ func TestDefaults(t *testing.T) {
 		Resume: 2 * time.Minute, ResumeBuffer: 16 << 20, Memory: 128 << 20, ClientMemory: 64 << 20, ClientStreams: 8192,
 		ClientCarriers: 256, ClientNew: 5000, Shared: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128")}}, cfg.Limits, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("limits (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(Admin{Listen: []string{"127.0.0.1:9180"}, Default: true, SocketMode: 0o600, Users: map[string]string{}, Line: 1}, cfg.Admin); diff != "" {
+		t.Errorf("[admin] (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(Log{Level: slog.LevelInfo, Format: "text", Private: true}, cfg.Log); diff != "" {
 		t.Errorf("log (-want +got):\n%s", diff)

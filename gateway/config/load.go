@@ -210,6 +210,7 @@ type loading struct {
 	bridges map[string]*Bridge // by name; nil values failed
 	pts     ptTable
 	binds   []bind
+	sockets map[string]int // path of a Unix socket → line
 }
 
 // path resolves a file that the configuration names: relative to its own place.
@@ -251,7 +252,7 @@ func (l *loading) config(m map[string]any) *Config {
 		cfg.Serve = append(cfg.Serve, l.serveTable(t))
 	}
 	cfg.Exit = exitTable(top.sub("exit"), cfg.Serve)
-	adminTable(top.sub("admin"))
+	cfg.Admin = l.adminTable(top.sub("admin"), len(route) > 0, cfg.Listen)
 	cfg.Limits = limitsTable(top.sub("limits"), cfg.Serve)
 	top.done()
 	if m["route"] == nil && m["serve"] == nil || len(route)+len(serve) == 0 && !HasError(l.problems) {
@@ -363,52 +364,17 @@ func (l *loading) listenTable(top *table, hasRoute, hasServe bool) Listen {
 			l.binds = append(l.binds, bind{netip.MustParseAddrPort(addr), t, listen.Line, "the default mixed"})
 		}
 	}
-	open := 0                   // line of the first listener that others than this box can reach
-	sockets := map[string]int{} // path → line
-	read := func(key string) (out []string) {
-		for _, it := range t.pastedList(key, TextPlain) {
-			if name, ok := strings.CutPrefix(it.text, UnixPrefix); ok {
-				path, err := socketPath(name)
-				if err != nil {
-					t.fail(it.line, "%s: %q %v", key, it.text, err)
-					continue
-				}
-				if first := sockets[path]; first > 0 {
-					t.fail(it.line, "%s: %s%s is a listener already (line %d)", key, UnixPrefix, path, first)
-					continue
-				}
-				sockets[path] = it.line
-				out = append(out, UnixPrefix+path)
-				continue
-			}
-			a, err := bindAddr(it.text)
-			if err != nil && strings.HasPrefix(it.text, "/") {
-				err = fmt.Errorf("%q is a path: write %q for a Unix socket", it.text, UnixPrefix+it.text)
-			}
-			if err != nil {
-				t.fail(it.line, "%s: %v", key, err)
-				continue
-			}
-			l.binds = append(l.binds, bind{a, t, it.line, key})
-			if !a.Addr().IsLoopback() && open == 0 {
-				open = it.line
-			}
-			out = append(out, a.String())
-		}
-		return out
-	}
+	r := listeners{l: l, t: t}
 	for _, key := range []struct {
 		name string
 		to   *[]string
 	}{{"socks5", &listen.SOCKS5}, {"http", &listen.HTTP}, {"mixed", &listen.Mixed}} {
 		if t.has(key.name) {
-			*key.to = read(key.name)
+			*key.to = r.read(key.name)
 		}
 	}
-	listen.SocketMode = t.mode("socket_mode", 0o600)
-	if t.has("socket_mode") && len(sockets) == 0 {
-		t.warn(t.lineOf("socket_mode"), "socket_mode is for Unix sockets, of which there are none: write one as in mixed = \"unix:/run/ptgate/proxy.sock\"")
-	}
+	open := r.open
+	listen.SocketMode = r.mode("mixed")
 	listen.Owners = t.owners("owners")
 	if len(listen.Owners) > 0 && open > 0 {
 		t.fail(open, "owners is for loopback addresses and Unix sockets: whose program connects from another machine is not known")
@@ -440,6 +406,61 @@ func (l *loading) listenTable(top *table, hasRoute, hasServe bool) Listen {
 	}
 	t.done()
 	return listen
+}
+
+// listeners reads lists of addresses to listen on.
+type listeners struct {
+	l       *loading
+	t       *table
+	open    int // line of the first one that others than this box can reach; 0: none
+	sockets int
+}
+
+func (r *listeners) read(key string) (out []string) {
+	l, t := r.l, r.t
+	for _, it := range t.pastedList(key, TextPlain) {
+		if name, ok := strings.CutPrefix(it.text, UnixPrefix); ok {
+			path, err := socketPath(name)
+			if err != nil {
+				t.fail(it.line, "%s: %q %v", key, it.text, err)
+				continue
+			}
+			if first := l.sockets[path]; first > 0 {
+				t.fail(it.line, "%s: %s%s is a listener already (line %d)", key, UnixPrefix, path, first)
+				continue
+			}
+			if l.sockets == nil {
+				l.sockets = map[string]int{}
+			}
+			l.sockets[path] = it.line
+			r.sockets++
+			out = append(out, UnixPrefix+path)
+			continue
+		}
+		a, err := bindAddr(it.text)
+		if err != nil && strings.HasPrefix(it.text, "/") {
+			err = fmt.Errorf("%q is a path: write %q for a Unix socket", it.text, UnixPrefix+it.text)
+		}
+		if err != nil {
+			t.fail(it.line, "%s: %v", key, err)
+			continue
+		}
+		l.binds = append(l.binds, bind{a, t, it.line, key})
+		if !a.Addr().IsLoopback() && r.open == 0 {
+			r.open = it.line
+		}
+		out = append(out, a.String())
+	}
+	return out
+}
+
+// mode reads who may use the Unix sockets.
+func (r *listeners) mode(key string) fs.FileMode {
+	mode := r.t.mode("socket_mode", 0o600)
+	if r.t.has("socket_mode") && r.sockets == 0 {
+		r.t.warn(r.t.lineOf("socket_mode"), "socket_mode is for Unix sockets, of which there are none: write one as in %s = \"unix:/run/ptgate/proxy.sock\"", key)
+	}
+	return mode
 }
 
 // needsListener reports keys that all name no listener: then no program can reach the
@@ -678,15 +699,37 @@ func exitList(patterns []routes.Pattern) *routes.Table {
 	return b.Table()
 }
 
-func adminTable(t *table) {
-	if text := t.pasted("listen", TextPlain); text != "" {
-		if _, err := bindAddr(text); err != nil {
-			t.fail(t.lineOf("listen"), "listen: %v", err)
-		} else {
-			t.fail(t.lineOf("listen"), "listen is not supported yet: write \"\", or leave it out")
+// adminDefault is where a gateway has its status page.
+const adminDefault = "127.0.0.1:9180"
+
+// adminTable reads [admin]. A gateway has the page if the file does not say where; a box
+// that only serves others has it if the file says so.
+func (l *loading) adminTable(t *table, hasRoute bool, listen Listen) Admin {
+	a := Admin{Line: t.line()}
+	r := listeners{l: l, t: t}
+	switch {
+	case t.m["listen"] == "": // off
+		t.has("listen")
+	case t.has("listen"):
+		a.Listen = r.read("listen")
+	case hasRoute:
+		a.Listen, a.Default = []string{adminDefault}, true
+		l.binds = append(l.binds, bind{netip.MustParseAddrPort(adminDefault), t, a.Line, "the default listen of [admin]"})
+	}
+	a.SocketMode = r.mode("listen")
+	a.Users = t.users("users")
+	a.Owners = listen.Owners
+	if t.has("owners") {
+		a.Owners = t.owners("owners")
+		if len(a.Owners) > 0 && r.open > 0 {
+			t.fail(r.open, "owners is for loopback addresses and Unix sockets: whose program connects from another machine is not known")
 		}
 	}
+	if r.open > 0 && len(a.Users) == 0 {
+		t.fail(r.open, "other machines can reach the status page: ask for a password with users = { name = \"…\" }, or write 127.0.0.1 or a Unix socket")
+	}
 	t.done()
+	return a
 }
 
 func limitsTable(t *table, serve []*Serve) Limits {

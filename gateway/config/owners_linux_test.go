@@ -41,3 +41,18 @@ func TestOwners(t *testing.T) {
 		}
 	}
 }
+
+// The page is for those who may use the gateway, if [admin] names no others.
+func TestAdminOwners(t *testing.T) {
+	const text = "[listen]\nowners = 4711\n[[route]]\nto = \"*\"\nvia = \"direct\"\n[admin]\n"
+	for more, want := range map[string][]uint32{"": {4711}, "owners = 815": {815}, "owners = []": nil} {
+		cfg, problems := testLoader.Load(write(t, "ptgate.toml", text+more))
+		if cfg == nil || !slices.Equal(cfg.Admin.Owners, want) {
+			t.Errorf("%q: %+v, want %v (%v)", more, cfg, want, problems)
+		}
+	}
+	cfg, problems := testLoader.Load(write(t, "ptgate.toml", text+"listen = \"192.0.2.1:9180\"\nowners = 815\nusers = { me = \"word\" }"))
+	if cfg != nil || len(problems) != 1 || !strings.Contains(problems[0].String(), ":7: [admin]: owners is for loopback addresses") {
+		t.Error(problems)
+	}
+}

@@ -49,3 +49,15 @@ func (p userPlace) Release() {
 	}
 	p.place.Release()
 }
+
+// UserStreams tells for each of these users how many streams are open.
+func (e *Exit) UserStreams(names map[string]string) map[string]int {
+	u := &e.users
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	streams := make(map[string]int, len(names))
+	for name := range names {
+		streams[name] = u.count[name]
+	}
+	return streams
+}

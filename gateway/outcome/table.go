@@ -69,6 +69,8 @@ const (
 	// Both ends.
 	MemoryReset
 	MadeRoom
+	// The status page.
+	AdminRefused
 
 	outcomes
 )
@@ -241,6 +243,9 @@ var table = [outcomes]Row{
 	MadeRoom: {Name: "made_room",
 		Help:    "Half-closed connections that were silent, and were ended because others needed their places.",
 		Message: "half-closed connection ended: it was silent, and its place was needed", Level: slog.LevelInfo, AtWill: true},
+	AdminRefused: {Name: "admin_refused", Labels: []string{reason},
+		Help:    "Requests for the status page, or connections for them, that were refused: for another host, from a page of another site, with a wrong password, of another user, or too many.",
+		Message: "status page: refused", Level: slog.LevelInfo, AtWill: true},
 }
 
 // Rows lists the table. Its index is the Outcome.
