@@ -726,7 +726,7 @@ func (l *loading) adminTable(t *table, hasRoute bool, listen Listen) Admin {
 		}
 	}
 	if r.open > 0 && len(a.Users) == 0 {
-		t.fail(r.open, "other machines can reach the status page: ask for a password with users = { name = \"…\" }, or write 127.0.0.1 or a Unix socket")
+		t.fail(r.open, "other machines can reach the status page: ask for a password with users = { name = \"…\" }, or write \"127.0.0.1:9180\" or a Unix socket")
 	}
 	t.done()
 	return a

@@ -126,7 +126,7 @@ func (l *loading) acme(t *table, s *Serve) {
 		site.Name = name
 		t.warnOther(s, name, "acme")
 		if s.Bind.IsValid() && s.Bind.Port() != 443 && site.HTTP == "" {
-			t.warn(t.lineOf("acme"), "acme: the authority looks at port 443 of %s: lead that port to port %d, or add http = \"0.0.0.0:80\"", name, s.Bind.Port())
+			t.warn(t.lineOf("acme"), "acme: the authority looks at port 443 of %q: lead that port to port %d, or add http = \"0.0.0.0:80\"", name, s.Bind.Port())
 		}
 	}
 	if site.Email != "" && !strings.Contains(site.Email, "@") {
@@ -177,7 +177,7 @@ func names(c *x509.Certificate) string {
 // check.
 func (t *table) warnOther(s *Serve, name, key string) {
 	if host := hostOf(s); host != "" && !isPinned(s) && !strings.EqualFold(host, name) {
-		t.warn(t.lineOf(key), "%s: the certificate is for %s, and url in options has %s", key, name, host)
+		t.warn(t.lineOf(key), "%s: the certificate is for %q, and url in options has %q", key, name, host)
 	}
 }
 
