@@ -54,6 +54,7 @@ type conn struct {
 	inner     net.Conn // the transport's
 	link      *link
 	remote    net.Addr
+	thin      *thin // nil: there is nothing to take away; the reader's
 
 	// ahead is what the handshake has read beyond its end. It is the reader's.
 	ahead []byte
@@ -71,6 +72,9 @@ func newConn(row *Transport, inner net.Conn, l *link) *conn {
 	c := &conn{transport: row.Name, drains: row.drains, inner: inner, link: l, remote: l.RemoteAddr()}
 	if a, ok := inner.(*aheadConn); ok {
 		c.inner, c.ahead = a.Conn, a.ahead
+	}
+	if row.thin {
+		c.thin = newThin(c.inner)
 	}
 	return c
 }
@@ -107,13 +111,23 @@ func (c *conn) read(p []byte) (n int, err error) {
 		return n, nil
 	}
 	defer rescue(c.transport, &err)
-	return c.inner.Read(p)
+	if c.thin == nil {
+		return c.inner.Read(p)
+	}
+	c.thin.borrow()
+	n, err = c.inner.Read(p)
+	c.thin.giveBack()
+	return n, err
 }
 
 // WaitRead returns at once where the transport may hold input that the socket
 // does not show: TLS reads ahead.
 func (c *conn) WaitRead() error {
-	if c.full || len(c.ahead) > 0 || !c.drains && c.inner != net.Conn(c.link) {
+	full := c.full
+	if c.thin != nil {
+		full = c.thin.full()
+	}
+	if full || len(c.ahead) > 0 || !c.drains && c.inner != net.Conn(c.link) {
 		return nil
 	}
 	return c.link.WaitRead()

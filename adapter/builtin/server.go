@@ -108,6 +108,7 @@ type Listener struct {
 	site   *website.Site
 
 	ready      chan Conn
+	lengths    lengths
 	handshakes *crowd         // under way, or done and waiting for Accept
 	kept       *crowd         // clients that failed
 	leaving    sync.WaitGroup // guests that were let go, and are not settled; the accept loop's
@@ -341,6 +342,9 @@ func (l *Listener) handshake(g *guest) (*conn, error) {
 	c.handshakeDone()
 	conn := newConn(l.row, inner, c)
 	conn.remote = net.TCPAddrFromAddrPort(from)
+	if conn.thin != nil {
+		conn.thin.share(&l.lengths)
+	}
 	return conn, nil
 }
 

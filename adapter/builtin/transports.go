@@ -87,6 +87,7 @@ type Transport struct {
 	listen func(*Listener) error // makes the keys, and sets accept and args
 	prime  bool                  // the client's first read needs a push: see link
 	drains bool                  // a read of relayBuffer bytes gets all that is decoded, and leaves less than one frame
+	thin   bool                  // connections have what newThin takes away
 	delays bool                  // the server keeps failed clients open for a while
 	cost   cost                  // see HandshakeCost and WireCost; none: unknownCost
 }
@@ -109,6 +110,7 @@ var table = []Transport{
 		listen:     (*Listener).setUpObfs4,
 		prime:      true,
 		drains:     true,
+		thin:       true,
 		delays:     true,
 		cost:       obfs4Cost,
 	},

@@ -140,6 +140,15 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// WaitRead returns when Read would not wait, so that an idle Conn needs no buffer. It may
+// return too early. Its error is as that of Read.
+func (c *Conn) WaitRead() error {
+	if err := c.conn.WaitRead(); err != nil {
+		return c.cause(err)
+	}
+	return nil
+}
+
 // cause is the reason why the Conn has ended if there is one, otherwise err.
 func (c *Conn) cause(err error) error {
 	c.mu.Lock()

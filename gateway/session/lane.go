@@ -68,32 +68,41 @@ func (l *lane) better(than *lane, client bool) bool {
 }
 
 const (
-	idleRead = 4 << 10 // an idle carrier needs no larger buffer
-	busyRead = 64 << 10
+	shortRead = 4 << 10
+	busyRead  = 64 << 10
 )
 
-var readBuffers = sync.Pool{New: func() any { return new([busyRead]byte) }}
+var (
+	shortBuffers = sync.Pool{New: func() any { return new([shortRead]byte) }}
+	readBuffers  = sync.Pool{New: func() any { return new([busyRead]byte) }}
+)
 
-// readLane reads from c until its end.
-func readLane(c io.Reader, take func([]byte)) error {
-	var small [idleRead]byte
+// A source is what readLane reads: a *carrier.Conn.
+type source interface {
+	io.Reader
+	WaitRead() error
+}
+
+// readLane reads from c until its end. An idle carrier has no buffer.
+func readLane(c source, take func([]byte)) error {
 	for {
-		n, err := c.Read(small[:])
-		if n > 0 {
-			take(small[:n])
-		}
-		if err != nil {
+		if err := c.WaitRead(); err != nil {
 			return err
 		}
-		if n < len(small) {
-			continue
+		short := shortBuffers.Get().(*[shortRead]byte)
+		n, err := c.Read(short[:])
+		if n > 0 {
+			take(short[:n])
 		}
-		large := readBuffers.Get().(*[busyRead]byte)
-		for n >= len(small) && err == nil {
-			n, err = c.Read(large[:])
-			take(large[:n])
+		shortBuffers.Put(short)
+		if n == shortRead && err == nil {
+			large := readBuffers.Get().(*[busyRead]byte)
+			for n >= shortRead && err == nil {
+				n, err = c.Read(large[:])
+				take(large[:n])
+			}
+			readBuffers.Put(large)
 		}
-		readBuffers.Put(large)
 		if err != nil {
 			return err
 		}

@@ -152,14 +152,17 @@ func TestHalfClosedAtTheLimit(t *testing.T) {
 
 	// The client takes all of its places, and asks for more.
 	served := make(chan uint64, 3*ofClient)
+	answers := map[uint64][]byte{}
 	c := attack(t, bridge, newHello())
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer c.Close()
 	wg.Go(func() {
 		c.confirm(func(m message) {
-			if m.kind == fData && len(m.data) >= len(granted) {
-				served <- m.numbers[0]
+			if id := m.numbers[0]; m.kind == fData {
+				if answers[id] = append(answers[id], m.data...); string(answers[id]) == string(granted) {
+					served <- id
+				}
 			}
 		})
 	})
@@ -171,7 +174,11 @@ func TestHalfClosedAtTheLimit(t *testing.T) {
 	}
 	for id := range uint64(ofClient) {
 		ask(id)
-		<-served
+		select {
+		case <-served:
+		case <-time.After(patience):
+			t.Fatalf("request %d is not granted", id)
+		}
 	}
 
 	// So do the programs, but for one.
