@@ -386,7 +386,16 @@ func (s *Server) handle(c stream.Conn) {
 		c.Reset()
 		return
 	}
-	defer func() { s.clients.leave(client, is) }()
+	begun, failed := time.Now(), false
+	defer func() {
+		// Who fails keeps its place for as long as who says nothing: the limit of carriers
+		// is one of failures in that time, too.
+		if rest := limits.Handshake - time.Since(begun); failed && client != "" && rest > 0 {
+			time.AfterFunc(rest, func() { s.clients.leave(client, is) })
+			return
+		}
+		s.clients.leave(client, is)
+	}()
 	s.add(outcome.ServeAccepted)
 	if s.cfg.Forward != "" {
 		s.forward(c, client)
@@ -402,6 +411,7 @@ func (s *Server) handle(c stream.Conn) {
 			// The error's text may have the client's address in it.
 			s.add(outcome.ServeHandshakeFailed, "reason", answer.Of(err))
 		}
+		failed = true
 		c.Reset()
 		return
 	}
@@ -418,6 +428,7 @@ func (s *Server) handle(c stream.Conn) {
 			Lost:      func(silent time.Duration) { s.add(outcome.ServeVanished, "silent", silent) },
 			Cost:      func(n int) int { return builtin.WireCost(s.cfg.Transport, n) },
 		})
+		failed = session.Failed(err)
 		s.log.Debug("carrier ended", "error", adapter.WithoutAddresses(err))
 	case carrier.BareSOCKS5:
 		// Such a client may be silent for as long as it likes, so its silence means
@@ -434,6 +445,7 @@ func (s *Server) handle(c stream.Conn) {
 		}
 	default:
 		s.add(outcome.ServeForeign)
+		failed = true
 		c.Reset()
 	}
 }

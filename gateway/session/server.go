@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/hmac"
+	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -298,7 +300,7 @@ func (g *Group) Serve(ctx context.Context, conn stream.Conn, o ServeOptions) err
 	}
 	if err != nil {
 		conn.Reset()
-		return adapter.WithoutAddresses(err)
+		return fmt.Errorf("%w: %w", errHello, adapter.WithoutAddresses(err))
 	}
 	h, err := parseHello(body)
 	if err != nil {
@@ -313,6 +315,10 @@ func (g *Group) Serve(ctx context.Context, conn stream.Conn, o ServeOptions) err
 	return l.serve(c)
 }
 
+// Failed tells from the error of Serve whether the client does not keep to the protocol. One
+// whose session is not known, or that loses its connection, does.
+func Failed(err error) bool { return errors.Is(err, errHello) || errors.Is(err, errFrame) }
+
 // An attached is a lane of a session, and the session.
 type attached struct {
 	*lane
@@ -324,6 +330,9 @@ func (a attached) serve(c *carrier.Conn) error {
 	err := readLane(c, func(p []byte) { a.v.take(a.lane, p) })
 	a.v.mu.Lock()
 	a.v.drop(a.lane, false)
+	if errors.Is(a.v.err, errFrame) {
+		err = a.v.err
+	}
 	a.v.mu.Unlock()
 	c.Close()
 	return err
