@@ -13,6 +13,7 @@ package attack
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -71,6 +72,7 @@ const (
 type box struct {
 	t      testing.TB
 	name   string
+	file   string // its configuration
 	cmd    *exec.Cmd
 	log    *transcript
 	exited chan struct{} // closed when it has been waited for
@@ -94,7 +96,7 @@ func start(t testing.TB, name, text string) *box {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &box{t: t, name: name, log: newTranscript(), exited: make(chan struct{})}
+	b := &box{t: t, name: name, file: file, log: newTranscript(), exited: make(chan struct{})}
 	b.cmd = exec.Command(ptgate, "run", "-c", file)
 	b.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "NOTIFY_SOCKET=" + filepath.Join(dir, "notify")}
 	b.cmd.Stdout, b.cmd.Stderr = b.log, b.log
@@ -240,6 +242,41 @@ func (b *box) recovers(base usage, limit time.Duration) {
 		return
 	}
 	b.t.Logf("%s afterwards: %v", b.name, u)
+}
+
+// gauges are the names of what a box counts as open.
+var gauges = []string{"connections", "relays", "bridge_streams", "serve_streams"}
+
+// places is how many places of a box are taken.
+func (b *box) places() (n int) {
+	b.t.Helper()
+	out, err := exec.Command(ptgate, "status", "--json", "-c", b.file).Output()
+	var status struct {
+		Outcomes []struct {
+			Name  string
+			Value int
+		}
+	}
+	if err == nil {
+		err = json.Unmarshal(out, &status)
+	}
+	if err != nil {
+		b.t.Fatalf("status of %s: %v", b.name, err)
+	}
+	for _, o := range status.Outcomes {
+		if slices.Contains(gauges, o.Name) {
+			n += o.Value
+		}
+	}
+	return n
+}
+
+// goroutines ends the box, and tells how many it had.
+func (b *box) goroutines() int {
+	before := len(b.log.String())
+	b.cmd.Process.Signal(syscall.SIGQUIT)
+	<-b.exited
+	return strings.Count(b.log.String()[before:], "\ngoroutine ")
 }
 
 // eventually tells whether ok becomes true within limit. It is for what no event tells.

@@ -5,6 +5,7 @@ package attack
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -77,6 +78,73 @@ func TestKilledUpload(t *testing.T) {
 			by.served("after", 20)
 		})
 	}
+}
+
+// After a burst of connections that end only in one direction, by either side, or in the
+// middle of an upload, everything is as before when half_open is over, at both boxes. The
+// programs and the destinations keep their sockets.
+func TestAfterABurst(t *testing.T) {
+	const each = 60
+	const limits = "[limits]\nhalf_open = \"3s\"\n"
+	server, bridge := startServer(t, limits)
+	gateway := startGateway(t, bridge, limits)
+	silent, unread := listen(t, func(net.Conn) {}), listen(t, deaf)
+	ends := listen(t, func(c net.Conn) { c.(*net.TCPConn).CloseWrite() })
+	var wg sync.WaitGroup
+	open := func(o *origin) *net.TCPConn {
+		c, err := through(gateway.listens(0), o.port(), patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c.(*net.TCPConn)
+	}
+	open(silent).Close()
+	boxes := []*box{gateway, server}
+	var base []usage
+	for _, b := range boxes {
+		if !eventually(patience, func() bool { return b.places() == 0 }) {
+			t.Fatalf("%d places of the %s are taken before the burst", b.places(), b.name)
+		}
+		base = append(base, b.usage())
+	}
+	for range each {
+		open(silent).CloseWrite()
+		open(ends)
+		open(ends).CloseWrite()
+		killed := open(unread)
+		killed.SetLinger(0)
+		wg.Go(func() {
+			killed.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+			io.Copy(killed, zeros{})
+			killed.Close()
+		})
+	}
+	for _, b := range boxes {
+		t.Logf("%s: %d places are taken; %v", b.name, b.places(), b.usage())
+	}
+	wg.Wait()
+	for i, b := range boxes {
+		b.recovers(base[i], 3*time.Second+back)
+		if !eventually(back, func() bool { return b.places() == 0 }) {
+			t.Errorf("%s: %d places are not given back", b.name, b.places())
+		}
+	}
+	for _, b := range boxes {
+		if n := b.goroutines(); n > each {
+			t.Errorf("%s: %d goroutines are left", b.name, n)
+		} else {
+			t.Logf("%s: %d goroutines are left", b.name, n)
+		}
+	}
+}
+
+// zeros has no end.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }
 
 // few is a server with few places, so that a test can take them all.
@@ -238,6 +306,103 @@ func TestHalfClosedAtTheLimit(t *testing.T) {
 			t.Errorf("the log of the %s does not tell", b.name)
 		}
 	}
+}
+
+// A client is at all of its limits at once: carriers, streams, new streams a second, failed
+// handshakes, bytes that nobody reads. Another one, at another address, has the same limits.
+func TestClientAtItsLimits(t *testing.T) {
+	server, bridge := startServer(t, `[limits]
+shared = []
+connections = 400
+client_carriers = 40
+client_streams = 100
+client_new = 500
+client_memory = "16MiB"
+resume = "1s"
+`)
+	gateway := startGateway(t, bridge, "")
+	by := newBystander(t, gateway.listens(0))
+	quiet, unread := listen(t, func(net.Conn) {}), listen(t, deaf)
+	before := by.served("before", 100)
+	base := server.usage()
+
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	until := func(c net.Conn) { // the end of the attack
+		wg.Go(func() {
+			<-stop
+			c.Close()
+		})
+	}
+	ready := make(chan struct{}, 4)
+	for range 3 { // streams of each; they are refused most of the time
+		c := attack(t, bridge, newHello())
+		until(c)
+		wg.Go(c.discard)
+		wg.Go(func() {
+			pause := time.NewTicker(5 * time.Millisecond)
+			defer pause.Stop()
+			for id := uint64(0); ; {
+				var out []byte
+				for range 20 {
+					out = data(out, id, 0, request(quiet.port()))
+					id++
+				}
+				if _, err := c.Write(out); err != nil {
+					return
+				}
+				if id == 200 {
+					ready <- struct{}{}
+				}
+				<-pause.C
+			}
+		})
+	}
+	full := attack(t, bridge, newHello())
+	until(full)
+	wg.Go(func() {
+		flood{streams: 50, size: 1, frames: 300_000, port: unread.port()}.run(full)
+		ready <- struct{}{}
+	})
+	for range 30 { // carriers that do nothing
+		until(attack(t, bridge, newHello()))
+	}
+	for range 2 {
+		wg.Go(func() { // connections that fail
+			pause := time.NewTicker(5 * time.Millisecond)
+			defer pause.Stop()
+			for {
+				if c, err := dial(t, bridge, attackerHost); err == nil {
+					c.Write([]byte("junk"))
+					io.Copy(io.Discard, c)
+					c.Close()
+				}
+				select {
+				case <-stop:
+					return
+				case <-pause.C:
+				}
+			}
+		})
+	}
+	for range cap(ready) {
+		select {
+		case <-ready:
+		case <-time.After(patience):
+			t.Fatal("the attack does not get going")
+		}
+	}
+	by.report("while the attack gets going")
+	during := by.served("during", 100)
+	t.Logf("the first byte takes %.1f times as long", float64(during.Median)/float64(before.Median))
+	if during.Median > time.Second {
+		t.Errorf("the bystander waits for %v", during.Median)
+	}
+	server.grewLittle(base)
+	close(stop)
+	wg.Wait()
+	server.recovers(base, back)
+	by.served("after", 50)
 }
 
 // A client opens connections that say nothing.
