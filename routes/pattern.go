@@ -322,6 +322,20 @@ func (p Pattern) String() string {
 
 func (p Pattern) allPorts() bool { return p.from == 0 }
 
+// Parts are what a Pattern is made of, for who tests destinations in another language.
+type Parts struct {
+	Name         string // canonical; "" for "*", and for an address or network
+	Exact, Below bool   // whether the name itself is taken, and what is below it
+	Net          netip.Prefix
+	From, To     uint16 // ports; from 0 on: all
+}
+
+// Parts takes the pattern apart.
+func (p Pattern) Parts() Parts {
+	return Parts{Name: p.name, Exact: p.kind == kindExact || p.kind == kindBoth, Below: p.kind == kindBelow || p.kind == kindBoth,
+		Net: p.net, From: p.from, To: p.to}
+}
+
 // IsWide tells whether p takes destinations that it does not name: it begins with a star or
 // a dot, or is the network of all addresses.
 func (p Pattern) IsWide() bool {

@@ -62,6 +62,7 @@ type Server struct {
 	handler http.Handler
 	guard   *credentials.Guard
 	conns   atomic.Int64
+	pacFile pacFile
 }
 
 // New makes a Server that has no listener yet.
@@ -71,6 +72,7 @@ func New(cfg Config) *Server {
 	mux.HandleFunc("/healthz", s.healthz)
 	mux.HandleFunc("/readyz", s.readyz)
 	mux.HandleFunc("/api/v1/status", s.status)
+	mux.HandleFunc("/proxy.pac", s.pac)
 	mux.Handle("/metrics", newMetrics(s.cfg))
 	s.handler = mux
 	return s
@@ -280,11 +282,7 @@ func clientOf(r *http.Request) string {
 // forUs tells whether a request is for a loopback name or address, or for the address that
 // it came to.
 func forUs(r *http.Request) bool {
-	host := r.Host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	host = strings.TrimSuffix(strings.Trim(host, "[]"), ".")
+	host := hostName(r)
 	if strings.EqualFold(host, "localhost") {
 		return true
 	}
@@ -297,6 +295,15 @@ func forUs(r *http.Request) bool {
 	}
 	own, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
 	return ok && own.AddrPort().Addr().Unmap().WithZone("") == a
+}
+
+// hostName is the name or the address that a request is for.
+func hostName(r *http.Request) string {
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	return strings.TrimSuffix(strings.Trim(host, "[]"), ".")
 }
 
 // healthz says that the process runs.
