@@ -107,6 +107,8 @@ type DialError struct {
 	Transport string
 	Stage     Stage
 	Err       error
+	// Received is how many bytes the bridge has sent in the handshake.
+	Received int
 }
 
 func (e *DialError) Error() string {
@@ -140,7 +142,11 @@ func (c *Client) Dial(ctx context.Context, addr string, args adapter.Args) (Conn
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 			err = fmt.Errorf("%w (%v)", cause, err)
 		}
-		return nil, &DialError{Transport: c.cfg.Transport, Stage: d.stage, Err: err}
+		failed := &DialError{Transport: c.cfg.Transport, Stage: d.stage, Err: err}
+		if d.link != nil {
+			failed.Received = maxHandshake - d.link.budget
+		}
+		return nil, failed
 	}
 	return conn, nil
 }

@@ -573,7 +573,7 @@ func TestReplyFor(t *testing.T) {
 		{context.DeadlineExceeded, 6}, {&net.DNSError{IsNotFound: true}, 4}, {&net.DNSError{IsTimeout: true}, 6},
 		{errors.New("other"), 1}, {&ProxyError{Scheme: "socks5", Code: 5, Errno: syscall.ECONNREFUSED}, 5},
 	} {
-		err := &DialError{nameObfs4, StageConnect, fmt.Errorf("wrapped: %w", tt.err)}
+		err := &DialError{Transport: nameObfs4, Stage: StageConnect, Err: fmt.Errorf("wrapped: %w", tt.err)}
 		if got := replyFor(err); got != socks5.ReplyCode(tt.want) {
 			t.Errorf("%v: %d, want %d", tt.err, got, tt.want)
 		}

@@ -45,6 +45,7 @@ type link struct {
 	// guest is the client of a Listener until its handshake is done. Nil: this is no
 	// such connection, or its handshake is done.
 	guest *guest
+	got   int // bytes from guest
 
 	// from is the client's address, if a proxy has told it. It is not valid if the proxy
 	// does not know it. Nil: the client is the peer. ahead is what was read behind the
@@ -81,6 +82,9 @@ func (l *link) Read(p []byte) (int, error) {
 	}
 	if l.limited {
 		l.budget -= n
+	}
+	if l.guest != nil {
+		l.got += n
 	}
 	if err == io.EOF {
 		err = l.end()

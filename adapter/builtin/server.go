@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
+	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/obfs4"
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin/website"
@@ -114,6 +115,7 @@ type Listener struct {
 	leaving    sync.WaitGroup // guests that were let go, and are not settled; the accept loop's
 	panics     panicLog
 	strays     adapter.LogLimit // of proxies that do not say who the client is
+	clocks     adapter.LogLimit // of clients whose clock differs
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -124,7 +126,7 @@ type Listener struct {
 // calls Close.
 func Listen(cfg ServerConfig) (*Listener, error) {
 	takeStdout()
-	l := &Listener{cfg: cfg, log: orDiscard(cfg.Logger), ready: make(chan Conn)}
+	l := &Listener{cfg: cfg, log: orDiscard(cfg.Logger), ready: make(chan Conn), clocks: adapter.LogLimit{Every: time.Minute}}
 	files := descriptors.Limit()
 	l.handshakes = newCrowd(cmp.Or(max(cfg.Handshakes, 0), min(defaultHandshakes, files/8)))
 	l.kept = newCrowd(cmp.Or(max(cfg.Delayed, 0), min(defaultDelayed, files/4)))
@@ -181,8 +183,20 @@ func (l *Listener) setUpObfs4() (err error) {
 func acceptObfs4(factory base.ServerFactory, c *link) (inner net.Conn, from netip.AddrPort, err error) {
 	defer rescue(nameObfs4, &err)
 	inner, err = factory.WrapConn(c)
+	if errors.Is(err, obfs4.ErrInvalidHandshake) && c.got < obfs4Longest {
+		err = errClock
+	}
 	return inner, addrPort(c.RemoteAddr()), err
 }
+
+// obfs4Longest is the length of the longest handshake of obfs4 (obfs4-spec section 4). A
+// client that does not know the keys is told from others by that: its handshake is read so
+// far, because there is no mark in it. One with a mark before has the keys, but the hour
+// that it was made with is neither this one nor one beside it.
+const obfs4Longest = 8192
+
+// errClock says that a client knows the keys, and its clock differs from this one.
+var errClock = adapter.Constant("the clocks of the client and of this machine differ by more than an hour")
 
 func addrPort(a net.Addr) netip.AddrPort {
 	tcp, ok := a.(*net.TCPAddr)
@@ -282,7 +296,12 @@ func (l *Listener) serve(g *guest) {
 	conn, err := l.handshake(g)
 	if err != nil {
 		l.handshakes.leave(g)
-		if !l.panics.tell(l.log, err) {
+		switch {
+		case l.panics.tell(l.log, err):
+		case errors.Is(err, errClock):
+			l.clocks.Log(l.log, slog.LevelWarn, "a client with the right cert was turned away: its clock, or that of this machine, is wrong by more than an hour",
+				"transport", l.cfg.Transport, "advice", "compare `date -u` on both; set the clock that is wrong, for instance with NTP")
+		default:
 			l.log.Debug("handshake failed", "transport", l.cfg.Transport, "error", adapter.WithoutAddresses(err))
 		}
 		if g.until.IsZero() {

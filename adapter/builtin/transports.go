@@ -1,6 +1,7 @@
 package builtin
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -83,6 +84,7 @@ type Transport struct {
 	// is no way to make them.
 	Pair func(public string) (options, args adapter.Args, err error)
 
+	web    func(adapter.Args) (Web, bool) // the web server that a client connects to; nil: there is none
 	client func(stateDir string) (base.ClientFactory, error)
 	listen func(*Listener) error // makes the keys, and sets accept and args
 	prime  bool                  // the client's first read needs a push: see link
@@ -125,6 +127,7 @@ var table = []Transport{
 		Placeholder: true,
 		Front:       true,
 		Pair:        pairWebtunnel,
+		web:         webOf,
 		client:      newWebtunnelClient,
 		listen:      (*Listener).setUpWebtunnel,
 		cost:        webtunnelCost,
@@ -135,6 +138,7 @@ var table = []Transport{
 		Polled:      true,
 		Args:        Params{Known: []string{"url", "front", "targets", "utls"}, check: checkMeek},
 		Placeholder: true,
+		web:         webOf,
 		client:      new(meeklite.Transport).ClientFactory,
 		cost:        meekCost,
 	},
@@ -371,6 +375,47 @@ func checkMeek(args adapter.Args, _ bool) []error {
 		return []error{err}
 	}
 	return nil
+}
+
+// A Web is the web server that a bridge's args name.
+type Web struct {
+	Addr string // host:port of the connection
+	Name string // the server name for TLS, and that of the certificate; "": there is no TLS
+	Host string // in the request
+	Path string
+}
+
+// WebOf returns the web server of a bridge of that transport; ok is false if it has none.
+func WebOf(transport string, args adapter.Args) (w Web, ok bool) {
+	t, _ := Lookup(transport)
+	if t.web == nil {
+		return Web{}, false
+	}
+	return t.web(args)
+}
+
+func webOf(args adapter.Args) (w Web, ok bool) {
+	raw, _ := args.Get("url")
+	u, err := url.Parse(raw)
+	if err != nil || u.Hostname() == "" {
+		return Web{}, false
+	}
+	name, port := u.Hostname(), cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
+	w = Web{Host: u.Host, Path: cmp.Or(u.EscapedPath(), "/")}
+	if front, ok := args.Get("front"); ok {
+		name = front
+		if host, p, err := net.SplitHostPort(front); err == nil {
+			name, port = host, p
+		}
+	}
+	w.Addr = net.JoinHostPort(name, port)
+	if addr, ok := args.Get("addr"); ok {
+		w.Addr = addr
+	}
+	if u.Scheme == "https" {
+		w.Name = name
+	}
+	return w, true
 }
 
 // pairWebtunnel makes a path that nobody can guess. Only the path keeps strangers out.

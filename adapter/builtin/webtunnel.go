@@ -219,7 +219,7 @@ func (b *webtunnelBridge) startTLS(conn net.Conn, name string) (net.Conn, error)
 // checkHash compares with the hash in the bridge line.
 func (b *webtunnelBridge) checkHash(chain [][]byte) error {
 	if !hmac.Equal(certiChainHashCalc.GenerateCertChainHash(chain), b.hash) {
-		return adapter.Constant("the certificate is not that of the bridge line")
+		return ErrOtherCertificate
 	}
 	return nil
 }
@@ -272,20 +272,29 @@ func askUpgrade(conn net.Conn, u *url.URL) (net.Conn, error) {
 		return nil, err
 	}
 	if answer.StatusCode != http.StatusSwitchingProtocols || !isUpgrade(answer.Header) {
-		return nil, statusError(answer.StatusCode)
+		refused := &StatusError{Status: answer.StatusCode}
+		refused.Date, _ = http.ParseTime(answer.Header.Get("Date"))
+		return nil, refused
 	}
 	return behindHead(conn, in), nil
 }
 
-// A statusError is the answer of a web server that opens no tunnel.
-type statusError int
+// A StatusError is the answer of a web server that opens no tunnel.
+type StatusError struct {
+	Status int
+	Date   time.Time // by the server's clock; zero: it does not say
+}
 
-func (e statusError) Error() string {
-	return fmt.Sprintf("the web server answered %d, and opened no tunnel", int(e))
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("the web server answered %d, and opened no tunnel", e.Status)
 }
 
 // Class is the text: it has no address; see adapter.Class.
-func (e statusError) Class() string { return e.Error() }
+func (e *StatusError) Class() string { return e.Error() }
+
+// ErrOtherCertificate says that a web server has shown another certificate than the one
+// whose hash the bridge line has.
+var ErrOtherCertificate = adapter.Constant("the certificate is not that of the bridge line")
 
 // isUpgrade looks for the two header fields, which request and answer share (RFC 9110
 // section 7.8). Both are lists.
