@@ -45,6 +45,7 @@ type Gateway struct {
 	limit    *inbound.Limiter
 	halves   *relay.Halves
 	exit     *exit.Exit
+	bare     func()                         // as router.bare
 	sessions atomic.Pointer[session.Server] // nil: nothing was served yet
 
 	// view is what runs now. Readers load it; a reload swaps it.
@@ -88,6 +89,10 @@ func New(cfg *config.Config, exe string, log *slog.Logger) *Gateway {
 		Status:  g.Status,
 		Book:    g.book,
 	})
+	g.bare = sync.OnceFunc(func() {
+		log.Warn("a program asked for a bare address, which routes by name can't know",
+			"advice", "it may have looked the name up by itself: set it to socks5h:// instead of socks5://, or, in Firefox, tick \"Proxy DNS when using SOCKS v5\"; this is said once")
+	})
 	g.exit = exit.New(func() *exit.Settings { return g.view.Load().exit }, g.book, log)
 	g.view.Store(g.newView(cfg))
 	return g
@@ -101,7 +106,7 @@ func (g *Gateway) newView(cfg *config.Config) *view {
 		set:    g.manager.Apply(cfg),
 		exit:   g.newPolicy(cfg),
 		front: &inbound.Settings{
-			Dialer:    &router{&g.view, g.exit},
+			Dialer:    &router{&g.view, g.exit, g.bare},
 			Allow:     cfg.Listen.Allow,
 			Owners:    cfg.Listen.Owners,
 			Users:     cfg.Listen.Users,

@@ -368,7 +368,7 @@ func TestAnswers(t *testing.T) {
 	for _, v := range near.Status().Outcomes {
 		counted[strings.TrimSpace(v.Name+" "+v.Labels["reason"])] = v.Value
 	}
-	for name, want := range map[string]int64{"accepted": 6, "opened": 1, "refused refused": 1, "refused blocked": 4} {
+	for name, want := range map[string]int64{"accepted": 6, "opened": 1, "refused refused": 1, "refused blocked": 2, "refused exit policy": 2} {
 		if counted[name] != want {
 			t.Errorf("%s: %d, want %d", name, counted[name], want)
 		}

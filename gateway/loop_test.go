@@ -41,7 +41,7 @@ private = true
 	port := func(addr string) string { return addr[strings.LastIndexByte(addr, ':'):] }
 	for _, own := range []string{direct.Addresses(inbound.SOCKS5)[0], direct.Addresses(inbound.HTTP)[0], direct.Announced()[0].Address, direct.Status().Admin[0]} {
 		for _, host := range []string{"127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]"} {
-			if _, err := ask(t, direct, host+port(own)); reasonOf(err) != answer.Blocked {
+			if _, err := ask(t, direct, host+port(own)); code(err) != answer.Blocked.SOCKS() {
 				t.Errorf("%s: %v", host+port(own), err)
 			}
 		}
@@ -49,13 +49,13 @@ private = true
 			t.Errorf("another process's: %v", err)
 		}
 	}
-	if _, err := ask(t, near, server.Announced()[0].Address); reasonOf(err) != answer.Blocked {
+	if _, err := ask(t, near, server.Announced()[0].Address); code(err) != answer.Blocked.SOCKS() {
 		t.Errorf("the far end's own port: %v", err)
 	}
 	roundTrip(t, mustAsk(t, direct, hidden), 100)
 
 	// An address of one link without the link can't be reached, which is no fault of ptgate.
-	if _, err := ask(t, direct, "[fe80::1]:9"); reasonOf(err) != answer.Unreachable {
+	if _, err := ask(t, direct, "[fe80::1]:9"); code(err) != answer.Unreachable.SOCKS() {
 		t.Errorf("a link-local address: %v", err)
 	}
 
@@ -99,7 +99,7 @@ func TestPrivateIsNotDirect(t *testing.T) {
 		t.Run(strings.ReplaceAll(tt.route, "\n", " ")+" "+tt.host, func(t *testing.T) {
 			near := start(t, "direct", "[listen]\nsocks5 = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n[[route]]\nvia = \"direct\"\n"+tt.route+"\n")
 			_, err := ask(t, near, tt.host+":"+port)
-			if tt.wantPublic != (err == nil) || err != nil && reasonOf(err) != answer.Blocked {
+			if tt.wantPublic != (err == nil) || err != nil && code(err) != answer.Blocked.SOCKS() {
 				t.Errorf("SOCKS5: %v", err)
 			}
 			proxy := &url.URL{Scheme: "http", Host: near.Addresses(inbound.HTTP)[0]}
@@ -117,10 +117,30 @@ func TestPrivateIsNotDirect(t *testing.T) {
 	}
 }
 
-// reasonOf is the reason that a front has given to a client.
-func reasonOf(err error) answer.Reason {
-	if err == nil {
-		return answer.Success
+// A program that has looked a name up by itself goes past the routes by name. The log says
+// so once.
+func TestBareAddress(t *testing.T) {
+	const said = "bare address"
+	for _, tt := range []struct {
+		routes string
+		asks   []string
+		want   int
+	}{
+		{"[[route]]\nto = \".example.com\"\nvia = \"block\"\n", []string{"8.8.8.8:80", "1.1.1.1:443", "8.8.8.8:80"}, 1},
+		{"[[route]]\nto = \".example.com\"\nvia = \"block\"\n", []string{"127.0.0.1:80", "www.example.com:80"}, 0},
+		{"[[route]]\nto = [\".example.com\", \"8.8.8.0/24\"]\nvia = \"block\"\n", []string{"8.8.8.8:80"}, 0},
+		{"[[route]]\nto = \"*\"\nvia = \"block\"\n", []string{"8.8.8.8:80"}, 0},
+		{"[[route]]\nto = [\"*.example.com\", \"*\"]\nvia = \"block\"\n", []string{"8.8.8.8:80"}, 1},
+	} {
+		near := start(t, "near", "[listen]\nsocks5 = \"127.0.0.1:0\"\n"+tt.routes)
+		for _, a := range tt.asks {
+			if _, err := ask(t, near, a); err == nil {
+				t.Errorf("%s was opened", a)
+			}
+		}
+		near.stop()
+		if got := strings.Count(near.log.text.String(), said); got != tt.want {
+			t.Errorf("%s asked for %q: said %d times, want %d", tt.routes, tt.asks, got, tt.want)
+		}
 	}
-	return answer.Of(err)
 }

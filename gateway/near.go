@@ -79,6 +79,7 @@ func (v *view) ownAddresses() []netip.AddrPort {
 type router struct {
 	view *atomic.Pointer[view]
 	exit *exit.Exit // knows which addresses are private, and which are this process's own
+	bare func()     // a bare address goes past the routes by name; called for each
 }
 
 // Dial implements inbound.Dialer.
@@ -95,6 +96,9 @@ func (r *router) Dial(ctx context.Context, t routes.Target) (stream.Conn, error)
 
 func (r *router) open(ctx context.Context, v *view, t routes.Target) (stream.Conn, error) {
 	m, ok := v.cfg.Table.Lookup(t)
+	if t.Addr.IsValid() && exit.Public(t.Addr) && v.cfg.Table.HasNames() && (!ok || !v.cfg.Table.Pattern(m).IsNet()) {
+		r.bare()
+	}
 	if !ok {
 		return nil, answer.Errorf(answer.Blocked, "no route takes it")
 	}

@@ -324,6 +324,9 @@ func (t *Table) Len() int {
 	return len(t.entries)
 }
 
+// HasNames tells whether a pattern is a name, or has one behind its star or dot.
+func (t *Table) HasNames() bool { return t.depths[0]&^1|t.depths[1] != 0 }
+
 // index is the entry of m.
 func (t *Table) index(m Match) (uint32, bool) {
 	if m.Pattern < 0 || m.Pattern >= t.Patterns(m.Rule) {

@@ -238,7 +238,8 @@ func ReadStatus(r io.Reader, strict bool) error {
 }
 
 // ReadReply reads a server's answer to a request. A refusal is a ReplyError, also if it
-// is not complete: some servers send only its first two bytes.
+// is not complete: some servers send only its first two bytes. Of a complete one, bound is
+// the address in it.
 func ReadReply(r io.Reader) (bound Addr, err error) {
 	var b [3 + maxAddr]byte
 	// No success is shorter than its first five bytes with an address of one byte.
@@ -249,7 +250,7 @@ func ReadReply(r io.Reader) (bound Addr, err error) {
 	case b[0] != Version:
 		return Addr{}, malformed("version %d", b[0])
 	case b[1] != 0:
-		return Addr{}, ReplyError(b[1])
+		return refusedWith(r, b[:n]), ReplyError(b[1])
 	}
 	for _, least := range []int{3 + 1, 3 + 2} {
 		if n < least {
@@ -268,6 +269,24 @@ func ReadReply(r io.Reader) (bound Addr, err error) {
 	}
 	bound, _, err = ParseAddr(b[3 : 3+size])
 	return bound, err
+}
+
+// refusedWith reads the rest of a refusal, and gives the address in it. A refusal that ends
+// before its address has begun is taken as it is.
+func refusedWith(r io.Reader, head []byte) (bound Addr) {
+	if len(head) < 3+2 {
+		return Addr{}
+	}
+	size, err := addrLen(head[3:])
+	if err != nil {
+		return Addr{}
+	}
+	b := make([]byte, size)
+	if err := readFull(r, b[copy(b, head[3:]):]); err != nil {
+		return Addr{}
+	}
+	bound, _, _ = ParseAddr(b)
+	return bound
 }
 
 // readFull fills b; an end instead is always unexpected.

@@ -44,6 +44,8 @@ const (
 	Version            // an HTTP request of another version than 1.0 and 1.1
 	Unfinished         // a request whose client ended its side before it was complete
 	Slow               // a request that was not complete in time
+	ExitPolicy         // the policy of the exit at the far end says no
+	NoNames            // the exit can't look names up
 )
 
 type row struct {
@@ -53,6 +55,28 @@ type row struct {
 	http   int
 	error  string // RFC 9209 section 2.3
 	text   string
+}
+
+// Details of SOCKS5 replies. RFC 1928 has one code for several reasons, and the port of a
+// refusal means nothing there. An exit puts the detail into it, with the address 0.0.0.0,
+// and a gateway understands it. Other clients do not look at it.
+var details = map[Reason]uint16{ExitPolicy: 1, Blocked: 1, NotFound: 2, NoNames: 3}
+
+// Detail is what an exit puts into the port of a SOCKS5 refusal; 0: nothing.
+func (r Reason) Detail() uint16 { return details[r] }
+
+// FromExit is the reason for the reply of an exit, with its detail. It is that of FromSOCKS
+// if the exit gives none that fits. Only an exit's policy is told by its code alone.
+func FromExit(code byte, detail uint16) Reason {
+	switch {
+	case code == ExitPolicy.SOCKS():
+		return ExitPolicy
+	case code == NotFound.SOCKS() && detail == NotFound.Detail():
+		return NotFound
+	case code == NoNames.SOCKS() && detail == NoNames.Detail():
+		return NoNames
+	}
+	return FromSOCKS(code)
 }
 
 // The replies of SOCKS4. Its protocol text gives 93 to a server that asks identd who the
@@ -68,10 +92,9 @@ var table = [...]row{
 	Internal: {"internal", 0x01, rejected4, http.StatusInternalServerError, "proxy_internal_error",
 		"The proxy made a mistake. Its log says more."},
 	Blocked: {"blocked", 0x02, rejected4, http.StatusForbidden, "destination_ip_prohibited",
-		"The exit at the far end refuses that destination, or no route of this gateway leads there; `ptgate explain NAME` tells which. " +
-			"If it names a bridge, the refusal comes from [exit] in the server's configuration, which by default keeps clients from the server itself and from private networks. " +
-			"If it says direct, the address is a private one, which that route has to name, or to allow with private = true. " +
-			"Otherwise add or change a [[route]] in the gateway's."},
+		"No route of this gateway leads there, or a route blocks it; `ptgate explain NAME` tells which. " +
+			"If that says direct, the address is a private one, which that route has to name, or to allow with private = true. " +
+			"Otherwise add or change a [[route]] in the gateway's configuration."},
 	Refused: {"refused", 0x05, rejected4, http.StatusBadGateway, "connection_refused",
 		"The destination refused the connection: it is up, but nothing listens on that port."},
 	Unreachable: {"unreachable", 0x04, rejected4, http.StatusBadGateway, "destination_ip_unroutable",
@@ -104,6 +127,11 @@ var table = [...]row{
 		"The request ended before it was complete. The program that sent it, or something between it and the proxy, broke it off."},
 	Slow: {"slow", 0x01, rejected4, http.StatusRequestTimeout, "http_request_error",
 		"The request was not complete in time. The link between the program and the proxy may be slow or cut. Try again."},
+	ExitPolicy: {"exit policy", 0x02, rejected4, http.StatusForbidden, "destination_ip_prohibited",
+		"The exit at the far end refuses that destination; the route and the bridge are fine. The refusal comes from allow or deny of [exit] in the server's configuration, " +
+			"which by default keep clients from the server itself and from private networks. Ask its operator."},
+	NoNames: {"no names", 0x04, rejected4, http.StatusBadGateway, "dns_error",
+		"The server at the far end cannot look up names at the moment: its name servers do not answer. The bridge works. Its operator finds more in the server's log."},
 }
 
 func (r Reason) row() row {

@@ -46,6 +46,27 @@ var rows = []struct {
 	{answer.Version, 0x01, 0x5b, 505, "http_request_error", answer.Limit, "version"},
 	{answer.Unfinished, 0x01, 0x5b, 400, "http_request_error", answer.Limit, "unfinished"},
 	{answer.Slow, 0x01, 0x5b, 408, "http_request_error", answer.Limit, "slow"},
+	{answer.ExitPolicy, 0x02, 0x5b, 403, "destination_ip_prohibited", answer.Blocked, "exit policy"},
+	{answer.NoNames, 0x04, 0x5b, 502, "dns_error", answer.Unreachable, "no names"},
+}
+
+// What an exit says comes back as it was, where one code stands for several reasons.
+func TestDetails(t *testing.T) {
+	for sent, want := range map[answer.Reason]answer.Reason{
+		answer.Blocked: answer.ExitPolicy, answer.ExitPolicy: answer.ExitPolicy,
+		answer.NotFound: answer.NotFound, answer.NoNames: answer.NoNames,
+		answer.Unreachable: answer.Unreachable, answer.Refused: answer.Refused, answer.Timeout: answer.Timeout, answer.Limit: answer.Limit,
+	} {
+		if got := answer.FromExit(sent.SOCKS(), sent.Detail()); got != want {
+			t.Errorf("%v comes back as %v, want %v", sent, got, want)
+		}
+	}
+	// An exit of another kind gives no detail, or a port of its own.
+	for _, port := range []uint16{0, 4, 1080, 65535} {
+		if got := answer.FromExit(4, port); got != answer.Unreachable {
+			t.Errorf("port %d: %v", port, got)
+		}
+	}
 }
 
 func TestTable(t *testing.T) {

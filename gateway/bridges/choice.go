@@ -289,7 +289,7 @@ func answered(err error) bool {
 		return false
 	}
 	switch answer.Of(err) {
-	case answer.Blocked, answer.Unreachable, answer.NotFound, answer.Refused, answer.Timeout:
+	case answer.ExitPolicy, answer.Unreachable, answer.NotFound, answer.NoNames, answer.Refused, answer.Timeout:
 		return true
 	}
 	return false

@@ -2,10 +2,12 @@ package exit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -259,6 +261,11 @@ func failed(err error) error {
 	reason := answer.Of(err)
 	if reason == answer.Internal {
 		reason = answer.Unreachable
+	}
+	// askSystem has taken out names that don't exist. A name server that says that it has
+	// failed has most often met a fault in that one domain.
+	if dns, ok := errors.AsType[*net.DNSError](err); ok && !strings.Contains(dns.Err, "server misbehaving") {
+		reason = answer.NoNames
 	}
 	return answer.New(reason, err)
 }

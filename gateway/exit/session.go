@@ -26,7 +26,7 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, client string, plac
 		s.due = time.Now().Add(set.Handshake)
 		c.SetReadDeadline(s.due)
 	}
-	s.hs.Dial = s.dial
+	s.hs.Dial, s.hs.Detail = s.dial, true
 	if len(set.Users) > 0 {
 		s.hs.Valid = s.valid
 	}
@@ -120,6 +120,9 @@ func (s *session) valid(user, password string) bool {
 
 func (s *session) refused(r answer.Reason) {
 	s.exit.book.Add(outcome.ExitRefused, outcome.By(r.String()))
+	if r == answer.NoNames {
+		s.exit.book.Add(outcome.ExitNoNames, outcome.By())
+	}
 }
 
 // dial opens the destination that the client asks for.

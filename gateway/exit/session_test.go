@@ -71,7 +71,12 @@ const (
 	success = "\x05\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00"
 )
 
-func reply(code byte) string { return "\x05" + string(code) + "\x00\x01\x00\x00\x00\x00\x00\x00" }
+func reply(code byte) string { return detailed(code, 0) }
+
+// detailed is a refusal with the detail of its reason.
+func detailed(code, detail byte) string {
+	return "\x05" + string([]byte{code, 0, 1, 0, 0, 0, 0, 0, detail})
+}
 
 func TestSession(t *testing.T) {
 	users := map[string]string{"ann": "secret", "bob": ""}
@@ -115,9 +120,9 @@ func TestSession(t *testing.T) {
 		{"an address in disguise", nil, echo, hello + "\x05\x01\x00\x03\x05127.1\x00\x50", "\x05\x00" + reply(1)},
 		{"a zone", nil, echo, hello + "\x05\x01\x00\x03\x0afe80::1%lo\x00\x50", "\x05\x00" + reply(1)},
 		{"name too long", nil, echo, hello + "\x05\x01\x00\x03\xff" + long + "\x00\x50", "\x05\x00" + reply(1)},
-		{"loopback", nil, echo, hello + "\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x16", "\x05\x00" + reply(2)},
-		{"mapped loopback", nil, echo, hello + "\x05\x01\x00\x04" + strings.Repeat("\x00", 10) + "\xff\xff\x7f\x00\x00\x01\x00\x16", "\x05\x00" + reply(2)},
-		{"a name that rebinds", nil, echo, hello + "\x05\x01\x00\x03\x0brebind.test\x00\x16", "\x05\x00" + reply(2)},
+		{"loopback", nil, echo, hello + "\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x16", "\x05\x00" + detailed(2, 1)},
+		{"mapped loopback", nil, echo, hello + "\x05\x01\x00\x04" + strings.Repeat("\x00", 10) + "\xff\xff\x7f\x00\x00\x01\x00\x16", "\x05\x00" + detailed(2, 1)},
+		{"a name that rebinds", nil, echo, hello + "\x05\x01\x00\x03\x0brebind.test\x00\x16", "\x05\x00" + detailed(2, 1)},
 
 		{"user", users, echo, login("ann", "secret") + v4 + "x", "\x05\x02\x01\x00" + success[2:] + "x"},
 		{"no user and no-auth first", users, echo, "\x05\x02\x00\x02" + login("ann", "secret")[3:] + v4, "\x05\x02\x01\x00" + success[2:]},
@@ -184,11 +189,11 @@ func TestPlaces(t *testing.T) {
 		asked   int
 	}{
 		{"half a request", echo, hello + v4[:6], 1, "\x05\x00" + reply(1), 0},
-		{"denied", echo, hello + "\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x16", 1, "\x05\x00" + reply(2), 0},
-		{"denied, and no place", echo, hello + "\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x16", 0, "\x05\x00" + reply(2), 0},
+		{"denied", echo, hello + "\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x16", 1, "\x05\x00" + detailed(2, 1), 0},
+		{"denied, and no place", echo, hello + "\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x16", 0, "\x05\x00" + detailed(2, 1), 0},
 		{"allowed", echo, hello + v4 + "x", 1, success + "x", 1},
 		{"a name", echo, hello + "\x05\x01\x00\x03\x08known.to\x00\x50hi", 1, success + "hi", 1},
-		{"a name that does not exist", echo, hello + "\x05\x01\x00\x03\x07no.such\x00\x50", 1, "\x05\x00" + reply(4), 1},
+		{"a name that does not exist", echo, hello + "\x05\x01\x00\x03\x07no.such\x00\x50", 1, "\x05\x00" + detailed(4, 2), 1},
 		{"refused", fails(errRefused), hello + v4, 1, "\x05\x00" + reply(5), 1},
 		{"no place", echo, hello + v4, 0, "\x05\x00" + reply(1), 1},
 	} {
@@ -299,7 +304,7 @@ func TestUserMakesRoom(t *testing.T) {
 
 // Every reason reaches the client as its code, whatever words are in the error.
 func TestReplies(t *testing.T) {
-	for r := answer.Internal; r <= answer.BadResponse; r++ {
+	for r := answer.Internal; r <= answer.NoNames; r++ {
 		if r == answer.Credentials {
 			continue // answers a greeting
 		}
@@ -313,7 +318,7 @@ func TestReplies(t *testing.T) {
 		wg.Go(func() { serveConn(t.Context(), e, server) })
 		wg.Go(func() { io.WriteString(client, hello+v4) })
 		got, err := io.ReadAll(client)
-		if string(got) != "\x05\x00"+reply(want) || err != nil {
+		if string(got) != "\x05\x00"+detailed(want, byte(r.Detail())) || err != nil {
 			t.Errorf("%v: %q, %v", r, got, err)
 		}
 		client.Close()
@@ -672,4 +677,37 @@ func FuzzSession(f *testing.F) {
 			t.Errorf("the service got %q of %q", upstream.out.Bytes(), in)
 		}
 	})
+}
+
+// A machine that has no name server that answers says so, to the client and in its log.
+func TestNoNames(t *testing.T) {
+	for _, tt := range []struct {
+		err  *net.DNSError
+		code string
+		log  bool
+	}{
+		{&net.DNSError{Err: "read udp 127.0.0.1:9->127.0.0.1:53: read: connection refused", IsTemporary: true}, detailed(4, 3), true},
+		{&net.DNSError{Err: "i/o timeout", IsTimeout: true}, detailed(4, 3), true},
+		{&net.DNSError{Err: "server misbehaving", IsTemporary: true}, detailed(4, 0), false},
+	} {
+		var log bytes.Buffer
+		logger := slog.New(slog.NewTextHandler(&log, nil))
+		book := outcome.New(logger)
+		e := New(func() *Settings { return new(Settings) }, book, logger)
+		e.resolver.ask = func(context.Context, string, family) ([]netip.Addr, error) { return nil, tt.err }
+		client, server := net.Pipe()
+		var wg sync.WaitGroup
+		wg.Go(func() { serveConn(t.Context(), e, server) })
+		wg.Go(func() { io.WriteString(client, hello+"\x05\x01\x00\x03\x09some.test\x00\x50") })
+		got, _ := io.ReadAll(client)
+		client.Close()
+		wg.Wait()
+		book.Close()
+		if string(got) != "\x05\x00"+tt.code {
+			t.Errorf("%v: %q, want %q", tt.err, got, tt.code)
+		}
+		if said := strings.Contains(log.String(), "names can't be looked up") && strings.Contains(log.String(), "resolv.conf"); said != tt.log {
+			t.Errorf("%v: in the log: %v, want %v\n%s", tt.err, said, tt.log, &log)
+		}
+	}
 }

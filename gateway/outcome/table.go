@@ -65,6 +65,7 @@ const (
 	ExitOpened
 	ExitBadCredentials
 	ExitRefused
+	ExitNoNames
 
 	// Both ends.
 	MemoryReset
@@ -235,6 +236,10 @@ var table = [outcomes]Row{
 	ExitRefused: {Name: "exit_refused", Labels: []string{reason},
 		Help:    "Requests that the exit refused, or whose destination could not be opened.",
 		Message: "exit: refused", Level: slog.LevelDebug, AtWill: true},
+	ExitNoNames: {Name: "exit_no_names",
+		Help:    "Requests whose name the exit could not look up, because no name server answered.",
+		Message: "exit: names can't be looked up: the name servers of this machine do not answer; look at /etc/resolv.conf, and whether the firewall lets port 53 out",
+		Level:   slog.LevelWarn, AtWill: true},
 
 	MemoryReset: {Name: "memory_reset", Labels: []string{end},
 		Help:    "Connections that were reset because too many bytes waited: see limits.memory and limits.client_memory.",

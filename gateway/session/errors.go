@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"ptgate/adapter"
+	"ptgate/adapter/socks5"
 	"ptgate/gateway/answer"
 )
 
@@ -21,7 +22,8 @@ var (
 	errClosed     = adapter.Constant("the bridge is closed")
 	errNoAnswer   = adapter.Constant("no answer from the far end")
 	errNoSign     = adapter.Constant("no sign of the far end")
-	errEnded      = adapter.Constant("the connection to the bridge ended as soon as it was made")
+	// ErrEnded: the far end has closed the connection before it said a word.
+	ErrEnded = adapter.Constant("the connection to the bridge ended as soon as it was made")
 )
 
 // answerError is what an answer of the far end means.
@@ -47,3 +49,14 @@ func NotLookedAt(err error) bool {
 // IsLost tells whether the error of a request says that the way to the far end is lost.
 // The far end may have looked at the request or not.
 func IsLost(err error) bool { return isLost(err) }
+
+// IsFull tells whether an error says that the far end takes nobody at the moment.
+func IsFull(err error) bool { return errors.Is(err, errLimit) || errors.Is(err, errLeaving) }
+
+// IsOtherBox tells whether an error says that a bridge leads to another box than before.
+func IsOtherBox(err error) bool { return errors.Is(err, errOtherBox) }
+
+// IsForeign tells whether an error says that the far end speaks something else.
+func IsForeign(err error) bool {
+	return errors.Is(err, errHello) || errors.Is(err, errFrame) || errors.Is(err, socks5.ErrMalformed)
+}

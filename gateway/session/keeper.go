@@ -630,7 +630,7 @@ func readReply(c io.Reader) (reply, error) {
 	var p [len(carrier.Preamble)]byte
 	if _, err := io.ReadFull(c, p[:]); err != nil {
 		if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, carrier.ErrClosed) {
-			err = errEnded
+			err = ErrEnded
 		}
 		return reply{}, err
 	}
@@ -657,7 +657,7 @@ func (v *owned) welcome(u *used, h *hello, r *reply) error {
 	case v.err != nil:
 		return errClosed
 	case u.lane.gone:
-		return errEnded // the far end has lost it, and has said so over another one
+		return ErrEnded // the far end has lost it, and has said so over another one
 	case r.answer == answerUnknown && v.met && box == v.box:
 		// The box has forgotten the session, or another process has taken its place, and the
 		// old one still lives with its carriers.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 
 	"ptgate/adapter"
@@ -24,8 +25,8 @@ func request(t routes.Target, a Auth) socks5.Client {
 
 // readAnswers reads the exit's side of a request that was sent in one write.
 func readAnswers(r io.Reader, m socks5.Method) error {
-	_, err := socks5.ReadAnswers(r, m)
-	return meaning(err)
+	bound, err := socks5.ReadAnswers(r, m)
+	return meaning(err, bound)
 }
 
 // Handshake asks any SOCKS5 server for a connection to t. It sends each message only
@@ -33,18 +34,19 @@ func readAnswers(r io.Reader, m socks5.Method) error {
 // once. The caller sets a deadline on c, and still owns c after an error. Errors are
 // as those of Client.Open.
 func Handshake(c net.Conn, t routes.Target, a Auth) error {
-	_, err := request(t, a).Do(c)
-	return meaning(err)
+	bound, err := request(t, a).Do(c)
+	return meaning(err, bound)
 }
 
 // Greet does the part of Handshake before the request. Nil: the far end answers and
 // accepts a. The caller sets a deadline on c.
 func Greet(c net.Conn, a Auth) error {
-	return meaning(socks5.Client{Auth: a}.Greet(c))
+	return meaning(socks5.Client{Auth: a}.Greet(c), socks5.Addr{})
 }
 
-// meaning turns the error of a handshake into one of this package.
-func meaning(err error) error {
+// meaning turns the error of a handshake into one of this package. bound is the address in
+// the reply.
+func meaning(err error, bound socks5.Addr) error {
 	e, ok := errors.AsType[*socks5.Error](err)
 	if !ok {
 		return err
@@ -61,7 +63,11 @@ func meaning(err error) error {
 	case socks5.StatusError:
 		return badAuth("says that user or password of the bridge are wrong")
 	case socks5.ReplyError:
-		return answer.New(answer.FromSOCKS(byte(reason)), &Refusal{byte(reason)})
+		r := &Refusal{Code: byte(reason)}
+		if bound.IP == netip.IPv4Unspecified() {
+			r.Detail = bound.Port
+		}
+		return answer.New(r.Reason(), r)
 	}
 	if errors.Is(e.Err, socks5.ErrMalformed) {
 		return answer.Errorf(answer.NoBridge, "the far end gives no SOCKS5 answer: %w", e.Err)
@@ -83,11 +89,15 @@ func badAuth(what string) error { return answer.New(answer.NoBridge, &AuthError{
 // A Refusal says that the far end has refused a request. Another bridge to the same
 // server would get the same answer.
 type Refusal struct {
-	Code byte // RFC 1928 section 6
+	Code   byte   // RFC 1928 section 6
+	Detail uint16 // of answer.Reason; 0: there is none
 }
 
+// Reason is why the far end has refused.
+func (e *Refusal) Reason() answer.Reason { return answer.FromExit(e.Code, e.Detail) }
+
 func (e *Refusal) Error() string {
-	return fmt.Sprintf("the far end answers %#02x, %v", e.Code, answer.FromSOCKS(e.Code))
+	return fmt.Sprintf("the far end answers %#02x, %v", e.Code, e.Reason())
 }
 
 // Class is the text: it has no address; see adapter.Class.

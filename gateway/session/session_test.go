@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"ptgate/adapter/socks5"
 	"ptgate/gateway/answer"
 )
 
@@ -135,7 +136,7 @@ func TestHalfCloseAndReset(t *testing.T) {
 
 func TestAnswers(t *testing.T) {
 	for code, want := range map[byte]answer.Reason{
-		1: answer.Limit, 2: answer.Blocked, 3: answer.Unreachable, 4: answer.Unreachable,
+		1: answer.Limit, 2: answer.ExitPolicy, 3: answer.Unreachable, 4: answer.Unreachable,
 		5: answer.Refused, 6: answer.Timeout, 7: answer.Command, 99: answer.Internal,
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -152,6 +153,22 @@ func TestAnswers(t *testing.T) {
 			}
 			s.Close()
 		})
+	}
+}
+
+// What an exit puts into the port of its refusal tells reasons apart that have one code.
+func TestDetailOfAnswer(t *testing.T) {
+	for sent, want := range map[string]answer.Reason{
+		"\x05\x04\x00\x01\x00\x00\x00\x00\x00\x02": answer.NotFound,
+		"\x05\x04\x00\x01\x00\x00\x00\x00\x00\x03": answer.NoNames,
+		"\x05\x04\x00\x01\x7f\x00\x00\x01\x00\x03": answer.Unreachable, // a port of its own
+		"\x05\x04\x00\x01\x00\x00":                 answer.Unreachable, // cut off
+		"\x05\x04":                                 answer.Unreachable,
+		"\x05\x02\x00\x01\x00\x00\x00\x00\x00\x00": answer.ExitPolicy,
+	} {
+		if err := readAnswers(strings.NewReader("\x05\x00"+sent), socks5.NoAuth); answer.Of(err) != want {
+			t.Errorf("%q: %v, want %v", sent, err, want)
+		}
 	}
 }
 

@@ -473,7 +473,7 @@ func (s *Stream) meaning(err error) error {
 	case nil, errReset, net.ErrClosed:
 		return err
 	case errLimit:
-		return answer.New(answer.Limit, &Refusal{answer.Limit.SOCKS()})
+		return answer.New(answer.Limit, &Refusal{Code: answer.Limit.SOCKS()})
 	case errLeaving, errPeerClosed, errUnknown, errDetached, errCarrier:
 		return lost("answer", s.readErr)
 	}

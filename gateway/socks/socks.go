@@ -32,6 +32,8 @@ type Session struct {
 	// AnyPassword serves clients that can't do without a password, too, where Valid is
 	// nil. What they send is forgotten.
 	AnyPassword bool
+	// Detail puts the answer.Reason's detail into a refusal: for the clients of an exit.
+	Detail bool
 
 	Upstream stream.Conn // the connection from Dial; the caller closes it
 	Early    []byte      // bytes that the client has sent after its request
@@ -224,6 +226,9 @@ func (c *client) Write(p []byte) (int, error) {
 		if c.Reason != answer.Success {
 			p = bytes.Clone(p)
 			p[1] = c.Reason.SOCKS()
+			if s := (*Session)(c); s.Detail && len(p) == len(codec.AppendFailure(nil, 0)) {
+				p = append(codec.AppendFailure(nil, p[1])[:8], byte(c.Reason.Detail()>>8), byte(c.Reason.Detail()))
+			}
 		} else {
 			c.Reason = answer.FromSOCKS(p[1]) // go-socks5 has refused
 		}
