@@ -7,8 +7,8 @@ import (
 	"os"
 	"slices"
 
-	"ptgate/gateway/bridges"
 	"ptgate/gateway/config"
+	"ptgate/gateway/doctor"
 	"ptgate/gateway/permissions"
 	"ptgate/gateway/serve"
 	"ptgate/gateway/session"
@@ -142,7 +142,7 @@ func (g *Gateway) startServers(cfg *config.Config, running []*serve.Server) (all
 			switch {
 			case g.stop.Err() != nil:
 				err = errStopping
-			case bridges.NoProgram(err):
+			case doctor.NoProgram(err):
 				err = fmt.Errorf("%w (%s)", err, w.cfg.PT.Install())
 			default:
 				err = fmt.Errorf("%w%s", err, hint(err, g.reloading.Load()))

@@ -51,18 +51,18 @@ func TestBadBridges(t *testing.T) {
 		reply      byte
 		log        string // a pattern that the log must have
 	}{
-		{"missing", good, filepath.Join(dir, "nothing-here"), noBridge, `bridge failed".*nothing-here.*no such file.*advice="install`},
-		{"not executable", good, notExecutable, noBridge, `bridge failed".*not-executable.*permission denied.*advice="make the transport program executable`},
+		{"missing", good, filepath.Join(dir, "nothing-here"), noBridge, `bridge failed".*nothing-here.*no such file.*advice="the transport program does not start. Install`},
+		{"not executable", good, notExecutable, noBridge, `bridge failed".*not-executable.*permission denied.*advice="the transport program does not start. Make the transport program executable`},
 		{"silent program", good, script(t, dir, "silent", "exec sleep 1000\n"), timeout, `did not start".*not ready.*advice="this may be no transport program`},
-		{"dies early", good, script(t, dir, "dies", "echo the license has expired >&2\nexit 3\n"), noBridge, `bridge failed".*exit status 3 .what it said is left out.*advice=`},
-		{"refuses the transport", good, script(t, dir, "refuses", "echo VERSION 1\necho CMETHOD-ERROR obfs4 this build has no obfs4\necho CMETHODS DONE\nread x\n"), noBridge, `bridge failed".*refused by the transport program .what it said is left out.*advice="the program does not offer this transport`},
-		{"not a PT", good, "/bin/ls", noBridge, `bridge failed".*advice="this may be no transport program`},
-		{"wrong cert", wrong, "", timeout, `bridge failed".*advice="no answer.*args are another server`},
-		{"bridge down", down, "", noBridge, `bridge failed".*connect.*connection refused.*advice="nothing listens`},
-		{"silent port", silent, "", timeout, `bridge failed".*advice="no answer`},
-		{"another service", foreign, "", noBridge, `bridge failed".*handshake.*advice="is the server running`},
-		{"bridge down, obfs4proxy", down, "obfs4proxy", noBridge, `bridge failed".*advice="is the server running`},
-		{"wrong cert, obfs4proxy", wrong, "obfs4proxy", timeout, `bridge failed".*advice="no answer`},
+		{"dies early", good, script(t, dir, "dies", "echo the license has expired >&2\nexit 3\n"), noBridge, `bridge failed".*exit status 3 .what it said is left out.*advice="the transport program does not start`},
+		{"refuses the transport", good, script(t, dir, "refuses", "echo VERSION 1\necho CMETHOD-ERROR obfs4 this build has no obfs4\necho CMETHODS DONE\nread x\n"), noBridge, `bridge failed".*refused by the transport program .what it said is left out.*advice="the transport program does not start. The program does not offer this transport`},
+		{"not a PT", good, "/bin/ls", noBridge, `bridge failed".*advice="the transport program does not start. This may be no transport program`},
+		{"wrong cert", wrong, "", timeout, `bridge failed".*kind=unanswered.*advice=".*the cert is another server.*Copy the bridge line anew.*date -u`},
+		{"bridge down", down, "", noBridge, `bridge failed".*connect.*connection refused.*advice="port closed: .*nothing listens there. Is the server running`},
+		{"silent port", silent, "", timeout, `bridge failed".*kind=unanswered.*did not answer the handshake`},
+		{"another service", foreign, "", noBridge, `bridge failed".*kind=handshake.*advice="the handshake has failed.*Is the server running`},
+		{"bridge down, obfs4proxy", down, "obfs4proxy", noBridge, `bridge failed".*advice="the handshake has failed.*Is the server running`},
+		{"wrong cert, obfs4proxy", wrong, "obfs4proxy", timeout, `bridge failed".*kind=unanswered.*did not answer the handshake`},
 	}
 	echo := serveEcho(t)
 	for _, tt := range tests {

@@ -2,22 +2,23 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"ptgate/adapter"
 	"ptgate/gateway/bridges"
 	"ptgate/gateway/config"
+	"ptgate/gateway/doctor"
 	"ptgate/gateway/outcome"
 )
 
@@ -28,21 +29,30 @@ func newProbeCommand() *cobra.Command {
 		Long: `Dial bridges for real, all at once, with connections and transport programs of
 their own: a ptgate that runs is not disturbed. For each bridge it prints the
 stages with their times: the start of the transport program, the connection
-through the transport, and the answer of what stands behind it. No destination is
-asked for. Without names, all bridges of the configuration are dialled; whoever
-watches the network sees their addresses.
+through the transport, and the answer of what stands behind it. Where one fails, it
+says what kind of trouble that is, by what it is known, what ptgate does about it by
+itself, and what you can do. No destination is asked for. Without names, all bridges
+of the configuration are dialled; whoever watches the network sees their addresses.
+
+With --deep it also measures, over a few connections to a ptgate exit, what the
+network does to connections that work: whether it freezes, cuts or slows them down,
+or lets through only so many. That takes a few seconds where it finds something, and
+up to a minute where it finds nothing: press ^C to stop.
 
 A connection through some transports (snowflake, obfs3) says nothing of the far
 end: with far = "forward", where nothing can be asked, trust its success less.
 
 Exit code 1 if one of them does not work.`,
 		Example: `  ptgate probe -c client.toml
-  ptgate probe -c client.toml --timeout 20s tokyo`,
+  ptgate probe -c client.toml --timeout 20s tokyo
+  ptgate probe -c client.toml --deep`,
 		SuggestFor: []string{"ping", "dial", "try"},
 	}
 	file := configFlag(cmd)
 	cmd.ValidArgsFunction = bridgeNames(file)
-	timeout := cmd.Flags().Duration("timeout", 0, "give up after this `TIME` (default: limits.dial)")
+	timeout := cmd.Flags().Duration("timeout", 0, "give up after this `TIME` (default: limits.dial, and at most 15s for transports inside ptgate)")
+	deep := cmd.Flags().Bool("deep", false, "measure what the network does to connections, too")
+	raw := jsonFlag(cmd)
 	completeFlag(cmd, "timeout", cobra.FixedCompletions([]string{"10s", "30s", "1m"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
 		if *timeout < 0 {
@@ -64,45 +74,71 @@ Exit code 1 if one of them does not work.`,
 				return usagef("%s has no bridge %q: it has %s", cfg.Path, n, strings.Join(known, ", "))
 			}
 		}
-		return probe(cmd, cfg, names, *timeout)
+		return probe(cmd, cfg, names, probeFlags{*timeout, *deep, *raw})
 	}
 	return cmd
 }
 
-func probe(cmd *cobra.Command, cfg *config.Config, names []string, timeout time.Duration) error {
+type probeFlags struct {
+	timeout    time.Duration
+	deep, json bool
+}
+
+// A probed is a bridge in the output of probe --json.
+type probed struct {
+	Name        string         `json:"name"`
+	Transport   string         `json:"transport"`
+	Far         config.Far     `json:"far"`
+	Works       bool           `json:"works"`
+	Steps       []bridges.Step `json:"steps"`
+	Connections int            `json:"connections"`
+	Box         string         `json:"box,omitempty"`
+	Error       string         `json:"error,omitempty"`
+	doctor.Verdict
+}
+
+func probe(cmd *cobra.Command, cfg *config.Config, names []string, f probeFlags) error {
 	chosen := func(i int) bool { return len(names) == 0 || slices.Contains(names, cfg.Bridges[i].Name) }
-	if timeout == 0 {
-		timeout = cfg.Limits.Dial
-	}
+	var doing atomic.Pointer[string]
+	tell := func(bridge, text string) { doing.Store(new(bridge + ": " + text)) }
+	tell("all", "starting")
+	stop := progress(cmd.ErrOrStderr(), func() string { return *doing.Load() })
 	var probes []bridges.Probe
 	err := interruptible(cmd.Context(), func(ctx context.Context) (err error) {
-		probes, err = probeAll(ctx, cfg, chosen, timeout)
+		probes, err = probeAll(ctx, cfg, chosen, f, tell)
 		return err
 	})
+	stop()
 	if err != nil {
 		return err
 	}
-
-	out := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	defer out.Flush()
 	bad := false
+	var list []probed
 	for i, p := range probes {
 		if !chosen(i) {
 			continue
 		}
 		b := cfg.Bridges[i]
-		outcome := "works"
+		bad = bad || p.Err != nil
+		one := probed{Name: b.Name, Transport: b.Transport, Far: b.Far, Works: p.Err == nil, Steps: p.Steps,
+			Connections: p.Connections, Box: p.Box, Verdict: p.Verdict}
 		if p.Err != nil {
-			outcome = "fails"
-			bad = true
+			one.Error = p.Err.Error()
 		}
-		fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\n", b.Name, b.Transport, b.Far, outcome, steps(p))
-		if p.Box != "" {
-			fmt.Fprintf(out, "  box:   %s\n", aboutBox(p, bridges.KnownBox(cfg, b)))
+		list = append(list, one)
+	}
+	if f.json {
+		if err := printJSON(cmd.OutOrStdout(), list); err != nil {
+			return err
 		}
-		if p.Err != nil {
-			fmt.Fprintf(out, "  error: %v\n  hint:  %s\n", p.Err, probeHint(b, p))
+	} else {
+		out := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+		for i, p := range probes {
+			if chosen(i) {
+				writeProbe(out, cfg, cfg.Bridges[i], p)
+			}
 		}
+		out.Flush()
 	}
 	if bad {
 		return exitError(1)
@@ -110,9 +146,46 @@ func probe(cmd *cobra.Command, cfg *config.Config, names []string, timeout time.
 	return nil
 }
 
+// writeProbe tells of one bridge in words.
+func writeProbe(out io.Writer, cfg *config.Config, b *config.Bridge, p bridges.Probe) {
+	result := "works"
+	if p.Err != nil {
+		result = "fails"
+	}
+	fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\n", b.Name, b.Transport, b.Far, result, steps(p))
+	line := func(key, text string) {
+		if text != "" {
+			fmt.Fprintf(out, "  %-8s%s\n", key+":", text)
+		}
+	}
+	if p.Box != "" {
+		line("box", aboutBox(p, bridges.KnownBox(cfg, b)))
+	}
+	if p.Err != nil {
+		line("error", p.Err.Error())
+	}
+	v := p.Verdict
+	if v.Kind != doctor.Works {
+		line("cause", v.Says)
+	}
+	line("seen", strings.Join(v.Evidence, "; "))
+	line("ptgate", v.Itself)
+	line("hint", v.Next)
+	if b.Far == config.FarForward && p.Err == nil {
+		line("note", "far = \"forward\": nothing can be asked, so what stands behind the transport was not looked at")
+	}
+	if p.Connections > 1 {
+		line("made", fmt.Sprintf("%d connections", p.Connections))
+	}
+}
+
+// probeWait bounds the first connection of a transport inside this process. Nothing there
+// takes longer that gets through.
+const probeWait = 15 * time.Second
+
 // probeAll dials the chosen bridges of cfg, by their index, and gives the outcomes at
-// the same indices.
-func probeAll(ctx context.Context, cfg *config.Config, chosen func(int) bool, timeout time.Duration) ([]bridges.Probe, error) {
+// the same indices. It tells what is done for each.
+func probeAll(ctx context.Context, cfg *config.Config, chosen func(int) bool, f probeFlags, tell func(bridge, text string)) ([]bridges.Probe, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -122,17 +195,35 @@ func probeAll(ctx context.Context, cfg *config.Config, chosen func(int) bool, ti
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
+	var written time.Time
+	if info, err := os.Stat(cfg.Path); err == nil {
+		written = info.ModTime()
+	}
 	quiet := slog.New(slog.DiscardHandler)
 	m := bridges.NewManager(exe, outcome.New(quiet), quiet)
 	defer m.Close()
-	limited, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
 	probes := make([]bridges.Probe, len(cfg.Bridges))
 	var wg sync.WaitGroup
 	for i, b := range m.Apply(apart(cfg, dir)).Bridges() {
-		if chosen(i) {
-			wg.Go(func() { probes[i] = b.Probe(limited) })
+		if !chosen(i) {
+			continue
 		}
+		c := cfg.Bridges[i]
+		o := bridges.ProbeOptions{Wait: f.timeout, Deep: f.deep, Written: written, Tell: func(text string) { tell(c.Name, text) }}
+		if o.Wait == 0 {
+			o.Wait = cfg.Limits.Dial
+			if c.PT.Builtin() {
+				o.Wait = min(o.Wait, probeWait)
+			}
+		}
+		limited, cancel := ctx, context.CancelFunc(func() {})
+		if f.timeout > 0 && f.deep {
+			limited, cancel = context.WithTimeout(ctx, f.timeout)
+		}
+		wg.Go(func() {
+			defer cancel()
+			probes[i] = b.Probe(limited, o)
+		})
 	}
 	wg.Wait()
 	return probes, ctx.Err()
@@ -186,36 +277,4 @@ func aboutBox(p bridges.Probe, known string) string {
 		return text + "; streams end with their connection"
 	}
 	return text + fmt.Sprintf("; streams outlive their connections by %v", p.Resume)
-}
-
-// probeHint says what to look at.
-func probeHint(b *config.Bridge, p bridges.Probe) string {
-	timeout := errors.Is(p.Err, context.DeadlineExceeded) || errors.Is(p.Err, os.ErrDeadlineExceeded) || errors.Is(p.Err, adapter.ReplyTTLExpired)
-	switch p.Steps[len(p.Steps)-1].Stage {
-	case bridges.StageProgram:
-		if text := bridges.StartAdvice(p.Err, b.PT); text != "" {
-			return text
-		}
-		return "the transport program did not start in time: run it by hand, and look at " + b.PT.Setting("exec")
-	case bridges.StageTransport:
-		if text := bridges.WebAdvice(p.Err); text != "" {
-			return text
-		}
-		switch {
-		case bridges.Refused(p.Err):
-			return "the address answers, but nothing listens on that port: is the server running, and the port right?"
-		case bridges.NoWay(p.Err):
-			return "this machine has no way to that address: look at its own connection first"
-		case timeout:
-			return "no answer: the server is down, its address is blocked from here, or the args are another server's (copy the bridge line anew)"
-		}
-		return "the bridge was not reached, or is not what the bridge line says: copy the line anew; a refused port, a wrong cert and a blocked address can look alike"
-	}
-	if text := bridges.AuthAdvice(p.Err); text != "" {
-		return text
-	}
-	if b.Far == config.FarSOCKS5 {
-		return "the transport works, but no SOCKS5 server answers behind it: look at the server, and at far and user of the bridge"
-	}
-	return "the transport works, but no ptgate exit answers behind it: the server leads elsewhere (then set far = \"socks5\" or \"forward\"), or has another version of ptgate"
 }

@@ -52,7 +52,7 @@ func showProgress(out io.Writer, what func() string) (stop func()) {
 		for shown := false; ; shown = true {
 			select {
 			case <-tick.C:
-				fmt.Fprintf(out, "\r\x1b[K%s: %v", plainText(what()), time.Since(begin).Truncate(time.Second))
+				fmt.Fprintf(out, "\r\x1b[K%.70s: %v", plainText(what()), time.Since(begin).Truncate(time.Second))
 			case <-end:
 				if shown {
 					io.WriteString(out, "\r\x1b[K")

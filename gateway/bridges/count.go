@@ -5,6 +5,7 @@ import (
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/destination"
+	"ptgate/gateway/doctor"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/redact"
 	"ptgate/routes"
@@ -39,8 +40,9 @@ func (b *Bridge) failed(err error, took time.Duration) {
 	if reason == answer.Internal {
 		reason = answer.NoBridge // whatever the transport says: it is no fault of ours
 	}
-	b.m.book.Add(outcome.BridgeFailed, outcome.By(c.Name, reason.String()), "transport", c.Transport,
-		"error", redact.Text(err, b.m.private.Load()), "after", took.Round(time.Millisecond), "advice", advice(err, c.PT))
+	v := doctor.Diagnose(doctor.Case{Bridge: c, Err: err, Now: time.Now(), Dialling: b.session != nil && b.session.Status().Carriers == 0})
+	b.m.book.Add(outcome.BridgeFailed, outcome.By(c.Name, reason.String()), "transport", c.Transport, "kind", v.Kind,
+		"error", redact.Text(err, b.m.private.Load()), "after", took.Round(time.Millisecond), "advice", v.Advice())
 }
 
 // carrierLost counts a carrier that was given up.

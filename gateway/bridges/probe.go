@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ptgate/gateway/config"
+	"ptgate/gateway/doctor"
 	"ptgate/gateway/session"
 	"ptgate/gateway/stream"
 )
@@ -24,8 +25,8 @@ const (
 
 // A Step is a stage that was begun, and how long it took.
 type Step struct {
-	Stage Stage
-	Took  time.Duration
+	Stage Stage         `json:"stage"`
+	Took  time.Duration `json:"took_ns"`
 }
 
 // A Probe is the result of Bridge.Probe. Err is nil if every step has succeeded.
@@ -35,12 +36,54 @@ type Probe struct {
 
 	Box    string        // the box behind an exit, in short; "": not known
 	Resume time.Duration // how long its streams outlive their connections; 0: they don't
+
+	// Verdict says what kind of trouble there is, or that the bridge works.
+	Verdict doctor.Verdict
+	// Connections is how many were made, or tried, to the bridge.
+	Connections int
 }
 
-// Probe opens a new connection to the bridge. It checks whether the far end
-// answers and accepts the bridge's user and password. It names no destination, and
-// closes the connection. The result does not change the choice of bridges.
-func (b *Bridge) Probe(ctx context.Context) (p Probe) {
+// ProbeOptions say how a Probe is made.
+type ProbeOptions struct {
+	// Wait bounds the first connection. Looks at the reason of a failure come after it. 0:
+	// only the context does.
+	Wait time.Duration
+	// Deep measures what the network does to connections that work.
+	Deep bool
+	// Written is when the configuration was written; see doctor.Case. Zero: not known.
+	Written time.Time
+	// Tell is called with what is done now, in a few words. Nil: nobody is told.
+	Tell func(text string)
+}
+
+// Probe opens a new connection to the bridge. It checks whether the far end answers and
+// accepts the bridge's user and password. It names no destination, and closes the
+// connection. If that fails, a few more connections may tell why. The result does not
+// change the choice of bridges.
+func (b *Bridge) Probe(ctx context.Context, o ProbeOptions) (p Probe) {
+	if o.Tell == nil {
+		o.Tell = func(string) {}
+	}
+	b.connect(ctx, o, &p)
+	c := b.config()
+	if p.Err != nil {
+		p.Verdict = b.explain(ctx, o, &p)
+		return p
+	}
+	p.Verdict = doctor.Diagnose(doctor.Case{Bridge: c})
+	if o.Deep {
+		b.examine(ctx, o, &p)
+	}
+	return p
+}
+
+// connect is the first connection.
+func (b *Bridge) connect(ctx context.Context, o ProbeOptions, p *Probe) {
+	if o.Wait > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, o.Wait)
+		defer cancel()
+	}
 	step := func(s Stage, f func() error) bool {
 		begin := time.Now()
 		err := f()
@@ -54,21 +97,25 @@ func (b *Bridge) Probe(ctx context.Context) (p Probe) {
 		return err == nil
 	}
 	if b.pt.Load().child != nil {
+		o.Tell("starting the transport program")
 		if !step(StageProgram, func() error {
 			_, err := b.pt.Load().ready(ctx)
 			return err
 		}) {
-			return p
+			return
 		}
 	}
 	c := b.config()
 	var conn stream.Conn
+	o.Tell("connecting through the transport")
+	p.Connections++
 	if !step(StageTransport, func() (err error) {
 		conn, err = b.pt.Load().dial(ctx, c)
 		return err
 	}) {
-		return p
+		return
 	}
+	o.Tell("asking the far end")
 	switch c.Far {
 	case config.FarExit:
 		step(StageFar, func() error {
@@ -88,5 +135,4 @@ func (b *Bridge) Probe(ctx context.Context) (p Probe) {
 	default:
 		conn.Close()
 	}
-	return p
 }

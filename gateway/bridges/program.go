@@ -14,6 +14,7 @@ import (
 	"ptgate/adapter/builtin"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/config"
+	"ptgate/gateway/doctor"
 	"ptgate/gateway/redact"
 	"ptgate/gateway/stream"
 	"ptgate/gateway/supervise"
@@ -116,7 +117,7 @@ func (m *Manager) program(p *config.PT, transport string, cfg *config.Config) *p
 		},
 		Logger: log,
 		Text:   func(err error) string { return redact.Text(err, m.private.Load()) },
-		Advice: func(err error) string { return StartAdvice(err, p) },
+		Advice: func(err error) string { return doctor.StartAdvice(err, p) },
 	})
 	pr.attach(m.book, p.Name)
 	return pr

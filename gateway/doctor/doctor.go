@@ -1,0 +1,167 @@
+// Package doctor says in words what is wrong with a bridge: what kind of trouble it is, by
+// what it is known, what ptgate does about it by itself, and what a person can do.
+//
+// Diagnose takes the error of a connection. Infer takes what was measured on several
+// connections of one bridge, and OfLimit a limit that sessions have learned. All give a
+// Verdict. The words stand in one table, so that the log, the commands and the status page
+// say the same.
+//
+// The package makes no connection. No text of it has an address, a name or an arg in it:
+// a private log may show them all.
+package doctor
+
+import (
+	"fmt"
+	"strings"
+)
+
+// A Kind is a kind of trouble. Its text is stable: programs read it.
+type Kind string
+
+// The kinds.
+const (
+	Works Kind = "works"
+
+	// On this box.
+	Program Kind = "program" // the transport program does not start
+	NoRoute Kind = "no-route"
+	Names   Kind = "names"    // the name of a web server in front is not found
+	Poison  Kind = "poisoned" // that name leads to an address that can't be right
+	Clock   Kind = "clock"
+
+	// On the way to the bridge.
+	Closed      Kind = "closed"
+	Filtered    Kind = "filtered"
+	ResetSYN    Kind = "reset-on-connect"
+	ResetData   Kind = "reset-on-data"
+	Unanswered  Kind = "unanswered" // the handshake
+	Handshake   Kind = "handshake"  // it has failed in another way
+	Certificate Kind = "certificate"
+	WebPath     Kind = "web-path"
+	WebBackend  Kind = "web-backend"
+	WebServer   Kind = "web-server"
+
+	// On connections that worked at first.
+	Frozen    Kind = "frozen"
+	Cut       Kind = "cut"     // at an age
+	Silenced  Kind = "silence" // after a silence
+	Throttled Kind = "throttled"
+	Crowded   Kind = "too-many" // connections
+
+	// At the far end.
+	KeptOut    Kind = "kept-out"
+	Full       Kind = "full"
+	User       Kind = "user"
+	WrongFar   Kind = "far"
+	Silent     Kind = "silent" // the far end says nothing
+	OtherBox   Kind = "other-box"
+	Policy     Kind = "exit-policy"
+	NoNames    Kind = "far-names" // the far end can't look names up
+	NotFound   Kind = "far-name-unknown"
+	Origin     Kind = "far-destination" // the far end can't reach the destination
+	Unknown    Kind = "unknown"
+	Unmeasured Kind = "unmeasured" // the far end can't be measured
+)
+
+// A Verdict is what is known of a bridge.
+type Verdict struct {
+	Kind     Kind     `json:"kind"`
+	Value    string   `json:"value,omitempty"`    // how much: "16KiB", "60s"
+	Evidence []string `json:"evidence,omitempty"` // by what it is known
+	Says     string   `json:"says"`               // what it is, for a person
+	Itself   string   `json:"itself,omitempty"`   // what ptgate does about it
+	Next     string   `json:"next,omitempty"`     // what the person can do
+}
+
+// words are a row of the table. A %s in says stands for the value.
+type words struct{ says, itself, next string }
+
+const (
+	rests    = "the bridge rests and is tried again, less and less often; a route with several bridges takes another one"
+	replaces = "carriers end before that and are replaced ahead; streams go on"
+)
+
+var table = map[Kind]words{
+	Works: {"it works", "", ""},
+
+	Program: {"the transport program does not start", "it is started again, less and less often", ""},
+	NoRoute: {"no route to host: this machine has no way to the bridge's address", rests,
+		"look at this machine's own connection first; an IPv6 address needs IPv6 here"},
+	Names: {"the name in the bridge's args (url or front) is not found", rests,
+		"is the name right, and can this machine look names up? If others can, give the bridge an addr, or this machine another name server"},
+	Poison: {"the name in the bridge's args (url or front) leads to an address that no public server has: the answer to the look-up is false (DNS poisoned), or the server is on a private network", rests,
+		"use another name server (over TLS or HTTPS), or give the bridge an addr with the server's address"},
+	Clock: {"the clock of this machine is wrong", "nothing can be done about it from here",
+		"set the clock (NTP), and look at `date -u`: obfs4 takes clocks that differ by an hour at most, and certificates have dates"},
+
+	Closed: {"port closed: the address answers, but nothing listens there", rests,
+		"is the server running, and are the bridge's address and port right? Something on the way can forge such an answer: try from another network"},
+	Filtered: {"port filtered: the TCP connection does not come up, and nothing refuses it", rests,
+		"the server's firewall must have the port open. If it has, something on the way drops the packets to the bridge's address, or its machine is off; try another port, another bridge or another network"},
+	ResetSYN: {"reset after SYN: the connection was reset as soon as it was made, before a byte was sent", rests,
+		"something on the way forges resets, or the server's allow or deny keeps this machine's address out, which its log tells. Try another address, port or network"},
+	ResetData: {"reset after the first data: the connection comes up, and is cut as soon as the handshake begins", rests,
+		"something on the way knows this transport, or this name, and cuts it: try another transport, such as webtunnel. Or the server does not take the handshake: is the line the server's own, and what does its log say?"},
+	Unanswered: {"the server took the connection and did not answer the handshake: the cert is another server's or has a wrong letter, the clock of one side is wrong by more than an hour, or something on the way drops the answer", rests,
+		"copy the bridge line anew (`ptgate bridges` on the server: keys change when it is installed anew); compare `date -u` on both sides: a wrong clock is in the server's log; else the transport is filtered: try another one, or another network"},
+	Handshake: {"the handshake has failed: what answers there is not what the bridge line says", rests,
+		"is the server running, and are address and args as in the line of its `ptgate bridges`? Its log may say more"},
+	Certificate: {"TLS: the certificate is not the expected one: something on the way answers in place of the web server, or the web server has another certificate than the line says", rests,
+		"copy the line anew; if it is the server's own, the connection is intercepted: try another network"},
+	WebPath: {"the web server answers, and knows no tunnel at that path: the path in the url is wrong", rests,
+		"the path of the url must be the one in the web server's configuration: copy the line anew"},
+	WebBackend: {"the web server answers, but nothing answers behind it: ptgate on that machine is down, or its allow or deny keeps this address out", rests,
+		"start ptgate on the server; its log, and the web server's, tell more"},
+	WebServer: {"the web server answers, and opens no tunnel", rests,
+		"is the url the server's, and does the web server pass upgrades on (see configs/nginx-webtunnel.conf)? Something on the way may answer in its place"},
+
+	Frozen: {"the network freezes a connection after about %s from the far end", replaces,
+		"write it into the bridge, and it need not be learned: [bridge.NAME.budget] bytes, a little less"},
+	Cut: {"the network cuts a connection when it is about %s old", replaces,
+		"write it into the bridge, and it need not be learned: [bridge.NAME.budget] age, a little less"},
+	Silenced: {"the network cuts a connection after about %s of silence", "carriers are kept awake, or are replaced before that; streams go on",
+		"write it into the bridge, and it need not be learned: [bridge.NAME.budget] idle, a little less"},
+	Throttled: {"the network slows each connection down to about %s", "several carriers are used at once where that is faster",
+		"nothing; carriers of the bridge can set how many connections there are"},
+	Crowded: {"too many connections: the network lets through about %s, and drops more", "new connections keep to what gets through, and wait their turn",
+		"write it into the bridge, and it need not be learned: [bridge.NAME.budget] number or new"},
+
+	KeptOut: {"the far end ended the connection as soon as it was made: its allow or deny keeps this machine's address out, or it has as many connections as it may have", rests,
+		"look at the server's log: `client kept out by allow or deny`, or `there are as many as there may be`; add this machine's public address to allow of that [[serve]]"},
+	Full: {"the far end has as many connections as it may have, or is about to stop", rests,
+		"try again in a moment; on the server, raise limits.connections"},
+	User: {"the far end does not take the bridge's user and password", rests,
+		"user and password of the bridge must be one of [exit] users on the server, where that has any"},
+	WrongFar: {"the transport works, but what stands behind it is not what far of the bridge says", rests,
+		"far = \"exit\" needs a ptgate server of this version; \"socks5\" any SOCKS5 server; \"forward\" one fixed service"},
+	Silent: {"the transport works, and the far end says nothing", rests,
+		"is ptgate running there, and does far of the bridge fit it? A link that has gone silent looks like this, too"},
+	OtherBox: {"the bridge leads to another box than before", rests,
+		"was the server installed anew, or does a balancer choose among several? If neither, ask its operator"},
+	Policy: {"the exit at the far end refuses that destination: its own policy, not a route here", "nothing: it is a rule of the server's operator",
+		"look at [exit] allow and deny on the server; by default they keep clients from the server itself and from private networks"},
+	NoNames: {"the far end can't look names up: its name servers do not answer", "nothing: every request with a name fails there",
+		"look at /etc/resolv.conf and the firewall of the server: its log says so, too"},
+	NotFound: {"the far end works, and there is no such name", "nothing", "check the spelling of the name"},
+	Origin: {"the far end works, and can't reach the destination", "nothing",
+		"the destination may be down: try it from elsewhere"},
+	Unknown:    {"it fails", rests, "the log has the error; `ptgate probe --deep` looks closer"},
+	Unmeasured: {"it works, and can't be measured: no ptgate exit of this version answers behind it", "", "update the server, or set far = \"exit\" if it is one"},
+}
+
+// of makes a Verdict of a row.
+func of(k Kind, value string, evidence ...string) Verdict {
+	w := table[k]
+	if strings.Contains(w.says, "%s") {
+		w.says = fmt.Sprintf(w.says, value)
+	}
+	return Verdict{Kind: k, Value: value, Evidence: evidence, Says: w.says, Itself: w.itself, Next: w.next}
+}
+
+// Advice is Says and Next, for a line of a log.
+func (v Verdict) Advice() string {
+	if v.Next == "" {
+		return v.Says
+	}
+	return v.Says + ". " + strings.ToUpper(v.Next[:1]) + v.Next[1:]
+}
