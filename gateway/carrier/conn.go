@@ -141,8 +141,12 @@ func (c *Conn) Read(p []byte) (int, error) {
 }
 
 // WaitRead returns when Read would not wait, so that an idle Conn needs no buffer. It may
-// return too early. Its error is as that of Read.
+// return too early, and does so where there is no socket to wait for. Its error is as that
+// of Read.
 func (c *Conn) WaitRead() error {
+	if c.conn.Socket().TCP == nil {
+		return nil
+	}
 	if err := c.conn.WaitRead(); err != nil {
 		return c.cause(err)
 	}
