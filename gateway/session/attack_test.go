@@ -594,6 +594,22 @@ func TestHostileFillsMemory(t *testing.T) {
 	}
 }
 
+// Windows that have grown leave room for those that have not.
+func TestGrownWindows(t *testing.T) {
+	for name, peers := range map[string]bool{"a client": true, "the process": false} {
+		h := newHostile(false, 2)
+		most := int64(DefaultMemory / 2)
+		if peers {
+			h.end.peer = new(peer)
+			most = DefaultShare / 2
+		}
+		if !h.end.grow(most) || h.end.grow(1) {
+			t.Errorf("%s: the sum of the windows is not %d", name, most)
+		}
+		h.end.grow0(-most)
+	}
+}
+
 // Bytes that nobody has read count until they are dropped, also those of a stream that has
 // ended, and may be dropped for others.
 func TestEndedStreamsHoldMemory(t *testing.T) {

@@ -100,6 +100,10 @@ const (
 	streamWindow = 8 << 20   // the most: enough for 30 MiB/s at 250 ms
 	// A window has at most this part of the memory that is free.
 	windowPart = 8
+	// The windows that have grown have at most this part of the memory. The rest is for
+	// those that have not: 256 programs that stop to read lose nothing. Few streams have
+	// the largest windows all the same.
+	grownPart = 2
 	// A session may hold this part of the memory even while it is used up.
 	sessionPart = 16
 	// What holds less than this is not worth the reset of a stream.
@@ -126,8 +130,8 @@ func (e *end) free() int64 {
 
 // grow asks for n more bytes of window.
 func (e *end) grow(n int64) bool {
-	all := e.memory.promised.Add(n) <= e.memory.limit.Load()
-	own := e.peer == nil || e.peer.promised.Add(n) <= e.memory.share.Load()
+	all := e.memory.promised.Add(n) <= e.memory.limit.Load()/grownPart
+	own := e.peer == nil || e.peer.promised.Add(n) <= e.memory.share.Load()/grownPart
 	if !all || !own {
 		e.grow0(-n)
 		return false
