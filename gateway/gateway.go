@@ -35,6 +35,7 @@ type Gateway struct {
 	exe   string
 	log   *slog.Logger
 	since time.Time
+	first *config.Config // of the start
 
 	// These stay the same over reloads.
 	book     *outcome.Book
@@ -68,6 +69,7 @@ func New(cfg *config.Config, exe string, log *slog.Logger) *Gateway {
 	g := &Gateway{
 		exe:     exe,
 		log:     log,
+		first:   cfg,
 		since:   time.Now(),
 		book:    book,
 		manager: bridges.NewManager(exe, book, log),
@@ -171,8 +173,8 @@ func (g *Gateway) Announced() (all []serve.Announced) {
 
 // Run serves until stop ends. Then the listeners close, and open connections may go on
 // for the configuration's drain time. The end of cut ends them at once. Run returns
-// when everything has ended. It returns an error if a listener or transport could not
-// be started, or a listener has failed.
+// when everything has ended. It returns an error, which is in the log already, if a listener
+// or transport could not be started, or a listener has failed.
 func (g *Gateway) Run(stop, cut context.Context) error {
 	var endStop, endCut context.CancelFunc
 	g.cut, endCut = context.WithCancel(cut)
@@ -192,6 +194,10 @@ func (g *Gateway) Run(stop, cut context.Context) error {
 		}
 	case g.stop.Err() != nil:
 		err = nil // the stop has cancelled the start
+	}
+	if err != nil {
+		// A string: it is about this machine's own listeners and transports, and names them.
+		g.log.Error("ptgate can't run", "error", err.Error())
 	}
 	g.stopping.Store(true)
 	g.end(endStop, endCut)

@@ -90,6 +90,27 @@ func (g *Gateway) apply(cfg *config.Config) error {
 	return nil
 }
 
+// atStart are the keys that a reload does not put to work, but for state_dir, which makes
+// it fail.
+var atStart = []struct {
+	key   string
+	value func(*config.Config) any
+}{
+	{"log.format", func(c *config.Config) any { return c.Log.Format }},
+}
+
+// Restart names the keys that have changed since the start and that only a restart puts to
+// work.
+func (g *Gateway) Restart() (keys []string) {
+	now := g.view.Load().cfg
+	for _, k := range atStart {
+		if k.value(now) != k.value(g.first) {
+			keys = append(keys, k.key)
+		}
+	}
+	return keys
+}
+
 // without gives those of all that are not in others.
 func without[T comparable](all, others []T) []T {
 	return slices.DeleteFunc(slices.Clone(all), func(x T) bool { return slices.Contains(others, x) })

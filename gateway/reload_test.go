@@ -4,11 +4,15 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"ptgate/gateway"
 	"ptgate/gateway/destination"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/session"
@@ -147,5 +151,45 @@ func TestReloadUnderRequests(t *testing.T) {
 	close(done)
 	if err := <-results; err != nil {
 		t.Errorf("a request failed: %v", err)
+	}
+}
+
+// A key that only a restart puts to work is named after a reload that changes it, and no
+// longer when it is as it was.
+func TestRestart(t *testing.T) {
+	_, b := far(t, "")
+	text := fmt.Sprintf(nearEnd, b)
+	near := start(t, "client", text)
+	for _, tt := range []struct {
+		more string
+		want []string
+	}{
+		{"[log]\nformat = \"json\"\n", []string{"log.format"}},
+		{"[log]\nlevel = \"debug\"\n", nil},
+	} {
+		if err := near.Reload(loadText(t, near.path, text+tt.more)); err != nil {
+			t.Fatal(err)
+		}
+		if got := near.Status().Restart; !slices.Equal(got, tt.want) {
+			t.Errorf("%q: %v, want %v", tt.more, got, tt.want)
+		}
+	}
+}
+
+// The log has why a start fails, before it says that everything stops.
+func TestCauseOfStop(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	cfg := loadText(t, filepath.Join(t.TempDir(), "c.toml"), "[listen]\nmixed = \""+taken.Addr().String()+"\"\n[[route]]\nto = \"*\"\nvia = \"direct\"\n")
+	log := &testLog{t: t}
+	if err := gateway.New(cfg, "", slog.New(slog.NewTextHandler(log, nil))).Run(t.Context(), t.Context()); err == nil {
+		t.Fatal("it runs")
+	}
+	cause, end := strings.Index(log.text.String(), "address already in use"), strings.Index(log.text.String(), "msg=stopping")
+	if cause < 0 || end < cause || !strings.Contains(log.text.String(), "level=ERROR msg=\"ptgate can't run\"") {
+		t.Errorf("%s", &log.text)
 	}
 }

@@ -41,7 +41,7 @@ var version = sync.OnceValue(func() string {
 // Status returns the gateway's present state. It never waits.
 func (g *Gateway) Status() Status {
 	v := g.view.Load()
-	s := Status{Config: v.cfg.Path, PID: os.Getpid(), Version: version(), Since: g.since, Loaded: v.loaded,
+	s := Status{Config: v.cfg.Path, PID: os.Getpid(), Version: version(), Since: g.since, Loaded: v.loaded, Restart: g.Restart(),
 		State: g.state(), Stopping: g.stopping.Load(),
 		Active: g.traffic.active.Load(), Up: g.traffic.up.Load(), Down: g.traffic.down.Load(), Outcomes: g.book.Snapshot()}
 	for _, b := range v.set.Bridges() {

@@ -53,7 +53,7 @@ The lines hold the transport's secrets: whoever has one can use the server.`,
 		}
 		if !ok {
 			// A transport that runs wants its state directory for itself.
-			if _, err := running(cmd.Context(), *file); err == nil {
+			if _, err := running(cmd.Context(), *file, ""); err == nil {
 				return fmt.Errorf("%s has changed since the ptgate that runs it has loaded it: `ptgate reload -c %s` comes first", cfg.Path, cfg.Path)
 			}
 			if keysInState(cfg) {

@@ -39,7 +39,7 @@ works, and is probably a mistake.`,
 		problems = append([]config.Problem{}, problems...) // JSON has a list, also if it is empty
 		fine := cfg != nil
 		if cfg != nil {
-			_, err := running(cmd.Context(), path)
+			_, err := running(cmd.Context(), path, "")
 			problems = append(problems, gateway.Check(cfg, path, err == nil)...)
 			config.Sort(problems, path)
 			fine = !config.HasError(problems)

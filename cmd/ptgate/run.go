@@ -144,6 +144,9 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 			level.Set(now.Log.Level)
 			private.Store(now.Log.Private)
 			log.Info("reloaded")
+			if keys := g.Restart(); len(keys) > 0 {
+				log.Warn("some keys have changed that take a restart of ptgate", "keys", strings.Join(keys, ", "))
+			}
 		}
 		return err
 	}
@@ -181,7 +184,10 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 		select {
 		case err := <-done:
 			endStop() // also of a reload that waits for another one
-			return err
+			if err != nil {
+				return exitError(1) // the log has it
+			}
+			return nil
 		case <-ready:
 			ready = nil
 			if c := answer(g, cfg, again, log); c != nil {
@@ -190,9 +196,12 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 			if stop.Err() == nil {
 				notify(log, daemon.SdNotifyReady)
 			}
-		case <-signals:
+		case s := <-signals:
 			if stop.Err() != nil {
+				log.Info("told again to stop: what is open is cut", "signal", s.String())
 				endCut()
+			} else {
+				log.Info("told to stop", "signal", s.String())
 			}
 			notify(log, daemon.SdNotifyStopping)
 			endStop()
@@ -237,7 +246,11 @@ func reload(ctx context.Context, g *gateway.Gateway, path string, private bool, 
 		if private && p.Line > 0 {
 			p.Message = redact.Quoted(p.Message)
 		}
-		log.Warn("configuration", "problem", p.String())
+		level := slog.LevelError
+		if p.Warning {
+			level = slog.LevelWarn
+		}
+		log.Log(ctx, level, "configuration", "problem", p.String())
 	}
 	if cfg == nil {
 		log.Error("reload refused: the running configuration stays")

@@ -28,21 +28,34 @@ type runner struct {
 }
 
 // running finds the ptgate that runs a file. The file may have become wrong since that
-// one loaded it, or name another state directory.
-func running(ctx context.Context, file string) (r runner, err error) {
+// one loaded it, or name another state directory. stateDir is one to look in, instead of
+// those that are known; "": none.
+func running(ctx context.Context, file, stateDir string) (r runner, err error) {
 	if r.shown, err = config.Find(file); err != nil {
 		return r, err
 	}
 	var unread error
 	r.file, unread = config.Locate(r.shown)
 	var sockets []string
-	for _, dir := range r.file.StateDirs {
+	dirs := r.file.StateDirs
+	if stateDir != "" {
+		dirs = []string{stateDir}
+	}
+	for _, dir := range dirs {
 		sockets = append(sockets, control.Path(dir, r.file.Path))
 	}
 	if r.socket, err = control.Find(ctx, sockets...); err != nil && unread != nil {
 		err = fmt.Errorf("%s: %w: give the file that ptgate runs with -c FILE", r.shown, unread)
+	} else if err != nil {
+		err = fmt.Errorf("%w. If one runs: with the same file as in  ptgate run -c FILE? "+
+			"If another user has started it, with its own state directory: --state-dir DIR", err)
 	}
 	return r, err
+}
+
+// stateDirFlag adds --state-dir.
+func stateDirFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().String("state-dir", "", "state `DIR` of the ptgate that runs, if it is not found there (default: as the file says; systemd's; the user's)")
 }
 
 // complain says what is wrong with the file as it is now: what a reload would refuse.
@@ -81,10 +94,11 @@ outcome told here. A file with errors changes nothing; live connections go on.`,
 		Args:    noArgs,
 	}
 	file := configFlag(cmd)
+	stateDir := stateDirFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
 		defer cancel()
-		r, err := running(ctx, *file)
+		r, err := running(ctx, *file, *stateDir)
 		if err != nil {
 			return err
 		}
@@ -98,9 +112,20 @@ outcome told here. A file with errors changes nothing; live connections go on.`,
 			return fmt.Errorf("reload refused, the running configuration stays:\n%w", err)
 		}
 		fmt.Fprintln(cmd.OutOrStdout(), "reloaded")
+		if b, err := control.Status(ctx, r.socket); err == nil {
+			var s gateway.Status
+			if json.Unmarshal(b, &s) == nil && len(s.Restart) > 0 {
+				fmt.Fprintln(cmd.ErrOrStderr(), "#", needsRestart(&s))
+			}
+		}
 		return nil
 	}
 	return cmd
+}
+
+// needsRestart says what a reload has not put to work.
+func needsRestart(s *gateway.Status) string {
+	return strings.Join(s.Restart, ", ") + ": that takes a restart of ptgate"
 }
 
 func newStatusCommand() *cobra.Command {
@@ -111,18 +136,30 @@ func newStatusCommand() *cobra.Command {
 transports, totals. No destination and no client is named.
 
 What is wrong with the file as it is now, if it was edited since, goes to the
-standard error.`,
+standard error.
+
+With --watch it shows that again each second, until Ctrl-C: what moves now, how the
+routes and bridges do, and what has gone wrong since.`,
 		Example: `  ptgate status -c client.toml
+  ptgate status --watch
   ptgate status --json | jq .bridges`,
 		SuggestFor: []string{"info", "show", "state"},
 		Args:       noArgs,
 	}
 	file := configFlag(cmd)
-	raw := cmd.Flags().Bool("json", false, "print JSON")
+	stateDir := stateDirFlag(cmd)
+	raw := jsonFlag(cmd)
+	live := cmd.Flags().BoolP("watch", "w", false, "show it again each second, until Ctrl-C")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *live && *raw {
+			return usagef("status: --watch is for people, and --json for programs: give one of them")
+		}
+		if *live {
+			return watchStatus(cmd.Context(), *file, *stateDir, cmd.OutOrStdout())
+		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), 10*time.Second)
 		defer cancel()
-		r, err := running(ctx, *file)
+		r, err := running(ctx, *file, *stateDir)
 		if err != nil {
 			return err
 		}
@@ -150,6 +187,9 @@ func printStatus(out io.Writer, s *gateway.Status) {
 	defer w.Flush()
 	fmt.Fprintf(w, "%s\tpid %d, since %s\n", s.State, s.PID, s.Since.Format(time.DateTime))
 	fmt.Fprintf(w, "configuration\t%s, loaded %s\n", s.Config, s.Loaded.Format(time.DateTime))
+	if len(s.Restart) > 0 {
+		fmt.Fprintf(w, "changed\t%s\n", needsRestart(s))
+	}
 	for _, l := range s.Listeners {
 		fmt.Fprintf(w, "%s\t%s\n", l.Front, l.Address)
 	}
@@ -161,7 +201,10 @@ func printStatus(out io.Writer, s *gateway.Status) {
 		if !b.Detached.IsZero() {
 			more = append(more, "streams wait for a carrier since "+b.Detached.Format(time.TimeOnly))
 		}
-		if b.Leaving {
+		switch {
+		case b.Gone:
+			more = append(more, "its server has stopped, and is expected back")
+		case b.Leaving:
 			more = append(more, "its server is about to stop")
 		}
 		if b.Carriers > 0 {

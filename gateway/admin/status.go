@@ -25,7 +25,8 @@ type Status struct {
 	PID       int              `json:"pid"`
 	Version   string           `json:"version"` // of the program
 	Since     time.Time        `json:"since"`
-	Loaded    time.Time        `json:"loaded"` // when the running configuration was loaded
+	Loaded    time.Time        `json:"loaded"`            // when the running configuration was loaded
+	Restart   []string         `json:"restart,omitempty"` // keys that were changed, and that a restart reads
 	State     string           `json:"state"`
 	Stopping  bool             `json:"stopping"`  // whether State is Stopping
 	Ready     bool             `json:"ready"`     // each route has a bridge that worked, and served transports are up

@@ -98,7 +98,7 @@ var table = [...]row{
 	Refused: {"refused", 0x05, rejected4, http.StatusBadGateway, "connection_refused",
 		"The destination refused the connection: it is up, but nothing listens on that port."},
 	Unreachable: {"unreachable", 0x04, rejected4, http.StatusBadGateway, "destination_ip_unroutable",
-		"The far end can't reach the destination, or its name does not exist."},
+		"The destination can't be reached from where its route leads, a far end or, with direct, this machine; or its name does not exist. `ptgate explain NAME` tells which way it goes."},
 	NotFound: {"not found", 0x04, rejected4, http.StatusBadGateway, "dns_error",
 		"The destination's name does not exist. Check its spelling."},
 	NoBridge: {"no bridge", 0x03, rejected4, http.StatusBadGateway, "destination_unavailable",

@@ -230,3 +230,12 @@ func Example() {
 	// SOCKS5 0x04, HTTP 502, Proxy-Status: ptgate; error=dns_error
 	// The destination's name does not exist. Check its spelling.
 }
+
+// A route that says direct has no far end, and its page speaks of none as if it had.
+func TestTextsOfDirect(t *testing.T) {
+	for _, r := range []answer.Reason{answer.Refused, answer.Unreachable, answer.NotFound, answer.Timeout, answer.BadResponse} {
+		if text := r.Text(); strings.Contains(text, "far end") && !strings.Contains(text, "direct") {
+			t.Errorf("%v: %s", r, text)
+		}
+	}
+}

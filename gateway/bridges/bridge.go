@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"sync"
@@ -27,9 +26,8 @@ import (
 // A Bridge is one bridge of a configuration: its PT, its health, and, if its far end is an
 // exit, its session.
 type Bridge struct {
-	m   *Manager
-	log *slog.Logger
-	pt  atomic.Pointer[program] // a reload may replace that of a bridge with a session
+	m  *Manager
+	pt atomic.Pointer[program] // a reload may replace that of a bridge with a session
 	// The settings that its connections depend on; see the function identity.
 	identity string
 
@@ -40,6 +38,7 @@ type Bridge struct {
 	// How many requests are under way, and how many of its connections are open.
 	active  atomic.Int64
 	Traffic carrier.Traffic
+	in, out *meter   // of Traffic, for the present name
 	detach  []func() // they detach its numbers from the book
 
 	ctx    context.Context // its end resets the bridge's connections
@@ -61,8 +60,7 @@ type bridgeSettings struct {
 }
 
 func newBridge(m *Manager, bc *config.Bridge, cfg *config.Config, p *program) *Bridge {
-	log := m.log.With("bridge", bc.Name, "transport", bc.Transport)
-	b := &Bridge{m: m, log: log, learned: newLearned(), unused: make(chan struct{})}
+	b := &Bridge{m: m, learned: newLearned(), unused: make(chan struct{})}
 	b.pt.Store(p)
 	b.settings.Store(&bridgeSettings{cfg: bc, limits: &cfg.Limits})
 	b.ctx, b.stop = context.WithCancel(m.ctx)
@@ -93,7 +91,7 @@ func (b *Bridge) newPath() *session.Path {
 	}
 	mark := markOf(c)
 	return &session.Path{
-		Name: c.Name,
+		Name: b.Name,
 		Dial: func(ctx context.Context) (stream.Conn, error) {
 			c := b.config()
 			if a, err := netip.ParseAddrPort(c.Address); err == nil {
@@ -145,8 +143,12 @@ func sessionSettings(c *config.Bridge, l *config.Limits) session.Settings {
 // update gives b the settings of a newer configuration.
 func (b *Bridge) update(bc *config.Bridge, l *config.Limits) {
 	s := *b.settings.Load()
+	renamed := s.cfg.Name != bc.Name
 	s.cfg, s.limits = bc, l
 	b.settings.Store(&s)
+	if renamed {
+		b.attach()
+	}
 	if b.session != nil {
 		b.session.Update(sessionSettings(bc, l))
 		b.path.Budget.Update(bc.Budget)
@@ -163,21 +165,23 @@ type Status struct {
 	Name      string        `json:"name"`
 	Transport string        `json:"transport"`
 	Far       string        `json:"far"`
-	State     string        `json:"state"`          // "idle", "connecting", "up", "suspect", "detached" or "resting"
-	Why       string        `json:"why,omitempty"`  // if resting: the failure
-	Until     time.Time     `json:"until,omitzero"` // if resting: the end of the rest
-	Worked    bool          `json:"worked"`         // it has worked since it last failed
-	Carriers  int           `json:"carriers"`       // PT connections that carry streams
-	Active    int64         `json:"active"`         // open connections of applications, and requests under way
-	RTT       time.Duration `json:"rtt_ns"`         // round trip to an exit; 0: not known
-	In        int64         `json:"in"`             // bytes from an exit, over its carriers
-	Out       int64         `json:"out"`            // bytes to it
+	State     string        `json:"state"`            // "idle", "connecting", "up", "suspect", "detached" or "resting"
+	Reason    string        `json:"reason,omitempty"` // if resting: what kind of failure, as in the log and the metrics
+	Why       string        `json:"why,omitempty"`    // if resting: the failure
+	Until     time.Time     `json:"until,omitzero"`   // if resting: the end of the rest
+	Worked    bool          `json:"worked"`           // it has worked since it last failed
+	Carriers  int           `json:"carriers"`         // PT connections that carry streams
+	Active    int64         `json:"active"`           // open connections of applications, and requests under way
+	RTT       time.Duration `json:"rtt_ns"`           // round trip to an exit; 0: not known
+	In        int64         `json:"in"`               // bytes from an exit, over its carriers
+	Out       int64         `json:"out"`              // bytes to it
 
 	Box      string           `json:"box,omitempty"`         // the box behind an exit, in short; "": not known
 	Changed  bool             `json:"box_changed,omitempty"` // it is another one than at first
 	Over     []string         `json:"over,omitempty"`        // the bridges of the carriers
 	Detached time.Time        `json:"detached,omitzero"`     // since when streams wait for a carrier; zero: they don't
-	Leaving  bool             `json:"leaving,omitempty"`     // the box is about to stop
+	Leaving  bool             `json:"leaving,omitempty"`     // the box is about to stop, or has just stopped
+	Gone     bool             `json:"gone,omitempty"`        // it has just stopped, and is expected back
 	Replayed int64            `json:"replayed"`              // bytes that were sent again, in the present session
 	Held     int64            `json:"held"`                  // bytes that are kept for that
 	Learned  []budget.Learned `json:"learned,omitempty"`     // limits of the network that carriers keep to
@@ -196,7 +200,7 @@ func (b *Bridge) Status() Status {
 	}
 	far := b.sessionStatus()
 	s.Carriers, s.RTT = far.Carriers, far.RTT
-	s.Over, s.Detached, s.Leaving, s.Replayed, s.Held = far.Over, far.Detached, far.Leaving, far.Replayed, far.Held
+	s.Over, s.Detached, s.Leaving, s.Gone, s.Replayed, s.Held = far.Over, far.Detached, far.Leaving, far.Gone, far.Replayed, far.Held
 	if b.path != nil {
 		s.Box, s.Changed, s.Learned = b.path.Box().String(), b.changed.Load(), b.path.Budget.Why(time.Now())
 	}
@@ -217,7 +221,7 @@ func (b *Bridge) Status() Status {
 		s.Worked = false
 		s.State, s.Until = "resting", b.health.until
 		if b.health.why != nil {
-			s.Why = redact.Text(b.health.why, b.m.private.Load())
+			s.Reason, s.Why = reasonOfFailure(b.health.why).String(), redact.Text(b.health.why, b.m.private.Load())
 		}
 	}
 	return s

@@ -282,9 +282,7 @@ func (m *Manager) retire(b *Bridge, drain time.Duration) {
 	b.closeSession(time.Second)
 	m.mu.Lock()
 	delete(m.retired, b)
-	for _, detach := range b.detach {
-		detach()
-	}
+	b.detachAll()
 	m.mu.Unlock()
 	m.release(b.pt.Load())
 }

@@ -1,6 +1,8 @@
 package bridges
 
 import (
+	"math"
+	"sync/atomic"
 	"time"
 
 	"ptgate/gateway/answer"
@@ -11,20 +13,57 @@ import (
 	"ptgate/routes"
 )
 
-// attach makes the bridge's own numbers part of the book. They keep the name that the
-// bridge had when it was made.
+// attach makes the bridge's own numbers part of the book, under its present name. What was
+// counted under the name before stays there. The caller of newBridge or update has the
+// bridge for itself.
 func (b *Bridge) attach() {
+	b.detachAll()
+	in, out := newMeter(&b.Traffic.In, b.in), newMeter(&b.Traffic.Out, b.out)
+	b.in, b.out = in, out
 	label := outcome.By(b.Name())
 	for o, read := range map[outcome.Outcome]func() int64{
 		outcome.BridgeCarriers: func() int64 { return int64(b.Status().Carriers) },
 		outcome.BridgeSessions: func() int64 { return int64(min(b.Status().Carriers, 1)) },
 		outcome.BridgeStreams:  b.active.Load,
-		outcome.BridgeIn:       b.Traffic.In.Load,
-		outcome.BridgeOut:      b.Traffic.Out.Load,
+		outcome.BridgeIn:       in.read,
+		outcome.BridgeOut:      out.read,
 	} {
 		b.detach = append(b.detach, b.m.book.Attach(o, label, read))
 	}
 }
+
+// detachAll ends what attach has begun.
+func (b *Bridge) detachAll() {
+	if b.in != nil {
+		b.in.end()
+		b.out.end()
+	}
+	for _, detach := range b.detach {
+		detach()
+	}
+	b.detach = nil
+}
+
+// A meter is the part of a counter that is one name's.
+type meter struct {
+	total *atomic.Int64
+	from  int64
+	to    atomic.Int64 // math.MaxInt64: it has not ended
+}
+
+// newMeter begins where another one has ended; nil: at the start.
+func newMeter(total *atomic.Int64, before *meter) *meter {
+	m := &meter{total: total}
+	m.to.Store(math.MaxInt64)
+	if before != nil {
+		m.from = before.to.Load()
+	}
+	return m
+}
+
+func (m *meter) read() int64 { return min(m.total.Load(), m.to.Load()) - m.from }
+
+func (m *meter) end() { m.to.Store(m.total.Load()) }
 
 // attach makes the program's starts and failures part of the book.
 func (p *program) attach(book *outcome.Book, name string) {
@@ -33,13 +72,18 @@ func (p *program) attach(book *outcome.Book, name string) {
 		book.Attach(outcome.PTFailures, outcome.By(name), func() int64 { return int64(p.child.Status().Failures) }))
 }
 
+// reasonOfFailure is the word for a bridge's failure, in the log, the metrics and the status.
+func reasonOfFailure(err error) answer.Reason {
+	if r := answer.Of(err); r != answer.Internal {
+		return r
+	}
+	return answer.NoBridge // whatever the transport says: it is no fault of ours
+}
+
 // failed counts a failure after which the bridge rests.
 func (b *Bridge) failed(err error, took time.Duration) {
 	c := b.config()
-	reason := answer.Of(err)
-	if reason == answer.Internal {
-		reason = answer.NoBridge // whatever the transport says: it is no fault of ours
-	}
+	reason := reasonOfFailure(err)
 	v := doctor.Diagnose(doctor.Case{Bridge: c, Err: err, Now: time.Now(), Dialling: b.session != nil && b.session.Status().Carriers == 0})
 	b.m.book.Add(outcome.BridgeFailed, outcome.By(c.Name, reason.String()), "transport", c.Transport, "kind", v.Kind,
 		"error", redact.Text(err, b.m.private.Load()), "after", took.Round(time.Millisecond), "advice", v.Advice())

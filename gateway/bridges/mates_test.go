@@ -54,7 +54,7 @@ func TestMates(t *testing.T) {
 	for name, want := range map[string][]string{"a": {"b"}, "b": {"a", "c"}, "c": {"b"}} {
 		var got []string
 		for _, p := range s.bridge(name).paths()[1:] {
-			got = append(got, p.Name)
+			got = append(got, p.Name())
 		}
 		if slices.Sort(got); !slices.Equal(got, want) {
 			t.Errorf("%s: %v, want %v", name, got, want)

@@ -1,10 +1,15 @@
 package config
 
 import (
+	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+
+	"ptgate/gateway/permissions"
 )
 
 // ServiceStateDir is where a system service keeps its state (StateDirectory=ptgate in
@@ -15,7 +20,8 @@ const ServiceStateDir = "/var/lib/ptgate"
 type Location struct {
 	Path string // absolute, as Config.Path
 	// StateDirs are the state directories that it may use: Named, if the file names
-	// one; the default one; and that of a system service.
+	// one; the default one; that of a system service; and, for root, the default one of
+	// the file's owner.
 	StateDirs []string
 	Named     string // the state directory in the file; "": the file names none
 }
@@ -28,19 +34,32 @@ func Locate(path string) (Location, error) {
 	if err != nil {
 		return Location{}, err
 	}
-	doc, _, err := readFile(path)
+	doc, info, err := readFile(path)
 	l := &loading{Loader: Loader{Getenv: os.Getenv}, file: path, abs: abs, lines: scanLines("")}
 	loc := Location{Path: abs}
 	if dir := l.namedStateDir(&table{l: l, m: topKeys(doc)}); dir != "" {
 		loc.Named = dir
 		loc.StateDirs = append(loc.StateDirs, dir)
 	}
-	for _, dir := range []string{DefaultStateDir(os.Getenv), ServiceStateDir} {
+	dirs := []string{DefaultStateDir(os.Getenv), ServiceStateDir}
+	if owner, ok := ownerOf(info); ok && os.Geteuid() == 0 && owner != 0 {
+		if u, err := user.LookupId(strconv.FormatUint(uint64(owner), 10)); err == nil {
+			dirs = append(dirs, DefaultStateDir(func(key string) string { return map[string]string{"HOME": u.HomeDir}[key] }))
+		}
+	}
+	for _, dir := range dirs {
 		if !slices.Contains(loc.StateDirs, dir) {
 			loc.StateDirs = append(loc.StateDirs, dir)
 		}
 	}
 	return loc, err
+}
+
+func ownerOf(info fs.FileInfo) (uint32, bool) {
+	if info == nil {
+		return 0, false
+	}
+	return permissions.Owner(info)
 }
 
 // topKeys gives the keys above the first table. Where the document is no TOML, it

@@ -217,7 +217,7 @@ func Find(ctx context.Context, paths ...string) (string, error) {
 			hidden = fmt.Sprintf("; %s is another user's: if that one runs ptgate, ask as that user, or as root", filepath.Dir(path))
 		}
 	}
-	return "", fmt.Errorf("%w (sockets %s)%s", ErrNotRunning, strings.Join(paths, ", "), hidden)
+	return "", fmt.Errorf("%w: nobody answers at %s%s", ErrNotRunning, strings.Join(paths, ", "), hidden)
 }
 
 // A foreignError says that a socket is not asked, because another user has made it.

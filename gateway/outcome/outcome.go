@@ -9,6 +9,14 @@
 // pass without one. A line that sums up has the attribute "more"; all other lines
 // stand for one. So the lines of an outcome add up to its number.
 //
+// A log line has its level by one rule, also where it is of no outcome:
+//
+//	error  something that was asked for does not run, and will not before a person acts
+//	warn   something does not work as it should; ptgate goes on, and a person had better
+//	       look at it by day: a bridge, a program that is set up wrongly, guesses at passwords
+//	info   what changes, and what is refused because the configuration says so
+//	debug  each single connection, and what libraries and transport programs say
+//
 // The package decides nothing, and it does not know who reads the numbers. What
 // is no outcome, such as a start or a stop, is logged without it.
 package outcome

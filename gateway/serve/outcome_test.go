@@ -51,6 +51,7 @@ func TestOutcomes(t *testing.T) {
 			}
 			f := start(t, c, func(f *far) {
 				f.level = slog.LevelInfo
+				f.open = tt.deny || tt.forward == ""
 				f.limits.Connections += tt.limit * f.limits.Connections
 			})
 			for range times {
@@ -80,6 +81,9 @@ func TestOutcomes(t *testing.T) {
 					fmt.Sscan(more, &n)
 				}
 				lines, sum = lines+1, sum+n
+			}
+			if f.open != strings.Contains(f.log.String(), "client=127.0.0.1:") {
+				t.Errorf("private %v: %s", !f.open, f.log)
 			}
 			if lines > times/10 || sum != times {
 				t.Errorf("%d lines that stand for %d: %s", lines, sum, f.log)

@@ -181,6 +181,14 @@ func (s *Server) attach() {
 
 func (s *Server) add(o outcome.Outcome, attrs ...any) { s.deps.Book.Add(o, s.label, attrs...) }
 
+// addOf is add for what a client has done. A log that is not private has its address.
+func (s *Server) addOf(client net.Addr, o outcome.Outcome, attrs ...any) {
+	if client != nil && !s.private() {
+		attrs = append([]any{"client", client.String()}, attrs...)
+	}
+	s.add(o, attrs...)
+}
+
 // Key is the result of the function Key for this server.
 func (s *Server) Key() string { return s.key }
 
@@ -322,11 +330,11 @@ func (s *Server) admit(a netip.AddrPort) bool {
 	if s.allowed(a) {
 		return true
 	}
-	var attrs []any
-	if !a.IsValid() {
-		attrs = []any{"address", "not known"}
+	if a.IsValid() {
+		s.addOf(net.TCPAddrFromAddrPort(a), outcome.ServeKeptOut)
+	} else {
+		s.add(outcome.ServeKeptOut, "client", "not known")
 	}
-	s.add(outcome.ServeKeptOut, attrs...)
 	return false
 }
 
@@ -368,12 +376,12 @@ func (s *Server) handle(c stream.Conn) {
 		few = descriptors.Of(t) == descriptors.Last && descriptors.Now() == descriptors.Last
 	}
 	if few {
-		s.overLimit("few descriptors are left")
+		s.overLimit(c, "few descriptors are left")
 		c.Reset()
 		return
 	}
 	if s.cfg.Forward == "" && n > int64(limits.Connections) { // forward has places of its own
-		s.overLimit(allTaken)
+		s.overLimit(c, allTaken)
 		c.Reset()
 		return
 	}
@@ -382,7 +390,7 @@ func (s *Server) handle(c stream.Conn) {
 		is, most, key = streams, limits.ClientStreams, "client_streams"
 	}
 	if !s.enterClient(client, is, most) {
-		s.overLimit("limits." + key + " is reached")
+		s.overLimit(c, "limits."+key+" is reached")
 		c.Reset()
 		return
 	}
@@ -409,7 +417,7 @@ func (s *Server) handle(c stream.Conn) {
 	if err != nil {
 		if s.cut.Err() == nil {
 			// The error's text may have the client's address in it.
-			s.add(outcome.ServeHandshakeFailed, "reason", answer.Of(err))
+			s.addOf(c.RemoteAddr(), outcome.ServeHandshakeFailed, "reason", answer.Of(err))
 		}
 		failed = true
 		c.Reset()
@@ -425,7 +433,7 @@ func (s *Server) handle(c stream.Conn) {
 			Handshake: limits.Handshake,
 			Client:    client,
 			Traffic:   &s.Traffic,
-			Lost:      func(silent time.Duration) { s.add(outcome.ServeVanished, "silent", silent) },
+			Lost:      func(silent time.Duration) { s.addOf(c.RemoteAddr(), outcome.ServeVanished, "silent", silent) },
 			Cost:      func(n int) int { return builtin.WireCost(s.cfg.Transport, n) },
 		})
 		failed = session.Failed(err)
@@ -434,7 +442,7 @@ func (s *Server) handle(c stream.Conn) {
 		// Such a client may be silent for as long as it likes, so its silence means
 		// nothing. Only the relay's half_open and TCP's keep-alives end the connection.
 		if !s.enterClient(client, streams, limits.ClientStreams) {
-			s.overLimit("limits.client_streams is reached")
+			s.overLimit(c, "limits.client_streams is reached")
 			s.busy(c2)
 			return
 		}
@@ -444,7 +452,7 @@ func (s *Server) handle(c stream.Conn) {
 			then()
 		}
 	default:
-		s.add(outcome.ServeForeign)
+		s.addOf(c.RemoteAddr(), outcome.ServeForeign)
 		failed = true
 		c.Reset()
 	}
@@ -499,8 +507,10 @@ func (s *Server) counted(client string) relay.Options {
 // allTaken is why there is no place for anybody.
 const allTaken = "limits.connections is reached"
 
-// overLimit counts a client or a stream for which there is no place.
-func (s *Server) overLimit(cause string) { s.add(outcome.ServeOverLimit, "cause", cause) }
+// overLimit counts a client for which there is no place.
+func (s *Server) overLimit(c stream.Conn, cause string) {
+	s.addOf(c.RemoteAddr(), outcome.ServeOverLimit, "cause", cause)
+}
 
 // busy refuses a session before anything is read from it.
 func (s *Server) busy(c stream.Conn) {
@@ -516,7 +526,7 @@ func (p place) Acquire() bool {
 	if p.s.deps.Limit.Acquire() {
 		return true
 	}
-	p.s.overLimit(allTaken)
+	p.s.add(outcome.ServeOverLimit, "cause", allTaken)
 	return false
 }
 

@@ -105,6 +105,7 @@ type far struct {
 	book   *outcome.Book
 	level  slog.Level
 	trial  bool // nothing is behind it
+	open   bool // the log is not private
 }
 
 func obfs4(isolate bool) *config.Serve {
@@ -150,6 +151,7 @@ func start(t testing.TB, c *config.Serve, change func(*far)) *far {
 		Sessions: session.NewServer(nil, nil, func() session.ServerSettings { return session.ServerSettings{Resume: f.limits.Resume} }),
 		Book:     f.book,
 		Logger:   log,
+		Private:  func() bool { return !f.open },
 		count:    f.count,
 	})
 	if err != nil {

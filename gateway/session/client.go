@@ -39,7 +39,7 @@ type Settings struct {
 
 // A Path is one way to a box: a bridge.
 type Path struct {
-	Name string
+	Name func() string                              // now: a reload may change it
 	Dial func(context.Context) (stream.Conn, error) // opens a connection to the far end
 	// Budget has the limits of the path's connections. Every Path has its own.
 	Budget *budget.Learner
@@ -124,7 +124,7 @@ func NewClient(s Settings, o Options) *Client {
 // known.
 func To(dial func(context.Context) (stream.Conn, error)) *Path {
 	var box atomic.Pointer[Box]
-	return &Path{Dial: dial, Budget: budget.New(budget.Limits{}, 0),
+	return &Path{Name: func() string { return "" }, Dial: dial, Budget: budget.New(budget.Limits{}, 0),
 		Box: func() Box {
 			if b := box.Load(); b != nil {
 				return *b
@@ -448,7 +448,8 @@ type Status struct {
 	Over       []string      // the paths of the carriers, in order, each once
 	Streams    int
 	Detached   time.Time // since when streams wait for a carrier; zero: they don't
-	Leaving    bool      // the far end is about to stop
+	Leaving    bool      // the far end is about to stop, or has just stopped
+	Gone       bool      // it has just stopped, and is expected back
 	Replayed   int64     // bytes that were sent again, in the present sessions
 	Held       int64     // bytes that are kept for that
 	Box        Box       // zero: not known
@@ -473,7 +474,8 @@ func (c *Client) Status() Status {
 		s.Held += v.held
 		if v == c.current {
 			s.Box, s.Resume = v.box, v.kept
-			s.Leaving = v.stage != 0 || !v.met && time.Now().Before(v.expected)
+			s.Gone = v.stage == 0 && !v.met && time.Now().Before(v.expected)
+			s.Leaving = v.stage != 0 || s.Gone
 		}
 		live := false
 		for _, u := range v.carriers {
@@ -482,8 +484,8 @@ func (c *Client) Status() Status {
 			}
 			live = true
 			s.Carriers++
-			if !slices.Contains(s.Over, u.path.Name) {
-				s.Over = append(s.Over, u.path.Name)
+			if name := u.path.Name(); !slices.Contains(s.Over, name) {
+				s.Over = append(s.Over, name)
 			}
 			if !u.conn.Suspect() {
 				good++

@@ -107,7 +107,7 @@ func newWay(t testing.TB, name string, to *box) *way {
 	w := &way{t: t, to: to, gate: make(chan struct{})}
 	close(w.gate)
 	w.Path = To(w.dial)
-	w.Name = name
+	w.Name = func() string { return name }
 	return w
 }
 

@@ -282,7 +282,7 @@ func TestBoxLeaves(t *testing.T) {
 				first := f.box
 				first.group.Leave(false)
 				<-time.After(time.Second)
-				if st := f.client.Status(); !st.Leaving {
+				if st := f.client.Status(); !st.Leaving || st.Gone {
 					t.Errorf("nobody knows that it leaves: %+v", st)
 				}
 				if f.early() != nil {
@@ -297,6 +297,9 @@ func TestBoxLeaves(t *testing.T) {
 				f.refused.Store(true)
 				first.group.Close()
 				<-time.After(away)
+				if st := f.client.Status(); away > 0 && !(st.Leaving && st.Gone) {
+					t.Errorf("nobody knows that it has gone: %+v", st)
+				}
 				second := first.again(t, answers(0, echo))
 				f.leads(second, 0, 0)
 				f.refused.Store(false)

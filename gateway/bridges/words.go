@@ -1,0 +1,98 @@
+package bridges
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"ptgate/gateway/budget"
+)
+
+// Words say how a bridge does, in a line for a person: "works, 84 ms", "resting: refused;
+// again in 40 s". All that shows bridges to people takes it from here.
+func (s *Status) Words(now time.Time) string {
+	var words []string
+	switch s.State {
+	case "up":
+		text := "works"
+		if s.RTT > 0 {
+			text += ", " + milliseconds(s.RTT)
+		}
+		words = append(words, text)
+	case "suspect":
+		words = append(words, "gives no answer at the moment")
+	case "detached":
+		words = append(words, "lost; streams have waited for "+seconds(now.Sub(s.Detached)))
+	case "resting":
+		text := "resting"
+		if s.Reason != "" {
+			text += ": " + s.Reason
+		}
+		if wait := s.Until.Sub(now); wait > 0 {
+			text += "; again in " + seconds(wait)
+		} else {
+			text += "; again with the next request"
+		}
+		words = append(words, text)
+	case "connecting":
+		words = append(words, "connecting")
+	default:
+		words = append(words, "idle: nothing needs it")
+	}
+	switch {
+	case s.Gone:
+		words = append(words, "its server has stopped, and is expected back")
+	case s.Leaving:
+		words = append(words, "its server is about to stop")
+	}
+	if s.Changed {
+		words = append(words, "it leads to another box than before")
+	}
+	for _, l := range s.Learned {
+		words = append(words, interference(l)+"; working around it")
+	}
+	if s.PT != nil && s.PT.Failures > 0 {
+		words = append(words, "its program fails")
+	}
+	return strings.Join(words, "; ")
+}
+
+// interference says what a network does to carriers.
+func interference(l budget.Learned) string {
+	switch l.Kind {
+	case budget.KindBytes:
+		return "carriers are cut after " + l.Value
+	case budget.KindAge:
+		return "carriers are cut when they are " + l.Value + " old"
+	case budget.KindIdle:
+		return "carriers are cut after " + l.Value + " of silence"
+	case budget.KindNew:
+		return "new connections are held back beyond " + l.Value
+	case budget.KindAtOnce:
+		return "no more than " + l.Value + " connections at once get through"
+	}
+	return "the network has a limit"
+}
+
+// milliseconds is a round trip as people say it: "84 ms", "0.4 ms", "1.2 s".
+func milliseconds(d time.Duration) string {
+	switch {
+	case d >= time.Second:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	case d >= 10*time.Millisecond:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	}
+	return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
+}
+
+// seconds is a time that passes, with no more digits than a person wants: "40 s",
+// "3 min", "2 h".
+func seconds(d time.Duration) string {
+	switch d = max(d, 0); {
+	case d < 100*time.Second:
+		return fmt.Sprintf("%d s", int(d.Round(time.Second).Seconds()))
+	case d < 100*time.Minute:
+		return fmt.Sprintf("%d min", int(d.Round(time.Minute).Minutes()))
+	}
+	return fmt.Sprintf("%d h", int(d.Round(time.Hour).Hours()))
+}

@@ -1,0 +1,49 @@
+package bridges
+
+import (
+	"testing"
+	"time"
+
+	"ptgate/gateway/budget"
+	"ptgate/gateway/supervise"
+)
+
+func TestWords(t *testing.T) {
+	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, tt := range []struct {
+		s    Status
+		want string
+	}{
+		{Status{State: "idle"}, "idle: nothing needs it"},
+		{Status{State: "connecting"}, "connecting"},
+		{Status{State: "up"}, "works"},
+		{Status{State: "up", RTT: 84 * time.Millisecond}, "works, 84 ms"},
+		{Status{State: "up", RTT: 450 * time.Microsecond}, "works, 0.5 ms"},
+		{Status{State: "up", RTT: 1240 * time.Millisecond}, "works, 1.2 s"},
+		{Status{State: "suspect"}, "gives no answer at the moment"},
+		{Status{State: "detached", Detached: now.Add(-12 * time.Second)}, "lost; streams have waited for 12 s"},
+		{Status{State: "resting", Reason: "refused", Until: now.Add(40 * time.Second)}, "resting: refused; again in 40 s"},
+		{Status{State: "resting", Reason: "timeout", Until: now.Add(4 * time.Minute)}, "resting: timeout; again in 4 min"},
+		{Status{State: "resting", Until: now.Add(-time.Second)}, "resting; again with the next request"},
+		{Status{State: "idle", Gone: true}, "idle: nothing needs it; its server has stopped, and is expected back"},
+		{Status{State: "up", Leaving: true}, "works; its server is about to stop"},
+		{Status{State: "up", Changed: true}, "works; it leads to another box than before"},
+		{Status{State: "up", Learned: []budget.Learned{{Kind: budget.KindBytes, Value: "16KiB"}, {Kind: budget.KindNew, Value: "3/30s"}}},
+			"works; carriers are cut after 16KiB; working around it; new connections are held back beyond 3/30s; working around it"},
+		{Status{State: "idle", PT: &supervise.Status{Failures: 2}}, "idle: nothing needs it; its program fails"},
+	} {
+		if got := tt.s.Words(now); got != tt.want {
+			t.Errorf("%+v: %q, want %q", tt.s, got, tt.want)
+		}
+	}
+	for kind := budget.KindNone + 1; kind <= budget.KindAtOnce; kind++ {
+		if got := interference(budget.Learned{Kind: kind, Value: "1"}); got == interference(budget.Learned{Kind: 200}) {
+			t.Errorf("%v: %q", kind, got)
+		}
+	}
+	for d, want := range map[time.Duration]string{-time.Second: "0 s", 99 * time.Second: "99 s", 100 * time.Second: "2 min", 5 * time.Hour: "5 h"} {
+		if got := seconds(d); got != want {
+			t.Errorf("%v: %q, want %q", d, got, want)
+		}
+	}
+}
