@@ -249,6 +249,9 @@ func showsNothing(t *testing.T, b *box) {
 	look := func(where, text string) {
 		t.Helper()
 		for _, secret := range neverShown {
+			if secret == exitUser && b.name == "server" {
+				continue // whose it is: its operator names the users
+			}
 			if line := regexp.MustCompile(`.*` + regexp.QuoteMeta(secret) + `.*`).FindString(text); line != "" {
 				t.Errorf("the %s of %s has %q:\n%s", where, b.name, secret, line)
 			}

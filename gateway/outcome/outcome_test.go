@@ -176,7 +176,7 @@ func TestSnapshot(t *testing.T) {
 		`{"name":"refused","labels":{"front":"socks5","reason":"timeout"},"value":1},` +
 		`{"name":"relays","value":0},{"name":"up_bytes","value":0},{"name":"down_bytes","value":7},` +
 		`{"name":"bridge_streams","labels":{"bridge":"tokyo"},"value":1},` +
-		`{"name":"exit_opened","value":0},{"name":"exit_bad_credentials","value":0},{"name":"made_room","value":0}]`
+		`{"name":"exit_opened","value":0},{"name":"exit_bad_credentials","value":0},{"name":"exit_no_names","value":0},{"name":"made_room","value":0}]`
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
