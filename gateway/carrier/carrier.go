@@ -66,6 +66,9 @@ func Sniff(c stream.Conn, limit time.Duration) (Kind, stream.Conn, error) {
 	if err := c.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		return Unknown, nil, err
 	}
+	if err := c.WaitRead(); err != nil { // one that says nothing needs no buffer
+		return Unknown, nil, err
+	}
 	var b [len(Preamble)]byte
 	if _, err := io.ReadFull(c, b[:1]); err != nil {
 		return Unknown, nil, err
