@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"ptgate/gateway/config"
 	"ptgate/gateway/exit"
 	"ptgate/gateway/outcome"
+	"ptgate/gateway/relay"
 	"ptgate/gateway/session"
 	"ptgate/gateway/stream"
 )
@@ -87,13 +89,45 @@ func TestFailuresKeepPlaces(t *testing.T) {
 					t.Error("a place is kept for too long")
 				}
 				<-time.After(limit)
+				s.clients.mu.Lock()
 				if len(s.clients.count) != 0 {
 					t.Errorf("%v are left", s.clients.count)
 				}
+				s.clients.mu.Unlock()
 				s.sessions.Close()
 				s.endStop()
 				book.Close()
 			})
 		})
 	}
+}
+
+// A client at client_streams gets the place of a half-closed connection of its own, but none
+// for a carrier.
+func TestClientMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Server{cfg: obfs4(false), deps: Deps{Halves: relay.NewHalves(nil),
+			Limits: func() *config.Limits { return &config.Limits{HalfOpen: time.Hour} }}}
+		for _, is := range []use{carriers, streams} {
+			if !s.enterClient("x", is, 1) || s.enterClient("x", is, 1) {
+				t.Fatal("there is not one place")
+			}
+		}
+		app, near := net.Pipe()
+		origin, far := net.Pipe()
+		defer app.Close()
+		done := make(chan error, 1)
+		go func() { done <- relay.Run(t.Context(), stream.From(near), stream.From(far), s.relayOptions("x")) }()
+		origin.Close()
+		<-time.After(relay.LeastSilence)
+		if s.enterClient("x", carriers, 1) || s.enterClient("y", streams, 0) && s.enterClient("y", streams, 1) {
+			t.Error("a place of something else")
+		}
+		if !s.enterClient("x", streams, 1) || s.enterClient("x", streams, 1) {
+			t.Error("not the place of one half-closed connection")
+		}
+		if err := <-done; !errors.Is(err, relay.ErrRoom) {
+			t.Errorf("the half-closed connection: %v", err)
+		}
+	})
 }
