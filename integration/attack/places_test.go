@@ -405,6 +405,25 @@ resume = "1s"
 	by.served("after", 50)
 }
 
+// Many clients behind one address have carriers on which nothing happens. Each costs little.
+func TestIdleCarriers(t *testing.T) {
+	const number, each = 1000, 56 << 10
+	server, bridge := startServer(t, fmt.Sprintf("[limits]\nshared = [%q]\n", attackerHost))
+	attack(t, bridge, newHello()).Close()
+	base := server.usage()
+	for range number {
+		attack(t, bridge, newHello())
+	}
+	var u usage
+	if !eventually(3*back, func() bool { u = server.usage(); return u.RSS-base.RSS <= number*each }) {
+		t.Errorf("an idle carrier takes %d KiB, want %d at most", (u.RSS-base.RSS)/number>>10, each>>10)
+	}
+	t.Logf("%d idle carriers, %d KiB each; %v", number, (u.RSS-base.RSS)/number>>10, u)
+	if u.FDs < number {
+		t.Errorf("%d descriptors: they are not open", u.FDs)
+	}
+}
+
 // A client opens connections that say nothing.
 func TestManyCarriers(t *testing.T) {
 	const most = 50
