@@ -21,12 +21,15 @@ const (
 const (
 	keepsPlace  = time.Second            // once it has sent something
 	keepsSilent = 250 * time.Millisecond // before that
+	// Its bytes may have come, and this process was too busy to read them.
+	readSoon = 10 * time.Millisecond
 )
 
 // refusals bounds the clients beyond Config.Limit that are told so at the same time. They
 // are read from until their request is there: an answer to half a request is none.
 //
-// A client that has not asked for anything for long gives its place to a new one. While
+// A client that has not asked for anything for long gives its place to a new one; what it
+// has sent is read first. While
 // there are descriptors, a new one never waits: it gets a place beyond max, for a burst
 // is soon over. Where few are left, those that were let in need them for their dials. Then
 // the clients that come now wait for a moment in the queue of the system.
@@ -43,6 +46,12 @@ type refusal struct {
 	conn   stream.Conn
 	client *client
 	since  time.Time
+}
+
+// unread tells whether the client has sent what nobody has read yet.
+func (o *refusal) unread() bool {
+	s := o.conn.Socket()
+	return s.Plain && s.TCP != nil && !stream.Quiet(s.TCP)
 }
 
 // newRefusals makes refusals for n clients.
@@ -85,6 +94,8 @@ func (r *refusals) try(c *client, s descriptors.Supply) (*list.Element, time.Dur
 			keeps = keepsSilent
 		}
 		switch left := keeps - now.Sub(o.since); {
+		case left <= 0 && o.unread():
+			wait = readSoon
 		case left <= 0:
 			r.end(e)
 		case silent == nil && keeps == keepsSilent:

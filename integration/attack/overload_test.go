@@ -32,12 +32,18 @@ func withFiles(t testing.TB, n int, start func()) {
 	start()
 }
 
-// patientGateway is a gateway that answers programs when the far end has answered.
-func patientGateway(t testing.TB, b bridge) *box {
+// allPorts are ports for programs of every kind.
+const allPorts = "[listen]\nmixed = \"127.0.0.1:0\"\nsocks5 = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n"
+
+// anyGateway is a gateway with allPorts. more is the rest of its bridge and its
+// configuration.
+func anyGateway(t testing.TB, b bridge, more string) *box {
 	t.Helper()
-	return start(t, "gateway", fmt.Sprintf("[bridge.far]\ntransport = \"obfs4\"\naddress = %q\nargs = { cert = %q, iat-mode = \"0\" }\n"+
-		"optimistic = \"never\"\n[listen]\nmixed = [\"127.0.0.1:0\"]\n[[route]]\nto = \"*\"\nvia = \"far\"\n", b.address, b.cert))
+	return start(t, "gateway", allPorts+fmt.Sprintf("[[route]]\nto = \"*\"\nvia = \"far\"\n[bridge.far]\ntransport = \"obfs4\"\naddress = %q\nargs = { cert = %q, iat-mode = \"0\" }\n", b.address, b.cert)+more)
 }
+
+// patient makes a gateway answer programs when the far end has answered.
+const patient = "optimistic = \"never\"\n"
 
 // answers counts what a crowd of clients is told.
 type answers struct {
@@ -65,6 +71,29 @@ func bySOCKS(proxy string, port uint16) (net.Conn, error) {
 		return nil, errRefused
 	}
 	return c, err
+}
+
+func bySOCKS4(proxy string, port uint16) (net.Conn, error) {
+	c, err := net.DialTimeout("tcp", proxy, patience)
+	if err != nil {
+		return nil, err
+	}
+	c.SetDeadline(time.Now().Add(patience))
+	c.Write([]byte{4, 1, byte(port >> 8), byte(port), 127, 0, 0, 1, 0})
+	var reply [8]byte
+	if _, err = io.ReadFull(c, reply[:]); err == nil {
+		switch reply[1] {
+		case 90:
+			c.SetDeadline(time.Time{})
+			return c, nil
+		case 91:
+			err = errRefused
+		default:
+			err = fmt.Errorf("SOCKS4 reply %d", reply[1])
+		}
+	}
+	c.Close()
+	return nil, err
 }
 
 func byHTTP(proxy string, port uint16) (net.Conn, error) {
@@ -133,7 +162,7 @@ func crowd(ask way, proxy string, port uint16, n int) (a answers, leave func()) 
 func TestOverload(t *testing.T) {
 	const many, files = 400, 256
 	few := "[limits]\nconnections = 200\n"
-	direct := "[listen]\nmixed = [\"127.0.0.1:0\"]\n[[route]]\nto = [\"127.0.0.0/8\"]\nvia = \"direct\"\n"
+	const direct = allPorts + "[[route]]\nto = [\"127.0.0.0/8\"]\nvia = \"direct\"\n"
 	for _, tt := range []struct {
 		name  string
 		boxes func(t *testing.T) (attacked, gateway *box)
@@ -141,35 +170,42 @@ func TestOverload(t *testing.T) {
 	}{
 		{"limit of the gateway", func(t *testing.T) (*box, *box) {
 			_, to := startServer(t, "")
-			g := startGateway(t, to, few)
+			g := anyGateway(t, to, few)
 			return g, g
 		}, 200},
 		{"limit of the exit", func(t *testing.T) (*box, *box) {
 			s, to := startServer(t, few)
-			return s, patientGateway(t, to)
+			return s, anyGateway(t, to, patient)
 		}, 200},
 		{"descriptors of the gateway", func(t *testing.T) (g, _ *box) {
 			_, to := startServer(t, "")
-			withFiles(t, files, func() { g = startGateway(t, to, "") })
+			withFiles(t, files, func() { g = anyGateway(t, to, "") })
 			return g, g
 		}, 0},
 		{"descriptors of a gateway without bridges", func(t *testing.T) (g, _ *box) {
 			withFiles(t, files, func() { g = start(t, "gateway", direct) })
 			return g, g
 		}, 0},
+		{"descriptors of a gateway that asks who owns each", func(t *testing.T) (g, _ *box) {
+			withFiles(t, files, func() {
+				g = start(t, "gateway", strings.Replace(direct, "[[route]]", "owners = \"self\"\n[[route]]", 1))
+			})
+			return g, g
+		}, 0},
 		{"descriptors of the exit", func(t *testing.T) (s, g *box) {
 			var to bridge
 			withFiles(t, files, func() { s, to = startServer(t, "") })
-			return s, patientGateway(t, to)
+			return s, anyGateway(t, to, patient)
 		}, 0},
 	} {
 		for _, front := range []struct {
-			name string
-			ask  way
-		}{{"SOCKS5", bySOCKS}, {"HTTP", byHTTP}} {
-			t.Run(tt.name+", "+front.name, func(t *testing.T) {
+			name, port string
+			ask        way
+		}{{"SOCKS5", "mixed", bySOCKS}, {"SOCKS4", "mixed", bySOCKS4}, {"HTTP", "mixed", byHTTP},
+			{"SOCKS5", "socks5", bySOCKS}, {"HTTP", "http", byHTTP}} {
+			t.Run(tt.name+", "+front.name+" to "+front.port, func(t *testing.T) {
 				attacked, gateway := tt.boxes(t)
-				proxy, origin := gateway.listens(0), listen(t, echo)
+				proxy, origin := port(gateway, front.port), listen(t, echo)
 				works := func(when string) {
 					t.Helper()
 					for range 20 {
