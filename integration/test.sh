@@ -24,6 +24,13 @@ readonly needed="
 	wget:wget python3.httpx:python3-httpx python3.requests:python3-requests
 	proxychains4:proxychains4 corkscrew:corkscrew dpkg-deb:dpkg node:nodejs npm:npm node.undici:node-undici java:default-jdk-headless javac:default-jdk-headless"
 
+# What reads bytes from outside, and the fuzz target of each: both fronts, SOCKS4, the far end's
+# first bytes, the carrier, the session, the SOCKS codec, the configuration, bridge lines.
+readonly fuzzed="
+	gateway/inbound:FuzzMixed gateway/inbound:FuzzHTTP gateway/socks:FuzzParse4 gateway/exit:FuzzSession
+	gateway/carrier:FuzzConn gateway/session:FuzzHello gateway/session:FuzzReply gateway/session:FuzzParser gateway/session:FuzzEnd
+	adapter/socks5:FuzzReadAnswers gateway/config:FuzzLoad gateway/config:FuzzPasted adapter:FuzzBridgeLine adapter:FuzzExtORPort"
+
 export PATH="$PATH:/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin"
 export GOFLAGS="${GOFLAGS:-} -buildvcs=false"
 
@@ -35,6 +42,15 @@ have() {
 	*) command -v "$1" ;;
 	esac >/dev/null 2>&1
 }
+fuzz() { # PACKAGE:TARGET
+	local out
+	if ! out=$(go test -run '^$' -fuzz "^${1#*:}\$" -fuzztime 20s -fuzzminimizetime 50x -parallel 1 "./${1%:*}" 2>&1); then
+		printf '%s\n%s\n' "$1" "$out"
+		return 1
+	fi
+	printf '%-40s %s\n' "$1" "$(grep -o 'execs: [0-9]*' <<<"$out" | tail -1)"
+}
+export -f fuzz
 die() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
 if [ "$(id -u)" -ne 0 ]; then
@@ -79,6 +95,8 @@ if [ "$#" -eq 0 ]; then
 	release=$(mktemp -d)
 	go run ./integration/release build "$release"
 	rm -r "$release"
+	step "fuzzing"
+	printf '%s\n' $fuzzed | xargs -P 2 -I{} bash -c 'fuzz {}' || die "fuzzing found something: the input is in testdata/fuzz of the package"
 	step "unit tests, with the race detector"
 	go test -race -p 2 -timeout 8m ./...
 	if [ "$(go env GOARCH)" = amd64 ]; then

@@ -61,7 +61,7 @@ const (
 
 // Sniff reads a connection's first byte, and for a carrier its preamble, within limit. The
 // connection that it returns has the bytes to be read next: for a carrier those after the
-// preamble, otherwise all. After an error, the caller still owns c.
+// preamble, for SOCKS5 all. After an error, the caller still owns c.
 func Sniff(c stream.Conn, limit time.Duration) (Kind, stream.Conn, error) {
 	if err := c.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		return Unknown, nil, err
