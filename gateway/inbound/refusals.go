@@ -54,7 +54,8 @@ func (o *refusal) unread() bool {
 	return s.Plain && s.TCP != nil && !stream.Quiet(s.TCP)
 }
 
-// newRefusals makes refusals for n clients.
+// newRefusals makes refusals for n clients. Each listener holds one more, which waits for
+// its place.
 func newRefusals(n int) *refusals {
 	n = min(max(n, leastRefusals), mostRefusals)
 	return &refusals{max: n, burst: 4 * mostRefusals, left: make(chan struct{}, 1)}

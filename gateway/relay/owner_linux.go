@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -53,38 +54,59 @@ type socketInfo struct {
 	inode uint32 // 0: no file has it any more
 }
 
+// diag is the socket over which the kernel is asked, one question at a time. It stays open:
+// while descriptors are short, a new one could not be had.
+var diag struct {
+	mu   sync.Mutex
+	open bool
+	fd   int
+	last uint32 // the number of the last question
+}
+
 // peerSocket asks the kernel for the socket at the other end of c. ok is false if it is not
 // on this machine, or in another network namespace.
 func peerSocket(c *net.TCPConn) (info socketInfo, ok bool) {
 	here, there := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
-	if err != nil {
+	diag.mu.Lock()
+	defer diag.mu.Unlock()
+	if !diag.open {
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
+		if err != nil {
+			return info, false
+		}
+		diag.fd, diag.open = fd, true
+	}
+	diag.last++
+	if unix.Sendto(diag.fd, diagRequest(diag.last, there, here), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) != nil {
 		return info, false
 	}
-	defer unix.Close(fd)
-	if unix.Sendto(fd, diagRequest(there, here), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) != nil {
-		return info, false
-	}
-	var b [1 << 10]byte
-	n, _, err := unix.Recvfrom(fd, b[:], 0) // the answer is there when Sendto returns
 	// A message header, and a struct inet_diag_msg, with the state in its second byte,
 	// and the user and the inode at the end. A listener is found where there is no such
 	// connection on this machine.
 	const head = unix.SizeofNlMsghdr
-	if err != nil || n < head+72 || binary.NativeEndian.Uint16(b[4:]) != unix.SOCK_DIAG_BY_FAMILY || b[head+1] == unix.BPF_TCP_LISTEN {
-		return info, false
+	ne := binary.NativeEndian
+	for {
+		var b [1 << 10]byte
+		n, _, err := unix.Recvfrom(diag.fd, b[:], 0) // the answer is there when Sendto returns
+		switch {
+		case err == unix.EINTR || err == nil && n >= head && ne.Uint32(b[8:]) != diag.last: // of a question that failed
+			continue
+		case err != nil || n < head+72 || ne.Uint16(b[4:]) != unix.SOCK_DIAG_BY_FAMILY || b[head+1] == unix.BPF_TCP_LISTEN:
+			return info, false
+		}
+		return socketInfo{ne.Uint32(b[head+64:]), ne.Uint32(b[head+68:])}, true
 	}
-	return socketInfo{binary.NativeEndian.Uint32(b[head+64:]), binary.NativeEndian.Uint32(b[head+68:])}, true
 }
 
 // diagRequest asks for one socket: a message header, and a struct inet_diag_req_v2.
-func diagRequest(src, dst netip.AddrPort) []byte {
+func diagRequest(number uint32, src, dst netip.AddrPort) []byte {
 	const size = unix.SizeofNlMsghdr + 56
 	ne := binary.NativeEndian
 	b := ne.AppendUint32(make([]byte, 0, size), size)
 	b = ne.AppendUint16(b, unix.SOCK_DIAG_BY_FAMILY)
 	b = ne.AppendUint16(b, unix.NLM_F_REQUEST)
-	b = append(b, make([]byte, 8)...) // sequence number, port
+	b = ne.AppendUint32(b, number)
+	b = ne.AppendUint32(b, 0) // port
 
 	family := byte(unix.AF_INET)
 	if src.Addr().Is6() {

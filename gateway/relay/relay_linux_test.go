@@ -71,6 +71,40 @@ func TestOwner(t *testing.T) {
 	}
 }
 
+// The kernel is asked also while no descriptor is left: just then many programs come, and
+// each must be told from those of others.
+func TestOwnerWithoutDescriptors(t *testing.T) {
+	j := join(t, wraps["tcp"], Options{})
+	if o := owner(j.app); o != present {
+		t.Fatalf("%v", o)
+	}
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	next, err := os.Open(os.DevNull) // it has the lowest number that is free
+	if err != nil {
+		t.Fatal(err)
+	}
+	none := before
+	none.Cur = uint64(next.Fd())
+	next.Close()
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	o := owner(j.app)
+	_, openErr := os.Open(os.DevNull)
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(openErr, syscall.EMFILE) {
+		t.Fatalf("there are descriptors: %v", openErr)
+	}
+	if o != present {
+		t.Errorf("%v", o)
+	}
+}
+
 func descriptors(t testing.TB) int {
 	d, err := os.ReadDir("/proc/self/fd")
 	if err != nil {

@@ -244,9 +244,6 @@ func TestOverload(t *testing.T) {
 				}
 				attacked.recovers(base, back)
 				works("afterwards")
-				if strings.Contains(attacked.log.String(), "too many open files") {
-					t.Error("the box ran out of descriptors")
-				}
 			})
 		}
 	}
