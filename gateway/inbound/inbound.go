@@ -164,7 +164,7 @@ const mostAside = 256
 
 // New returns a Server that has no listener yet.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, over: newRefusals(descriptors.Reserve()*3/4), large: NewLimiter(maxLarge), aside: NewLimiter(mostAside), guard: credentials.NewGuard()}
+	return &Server{cfg: cfg, over: newRefusals(descriptors.Reserve() * 3 / 4), large: NewLimiter(maxLarge), aside: NewLimiter(mostAside), guard: credentials.NewGuard()}
 }
 
 // Serve serves the front f on ln, and closes ln. It returns when everything that it
