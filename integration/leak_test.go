@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"bytes"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -22,6 +23,8 @@ const (
 	frontPath   = "secretpath"               // of its URL
 	sniName     = "secretsni"                // what the bridge sends in place of that name
 	hiddenDest  = "secretdestination"        // where a client wants to go
+	hiddenAddr  = "127.0.66.9"               // the same as an address
+	hiddenIPv6  = "2001:db8:66::7"           // and as one of IPv6
 	hiddenBox   = "127.0.66.6"               // where the bridges are
 	proxyUser   = "secretproxyuser"          // of an upstream proxy
 	proxyWord   = "secretproxyword"          // its password
@@ -34,7 +37,7 @@ const (
 	requestPath = "/secretrequest?secret=it" // what they ask for
 )
 
-var neverShown = []string{frontName, frontPath, sniName, hiddenDest, hiddenBox, proxyUser, proxyWord, exitUser, exitWord,
+var neverShown = []string{frontName, frontPath, sniName, hiddenDest, hiddenAddr, hiddenIPv6, hiddenBox, proxyUser, proxyWord, exitUser, exitWord,
 	serviceName, programWord, optionWord, clientAddr, "secretrequest"}
 
 // chatter is a transport program that says secrets in all ways that there are.
@@ -49,8 +52,8 @@ say FOREIGN
 `
 
 // TestPrivateFailures: with log.private and at debug level, whatever fails, on both ends,
-// neither the log, which is also the standard error, nor the status names a destination,
-// an address, a name or an arg.
+// neither the log, which is also the standard error, nor the status or the metrics name a
+// destination, an address, a name or an arg.
 func TestPrivateFailures(t *testing.T) {
 	dir := scratch(t)
 	listen := func(handle func(net.Conn)) (port string) {
@@ -135,11 +138,11 @@ handshake = "2s"
 		return "{ " + strings.Join(all, ", ") + " }"
 	}
 
-	for _, pt := range []struct{ name, table string }{
-		{"inside", ""},
-		{"apart", "[pt.it]\nisolate = true\ntransports = [\"webtunnel\", \"obfs4\"]\n"},
-		{"real", fmt.Sprintf("[pt.it]\nexec = [\"%s\", \"-enableLogging\", \"-logLevel=DEBUG\", \"-unsafeLogging\"]\ntransports = [\"obfs4\"]\n", realpt.Program(t, "obfs4proxy"))},
-		{"proxied", fmt.Sprintf("[pt.it]\ntransports = [\"webtunnel\", \"obfs4\"]\nproxy = \"socks5://%s:%s@%s:%s\"\n", proxyUser, proxyWord, hiddenBox, ports["ends"])},
+	for _, pt := range []struct{ name, log, table string }{
+		{"inside", debugLog, ""},
+		{"apart", debugLog + "format = \"json\"\n", "[pt.it]\nisolate = true\ntransports = [\"webtunnel\", \"obfs4\"]\n"},
+		{"real", debugLog + "format = \"json\"\n", fmt.Sprintf("[pt.it]\nexec = [\"%s\", \"-enableLogging\", \"-logLevel=DEBUG\", \"-unsafeLogging\"]\ntransports = [\"obfs4\"]\n", realpt.Program(t, "obfs4proxy"))},
+		{"proxied", debugLog, fmt.Sprintf("[pt.it]\ntransports = [\"webtunnel\", \"obfs4\"]\nproxy = \"socks5://%s:%s@%s:%s\"\n", proxyUser, proxyWord, hiddenBox, ports["ends"])},
 	} {
 		t.Run(pt.name, func(t *testing.T) {
 			var b strings.Builder
@@ -163,6 +166,7 @@ handshake = "2s"
 				bridge("plain-web-"+kind, "webtunnel", "192.0.2.1:443", fmt.Sprintf("{ url = \"http://%s/%s\"%s }", frontName, frontPath, at(kind)), "")
 				bridge("obfs4-"+kind, "obfs4", hiddenBox+":"+port, args(obfs4[2:]), "")
 			}
+			bridge("meek", "meek_lite", "192.0.2.1:443", fmt.Sprintf("{ url = \"https://%s/%s\", front = \"%s\" }", frontName, frontPath, sniName), "")
 			bridge("wrong-user", "obfs4", obfs4At, args(served[0][2:]), "user = \""+exitUser+"\"\npassword = \"not-"+exitWord+"\"\n")
 			bridge("no-user", "obfs4", obfs4At, args(served[0][2:]), "")
 			bridge("right-user", "obfs4", obfs4At, args(served[0][2:]), "user = \""+exitUser+"\"\npassword = \""+exitWord+"\"\n")
@@ -180,17 +184,27 @@ handshake = "2s"
 				bridge(name, name, hiddenBox+":9", "{ word = \""+programWord+"\" }", "")
 				fmt.Fprintf(&b, "[pt.%s]\nexec = [\"%s\"]\ntransports = [\"%[1]s\"]\n", name, script(t, dir, pt.name+"-"+name, chatter+text))
 			}
-			fmt.Fprintf(&b, "[[route]]\nto = \"direct.%[1]s\"\nvia = \"direct\"\n[[route]]\nto = \"block.%[1]s\"\nvia = \"block\"\n", hiddenDest)
+			fmt.Fprintf(&b, "[[route]]\nto = \"direct.%[1]s\"\nvia = \"direct\"\n[[route]]\nto = [\"block.%[1]s\", \"%[2]s\"]\nvia = \"block\"\n", hiddenDest, hiddenIPv6)
+			fmt.Fprintf(&b, "[[route]]\nto = \"%[1]s:1\"\nvia = \"right-user\"\n[[route]]\nto = \"%[1]s:2\"\nvia = \"wrong-user\"\n[[route]]\nto = \"%[1]s:3\"\nvia = \"direct\"\n", hiddenAddr)
 			names = append(names, "direct", "block", "nowhere")
-			text := debugLog + fronts + "[limits]\ndial = \"2s\"\n" + b.String() + pt.table
+			var hosts []string
+			for _, name := range names {
+				hosts = append(hosts, name+"."+hiddenDest)
+			}
+			for port := range 4 { // the last one has no route
+				hosts = append(hosts, fmt.Sprint(hiddenAddr, ":", port+1), fmt.Sprintf("[%s]:%d", hiddenIPv6, port+1))
+			}
+			socksAt, httpAt, adminAt := freeAddr(t), freeAddr(t), freeAddr(t)
+			text := pt.log + fmt.Sprintf("[listen]\nmixed = %q\nhttp = %q\n[admin]\nlisten = %q\n", socksAt, httpAt, adminAt) + "[limits]\ndial = \"2s\"\n" + b.String() + pt.table
 			client := run(t, "client", text, setting{env: []string{"SSL_CERT_FILE=" + trusted}})
 			client.never = neverShown
-			askAll(t, client, names)
+			askAll(t, socksAt, httpAt, hosts)
 			failed := strings.Count(client.log.String(), "bridge failed") + strings.Count(client.log.String(), "did not start")
 			if failed < len(names)/2 {
 				t.Errorf("only %d failures in the log of %d", failed, len(names))
 			}
 			showsNothing(t, client)
+			showsNothingByHTTP(t, adminAt)
 			showsNothing(t, server)
 			if pt.table != "" {
 				return
@@ -222,28 +236,28 @@ handshake = "2s"
 	showsNothing(t, server)
 }
 
-// askAll asks the client for a page of each of the hosts, over SOCKS5 and over HTTP.
-func askAll(t *testing.T, client *box, names []string) {
+// askAll asks the client for a page of each of the hosts, over SOCKS5, SOCKS4 and HTTP.
+func askAll(t *testing.T, socks, http string, hosts []string) {
 	t.Helper()
 	requests := make(chan string)
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			for name := range requests {
-				for _, proxy := range []string{"socks5h://" + client.socks(), "http://" + client.http()} {
-					stream(t, nil, io.Discard, io.Discard, "curl", "-sS", "--max-time", "30", "--interface", clientAddr, "-x", proxy, "http://"+name+"."+hiddenDest+requestPath)
+			for host := range requests {
+				for _, proxy := range []string{"socks5h://" + socks, "socks4a://" + socks, "http://" + http} {
+					stream(t, nil, io.Discard, io.Discard, "curl", "-sS", "--max-time", "30", "--interface", clientAddr, "-x", proxy, "http://"+host+requestPath)
 				}
 			}
 		})
 	}
-	for _, name := range names {
-		requests <- name
+	for _, host := range hosts {
+		requests <- host
 	}
 	close(requests)
 	wg.Wait()
 }
 
-// showsNothing looks for secrets in the log of a box, and in its status.
+// showsNothing looks for secrets in the log of a box, in its status and its metrics.
 func showsNothing(t *testing.T, b *box) {
 	t.Helper()
 	look := func(where, text string) {
@@ -264,5 +278,22 @@ func showsNothing(t *testing.T, b *box) {
 			t.Errorf("status %s of %s: exit code %d: %s", form, b.name, code, stderr)
 		}
 		look("status", stdout+stderr)
+	}
+}
+
+// showsNothingByHTTP looks for them in what the status page's port says.
+func showsNothingByHTTP(t *testing.T, addr string) {
+	t.Helper()
+	for _, path := range []string{"/", "/metrics", "/api/v1/status", "/healthz", "/readyz"} {
+		var out bytes.Buffer
+		stream(t, nil, &out, io.Discard, "curl", "-sS", "--noproxy", "*", "--max-time", "30", "http://"+addr+path)
+		if strings.Contains(path, "metrics") && !strings.Contains(out.String(), "ptgate_") {
+			t.Errorf("%s: %q", path, out.String())
+		}
+		for _, secret := range neverShown {
+			if strings.Contains(out.String(), secret) {
+				t.Errorf("%s has %q:\n%s", path, secret, out.String())
+			}
+		}
 	}
 }

@@ -76,6 +76,7 @@ type box struct {
 	cmd    *exec.Cmd
 	log    *transcript
 	exited chan struct{} // closed when it has been waited for
+	first  usage         // when it was ready
 }
 
 // start runs a box until the test ends, and returns when it is ready. The state directory
@@ -123,6 +124,7 @@ func start(t testing.TB, name, text string) *box {
 		}
 	})
 	t.Cleanup(func() {
+		b.ends()
 		b.stop()
 		notify.Close()
 		wg.Wait()
@@ -132,12 +134,28 @@ func start(t testing.TB, name, text string) *box {
 	})
 	select {
 	case <-ready:
+		b.first = b.usage()
 	case <-b.exited:
 		t.Fatalf("%s ended before it was ready:\n%s", name, b.log.tail())
 	case <-time.After(patience):
 		t.Fatalf("%s is not ready after %v:\n%s", name, patience, b.log.tail())
 	}
 	return b
+}
+
+// ends says what each test costs each of its boxes, and checks the largest memory, unless
+// the test has killed the box.
+func (b *box) ends() {
+	select {
+	case <-b.exited:
+		return
+	default:
+	}
+	u := b.usage()
+	b.t.Logf("%s in the end: %v; at first %v", b.name, u, b.first)
+	if b.first.RSS > 0 && u.Peak-b.first.RSS > mostMemory {
+		b.t.Errorf("%s has grown by %d MiB, want at most %d", b.name, (u.Peak-b.first.RSS)>>20, mostMemory>>20)
+	}
 }
 
 // stop ends the box in order.
