@@ -61,8 +61,8 @@ func TestReloadSaysWhatIsWrong(t *testing.T) {
 	}{
 		{"a key", "nonsense = 1\n", 0o600, `c.toml:11: [limits]: unknown key \"…\"`, true},
 		{"a destination", "[[route]]\nto = \"http://" + hidden + "/\"\nvia = \"direct\"\n", 0o600, `c.toml:12: route 2: to: pattern \"…\": is a URL: write its host alone`, true},
-		{"a number", "[bridge.a]\npassword = " + number + "\n", 0o600, `c.toml:12: \"…\" is out of range for int64`, true},
-		{"the TOML", "[bridge." + hidden + "\n", 0o600, `c.toml:12: expected \"…\" or \"…\" to end table name`, true},
+		{"a number", "[bridge.a]\npassword = " + number + "\n", 0o600, `c.toml:12: text stands in quotes: write \"…\"`, true},
+		{"the TOML", "[bridge." + hidden + "\n", 0o600, `c.toml:11: the heading of a table ends in \"…\"`, true},
 		{"the mode", "", 0o606, "c.toml: others can write it (mode 0606)", true},
 		{"a warning", "[exit]\n", 0o600, "c.toml:11: warning: [exit]: no [[serve]] leads to the exit", false},
 	} {

@@ -30,13 +30,13 @@ func TestFileEditedSince(t *testing.T) {
 		complaint     string // of status
 		refusal       string // of reload; "": it works
 	}{
-		"syntax error":                 {direct, direct + wrong, nil, "^ptgate.toml:12: .*\n# ptgate.toml has errors now", "(?s)reload refused.*/ptgate.toml:12: "},
-		"syntax error, other place":    {direct, direct + wrong, []string{"XDG_STATE_HOME=/nonexistent"}, "^ptgate.toml:12: ", "reload refused"},
-		"syntax error, default":        {byDefault, byDefault + wrong, nil, "^ptgate.toml:12: ", "reload refused"},
+		"syntax error":                 {direct, direct + wrong, nil, "^ptgate.toml:11: .*\n# ptgate.toml has errors now", "(?s)reload refused.*/ptgate.toml:11: "},
+		"syntax error, other place":    {direct, direct + wrong, []string{"XDG_STATE_HOME=/nonexistent"}, "^ptgate.toml:11: ", "reload refused"},
+		"syntax error, default":        {byDefault, byDefault + wrong, nil, "^ptgate.toml:11: ", "reload refused"},
 		"syntax error in state_dir":    {direct, strings.Replace(direct, `"state"`, `"state`, 1), nil, "^ptgate.toml:2: ", "reload refused"},
 		"unknown key":                  {direct, direct + "sauce = 1\n", nil, "sauce", "(?s)reload refused.*sauce"},
 		"state_dir edited":             {direct, moved, nil, "^# state_dir of ptgate.toml is now .*elsewhere: that takes a restart", "reload refused.*\n.*state_dir can't change from .*state to .*elsewhere"},
-		"state_dir edited and errors":  {direct, moved + wrong, nil, "^ptgate.toml:12: ", "reload refused"},
+		"state_dir edited and errors":  {direct, moved + wrong, nil, "^ptgate.toml:11: ", "reload refused"},
 		"state_dir added":              {byDefault, direct, nil, "^# state_dir of ptgate.toml is now", "state_dir can't change"},
 		"state_dir taken out":          {direct, byDefault, nil, "^$", "state_dir can't change"},
 		"gone":                         {direct, "", nil, "^ptgate.toml: can't open it", "reload refused.*\n.*can't open it"},

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/BurntSushi/toml"
 
@@ -172,29 +174,28 @@ func decode(doc []byte) (m map[string]any, problem *Problem) {
 	if err == nil {
 		return m, nil
 	}
+	message := strings.TrimPrefix(err.Error(), "toml: ")
+	line = 1
 	if pe, ok := errors.AsType[toml.ParseError](err); ok {
-		return nil, &Problem{Line: max(pe.Position.Line, 1), Message: syntaxMessage(pe.Message)}
+		message, line = pe.Message, max(pe.Position.Line, 1)
 	}
-	return nil, &Problem{Line: 1, Message: syntaxMessage(strings.TrimPrefix(err.Error(), "toml: "))}
+	if strings.Contains(message, "end table name, but got '\\n'") {
+		line = max(line-1, 1) // the line that lacks its end
+	}
+	return nil, &Problem{Line: line, Message: cmp.Or(syntaxHint(doc, line, message), syntaxMessage(message))}
 }
 
-// syntaxMessage gives the library's message the form of ours, and adds a word
-// where it is most often about a string without quotes.
+// syntaxMessage gives the library's message the form of ours.
 func syntaxMessage(s string) string {
 	s = strings.TrimSuffix(s, ".")
-	if s != "" {
+	if len(s) > 1 && s[1] >= 'a' { // not TOML
 		s = strings.ToLower(s[:1]) + s[1:]
 	}
 	if value, after, ok := strings.Cut(s, " is out of range "); ok {
 		s = fmt.Sprintf("%q is out of range %s", value, after) // what is quoted can be kept out of a log
 	}
-	switch {
-	case strings.HasPrefix(s, "invalid float"), strings.HasPrefix(s, "invalid integer"):
-		s += " (text stands in quotes)"
-	case strings.HasPrefix(s, "expected value"):
+	if strings.HasPrefix(s, "expected value") {
 		s += " (text stands in quotes, and a list ends in \"]\")"
-	case strings.HasPrefix(s, "strings cannot contain newlines"):
-		s += " (a quote is missing at the end of this line)"
 	}
 	return s
 }
@@ -325,8 +326,27 @@ func bindAddr(s string) (netip.AddrPort, error) {
 	switch {
 	case err == nil && a.Addr().Zone() == "":
 		return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()), nil
+	case s != "" && strings.Trim(s, "0123456789") == "":
+		return netip.AddrPort{}, fmt.Errorf("%q is a port alone: write \"127.0.0.1:%[1]s\" for this machine, or \":%[1]s\" for all its addresses", s)
+	case strings.HasPrefix(s, "*:"):
+		return netip.AddrPort{}, fmt.Errorf("%q: all addresses of this machine are %q", s, s[1:])
 	case strings.HasPrefix(s, "localhost:"):
 		return netip.AddrPort{}, fmt.Errorf("%q has a name: write \"127.0.0.1%s\" or \"[::1]%[2]s\"", s, s[len("localhost"):])
+	}
+	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil && a.Zone() == "" && (a.Is4() || strings.Count(s, ":") < 7 && strings.HasPrefix(s, "[")) {
+		return netip.AddrPort{}, fmt.Errorf("%q has no port: write as in %q", s, netip.AddrPortFrom(a, 443))
+	}
+	if i := strings.LastIndexByte(s, ':'); i > 0 {
+		host, port := s[:i], s[i+1:]
+		a, err := netip.ParseAddr(host)
+		switch n, portErr := strconv.ParseUint(port, 10, 64); {
+		case err == nil && a.Is6() && portErr == nil:
+			return netip.AddrPort{}, fmt.Errorf("%q: an IPv6 address stands in brackets before its port: write \"[%s]:%s\"", s, host, port)
+		case portErr == nil && n > 65535:
+			return netip.AddrPort{}, fmt.Errorf("%q has the port %q: ports go up to 65535", s, port)
+		case portErr == nil && err != nil && !strings.ContainsAny(host, "[]:") && strings.ContainsFunc(host, unicode.IsLetter):
+			return netip.AddrPort{}, fmt.Errorf("%q has a name: write an address of this machine, or %q for all of them", s, ":"+port)
+		}
 	}
 	return netip.AddrPort{}, fmt.Errorf("%q is not an address with a port: write as in \"127.0.0.1:1080\" or \"[::1]:1080\"", s)
 }

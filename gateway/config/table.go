@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -170,7 +171,7 @@ func (t *table) duration(key string, def time.Duration, zero bool) time.Duration
 	d, err := time.ParseDuration(s)
 	switch {
 	case !ok || err != nil:
-		t.fail(t.lineOf(key), "%s must be a time with its unit, as in \"10s\", \"1m30s\" or \"500ms\"", key)
+		t.fail(t.lineOf(key), "%s must be a time with its unit, as in \"10s\", \"1m30s\" or \"500ms\"%s", key, meantTime(v))
 	case d < 0 || d == 0 && !zero:
 		t.fail(t.lineOf(key), "%s is %q: it must be more than zero", key, s)
 	default:
@@ -238,7 +239,7 @@ func (t *table) size(key string, def, least, most int64) int64 {
 	s, _ := v.(string)
 	n, ok := parseSize(s)
 	if !ok {
-		t.fail(t.lineOf(key), "%s must be a size in KiB, MiB or GiB, as in \"4MiB\" or \"512KiB\"", key)
+		t.fail(t.lineOf(key), "%s must be a size in KiB, MiB or GiB, as in \"4MiB\" or \"512KiB\"%s", key, meantSize(v))
 		return def
 	}
 	if n < least || n > most {
@@ -246,6 +247,38 @@ func (t *table) size(key string, def, least, most int64) int64 {
 		return def
 	}
 	return n
+}
+
+// measure splits a number from its unit, as people write them.
+var measure = regexp.MustCompile(`^\s*(\d+)\s*([A-Za-z]*?)\s*$`)
+
+// meant is the end of a message about a number with a unit: what to write instead, if that
+// can be told. units is by the unit in small letters.
+func meant(v any, units map[string]string) string {
+	m := measure.FindStringSubmatch(fmt.Sprint(v))
+	if m == nil {
+		return ""
+	}
+	unit, ok := units[strings.ToLower(m[2])]
+	if !ok {
+		return ""
+	}
+	return fmt.Sprintf(": write %q", m[1]+unit)
+}
+
+func meantTime(v any) string {
+	if m := measure.FindStringSubmatch(fmt.Sprint(v)); m != nil && strings.HasPrefix(strings.ToLower(m[2]), "d") {
+		if days, err := strconv.Atoi(m[1]); err == nil && days < 10000 {
+			return fmt.Sprintf(": write %q", strconv.Itoa(24*days)+"h")
+		}
+	}
+	return meant(v, map[string]string{"": "s", "s": "s", "sec": "s", "secs": "s", "second": "s", "seconds": "s",
+		"m": "m", "min": "m", "mins": "m", "minute": "m", "minutes": "m", "h": "h", "hour": "h", "hours": "h", "ms": "ms", "msec": "ms"})
+}
+
+func meantSize(v any) string {
+	return meant(v, map[string]string{"": "B", "b": "B", "bytes": "B", "k": "KiB", "kb": "KiB", "kib": "KiB", "m": "MiB", "mb": "MiB", "mib": "MiB",
+		"g": "GiB", "gb": "GiB", "gib": "GiB"})
 }
 
 // formatSize writes n as size reads it, in the largest unit that fits.
@@ -293,6 +326,10 @@ func (t *table) list(key string) []item {
 		}
 		return items
 	}
+	if n, ok := v.(int64); ok {
+		t.fail(t.lineOf(key), "%s must be a string or a list of strings: text stands in quotes, as in %s = \"%d\"", key, key, n)
+		return nil
+	}
 	t.fail(t.lineOf(key), "%s must be a string or a list of strings", key)
 	return nil
 }
@@ -308,9 +345,23 @@ func (t *table) sub(key string) *table {
 		return s
 	}
 	if s.m, ok = v.(map[string]any); !ok {
-		t.fail(t.lineOf(key), "%s must be a table: write [%s]", key, s.path)
+		t.bad = append(t.bad, key)
+		if example := inlineExamples[key]; example != "" {
+			t.fail(t.lineOf(key), "%s must be a table: write %s = %s", key, key, example)
+		} else {
+			t.fail(t.lineOf(key), "%s must be a table: write [%s]", key, s.path)
+		}
 	}
 	return s
+}
+
+// inlineExamples are of tables that are most often written in one line.
+var inlineExamples = map[string]string{
+	"args":    `{ cert = "…", iat-mode = "0" }`,
+	"options": `{ iat-mode = "0" }`,
+	"users":   `{ name = "password" }`,
+	"env":     `{ NAME = "value" }`,
+	"budget":  `{ bytes = "14KiB" }`,
 }
 
 // named returns the tables [key.NAME] in their order; form is how one is written.

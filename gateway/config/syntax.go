@@ -1,0 +1,137 @@
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/BurntSushi/toml"
+
+	"ptgate/adapter"
+)
+
+// syntaxHint says what is probably meant where a document is no TOML; "": nothing is known
+// that says more than the TOML library. line is from 1. What it takes from the document it
+// quotes, so that it can be kept out of a log.
+func syntaxHint(doc []byte, line int, message string) string {
+	if hint := encodingHint(doc); hint != "" {
+		return hint
+	}
+	lines := strings.Split(string(doc), "\n")
+	if line < 1 || line > len(lines) {
+		return ""
+	}
+	text := strings.TrimSpace(lines[line-1])
+	if hint := oddCharacter(lines[line-1]); hint != "" {
+		return hint
+	}
+	if _, err := adapter.ParseBridgeLine(strings.TrimPrefix(text, "Bridge ")); err == nil {
+		return "this is a bridge line alone: `ptgate add-bridge` adds it to a file, or write [bridge.NAME], and below it line = \"…\""
+	}
+	for _, s := range slips {
+		if m := s.text.FindStringSubmatch(text); m != nil {
+			if hint := s.hint(m); hint != "" {
+				return hint
+			}
+		}
+	}
+	switch {
+	case strings.Contains(message, "already been defined"):
+		return defined(message)
+	case strings.Contains(message, "escape"), strings.Contains(message, "hexadecimal"):
+		return "in a text in double quotes a backslash begins an escape: write it twice, or put the text in single quotes, as in 'C:\\Users\\me'"
+	case strings.Contains(message, "array terminator"):
+		return "a comma is missing between two entries of the list, or \"]\" at its end"
+	}
+	return ""
+}
+
+// encodingHint says what is wrong with the bytes of a document as a whole.
+func encodingHint(doc []byte) string {
+	switch {
+	case bytes.HasPrefix(doc, []byte("\xff\xfe")), bytes.HasPrefix(doc, []byte("\xfe\xff")), bytes.Count(doc, []byte{0}) > len(doc)/4:
+		return "the file is in UTF-16: save it as UTF-8 (in Windows' Notepad: Save as, Encoding)"
+	case bytes.IndexByte(doc, 0) >= 0:
+		return "the file has a NUL byte in it: it is damaged, or no configuration"
+	case !utf8.Valid(doc):
+		return "the file has bytes that are no UTF-8: save it as UTF-8"
+	case bytes.IndexByte(doc, '\r') >= 0 && bytes.IndexByte(doc, '\n') < 0:
+		return "the lines end in a carriage return alone: save the file with line ends of Unix or Windows"
+	}
+	return ""
+}
+
+// oddCharacter names the first character of a line, before its comment, that some programs
+// put in the place of a plain one.
+func oddCharacter(line string) string {
+	line, _, _ = strings.Cut(line, "#")
+	at := 0
+	for _, r := range line {
+		at++
+		if class := classOf(r); class != charFine {
+			c := Char{r, at}
+			return fmt.Sprintf("%v: %s", c, c.advice(class))
+		}
+	}
+	return ""
+}
+
+const key = `((?:[A-Za-z0-9_-]+|"[^"]*")(?:\.(?:[A-Za-z0-9_-]+|"[^"]*"))*)`
+
+// A slip is a line that is no TOML, and what it is taken for. The first that fits counts.
+type slip struct {
+	text *regexp.Regexp
+	hint func(match []string) string
+}
+
+var slips = []slip{
+	{regexp.MustCompile(`^(<<<<<<<|=======|>>>>>>>)`), says("git has left both sides of a merge here: keep one, and take its marks away")},
+	{regexp.MustCompile(`^(//|;|--|/\*)`), says("a comment begins with \"#\"")},
+	{regexp.MustCompile(`^<`), says("this is a web page, or XML, and no configuration")},
+	{regexp.MustCompile(`^\{`), says("this is JSON: a configuration is TOML, as in configs/client.toml")},
+	{regexp.MustCompile(`^\[+[^\]"]*[^\]\s"A-Za-z0-9_.-][^\]"]*\]`), says("a name in a table's heading has letters, digits, \"-\" and \"_\"; any other stands in quotes, as in [bridge.\"a.b\"]")},
+	{regexp.MustCompile(`^\[+[^\]"]*\S\s+[^\]\s][^\]"]*\]`), says("a name in a table's heading has no space in it: write \"-\" instead")},
+	{regexp.MustCompile(`^\[\[[^\]]*\]?$`), says("the heading of such a table ends in \"]]\"")},
+	{regexp.MustCompile(`^\[[^\[\]]*$`), says("the heading of a table ends in \"]\"")},
+	{regexp.MustCompile(`^` + key + `\s*:`), func(m []string) string {
+		return fmt.Sprintf("a key and its value stand as in  key = value: write \"=\" behind %q, not \":\"", m[1])
+	}},
+	{regexp.MustCompile(`^` + key + `\s+(["'\[{]|\d|true|false)`), func(m []string) string { return fmt.Sprintf("\"=\" is missing behind %q", m[1]) }},
+	{regexp.MustCompile(`^` + key + `\s*=\s*(?i:(true|yes|on)|(false|no|off))\s*(#.*)?$`), func(m []string) string {
+		value := "false"
+		switch {
+		case m[2] == "true", m[3] == "false":
+			return ""
+		case m[2] != "":
+			value = "true"
+		}
+		return fmt.Sprintf("yes and no are true and false, in small letters and without quotes: write %q", m[1]+" = "+value)
+	}},
+	{regexp.MustCompile(`^` + key + `\s*=\s*("[^"]*"|'[^']*'|true|false|\d+|\[.*\])\s*([;,])`), func(m []string) string {
+		return fmt.Sprintf("nothing stands behind a value: take %q away", m[3])
+	}},
+	{regexp.MustCompile(`^` + key + `\s*=\s*("[^"]*"|'[^']*'|true|false|\d+)\s+` + key + `\s*=`), func(m []string) string {
+		return fmt.Sprintf("each key stands in a line of its own: begin a new one before %q", m[3])
+	}},
+	{regexp.MustCompile(`^` + key + `\s*=\s*(#.*)?$`), func(m []string) string { return fmt.Sprintf("there is no value behind %q", m[1]+" =") }},
+	{regexp.MustCompile(`^` + key + `\s*=\s*"[^"]*$`), says("a quote is missing at the end of this text")},
+	{regexp.MustCompile(`^` + key + `\s*=\s*([^"'\[{\s][^"'#]*?)\s*(#.*)?$`), func(m []string) string {
+		if _, err := toml.Decode("x = "+m[2], &struct{}{}); err == nil {
+			return "" // the value is right
+		}
+		return fmt.Sprintf("text stands in quotes: write %q", m[1]+" = \""+m[2]+"\"")
+	}},
+}
+
+func says(text string) func([]string) string { return func([]string) string { return text } }
+
+// defined says what to do about a key or a table that is there twice.
+func defined(message string) string {
+	m := regexp.MustCompile(`'([^']*)' has already been defined`).FindStringSubmatch(message)
+	if m == nil {
+		return ""
+	}
+	return fmt.Sprintf("%q is there already, further up: a table has one heading, and each key stands in it once", m[1])
+}
