@@ -56,6 +56,11 @@ func Check(cfg *config.Config, file string, running bool) (problems []config.Pro
 			}
 		}
 	}
+	for _, addr := range cfg.Admin.Listen {
+		if err := openable(addr); err != nil && !cfg.Admin.Default {
+			report(cfg.Admin.Line, true, "[admin]: %v", err)
+		}
+	}
 	for i, s := range cfg.Serve {
 		if err := openable(s.Bind.String()); err != nil {
 			report(s.Line, true, "serve %d: bind: %v", i+1, err)

@@ -46,6 +46,8 @@ func TestCheck(t *testing.T) {
 			`^c.toml:7: pt "it": state: /\S+/c.toml is not a directory$`},
 		{"a port that is taken", 0o700, 0, 0, "[listen]\nmixed = \"" + taken.Addr().String() + "\"\n" + route, false,
 			`^c.toml:2: warning: \[listen\]: at the moment: listen tcp .*: address already in use`},
+		{"one for the status page", 0o700, 0, 0, "[listen]\nmixed = \"127.0.0.1:0\"\n" + route + "[admin]\nlisten = \"" + taken.Addr().String() + "\"\n", false,
+			`^c.toml:7: warning: \[admin\]: at the moment: listen tcp .*: address already in use`},
 		{"and it is its own", 0o700, 0, 0, "[listen]\nmixed = \"" + taken.Addr().String() + "\"\n" + route, true, ""},
 		{"an address of another machine", 0o700, 0, 0, "[[serve]]\ntransport = \"obfs4\"\nbind = \"192.0.2.1:443\"\n", false,
 			`^c.toml:2: warning: serve 1: bind: at the moment: listen tcp 192.0.2.1:443: `},

@@ -20,7 +20,7 @@ func TestPlaces(t *testing.T) {
 	for key, want := range map[string]string{
 		"state_dir": ": write it above the first [table]; what stands below belongs to that table",
 		"socks5":    ": it belongs below [listen]",
-		"users":     ": it belongs below [exit] or [listen]",
+		"users":     ": it belongs below [admin] or [exit] or [listen]",
 		"address":   ": it belongs below [bridge.…]",
 		"sauce":     "",
 	} {
