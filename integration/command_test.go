@@ -197,16 +197,21 @@ func TestSystemd(t *testing.T) {
 	if err != nil || len(units) == 0 {
 		t.Fatalf("no units (%v)", err)
 	}
+	runtime := scratch(t)
 	analyze := realpt.Program(t, "systemd-analyze")
 	// systemd looks for the program in its own path, so it is put there, for this
 	// process alone.
-	for _, unit := range units {
+	verify := func(unit, of string) {
 		stdout, stderr, code := command(t, nil, "unshare", "--mount", "--propagation", "private", "sh", "-c",
-			`mount --bind "$1" /usr/local/bin && exec "$2" verify "$3"`, "sh", filepath.Dir(ptgate), analyze, unit)
+			`mount --bind "$1" /usr/local/bin && XDG_RUNTIME_DIR="$5" exec "$2" "$4" --man=no verify "$3"`, "sh", filepath.Dir(ptgate), analyze, unit, of, runtime)
 		if code != 0 || stdout+stderr != "" {
 			t.Errorf("verify %s: exit code %d, %s%s", unit, code, stdout, stderr)
 		}
-		stdout, stderr, code = command(t, nil, analyze, "security", "--offline=yes", "--threshold=15", unit)
+	}
+	verify("../systemd/user/ptgate.service", "--user")
+	for _, unit := range units {
+		verify(unit, "--system")
+		stdout, stderr, code := command(t, nil, analyze, "security", "--offline=yes", "--threshold=15", unit)
 		if code != 0 {
 			t.Errorf("security %s: over 1.5, or it failed: exit code %d\n%s%s", unit, code, stdout, stderr)
 		}

@@ -22,7 +22,8 @@ readonly needed="
 	perl:perl stunnel4:stunnel4
 	ip:iproute2 nft:nftables unshare:util-linux mount:mount systemd-analyze:systemd gcc:gcc
 	wget:wget python3.httpx:python3-httpx python3.requests:python3-requests
-	proxychains4:proxychains4 corkscrew:corkscrew dpkg-deb:dpkg node:nodejs npm:npm node.undici:node-undici java:default-jdk-headless javac:default-jdk-headless"
+	proxychains4:proxychains4 corkscrew:corkscrew dpkg-deb:dpkg node:nodejs npm:npm node.undici:node-undici java:default-jdk-headless javac:default-jdk-headless
+	debootstrap:debootstrap systemd-nspawn:systemd-container nsenter:util-linux lintian:lintian rpm:rpm"
 
 # What reads bytes from outside, and the fuzz target of each: both fronts, SOCKS4, the far end,
 # the carrier, the session, the SOCKS codec, the configuration, bridge lines. Two run at a time.
@@ -89,12 +90,17 @@ if [ "$#" -eq 0 ]; then
 	step "staticcheck"
 	go run "$staticcheck" ./...
 	go run "$staticcheck" -tags integration ./integration/...
-	step "licences, vulnerabilities, and a release that is built twice"
+	step "licences, vulnerabilities, and a release that is built twice, with its packages"
 	go run ./integration/release licences
 	go run ./integration/release vulnerabilities
-	release=$(mktemp -d)
-	go run ./integration/release build "$release"
-	rm -r "$release"
+	PTGATE_TEST_PACKAGES=$(mktemp -d)
+	export PTGATE_TEST_PACKAGES # of the tests in integration/service
+	trap 'rm -r "$PTGATE_TEST_PACKAGES"' EXIT
+	go run ./integration/release packages "$PTGATE_TEST_PACKAGES"
+	if [ "$(go env GOARCH)" = amd64 ]; then
+		step "the program with 32 bits, which the same machine runs"
+		go run ./integration/release systems linux/386 # by hand, without a name: all systems
+	fi
 	step "fuzzing"
 	printf '%s\n' $fuzzed | xargs -P 2 -I{} bash -c 'fuzz {}' || die "fuzzing found something: the input is in testdata/fuzz of the package"
 	step "unit tests, with the race detector"

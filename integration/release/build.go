@@ -15,9 +15,6 @@ import (
 	"time"
 )
 
-// build makes the program twice: here, and from a copy of the source in another directory
-// with an empty build cache. Both must be the same, byte for byte. It writes the program, its
-// SBOM and a file of check sums.
 func build(args []string) error {
 	if len(args) != 1 {
 		return errors.New("usage: release build DIR")
@@ -26,6 +23,13 @@ func build(args []string) error {
 	if err != nil {
 		return err
 	}
+	return release(dir, stampedVersion())
+}
+
+// release makes the program twice: here, and from a copy of the source in another directory
+// with an empty build cache. Both must be the same, byte for byte. It writes the program, its
+// SBOM and a file of check sums.
+func release(dir, version string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -38,7 +42,7 @@ func build(args []string) error {
 	if err != nil {
 		return err
 	}
-	first, err := compile(root, filepath.Join(dir, "ptgate"), nil)
+	first, err := compile(root, filepath.Join(dir, "ptgate"), version, nil)
 	if err != nil {
 		return err
 	}
@@ -46,7 +50,7 @@ func build(args []string) error {
 	if err := copySource(root, source); err != nil {
 		return err
 	}
-	second, err := compile(source, filepath.Join(work, "ptgate"), []string{"GOCACHE=" + filepath.Join(work, "cache")})
+	second, err := compile(source, filepath.Join(work, "ptgate"), version, []string{"GOCACHE=" + filepath.Join(work, "cache")})
 	if err != nil {
 		return err
 	}
@@ -70,10 +74,11 @@ func build(args []string) error {
 	return os.WriteFile(filepath.Join(dir, "SHA256SUMS"), []byte(sums), 0o644)
 }
 
-// compile builds the program of the source in root, and returns its check sum.
-func compile(root, out string, env []string) (sum string, err error) {
+// compile builds the program of the source in root, without symbols, and returns its check
+// sum.
+func compile(root, out, version string, env []string) (sum string, err error) {
 	env = append(env, "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
-	if _, err := run(env, "go", "-C", root, "build", "-trimpath", "-buildvcs=false", "-ldflags=-buildid=", "-o", out, program); err != nil {
+	if _, err := run(env, "go", "-C", root, "build", "-trimpath", "-buildvcs=false", "-ldflags=-buildid= -s -w -X main.version="+version, "-o", out, program); err != nil {
 		return "", err
 	}
 	b, err := os.ReadFile(out)

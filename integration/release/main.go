@@ -3,9 +3,11 @@
 //	go run ./integration/release licences                   the linked modules against README.md's table
 //	go run ./integration/release vulnerabilities [latest]   those of the Go vulnerability database that the code reaches
 //	go run ./integration/release build DIR                  the program, built twice, and its SBOM (SPDX), into DIR
+//	go run ./integration/release packages DIR               the same, and a .deb and a .rpm of it
+//	go run ./integration/release systems                    the program for all systems; those for Linux are run
 //
-// It needs the go command, and a module proxy or a full module cache. The database is the version
-// that stands in the source, so that the answer does not depend on the day; with "latest"
+// It runs on Linux, and needs the go command, and a module proxy or a full module cache. The database
+// is the version that stands in the source, so that the answer does not depend on the day; with "latest"
 // it is the newest one. Who takes a newer version into the source finds out what it adds.
 package main
 
@@ -20,11 +22,11 @@ import (
 
 func main() {
 	commands := map[string]func(args []string) error{
-		"licences": licences, "vulnerabilities": vulnerabilities, "build": build,
+		"licences": licences, "vulnerabilities": vulnerabilities, "build": build, "packages": packages, "systems": buildSystems,
 	}
 	var err error
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		err = errors.New("usage: release licences | vulnerabilities [latest] | build DIR")
+		err = errors.New("usage: release licences | vulnerabilities [latest] | build DIR | packages DIR | systems")
 	} else {
 		err = commands[os.Args[1]](os.Args[2:])
 	}
