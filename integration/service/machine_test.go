@@ -281,7 +281,8 @@ func (m *machine) follow(t *testing.T) *follower {
 	}()
 	t.Cleanup(func() {
 		close(stopped)
-		cmd.Process.Kill()
+		cmd.Process.Kill() // of nsenter: the other end of the pipe may live on
+		out.Close()
 		<-done
 		cmd.Wait()
 		if t.Failed() {

@@ -184,6 +184,13 @@ func TestService(t *testing.T) {
 		m.open(t, echo)
 	})
 
+	t.Run("panic", func(t *testing.T) { // Go's exit code for it is 2
+		m.signal(t, "QUIT")
+		f.wait(t, "^ptgate.service: Scheduled restart")
+		f.wait(t, "^Started ptgate.service")
+		m.want(t, "ActiveState=active", "NRestarts=2")
+	})
+
 	t.Run("watchdog", func(t *testing.T) {
 		m.dropIn(t, "watch", "[Service]\nWatchdogSec=2s\nTimeoutAbortSec=500ms\n")
 		m.must(t, "systemctl", "restart", "ptgate")
