@@ -61,7 +61,8 @@ func only(t *testing.T, ending string) string {
 }
 
 // debs makes a directory with packages of the version that was made, 1.deb, and of two
-// later ones with other defaults, 2.deb and 3.deb.
+// later ones with other defaults, 2.deb and 3.deb; and clone, what the README installs
+// without a package.
 func debs(t *testing.T) string {
 	t.Helper()
 	if repacked != "" {
@@ -72,6 +73,8 @@ func debs(t *testing.T) string {
 	must(t, "cp", deb, filepath.Join(dir, "1.deb"))
 	tree := filepath.Join(scratch(t), "tree")
 	must(t, "dpkg-deb", "-R", deb, tree)
+	must(t, "cp", "-r", "../../systemd", filepath.Join(mkdir(t, filepath.Join(dir, "clone")), "systemd"))
+	must(t, "cp", filepath.Join(tree, "usr", "bin", "ptgate"), filepath.Join(dir, "clone"))
 	for _, n := range []string{"2", "3"} {
 		must(t, "sed", "-i", "s/^Version: .*/Version: 9."+n+"/", filepath.Join(tree, "DEBIAN", "control"))
 		must(t, "sed", "-i", "1s/.*/# The default of version "+n+"./", filepath.Join(tree, "etc", "ptgate", "ptgate.toml"))

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -32,6 +31,16 @@ func (m *machine) both(t *testing.T) string {
 	m.must(t, "ptgate", "pair", "--address", "127.0.0.1:443", "--out", "/root/pair")
 	text := m.must(t, "cat", "/root/pair/client.toml", "/root/pair/server.toml")
 	return strings.Replace(text, `deny  = ["private"]`, `deny = []`, 1)
+}
+
+// block is the block of commands of the README that begins so.
+func block(t *testing.T, begin string) string {
+	t.Helper()
+	m := regexp.MustCompile("(?s)```sh\n(" + regexp.QuoteMeta(begin) + ".*?)```").FindStringSubmatch(readFile(t, "../../README.md"))
+	if m == nil {
+		t.Fatalf("the README has no commands that begin with %q", begin)
+	}
+	return m[1]
 }
 
 // configure writes the configuration, as the service's own file.
@@ -110,14 +119,14 @@ func TestService(t *testing.T) {
 	m.install(t)
 	echo := m.echo(t)
 	text := m.both(t)
-	m.configure(t, text)
 	// So that recovery does not take the 5 s that the unit waits.
 	m.dropIn(t, "soon", "[Service]\nRestartSec=100ms\n")
 	f := m.follow(t)
 
 	t.Run("start", func(t *testing.T) {
-		m.must(t, "systemctl", "start", "ptgate")
-		m.want(t, "ActiveState=active", "Type=notify")
+		m.write(t, "/root/server.toml", text)
+		m.must(t, "sh", "-euc", "cd /root\n"+block(t, "install -o ptgate"))
+		m.want(t, "ActiveState=active", "UnitFileState=enabled", "Type=notify")
 		f.wait(t, "^Started ptgate.service")
 		m.open(t, echo).works(t)
 		// What the log says has its priority, and no time of its own.
@@ -212,13 +221,17 @@ func TestService(t *testing.T) {
 	})
 }
 
+// TestFromSource: what the README says to do in a clone, without the package.
+func TestFromSource(t *testing.T) {
+	m := boot(t, debs(t))
+	m.must(t, "cp", "-r", "/packages/clone", "/root/clone")
+	m.must(t, "sh", "-euc", "cd /root/clone\n./ptgate pair --address 127.0.0.1:443\n"+block(t, "install -m 755 ptgate"))
+	m.want(t, "ActiveState=active", "UnitFileState=enabled", "NRestarts=0")
+}
+
 // TestBackup: what the README says to keep makes the same server of a new machine.
 func TestBackup(t *testing.T) {
-	keep := regexp.MustCompile("(?m)^tar --create .*$").FindString(readFile(t, "../../README.md"))
-	if keep == "" {
-		t.Fatal("the README has no command that keeps a copy")
-	}
-	dir := debs(t)
+	keep, dir := block(t, "tar --create"), debs(t)
 	about := func(m *machine) string {
 		t.Helper()
 		m.must(t, "systemctl", "restart", "ptgate")
@@ -296,11 +309,9 @@ func TestUserService(t *testing.T) {
 	as := func(argv ...string) []string {
 		return append([]string{"runuser", "-u", "someone", "--", "env", "HOME=/home/someone", "XDG_RUNTIME_DIR=/run/user/" + uid}, argv...)
 	}
+	m.write(t, "/home/someone/client.toml", "[[route]]\nto = \"*\"\nvia = \"direct\"\nprivate = true\n")
+	m.must(t, as("sh", "-euc", "cd\n"+block(t, "install -D -m 600 client.toml"))...)
 	file := "/home/someone/.config/ptgate/ptgate.toml"
-	m.write(t, file, "[[route]]\nto = \"*\"\nvia = \"direct\"\nprivate = true\n")
-	m.must(t, "chown", "-R", "someone:", filepath.Dir(filepath.Dir(file)))
-	m.must(t, "chmod", "600", file)
-	m.must(t, as("systemctl", "--user", "enable", "--now", "ptgate")...)
 	l := m.open(t, echo)
 	m.must(t, as("systemctl", "--user", "reload", "ptgate")...)
 	l.works(t)
