@@ -43,6 +43,15 @@ func block(t *testing.T, begin string) string {
 	return m[1]
 }
 
+// version is that of the machine's systemd.
+func (m *machine) version(t *testing.T) (n int) {
+	t.Helper()
+	if _, err := fmt.Sscanf(m.must(t, "systemctl", "--version"), "systemd %d", &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // configure writes the configuration, as the service's own file.
 func (m *machine) configure(t *testing.T, text string) {
 	t.Helper()
@@ -158,6 +167,22 @@ func TestService(t *testing.T) {
 		l.works(t)
 		m.want(t, "ActiveState=active", "MainPID="+pid, "NRestarts=0")
 	})
+
+	// systemd sends SIGHUP itself then, and waits for RELOADING=1 with a time after that.
+	if m.version(t) >= 253 {
+		t.Run("notify-reload", func(t *testing.T) {
+			m.dropIn(t, "notify-reload", "[Service]\nType=notify-reload\nExecReload=\n")
+			m.must(t, "systemctl", "restart", "ptgate")
+			l := m.open(t, echo)
+			m.must(t, "systemctl", "reload", "ptgate")
+			f.wait(t, "msg=reloaded")
+			l.works(t)
+			m.want(t, "ActiveState=active", "Type=notify-reload", "NRestarts=0")
+			m.must(t, "rm", "/etc/systemd/system/ptgate.service.d/notify-reload.conf")
+			m.must(t, "systemctl", "daemon-reload")
+			m.must(t, "systemctl", "restart", "ptgate")
+		})
+	}
 
 	t.Run("drain", func(t *testing.T) {
 		l := m.open(t, echo)
