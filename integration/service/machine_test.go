@@ -161,7 +161,7 @@ func boot(t *testing.T, packages string) *machine {
 	pid := fmt.Sprint(cmd.Process.Pid)
 	m.leader = strings.TrimSpace(readFile(t, "/proc/"+pid+"/task/"+pid+"/children"))
 	m.netns = "/proc/" + m.leader + "/ns/net"
-	m.must(t, "systemctl", "is-system-running", "--wait")
+	m.run(t, "systemctl", "is-system-running", "--wait") // "degraded" will do: it is about other services
 	return m
 }
 
