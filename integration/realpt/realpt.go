@@ -23,6 +23,7 @@ const (
 	lyrebirdVersion  = "v0.0.0-20260312101154-fc105a03c0e0"
 	webtunnelVersion = "v0.0.3"
 	snowflakeVersion = "v2.11.0"
+	pebbleVersion    = "v2.10.1"
 )
 
 // Lyrebird is the path of the lyrebird program: obfs2, obfs3, obfs4,
@@ -68,6 +69,12 @@ func SnowflakeBroker(tb testing.TB) string {
 func SnowflakeProxy(tb testing.TB) string {
 	tb.Helper()
 	return build(tb, "snowflake-proxy", base+"snowflake/v2/proxy", snowflakeVersion)
+}
+
+// Pebble is the path of an ACME authority for tests.
+func Pebble(tb testing.TB) string {
+	tb.Helper()
+	return build(tb, "pebble", "github.com/letsencrypt/pebble/v2/cmd/pebble", pebbleVersion)
 }
 
 // debian names the package that holds a program, where the two names differ.

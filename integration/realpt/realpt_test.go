@@ -19,6 +19,7 @@ func TestBuild(t *testing.T) {
 		"snowflake-server": realpt.SnowflakeServer,
 		"snowflake-broker": realpt.SnowflakeBroker,
 		"snowflake-proxy":  realpt.SnowflakeProxy,
+		"pebble":           realpt.Pebble,
 	} {
 		t.Run(name, func(t *testing.T) {
 			info, err := os.Stat(program(t))

@@ -39,8 +39,9 @@ const (
 
 	attemptTimeout = 5 * time.Minute
 
-	// The wait after a failure. Let's Encrypt allows five failures an hour.
-	firstRetry = 2 * time.Minute
+	// The wait after a failure. Let's Encrypt allows five failures an hour, and there may be
+	// two in one attempt.
+	firstRetry = 15 * time.Minute
 	lastRetry  = 6 * time.Hour
 )
 
@@ -166,14 +167,14 @@ func (a *authority) answer(others http.Handler) http.Handler {
 // one are over.
 func (a *authority) run(ctx context.Context) {
 	retry := firstRetry
-	for turn := 0; ; turn++ {
+	for {
 		var wait time.Duration
 		if c := a.now.Load(); c != nil {
 			wait = time.Until(renewal(c.Leaf))
 		}
 		if wait <= 0 {
-			if err := a.renew(ctx, turn); err == nil {
-				retry, turn = firstRetry, -1
+			if err := a.renew(ctx); err == nil {
+				retry = firstRetry
 				continue
 			} else if ctx.Err() == nil {
 				a.log.Error("the authority gave no certificate", "error", adapter.WithoutAddresses(err), "again in", retry)
@@ -195,19 +196,15 @@ func renewal(c *x509.Certificate) time.Time {
 	return c.NotAfter.Add(-c.NotAfter.Sub(c.NotBefore) / 3)
 }
 
-// renew gets a certificate, keeps it and shows it. With a port for HTTP the ways take
-// turns.
-func (a *authority) renew(ctx context.Context, turn int) error {
+// renew gets a certificate, keeps it and shows it. If the authority does not see us over
+// TLS, it looks over HTTP, where there is a port for that.
+func (a *authority) renew(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
-	ways := []string{overTLS}
-	if a.cfg.HTTP != "" {
-		ways = []string{overTLS, overHTTP}
-		if turn%2 == 1 {
-			slices.Reverse(ways)
-		}
+	text, err := a.order(ctx, overTLS)
+	if err != nil && a.cfg.HTTP != "" && ctx.Err() == nil {
+		text, err = a.order(ctx, overHTTP)
 	}
-	text, err := a.order(ctx, ways)
 	if err != nil {
 		return err
 	}
@@ -224,7 +221,7 @@ func (a *authority) renew(ctx context.Context, turn int) error {
 }
 
 // order returns a new key and its certificate chain, in PEM.
-func (a *authority) order(ctx context.Context, ways []string) ([]byte, error) {
+func (a *authority) order(ctx context.Context, way string) ([]byte, error) {
 	account, err := a.account()
 	if err != nil {
 		return nil, err
@@ -242,11 +239,11 @@ func (a *authority) order(ctx context.Context, ways []string) ([]byte, error) {
 		return nil, explain(err)
 	}
 	for _, u := range order.AuthzURLs {
-		if err := a.prove(ctx, client, u, ways); err != nil {
+		if err := a.prove(ctx, client, u, way); err != nil {
 			return nil, explain(err)
 		}
 	}
-	if order, err = client.WaitOrder(ctx, order.URI); err != nil {
+	if _, err := client.WaitOrder(ctx, order.URI); err != nil {
 		return nil, explain(err)
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -257,7 +254,7 @@ func (a *authority) order(ctx context.Context, ways []string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	chain, _, err := client.CreateOrderCert(ctx, order.FinalizeURL, request, true)
+	chain, _, err := client.CreateCertFromOrder(ctx, order, request, true)
 	if err != nil {
 		return nil, explain(err)
 	}
@@ -272,28 +269,25 @@ func (a *authority) order(ctx context.Context, ways []string) ([]byte, error) {
 }
 
 // prove shows the authority that the name is ours.
-func (a *authority) prove(ctx context.Context, client *acme.Client, at string, ways []string) error {
+func (a *authority) prove(ctx context.Context, client *acme.Client, at, way string) error {
 	z, err := client.GetAuthorization(ctx, at)
 	if err != nil || z.Status == acme.StatusValid {
 		return err
 	}
-	for _, way := range ways {
-		i := slices.IndexFunc(z.Challenges, func(c *acme.Challenge) bool { return c.Type == way })
-		if i < 0 {
-			continue
-		}
-		c := z.Challenges[i]
-		if err := a.show(client, c); err != nil {
-			return err
-		}
-		defer a.hide()
-		if _, err := client.Accept(ctx, c); err != nil {
-			return err
-		}
-		_, err := client.WaitAuthorization(ctx, z.URI)
+	i := slices.IndexFunc(z.Challenges, func(c *acme.Challenge) bool { return c.Type == way })
+	if i < 0 {
+		return adapter.Constant("the authority does not look at the name in the way " + way)
+	}
+	c := z.Challenges[i]
+	if err := a.show(client, c); err != nil {
 		return err
 	}
-	return adapter.Constant("the authority looks at the name in no way that works here")
+	defer a.hide()
+	if _, err := client.Accept(ctx, c); err != nil {
+		return err
+	}
+	_, err = client.WaitAuthorization(ctx, z.URI)
+	return err
 }
 
 // show lets the authority see what it asks for, until hide.
@@ -376,6 +370,7 @@ var meanings = map[string]string{
 	"caa":                "the name's CAA record allows this authority no certificate",
 	"connection":         "the authority can't connect to the name: it needs port 443 (or port 80, with tls.http) from outside, and the right address in DNS",
 	"dns":                "the authority finds no address for the name in DNS",
+	"malformed":          "the authority can't look at the name, or does not understand the request",
 	"rateLimited":        "the authority has had too many requests for this name",
 	"rejectedIdentifier": "the authority makes no certificate for this name",
 	"tls":                "the authority reaches something else than this server at port 443 of the name",
