@@ -18,7 +18,7 @@ readonly staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # those of Node node.NAME.
 readonly needed="
 	obfs4proxy:obfs4proxy tor:tor curl:curl git:git tshark:tshark haproxy:haproxy ss:iproute2 ssh:openssh-client sshd:openssh-server
-	nc:netcat-openbsd nginx:nginx-light microsocks:microsocks chromium:chromium
+	nc:netcat-openbsd nginx:nginx-light caddy:caddy apache2:apache2 microsocks:microsocks chromium:chromium
 	perl:perl stunnel4:stunnel4
 	ip:iproute2 nft:nftables unshare:util-linux mount:mount systemd-analyze:systemd gcc:gcc
 	wget:wget python3.httpx:python3-httpx python3.requests:python3-requests
