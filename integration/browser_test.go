@@ -5,6 +5,7 @@ package integration
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -36,36 +37,44 @@ for (let i = 0; i < 30; i++) document.write('<script src="/script/' + i + '"><\/
 <body></body>
 `
 
+// browse starts Debian's browser. It is forbidden to look up any name but those of rules.
+func browse(ctx context.Context, t *testing.T, more ...chromedp.ExecAllocatorOption) context.Context {
+	t.Helper()
+	ctx, stop := chromedp.NewExecAllocator(ctx, slices.Concat(chromedp.DefaultExecAllocatorOptions[:], []chromedp.ExecAllocatorOption{
+		chromedp.ExecPath(realpt.Program(t, "chromium")),
+		chromedp.NoSandbox,
+		chromedp.DisableGPU,
+		chromedp.NoFirstRun,
+		chromedp.IgnoreCertErrors,
+		chromedp.UserDataDir(scratch(t)),
+		chromedp.WSURLReadTimeout(patience),
+		chromedp.Flag("disable-quic", true),
+		chromedp.Flag("disable-background-networking", true),
+		chromedp.Flag("disable-component-update", true),
+		chromedp.Flag("disable-sync", true),
+		chromedp.Flag("host-resolver-rules", "MAP "+directName+" 127.0.0.1, MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"),
+	}, more)...)
+	t.Cleanup(stop)
+	ctx, end := chromedp.NewContext(ctx)
+	t.Cleanup(end)
+	return ctx
+}
+
+// directName is the only name that the browser can look up by itself.
+const directName = "direct.ptgate.test"
+
 // TestChromium loads a page with Debian's browser through both boxes, by SOCKS and by HTTP
 // on both ports. The browser is forbidden to look up any name, so that it depends on the
 // proxy for that.
 func TestChromium(t *testing.T) {
 	o := serveOrigin(t)
 	_, client := runPair(t)
-	program := realpt.Program(t, "chromium")
 	for i, addr := range client.ports() {
 		for _, scheme := range []string{"socks5", "http"} {
 			t.Run(fmt.Sprintf("%s on port %d", scheme, i+1), func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
-				ctx, stop := chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:],
-					chromedp.ExecPath(program),
-					chromedp.NoSandbox,
-					chromedp.DisableGPU,
-					chromedp.NoFirstRun,
-					chromedp.IgnoreCertErrors,
-					chromedp.UserDataDir(scratch(t)),
-					chromedp.ProxyServer(scheme+"://"+addr),
-					chromedp.WSURLReadTimeout(patience),
-					chromedp.Flag("disable-quic", true),
-					chromedp.Flag("disable-background-networking", true),
-					chromedp.Flag("disable-component-update", true),
-					chromedp.Flag("disable-sync", true),
-					chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"),
-				)...)
-				defer stop()
-				ctx, end := chromedp.NewContext(ctx)
-				defer end()
+				ctx = browse(ctx, t, chromedp.ProxyServer(scheme+"://"+addr))
 				begin := time.Now()
 				for _, base := range []string{o.http, o.https} {
 					if err := chromedp.Do(ctx, chromedp.Navigate(base+"/page")); err != nil {

@@ -19,7 +19,7 @@ readonly staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 readonly needed="
 	obfs4proxy:obfs4proxy tor:tor curl:curl git:git tshark:tshark haproxy:haproxy ss:iproute2 ssh:openssh-client sshd:openssh-server
 	nc:netcat-openbsd nginx:nginx-light caddy:caddy apache2:apache2 microsocks:microsocks chromium:chromium
-	perl:perl stunnel4:stunnel4
+	perl:perl stunnel4:stunnel4 promtool:prometheus
 	ip:iproute2 nft:nftables unshare:util-linux mount:mount systemd-analyze:systemd gcc:gcc
 	wget:wget python3.httpx:python3-httpx python3.requests:python3-requests
 	proxychains4:proxychains4 corkscrew:corkscrew dpkg-deb:dpkg node:nodejs npm:npm node.undici:node-undici java:default-jdk-headless javac:default-jdk-headless
@@ -75,6 +75,13 @@ fi
 for pair in $needed; do
 	have "${pair%%:*}" || die "${pair%%:*} is missing even after installing ${pair##*:}"
 done
+
+# What looks for pages that some people can't read or reach. Debian has no package of it.
+readonly axe=axe-core@4.14.1
+if [ ! -f "$(npm root --global)/axe-core/axe.min.js" ]; then
+	step "installing $axe"
+	npm install --global --silent "$axe"
+fi
 
 if [ "$#" -eq 0 ]; then
 	step "gofmt"

@@ -86,6 +86,13 @@ func show(t testing.TB, text string, ln net.Listener) *page {
 		},
 		Book: p.book,
 	})
+	t.Cleanup(p.book.Close)
+	serve(t, p, ln)
+	return p
+}
+
+// serve serves until the test ends.
+func serve(t testing.TB, p *page, ln net.Listener) {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- p.Serve(ctx, ln) }()
@@ -94,9 +101,7 @@ func show(t testing.TB, text string, ln net.Listener) *page {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		p.book.Close()
 	})
-	return p
 }
 
 // ask sends a request on a connection of its own.

@@ -63,12 +63,50 @@ type Server struct {
 	guard   *credentials.Guard
 	conns   atomic.Int64
 	pacFile pacFile
+
+	open        atomic.Int64  // requests for events
+	eventsEvery time.Duration // as the constant, but for tests
+
+	history  *history
+	serving  sync.Mutex
+	servings int                // listeners
+	sampler  context.CancelFunc // ends what keeps the history
+	sampled  chan struct{}      // closed when that has ended
+}
+
+// enter notes that a listener is served, and leave that it is no longer. While there is
+// one, the history is kept.
+func (s *Server) enter() {
+	s.serving.Lock()
+	defer s.serving.Unlock()
+	if s.servings++; s.servings == 1 {
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		s.sampler, s.sampled = cancel, done
+		go func() {
+			defer close(done)
+			s.sampling(ctx)
+		}()
+	}
+}
+
+func (s *Server) leave() {
+	s.serving.Lock()
+	defer s.serving.Unlock()
+	if s.servings--; s.servings == 0 {
+		s.sampler()
+		<-s.sampled
+	}
 }
 
 // New makes a Server that has no listener yet.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, guard: credentials.NewGuard()}
+	s := &Server{cfg: cfg, guard: credentials.NewGuard(), history: newHistory(), eventsEvery: eventsEvery}
 	mux := http.NewServeMux()
+	mux.HandleFunc("/{$}", s.page)
+	mux.HandleFunc("/events", s.events)
+	mux.HandleFunc("/page.css", static("page.css", "text/css; charset=utf-8"))
+	mux.HandleFunc("/page.js", static("page.js", "text/javascript; charset=utf-8"))
 	mux.HandleFunc("/healthz", s.healthz)
 	mux.HandleFunc("/readyz", s.readyz)
 	mux.HandleFunc("/api/v1/status", s.status)
@@ -81,6 +119,8 @@ func New(cfg Config) *Server {
 // Serve answers requests on ln until stop ends, and closes ln. It returns when everything
 // that it has started has ended. It returns an error only if ln has failed.
 func (s *Server) Serve(stop context.Context, ln net.Listener) error {
+	s.enter()
+	defer s.leave()
 	stop, end := context.WithCancel(stop)
 	defer end()
 	open := &conns{all: map[*conn]struct{}{}}
@@ -221,7 +261,7 @@ func (s *Server) refused(reason string) { s.cfg.Book.Add(outcome.AdminRefused, o
 // header has the fields of every answer. A browser loads nothing from elsewhere, runs no
 // script in the page, shows the page in no frame, and hands it to no other origin.
 var header = map[string]string{
-	"Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
+	"Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
 		"form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
 	"X-Content-Type-Options":       "nosniff",
 	"X-Frame-Options":              "DENY",

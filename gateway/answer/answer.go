@@ -162,6 +162,16 @@ func (r Reason) ProxyStatus() string {
 // Text tells a person what happened and what to do.
 func (r Reason) Text() string { return r.row().text }
 
+// Named finds a reason by its name; ok is false if there is none of that name.
+func Named(name string) (r Reason, ok bool) {
+	for i := range table {
+		if table[i].name == name {
+			return Reason(i), true
+		}
+	}
+	return 0, false
+}
+
 // String is the reason's name in logs and metrics.
 func (r Reason) String() string {
 	if int(r) < len(table) {

@@ -14,6 +14,7 @@ import (
 	"ptgate/gateway/budget"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
+	"ptgate/gateway/doctor"
 	"ptgate/gateway/network"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/redact"
@@ -162,19 +163,20 @@ func (b *Bridge) Name() string { return b.config().Name }
 
 // A Status is the state of a bridge at one moment.
 type Status struct {
-	Name      string        `json:"name"`
-	Transport string        `json:"transport"`
-	Far       string        `json:"far"`
-	State     string        `json:"state"`            // "idle", "connecting", "up", "suspect", "detached" or "resting"
-	Reason    string        `json:"reason,omitempty"` // if resting: what kind of failure, as in the log and the metrics
-	Why       string        `json:"why,omitempty"`    // if resting: the failure
-	Until     time.Time     `json:"until,omitzero"`   // if resting: the end of the rest
-	Worked    bool          `json:"worked"`           // it has worked since it last failed
-	Carriers  int           `json:"carriers"`         // PT connections that carry streams
-	Active    int64         `json:"active"`           // open connections of applications, and requests under way
-	RTT       time.Duration `json:"rtt_ns"`           // round trip to an exit; 0: not known
-	In        int64         `json:"in"`               // bytes from an exit, over its carriers
-	Out       int64         `json:"out"`              // bytes to it
+	Name      string          `json:"name"`
+	Transport string          `json:"transport"`
+	Far       string          `json:"far"`
+	State     string          `json:"state"`             // "idle", "connecting", "up", "suspect", "detached" or "resting"
+	Reason    string          `json:"reason,omitempty"`  // if resting: what kind of failure, as in the log and the metrics
+	Why       string          `json:"why,omitempty"`     // if resting: the failure
+	Until     time.Time       `json:"until,omitzero"`    // if resting: the end of the rest
+	Verdict   *doctor.Verdict `json:"verdict,omitempty"` // if resting: what is wrong, and what to do
+	Worked    bool            `json:"worked"`            // it has worked since it last failed
+	Carriers  int             `json:"carriers"`          // PT connections that carry streams
+	Active    int64           `json:"active"`            // open connections of applications, and requests under way
+	RTT       time.Duration   `json:"rtt_ns"`            // round trip to an exit; 0: not known
+	In        int64           `json:"in"`                // bytes from an exit, over its carriers
+	Out       int64           `json:"out"`               // bytes to it
 
 	Box      string           `json:"box,omitempty"`         // the box behind an exit, in short; "": not known
 	Changed  bool             `json:"box_changed,omitempty"` // it is another one than at first
@@ -222,6 +224,8 @@ func (b *Bridge) Status() Status {
 		s.State, s.Until = "resting", b.health.until
 		if b.health.why != nil {
 			s.Reason, s.Why = reasonOfFailure(b.health.why).String(), redact.Text(b.health.why, b.m.private.Load())
+			v := doctor.Diagnose(doctor.Case{Bridge: c, Err: b.health.why, Now: time.Now(), Dialling: b.session != nil && s.Carriers == 0})
+			s.Verdict = &v
 		}
 	}
 	return s

@@ -1,0 +1,274 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"fmt"
+	"html/template"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"ptgate/gateway/config"
+	"ptgate/gateway/explain"
+	"ptgate/gateway/outcome"
+)
+
+const (
+	eventsEvery = 2 * time.Second  // how often the page may change
+	pingEvery   = 15 * time.Second // so that a browser that is gone shows
+	maxEvents   = 16               // pages at once that are kept up to date
+)
+
+//go:embed page.html page.css page.js
+var files embed.FS
+
+var templates = template.Must(template.ParseFS(files, "page.html"))
+
+// static answers with a file of the page.
+func static(name, contentType string) http.HandlerFunc {
+	content, err := files.ReadFile(name)
+	if err != nil {
+		panic(err) // it is built in
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", contentType)
+		w.Write(content)
+	}
+}
+
+// A view is what the page shows.
+type view struct {
+	Status
+	Missing  []string // why it is not ready
+	Loads    string
+	Uptime   string
+	Gateway  bool // there are routes
+	Server   bool // something is served
+	Bridges  []bridgeView
+	Routes   []routeView
+	Serves   []serveView
+	Refused  []refusedView
+	Plots    []plotsView
+	Troubles []troubleView
+
+	Asked, Answer, Fault string // explain
+	PAC                  string // the address; "": no port for browsers
+	HTTP, SOCKS          string // ports of the gateway; "": there is none
+	Host                 string // of the page
+}
+
+type bridgeView struct {
+	Name, Look, Text string
+	Verdict, Next    string   // if it rests: what is wrong, and what to do
+	More             []string // a sentence each
+}
+
+type routeView struct {
+	RouteStatus
+	Way  string
+	Look string
+	Text string
+}
+
+type serveView struct {
+	Name, Look, Text string
+	Clients, Streams int64
+	In, Out          string
+}
+
+type refusedView struct {
+	Reason string
+	Times  int64
+}
+
+type plotsView struct {
+	Title string
+	Plots []plot
+}
+
+type troubleView struct {
+	What, Next, Whose, When, Times string
+}
+
+// makeView collects all that the page shows.
+func (s *Server) makeView() *view {
+	now := time.Now()
+	s.history.sample(s.cfg.Book, now)
+	v := &view{Status: s.cfg.Status()}
+	v.Missing = v.NotReady()
+	v.Uptime, v.Loads = ago(now.Sub(v.Since)), ago(now.Sub(v.Loaded))
+	v.Gateway, v.Server = len(v.Status.Routes) > 0, len(v.Serve) > 0
+	looks := map[string]string{}
+	for i := range v.Status.Bridges {
+		b := &v.Status.Bridges[i]
+		x := bridgeView{Name: b.Name, Look: look(b), Text: b.Words(now)}
+		looks[b.Name] = x.Look
+		if b.Verdict != nil {
+			x.Verdict = sentences(b.Verdict.Says, b.Verdict.Itself)
+			x.Next = sentences(b.Verdict.Next)
+		}
+		for _, l := range b.Learned {
+			x.More = append(x.More, sentences(l.Text))
+		}
+		if b.PT != nil && b.PT.Failures > 0 {
+			_, text := serveWords(b.PT, now)
+			x.More = append(x.More, sentences("its program failed "+plural(int64(b.PT.Failures), "time")+": "+text))
+		}
+		x.More = append(x.More, fmt.Sprintf("By %s; %s over %s; %s from it, %s to it.", b.Transport, plural(b.Active, "connection"), plural(int64(b.Carriers), "carrier"), size(b.In), size(b.Out)))
+		v.Bridges = append(v.Bridges, x)
+	}
+	for _, r := range v.Status.Routes {
+		x := routeView{RouteStatus: r, Way: strings.Join(r.Via, ", "), Look: good, Text: "works"}
+		switch {
+		case r.Action == "direct":
+			x.Way, x.Text, x.Look = "directly, without a bridge", "", idle
+		case r.Action == "block":
+			x.Way, x.Text, x.Look = "nowhere: blocked", "", idle
+		case !r.Ready:
+			x.Text, x.Look = "not used yet", idle
+			if allBad(r.Via, looks) {
+				x.Text, x.Look = "no bridge works", bad
+			}
+		}
+		if len(r.Via) > 1 {
+			x.Way += " (" + map[config.Pick]string{config.PickFirst: "the first that works", config.PickFastest: "the fastest", config.PickSpread: "shared out"}[config.Pick(r.Pick)] + ")"
+		}
+		v.Routes = append(v.Routes, x)
+	}
+	for i := range v.Serve {
+		x := &v.Serve[i]
+		sv := serveView{Name: x.Transport + " at " + x.Address, Clients: x.Clients, Streams: x.Active, In: size(x.In), Out: size(x.Out)}
+		sv.Look, sv.Text = serveWords(&x.PT, now)
+		v.Serves = append(v.Serves, sv)
+	}
+	for _, o := range v.Outcomes {
+		if o.Outcome == outcome.ExitRefused && o.Value > 0 {
+			v.Refused = append(v.Refused, refusedView{o.Labels["reason"], o.Value})
+		}
+	}
+	if v.Gateway {
+		v.Plots = append(v.Plots, plotsView{"Programs here", s.history.plots(0, "to programs", "from programs", "Connections")})
+	}
+	if v.Server {
+		v.Plots = append(v.Plots, plotsView{"Clients", s.history.plots(1, "from clients", "to clients", "Streams")})
+	}
+	for _, t := range s.history.recent(10, now) {
+		v.Troubles = append(v.Troubles, troubleView{t.what, t.next, strings.Join(t.labels, ", "), ago(now.Sub(t.last)) + " ago", plural(t.times, "time")})
+	}
+	return v
+}
+
+// allBad tells whether no bridge of a route may work.
+func allBad(names []string, looks map[string]string) bool {
+	for _, name := range names {
+		if looks[name] != bad {
+			return false
+		}
+	}
+	return true
+}
+
+// page is the status page.
+func (s *Server) page(w http.ResponseWriter, r *http.Request) {
+	v := s.makeView()
+	v.Host = r.Host
+	v.Asked = strings.TrimSpace(r.URL.Query().Get("name"))
+	if v.Asked != "" {
+		cfg := s.cfg.Running()
+		way, err := explain.Destination(cfg, v.Asked, !cfg.Log.Private)
+		if v.Answer = way.Text; err != nil {
+			v.Fault = err.Error()
+		}
+	}
+	if proxyFor(v.Listeners, r) != "" {
+		v.PAC = "http://" + r.Host + "/proxy.pac"
+	}
+	for _, l := range v.Listeners {
+		a, err := netip.ParseAddrPort(l.Address)
+		if err != nil {
+			continue
+		}
+		if v.HTTP == "" && (l.Front == "http" || l.Front == "mixed") {
+			v.HTTP = a.String()
+		}
+		if v.SOCKS == "" && (l.Front == "socks5" || l.Front == "mixed") {
+			v.SOCKS = a.String()
+		}
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	s.write(w, "page.html", v)
+}
+
+// write answers with a template, whole or not at all.
+func (s *Server) write(w http.ResponseWriter, name string, v *view) {
+	var b bytes.Buffer
+	if err := templates.ExecuteTemplate(&b, name, v); err != nil {
+		panic(err) // a fault of ours, told as one
+	}
+	w.Write(b.Bytes())
+}
+
+// events sends what has changed on the page, for as long as somebody looks at it
+// (WHATWG HTML section 9.2, server-sent events).
+func (s *Server) events(w http.ResponseWriter, r *http.Request) {
+	if s.open.Add(1) > maxEvents {
+		s.open.Add(-1)
+		http.Error(w, "There are too many open status pages.", http.StatusServiceUnavailable)
+		return
+	}
+	defer s.open.Add(-1)
+	w.Header().Set("Content-Type", "text/event-stream")
+	if r.Method == http.MethodHead {
+		return
+	}
+	rc := http.NewResponseController(w)
+	tick := time.NewTicker(s.eventsEvery)
+	defer tick.Stop()
+	var before []byte
+	sent := time.Now()
+	for {
+		var b bytes.Buffer
+		if err := templates.ExecuteTemplate(&b, "live", s.makeView()); err != nil {
+			panic(err)
+		}
+		now := time.Now()
+		var message []byte
+		switch {
+		case !bytes.Equal(b.Bytes(), before):
+			before = b.Bytes()
+			message = append([]byte("data: "), bytes.ReplaceAll(before, []byte("\n"), []byte("\ndata: "))...)
+			message = append(message, "\n\n"...)
+		case now.Sub(sent) >= pingEvery:
+			message = []byte(":\n\n")
+		}
+		if message != nil {
+			sent = now
+			rc.SetWriteDeadline(now.Add(writeTimeout))
+			if _, err := w.Write(message); err != nil || rc.Flush() != nil {
+				return
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// sampling keeps the history while there are listeners.
+func (s *Server) sampling(ctx context.Context) {
+	t := time.NewTicker(sampleEvery)
+	defer t.Stop()
+	for {
+		s.history.sample(s.cfg.Book, time.Now())
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
