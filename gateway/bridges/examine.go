@@ -1,5 +1,379 @@
 package bridges
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"sync"
+	"time"
 
-func (b *Bridge) examine(ctx context.Context, o ProbeOptions, p *Probe) {}
+	"ptgate/adapter/builtin"
+	"ptgate/gateway/config"
+	"ptgate/gateway/doctor"
+	"ptgate/gateway/measure"
+	"ptgate/gateway/session"
+	"ptgate/gateway/stream"
+	"ptgate/routes"
+)
+
+// An examination makes so many connections beside the first one, and knows what each is
+// for. Two ask for many bytes, one is silent most of the time, and the others see whether
+// there may be more.
+const (
+	firstBulk = iota
+	quietOne
+	secondBulk
+	extraOne
+	extraTwo
+	trials
+)
+
+const (
+	bulkSize = 256 << 10
+	// soloTime is how long the first bulk connection is alone, and duoTime how long both are
+	// compared.
+	soloTime = 2500 * time.Millisecond
+	duoTime  = 3 * time.Second
+	// settle is left out of each at the beginning, while TCP finds its pace.
+	settle = 500 * time.Millisecond
+	bin    = 250 * time.Millisecond
+	// stuckTime is when the second bulk connection is begun because the first one is stuck.
+	stuckTime = 1500 * time.Millisecond
+	extraTime = 3500 * time.Millisecond // when the extra ones are begun
+	// shortTime is when most kinds of interference have shown themselves, and longTime when
+	// the measurement ends.
+	shortTime = 14 * time.Second
+	longTime  = 64 * time.Second
+	look      = 100 * time.Millisecond
+)
+
+// gaps are the silences of the quiet connection.
+var gaps = []time.Duration{5 * time.Second, 12 * time.Second, 32 * time.Second}
+
+// A trial is one connection of an examination.
+type trial struct {
+	number int
+	begun  time.Time
+
+	mu     sync.Mutex
+	conn   stream.Conn // nil: it is being opened, or could not be
+	err    error       // why it could not be opened, or how it ended
+	over   time.Time
+	opened bool
+	extra  int64 // bytes of the handshake, where they can't be counted
+	got    int64 // bytes from the far end since it was opened
+	wire   int64 // all of them
+	heard  time.Time
+	asked  time.Time     // the last question
+	owed   int64         // bytes that were asked for and have not come
+	gap    time.Duration // see doctor.Sample
+	bins   map[int]int64 // bytes by time
+
+	// The rates, of the bulk ones.
+	alone, beside float64
+	steady        bool
+}
+
+// An examination measures one bridge.
+type examination struct {
+	b      *Bridge
+	ctx    context.Context
+	begun  time.Time
+	wg     sync.WaitGroup
+	trials []*trial
+}
+
+// examine measures what the network does to connections to the bridge.
+func (b *Bridge) examine(ctx context.Context, o ProbeOptions, p *Probe) {
+	c := b.config()
+	if c.Far == config.FarForward {
+		b.askForward(ctx, o, p)
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	e := &examination{b: b, ctx: ctx, begun: time.Now()}
+	defer e.wg.Wait()
+	defer func() {
+		cancel()
+		for _, t := range e.trials {
+			t.close()
+		}
+	}()
+	p.Verdict = e.run(o)
+	p.Connections += len(e.trials)
+}
+
+// askForward looks whether a bridge that is said to lead to a fixed service leads to an exit.
+func (b *Bridge) askForward(ctx context.Context, o ProbeOptions, p *Probe) {
+	o.Tell("asking whether an exit stands behind it")
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	p.Connections++
+	conn, err := b.pt.Load().dial(ctx, b.config())
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	timer := time.AfterFunc(2*time.Second, func() { conn.Close() }) // a service that waits for more says nothing
+	defer timer.Stop()
+	if err := session.Greet(conn, session.Auth{}); err == nil || doctor.Diagnose(doctor.Case{Err: err}).Kind == doctor.User {
+		p.Verdict = doctor.IsExit()
+	}
+}
+
+// run makes the connections one after the other, asks on them, and looks at what comes of
+// it, until something is seen or the time is over.
+func (e *examination) run(o ProbeOptions) doctor.Verdict {
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	a, q := e.start(firstBulk), e.start(quietOne)
+	var second *trial
+	duo := time.Time{} // when both bulk connections were asked
+	var asked, quietAsks int
+	for {
+		o.Tell(e.progress())
+		select {
+		case <-e.ctx.Done():
+			return doctor.Healthy(e.samples(), time.Since(e.begun))
+		case <-tick.C:
+		}
+		now := time.Now()
+		since := now.Sub(e.begun)
+		if err := a.refusal(); err != nil {
+			return doctor.NotMeasured(err)
+		}
+		if asked == 0 && a.isOpen() {
+			a.ask(bulkSize)
+			asked++
+		}
+		if quietAsks == 0 && q.isOpen() {
+			q.ask(1)
+			quietAsks++
+		}
+		if quietAsks > 0 && quietAsks <= len(gaps) && q.isIdle(gaps[quietAsks-1]) {
+			q.ask(1)
+			quietAsks++
+		}
+		if second == nil && asked > 0 && (a.isDone() || a.silence() > stuckTime || now.Sub(a.lastAsk()) > soloTime) {
+			a.measure(&a.alone, a.lastAsk(), now)
+			second = e.start(secondBulk)
+		}
+		if second != nil && duo.IsZero() && second.isOpen() {
+			duo = now
+			second.ask(bulkSize)
+			if a.isDone() {
+				a.ask(bulkSize)
+			}
+		}
+		if !duo.IsZero() && second.beside == 0 && (now.Sub(duo) > duoTime || second.isDone() || a.isDone()) {
+			a.measure(&a.beside, duo, now)
+			second.measure(&second.beside, duo, now)
+		}
+		if len(e.trials) == secondBulk+1 && since > extraTime {
+			e.start(extraOne)
+			e.start(extraTwo)
+		}
+		for _, t := range e.trials {
+			// One question a second keeps them busy, and shows that the way works.
+			if t != q && (t.number > secondBulk || !duo.IsZero() && t.beside > 0) && t.isIdle(time.Second) {
+				t.ask(1)
+			}
+		}
+		if v, ok := doctor.Infer(e.samples()); ok {
+			return v
+		}
+		if since > longTime {
+			return doctor.Healthy(e.samples(), since)
+		}
+	}
+}
+
+func (e *examination) progress() string {
+	since := time.Since(e.begun)
+	if since > shortTime {
+		return fmt.Sprintf("nothing found in %v: looking for cuts that come later, up to %v; ^C to stop", shortTime, longTime)
+	}
+	return fmt.Sprintf("measuring over %d connections; this takes up to a minute, ^C to stop", len(e.trials))
+}
+
+// start begins a connection and its reader.
+func (e *examination) start(number int) *trial {
+	t := &trial{number: number, begun: time.Now(), bins: map[int]int64{}}
+	e.trials = append(e.trials, t)
+	e.wg.Go(func() { t.run(e) })
+	return t
+}
+
+// run opens the connection and reads what comes.
+func (t *trial) run(e *examination) {
+	c := e.b.config()
+	conn, err := e.b.pt.Load().dial(e.ctx, c)
+	if err != nil {
+		t.fail(err)
+		return
+	}
+	defer context.AfterFunc(e.ctx, func() { conn.Close() })()
+	t.mu.Lock()
+	t.conn, t.heard = conn, time.Now()
+	t.mu.Unlock()
+	to := routes.Target{Name: measure.Name, Port: measure.Port}
+	if err := session.Handshake(conn, to, authOf(c)); err != nil {
+		t.fail(err)
+		conn.Close()
+		return
+	}
+	t.mu.Lock()
+	t.opened, t.heard = true, time.Now()
+	t.count()
+	t.extra = int64(builtin.HandshakeCost(c.Transport))
+	t.mu.Unlock()
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := conn.Read(buf)
+		t.mu.Lock()
+		if n > 0 {
+			t.heard = time.Now()
+			t.got += int64(n)
+			t.owed = max(0, t.owed-int64(n))
+			t.bins[int(t.heard.Sub(t.begun)/bin)] += int64(n)
+		}
+		t.count()
+		t.mu.Unlock()
+		if err != nil {
+			t.fail(err)
+			return
+		}
+	}
+}
+
+// count takes the bytes on the wire. The caller holds mu.
+func (t *trial) count() {
+	if n, ok := t.conn.Socket().Received(); ok {
+		t.wire = n
+	} else if t.conn.Socket().TCP == nil {
+		t.wire = t.extra + t.got
+	}
+}
+
+func (t *trial) fail(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.err, t.over = err, time.Now()
+}
+
+func (t *trial) close() {
+	t.mu.Lock()
+	conn := t.conn
+	t.mu.Unlock()
+	if conn != nil {
+		conn.Close()
+	}
+}
+
+// ask asks for n bytes.
+func (t *trial) ask(n int) {
+	t.mu.Lock()
+	conn := t.conn
+	if t.err != nil || !t.opened {
+		t.mu.Unlock()
+		return
+	}
+	now := time.Now()
+	t.asked, t.gap = now, now.Sub(t.heard)
+	t.owed += int64(n)
+	t.mu.Unlock()
+	_ = measure.Ask(conn, n) // the reader sees an error, too
+}
+
+func (t *trial) isOpen() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.opened
+}
+
+// isDone tells whether all has come that was asked for.
+func (t *trial) isDone() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.opened && t.err == nil && t.owed == 0
+}
+
+// isIdle tells whether nothing is owed, and nothing has come for so long.
+func (t *trial) isIdle(d time.Duration) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.opened && t.err == nil && t.owed == 0 && time.Since(t.heard) >= d
+}
+
+func (t *trial) silence() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return time.Since(t.heard)
+}
+
+func (t *trial) lastAsk() time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.asked
+}
+
+// refusal is why the far end can't measure; nil: it can, or nothing is known yet.
+func (t *trial) refusal() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if r, ok := errors.AsType[*session.Refusal](t.err); ok {
+		return r
+	}
+	return nil
+}
+
+// measure sets the rate in a time, and whether it was steady.
+func (t *trial) measure(rate *float64, from, to time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.heard.Before(to) && t.owed == 0 {
+		to = t.heard
+	}
+	first, last := int(from.Add(settle).Sub(t.begun)/bin)+1, int(to.Sub(t.begun)/bin)
+	*rate = 1 // it was looked at, and there is too little to say
+	if last-first < 3 {
+		return
+	}
+	sum, squares, n := 0.0, 0.0, float64(last-first)
+	for i := first; i < last; i++ {
+		x := float64(t.bins[i])
+		sum += x
+		squares += x * x
+	}
+	mean := sum / n
+	*rate = max(1, mean/bin.Seconds())
+	t.steady = mean > 0 && math.Sqrt(max(0, squares/n-mean*mean)) < 0.3*mean
+}
+
+// samples is what is known of the connections now.
+func (e *examination) samples() (all []doctor.Sample) {
+	now := time.Now()
+	for _, t := range e.trials {
+		t.mu.Lock()
+		s := doctor.Sample{Opened: t.opened, Bulk: t.number == firstBulk || t.number == secondBulk, Bytes: t.wire, Owed: t.owed > 0, Gap: t.gap,
+			Since: t.begun.Sub(e.begun), Alone: t.alone, Beside: t.beside, Steady: t.steady}
+		end := now
+		if t.err != nil {
+			end = t.over
+			if !t.opened || !errors.Is(t.err, net.ErrClosed) { // this side closes them at the end
+				s.End = doctor.Reset
+			}
+		}
+		s.Age = end.Sub(t.begun)
+		if t.opened {
+			s.Silent, s.Heard = end.Sub(t.heard), t.heard.Sub(e.begun)
+		}
+		t.mu.Unlock()
+		all = append(all, s)
+	}
+	return all
+}

@@ -2,11 +2,13 @@ package exit
 
 import (
 	"context"
+	"net"
 	"time"
 
 	"ptgate/adapter/socks5"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/destination"
+	"ptgate/gateway/measure"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/relay"
 	"ptgate/gateway/socks"
@@ -51,6 +53,15 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, client string, plac
 		s.place.Release()
 		return nil
 	}
+	if s.measured {
+		upstream.Close()
+		return func() {
+			defer s.place.Release()
+			defer c.Close()
+			defer context.AfterFunc(ctx, func() { c.Reset() })()
+			measure.Serve(stream.Ahead(c, s.hs.Early))
+		}
+	}
 	o.Early = s.hs.Early
 	return func() {
 		defer s.place.Release()
@@ -94,9 +105,10 @@ type session struct {
 	due    time.Time // when the request has to be complete; zero: no limit
 	hs     socks.Session
 
-	relay *relay.Options
-	asked bool // there was a request for a destination
-	place *taken
+	relay    *relay.Options
+	asked    bool // there was a request for a destination
+	measured bool // the destination is package measure
+	place    *taken
 }
 
 func (s *session) valid(user, password string) bool {
@@ -125,6 +137,18 @@ func (s *session) refused(r answer.Reason) {
 	}
 }
 
+// measure takes a place. There is nothing to dial: what stands for the destination is never
+// used.
+func (s *session) measure() (stream.Conn, error) {
+	if !s.place.Acquire() {
+		return nil, answer.Errorf(answer.Limit, "exit: no place is free")
+	}
+	s.measured = true
+	nothing, end := net.Pipe()
+	end.Close()
+	return stream.From(nothing), nil
+}
+
 // dial opens the destination that the client asks for.
 func (s *session) dial(host string, port int) (stream.Conn, error) {
 	s.asked = true
@@ -134,6 +158,8 @@ func (s *session) dial(host string, port int) (stream.Conn, error) {
 	t, err := destination.FromHostPort(host, port)
 	if err != nil {
 		err = answer.New(answer.BadRequest, err)
+	} else if t.Name == measure.Name {
+		c, err = s.measure()
 	} else {
 		// The end of the client's direction is no departure: it may have sent all that
 		// it has to say.

@@ -21,6 +21,7 @@ import (
 	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/destination"
+	"ptgate/gateway/measure"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/relay"
 	sessions "ptgate/gateway/session"
@@ -708,6 +709,37 @@ func TestNoNames(t *testing.T) {
 		}
 		if said := strings.Contains(log.String(), "names can't be looked up") && strings.Contains(log.String(), "resolv.conf"); said != tt.log {
 			t.Errorf("%v: in the log: %v, want %v\n%s", tt.err, said, tt.log, &log)
+		}
+	}
+}
+
+// An exit gives bytes for measurements, whatever its policy is, and no more than it has
+// places.
+func TestMeasure(t *testing.T) {
+	asks := "\x05\x01\x00\x03" + string(rune(len(measure.Name))) + measure.Name + "\x00\x01"
+	e := newExit(&Settings{Policy: Policy{DenyPrivate: true, Allow: new(routes.Table)}}, nil, fails(errRefused))
+	for _, left := range []int{1, 0} {
+		p := &places{left: left}
+		client, server := testkit.TCPPair(t)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if then := e.ServeConn(t.Context(), stream.From(server), "", p, relay.Options{}); then != nil {
+				then()
+			}
+		})
+		io.WriteString(client, hello+asks+"\x00\x00\x00\x05")
+		client.CloseWrite()
+		want := success + "\x00\x00\x00\x00\x00"
+		if left == 0 {
+			want = "\x05\x00" + reply(1)
+		}
+		if got, _ := io.ReadAll(client); string(got) != want {
+			t.Errorf("%d places: %q, want %q", left, got, want)
+		}
+		client.Close()
+		wg.Wait()
+		if p.taken != 0 {
+			t.Errorf("%d places are not given back", p.taken)
 		}
 	}
 }
