@@ -76,7 +76,10 @@ func ParseBridgeLine(s string) (BridgeLine, error) {
 	}
 	if w := rest[0]; !validTransport(w.text) {
 		if checkHostPort(w.text) == nil {
-			return fail(w.start, "transport expected before the address")
+			return fail(w.start, "transport expected before the address: this is the line of a bridge without one (plain Tor), which does not work here")
+		}
+		if w.text[0] == '`' {
+			return fail(w.start, "a backtick is not part of the line: take it out, and the one at the end")
 		}
 		return fail(w.start, "%q is not a transport name", w.text)
 	}

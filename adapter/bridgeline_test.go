@@ -41,6 +41,8 @@ func TestParseBridgeLineErrors(t *testing.T) {
 		"Bridge ":                              {8, "transport expected"},
 		"192.0.2.1:443 " + fingerprint:         {1, "transport expected before the address"},
 		"Bridge 192.0.2.1:443":                 {8, "transport expected before the address"},
+		"`obfs4 192.0.2.1:443`":                {1, "a backtick is not part of the line"},
+		"192.0.2.1:443":                        {1, "plain Tor"},
 		"obfs-4 192.0.2.1:443":                 {1, `"obfs-4" is not a transport name`},
 		"obfs4":                                {6, "address:port expected"},
 		"obfs4 192.0.2.1":                      {7, "not address:port"},

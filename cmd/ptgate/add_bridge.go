@@ -152,7 +152,7 @@ func bare(text string) string {
 	if rest, ok := cutPair(text); ok {
 		return rest
 	}
-	if n := len(text); n >= 2 && text[0] == text[n-1] && (text[0] == '"' || text[0] == '\'') {
+	if n := len(text); n >= 2 && text[0] == text[n-1] && (text[0] == '"' || text[0] == '\'' || text[0] == '`') {
 		if plain, err := strconv.Unquote(text); err == nil && text[0] == '"' {
 			return plain // TOML's escapes in what we write are Go's
 		}

@@ -119,7 +119,7 @@ var table = map[Kind]words{
 		"write it into the bridge, and it need not be learned: [bridge.NAME.budget] bytes, a little less"},
 	Cut: {"the network cuts a connection when it is about %s old", replaces,
 		"write it into the bridge, and it need not be learned: [bridge.NAME.budget] age, a little less"},
-	Silenced: {"the network cuts a connection after about %s of silence", "carriers are kept awake, or are replaced before that; streams go on",
+	Silenced: {"the network cuts a connection after %s of silence", "carriers are kept awake, or are replaced before that; streams go on",
 		"write it into the bridge, and it need not be learned: [bridge.NAME.budget] idle, a little less"},
 	Throttled: {"the network slows each connection down to about %s", "several carriers are used at once where that is faster",
 		"nothing; carriers of the bridge can set how many connections there are"},

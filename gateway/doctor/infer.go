@@ -135,11 +135,11 @@ func silenced(all []Sample) (Verdict, bool) {
 		if !s.Opened || s.Bulk {
 			continue
 		}
-		var silence time.Duration
-		how := "about "
+		how, silence := "", time.Duration(0)
+
 		switch {
 		case s.End == Reset && s.Silent >= leastGap && !s.Owed:
-			silence, how = s.Silent, ""
+			silence, how = s.Silent, "about "
 		case s.stuck() && s.Gap >= leastGap:
 			silence, how = s.Gap, "at most "
 		default:

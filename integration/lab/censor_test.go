@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -47,6 +48,7 @@ type censor struct {
 	seen    []event                 // what became of connections
 	pcap    *os.File                // of what crosses; nil: none
 	delay   time.Duration           // one way
+	loss    float64                 // the share of packets that are lost, in each direction
 	rate    int                     // bytes a second and direction; 0: no limit
 	passed  map[netip.Addr]*counter // by the far side
 }
@@ -437,7 +439,7 @@ func (l *line) init(c *censor) {
 // put sends a packet on its way. s is its connection, or nil.
 func (l *line) put(p packet, s *flowState, now time.Time) {
 	dst := l.c.tuns[p.dst.Addr()]
-	if dst == nil {
+	if dst == nil || l.c.loss > 0 && rand.Float64() < l.c.loss {
 		return
 	}
 	l.mu.Lock()

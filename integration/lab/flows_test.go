@@ -21,6 +21,9 @@ type rules struct {
 	// dropped silently, or reset.
 	silence  time.Duration
 	silenced fate
+	// onSYN: a connection is reset as soon as it is made. onData: when the client sends the
+	// first byte.
+	onSYN, onData bool
 	// rate: bytes a second of each connection in each direction.
 	rate int
 	// alive: with so many connections at once, a new one is dropped silently.
@@ -146,10 +149,16 @@ func (c *censor) pass(key flow, s *flowState, p packet, fromClient bool, now tim
 		return false
 	}
 	if fromClient {
+		begins := p.flags&flagSYN == 0 && !s.begun
+		if begins && c.each.onSYN {
+			s.clientAck, s.farAck = p.ack, p.seq
+			c.resetLocked(key, s, wasReset)
+			return false
+		}
 		if len(p.payload) == 0 {
 			return true
 		}
-		bad := c.forbidden(!s.begun, p.payload)
+		bad := c.forbidden(!s.begun, p.payload) || c.each.onData && begins
 		s.begun = true
 		if bad {
 			s.clientAck, s.farAck = p.ack, p.seq

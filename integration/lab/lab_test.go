@@ -95,7 +95,7 @@ func newLabOf(t *testing.T, more string, servers ...[]string) *lab {
 func (l *lab) calm() {
 	l.censor.set(func(c *censor) {
 		c.cut, c.blocked, c.ports, c.dial = false, map[netip.Addr]bool{}, map[netip.AddrPort]bool{}, map[netip.Addr]bool{}
-		c.delay, c.rate, c.each = 0, 0, rules{}
+		c.delay, c.loss, c.rate, c.each = 0, 0, 0, rules{}
 	})
 }
 

@@ -1,0 +1,222 @@
+//go:build integration
+
+package integration
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// diagnosis is what `probe --json` says of one bridge.
+type diagnosis struct {
+	Name, Kind         string
+	Works              bool
+	Connections        int
+	Evidence           []string
+	Says, Itself, Next string
+	Error              string
+}
+
+// probeAll dials all bridges of a configuration, in a setting.
+func probeAll(t *testing.T, file string, s setting, args ...string) map[string]diagnosis {
+	t.Helper()
+	argv := within(t, s, append([]string{ptgate, "probe", "--json", "-c", file}, args...))
+	stdout, stderr, code := command(t, nil, argv...)
+	var list []diagnosis
+	if err := json.Unmarshal([]byte(stdout), &list); err != nil || code > 1 {
+		t.Fatalf("probe: exit code %d, %v\n%s%s", code, err, stdout, stderr)
+	}
+	all := map[string]diagnosis{}
+	for _, d := range list {
+		all[d.Name] = d
+	}
+	return all
+}
+
+// webServer answers as the web server of a bridge may, with a certificate or without.
+func webServer(t *testing.T, cert *tls.Certificate, answer string) (addr string) {
+	ln := listenIn(t, "", "127.0.0.1:0")
+	addr = ln.Addr().String()
+	if cert != nil {
+		ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{*cert}})
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		c, _, err := w.(http.Hijacker).Hijack()
+		if err == nil {
+			io.WriteString(c, "HTTP/1.1 "+answer+"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+			c.Close()
+		}
+	}), ErrorLog: log.New(io.Discard, "", 0)}
+	done := make(chan struct{})
+	go func() { s.Serve(ln); close(done) }()
+	t.Cleanup(func() { s.Close(); <-done })
+	return addr
+}
+
+// TestSituations has the broken situations of bridges. `probe` names the cause and the next
+// step in each.
+func TestSituations(t *testing.T) {
+	serve := func(more string) string {
+		return fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n%s", freeAddr(t), more)
+	}
+	line := func(more, exit string) string { return bridgeLine(t, run(t, "server", serve(more)+exit, setting{})) }
+	good := line("", openExit)
+	fields := strings.Fields(good)
+	banner := serveTCP(t, func(c *net.TCPConn) { io.WriteString(c, "SSH-2.0-OpenSSH_9.2\r\n"); io.Copy(io.Discard, c) })
+	at := func(addr string) string { return strings.Replace(good, fields[1], addr, 1) }
+	cert, _, _ := newCertificate(t, "bridge.ptgate.test")
+	bridge := func(url, more string) string {
+		return fmt.Sprintf("transport = \"webtunnel\"\naddress = \"192.0.2.1:443\"\nargs = { url = \"%s\", utls = \"none\"%s }\n", url, more)
+	}
+	obfs4 := func(line, more string) string { return "line = \"" + line + "\"\n" + more }
+	plain := func(answer string) string { return "http://" + webServer(t, nil, answer) + "/secret" }
+	secure := webServer(t, &cert, "101 Switching Protocols")
+	wrongLetter := strings.Replace(good, "cert="+fields[2][5:7], "cert="+flip(fields[2][5:7]), 1)
+
+	rows := []struct {
+		name, bridge string
+		kind         string
+		cause, next  string // patterns
+	}{
+		{"works", obfs4(good, ""), "works", "", ""},
+		{"server down", obfs4(at(freeAddr(t)), ""), "closed", "port closed.*nothing listens", "is the server running.*port right"},
+		{"wrong cert", obfs4(strings.Replace(good, strings.Join(fields[2:], " "), strings.Join(strings.Fields(line("", openExit))[2:], " "), 1), ""),
+			"unanswered", "the cert is another server's", "copy the bridge line anew.*keys change when it is installed anew"},
+		{"one letter", obfs4(wrongLetter, ""), "unanswered", "a wrong letter", "copy the bridge line anew"},
+		{"silent port", obfs4(at(serveTCP(t, func(c *net.TCPConn) { io.Copy(io.Discard, c) })), ""), "unanswered", "clock of one side is wrong", "date -u"},
+		{"another service", obfs4(at(serveTCP(t, func(c *net.TCPConn) { io.Copy(c, io.LimitReader(noise("x"), 9000)) })), ""), "handshake", "not what the bridge line says", "address and args as in the line"},
+		{"cut at the first byte", obfs4(at(serveTCP(t, func(c *net.TCPConn) { c.Read(make([]byte, 1)); c.SetLinger(0) })), ""), "reset-on-data", "cut as soon as the handshake begins", "another transport"},
+		{"cut at once", obfs4(at(serveTCP(t, func(c *net.TCPConn) { c.SetLinger(0) })), ""), "reset-on-connect", "as soon as it was made", "allow or deny"},
+		{"kept out", obfs4(line("deny = [\"127.0.0.0/8\"]\n", openExit), ""), "kept-out", "allow or deny keeps this machine's address out", "client kept out by allow or deny"},
+		{"not in allow", obfs4(line("allow = [\"192.0.2.0/24\"]\n", openExit), ""), "kept-out", "allow or deny", "public address to allow"},
+		{"user missing", obfs4(line("", openExit+"users = { guest = \"word-of-pass\" }\n"), ""), "user", "does not take the bridge's user", `\[exit\] users on the server`},
+		{"far wrong", obfs4(line("forward = \""+banner+"\"\n", ""), ""), "far", "not what far of the bridge says", `far = "exit" needs a ptgate server`},
+		{"far wrong, socks5", obfs4(line("forward = \""+banner+"\"\n", ""), "far = \"socks5\"\n"), "far", "not what far of the bridge says", `"forward" one fixed service`},
+		{"IPv6 only", obfs4(at("[2001:db8::1]:443"), ""), "no-route", "no route to host", "IPv6"},
+		{"no program", "transport = \"dust\"\naddress = \"192.0.2.1:443\"\n", "program", "does not start", "install the program"},
+
+		{"web path", bridge(plain("404 Not Found"), ""), "web-path", "the path in the url is wrong", "path of the url"},
+		{"web backend", bridge(plain("502 Bad Gateway"), ""), "web-backend", "nothing answers behind it", "start ptgate"},
+		{"web page", bridge(plain("200 OK"), ""), "web-server", "opens no tunnel", "upgrades"},
+		{"own authority", bridge("https://bridge.ptgate.test/secret", ", addr = \""+secure+"\""), "certificate", "not one that this machine trusts", "SSL_CERT_FILE"},
+		{"other certificate", bridge("https://bridge.ptgate.test/secret", ", addr = \""+secure+"\", cert = \"AAAA\""), "certificate", "not the expected one", "intercepted"},
+		{"no such name", bridge("https://nowhere.ptgate.test/secret", ""), "names", "is not found", "name server"},
+		{"poisoned", bridge(fmt.Sprintf("https://poisoned.ptgate.test:%s/secret", portOf(t, freeAddr(t))), ""), "poisoned", "DNS poisoned", "another name server"},
+	}
+	text := "[pt.dust]\nexec = [\"/nonexistent/dust\"]\ntransports = [\"dust\"]\n"
+	var names []string
+	for _, tt := range rows {
+		names = append(names, fmt.Sprintf("%q", tt.name))
+		text += fmt.Sprintf("[bridge.%q]\n%s", tt.name, tt.bridge)
+	}
+	text += "[[route]]\nto = \"*\"\nvia = [" + strings.Join(names, ", ") + "]\n"
+	dir := scratch(t)
+	file := write(t, dir, "client.toml", "state_dir = \""+filepath.Join(dir, "state")+"\"\n"+text)
+	hosts := setting{hosts: plainHosts + "127.0.0.1 poisoned.ptgate.test\n"}
+	all := probeAll(t, file, hosts, "--timeout", "6s")
+	right := 0
+	for _, tt := range rows {
+		d := all[tt.name]
+		fine := d.Kind == tt.kind && matches(tt.cause, d.Says) && matches(tt.next, d.Next) && (d.Itself != "") == (tt.kind != "works")
+		if fine {
+			right++
+		} else {
+			t.Errorf("%s: %+v, want %s, %q, %q", tt.name, d, tt.kind, tt.cause, tt.next)
+		}
+		if d.Connections > 3 {
+			t.Errorf("%s: %d connections", tt.name, d.Connections)
+		}
+	}
+	t.Logf("%d of %d situations have their cause and next step", right, len(rows))
+
+	t.Run("clock", func(t *testing.T) {
+		text := "[bridge.late]\n" + rows[2].bridge + everythingVia("late")
+		file := write(t, dir, "later.toml", text)
+		tomorrow := time.Now().Add(24 * time.Hour)
+		if err := os.Chtimes(file, tomorrow, tomorrow); err != nil {
+			t.Fatal(err)
+		}
+		if d := probeAll(t, file, hosts, "--timeout", "3s")["late"]; d.Kind != "clock" || !matches("set the clock", d.Next) || len(d.Evidence) == 0 {
+			t.Errorf("%+v", d)
+		}
+	})
+	t.Run("forward", func(t *testing.T) {
+		file := write(t, dir, "forward.toml", "[bridge.fixed]\n"+obfs4(good, "far = \"forward\"\n")+everythingVia("fixed"))
+		if d := probeAll(t, file, hosts, "--deep")["fixed"]; d.Kind != "far" || !matches(`set far = "exit"`, d.Next) {
+			t.Errorf("%+v", d)
+		}
+	})
+	t.Run("not readable", func(t *testing.T) {
+		file := write(t, dir, "secret.toml", text)
+		os.Chmod(dir, 0o755)
+		os.Chmod(file, 0)
+		os.Chmod(filepath.Dir(ptgate), 0o755)
+		out, _, code := command(t, nil, "setpriv", "--reuid="+nobody, "--clear-groups", "env", "-i", ptgate, "check", "-c", file)
+		if code != 1 || !matches("permission denied: run ptgate as the user that owns it", out) {
+			t.Errorf("exit code %d, %s", code, out)
+		}
+	})
+	t.Run("no HOME", func(t *testing.T) {
+		_, out, code := command(t, nil, "env", "-i", "-C", dir, ptgate, "check")
+		if code != 1 || !matches("no configuration file.*-c FILE", out) {
+			t.Errorf("exit code %d, %s", code, out)
+		}
+	})
+}
+
+func matches(pattern, text string) bool {
+	return regexp.MustCompile("(?s)" + pattern).MatchString(text)
+}
+
+// flip gives other letters of base64.
+func flip(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == 'A' {
+			return 'B'
+		}
+		return 'A'
+	}, s)
+}
+
+// TestDestinations: what a program, the client's log and the server's log say when the
+// bridge works and a destination does not.
+func TestDestinations(t *testing.T) {
+	server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", freeAddr(t))+
+		"[exit]\nallow = [\"*\"]\ndeny = [\"private\", \"8.8.8.8\"]\n", setting{hosts: originHosts})
+	client := run(t, "client", debugLog+fronts+lineBridge(bridgeLine(t, server), "")+
+		"[[route]]\nto = \"blocked.ptgate.test\"\nvia = \"block\"\n"+everythingVia("far"), setting{})
+	for _, tt := range []struct {
+		name, url   string
+		status      string
+		page        string
+		log, server string
+	}{
+		{"a route blocks it", "http://blocked.ptgate.test/", "403", "No route of this gateway leads there", `request refused".* reason=blocked`, ""},
+		{"the exit forbids it", "http://" + originName + "/", "403", "The exit at the far end refuses", `request refused".* reason="exit policy"`, ""},
+		{"no resolver", "http://elsewhere.ptgate.test/", "502", "cannot look up names", `request refused".* reason="no names"`, "names can't be looked up.*resolv.conf"},
+	} {
+		_, out, _ := refusedCurl(t, "-x", "http://"+client.http(), tt.url)
+		if !strings.HasPrefix(out, "HTTP/1.1 "+tt.status+" ") || !matches(tt.page, out) {
+			t.Errorf("%s: %s", tt.name, out)
+		}
+		client.log.wait(t, tt.log)
+		if tt.server != "" {
+			server.log.wait(t, tt.server)
+		}
+	}
+	if _, reply := socksOpen(t, client.socks(), "8.8.8.8", "80"); reply != 2 {
+		t.Errorf("a bare address: reply %d, want 2", reply)
+	}
+	client.log.wait(t, "a program asked for a bare address.*socks5h")
+}
