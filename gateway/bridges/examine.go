@@ -32,6 +32,9 @@ const (
 
 const (
 	bulkSize = 256 << 10
+	// slow is the rate, in bytes a second, below which a connection may be throttled. Then it
+	// is asked for as much as it takes for all of the times below.
+	slow = 640 << 10
 	// soloTime is how long the first bulk connection is alone, and duoTime how long both are
 	// compared.
 	soloTime = 2500 * time.Millisecond
@@ -66,7 +69,6 @@ type trial struct {
 	got    int64 // bytes from the far end since it was opened
 	wire   int64 // all of them
 	heard  time.Time
-	asked  time.Time     // the last question
 	owed   int64         // bytes that were asked for and have not come
 	gap    time.Duration // see doctor.Sample
 	bins   map[int]int64 // bytes by time
@@ -132,7 +134,7 @@ func (e *examination) run(o ProbeOptions) doctor.Verdict {
 	defer tick.Stop()
 	a, q := e.start(firstBulk), e.start(quietOne)
 	var second *trial
-	duo := time.Time{} // when both bulk connections were asked
+	var solo, duo time.Time // when one bulk connection was asked, and when both were
 	var asked, quietAsks int
 	for {
 		o.Tell(e.progress())
@@ -148,7 +150,7 @@ func (e *examination) run(o ProbeOptions) doctor.Verdict {
 		}
 		if asked == 0 && a.isOpen() {
 			a.ask(bulkSize)
-			asked++
+			asked, solo = 1, now
 		}
 		if quietAsks == 0 && q.isOpen() {
 			q.ask(1)
@@ -158,15 +160,25 @@ func (e *examination) run(o ProbeOptions) doctor.Verdict {
 			q.ask(1)
 			quietAsks++
 		}
-		if second == nil && asked > 0 && (a.isDone() || a.silence() > stuckTime || now.Sub(a.lastAsk()) > soloTime) {
-			a.measure(&a.alone, a.lastAsk(), now)
+		if asked == 1 && a.isDone() {
+			asked++
+			if rate, ok := a.rate(solo, now); ok {
+				a.ask(int(rate * (soloTime - now.Sub(solo)).Seconds()))
+			}
+		}
+		if second == nil && asked > 0 && (a.isDone() || a.silence() > stuckTime || now.Sub(solo) > soloTime) {
+			a.measure(&a.alone, solo, now)
 			second = e.start(secondBulk)
 		}
 		if second != nil && duo.IsZero() && second.isOpen() {
 			duo = now
-			second.ask(bulkSize)
-			if a.isDone() {
-				a.ask(bulkSize)
+			size := bulkSize
+			if rate, ok := a.rate(solo, now); ok {
+				size = max(size, int(rate*(duoTime+settle).Seconds()))
+			}
+			second.ask(size)
+			if !a.isStuck() {
+				a.ask(size)
 			}
 		}
 		if !duo.IsZero() && second.beside == 0 && (now.Sub(duo) > duoTime || second.isDone() || a.isDone()) {
@@ -282,8 +294,7 @@ func (t *trial) ask(n int) {
 		t.mu.Unlock()
 		return
 	}
-	now := time.Now()
-	t.asked, t.gap = now, now.Sub(t.heard)
+	t.gap = time.Since(t.heard)
 	t.owed += int64(n)
 	t.mu.Unlock()
 	_ = measure.Ask(conn, n) // the reader sees an error, too
@@ -315,10 +326,22 @@ func (t *trial) silence() time.Duration {
 	return time.Since(t.heard)
 }
 
-func (t *trial) lastAsk() time.Time {
+func (t *trial) isStuck() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.asked
+	return t.owed > 0 && time.Since(t.heard) > stuckTime
+}
+
+// rate is how many bytes a second have come since from; ok is false if it is fast, or not
+// known.
+func (t *trial) rate(from, now time.Time) (rate float64, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.owed == 0 {
+		now = t.heard
+	}
+	rate = float64(t.got) / max(now.Sub(from), time.Millisecond).Seconds()
+	return rate, t.got > 0 && rate < slow
 }
 
 // refusal is why the far end can't measure; nil: it can, or nothing is known yet.
