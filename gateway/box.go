@@ -11,12 +11,22 @@ import (
 	"strings"
 
 	"ptgate/adapter/durable"
+	"ptgate/gateway/session"
 )
 
 // boxKeyFile has the private key of this box, in the state directory. With it the box
 // shows to gateways that it is the same as before: by whatever transport they come, and
 // also after a restart.
 const boxKeyFile = "box.key"
+
+// BoxOf tells who the box is whose state is in a directory. It makes the key if there is none.
+func BoxOf(stateDir string) (session.Box, error) {
+	key, err := boxKey(stateDir)
+	if err != nil {
+		return session.Box{}, err
+	}
+	return session.Box(key.Public().(ed25519.PublicKey)), nil
+}
 
 // boxKey reads the key of this box, or makes it.
 func boxKey(dir string) (ed25519.PrivateKey, error) {

@@ -57,6 +57,7 @@ type Gateway struct {
 
 	stop, cut context.Context // the end of stop: no new work; of cut: all work ends
 	change    sync.Mutex      // held by a reload and by the stop; readers do not take it
+	users     sync.Mutex      // held while the users of the exit change
 	wg        sync.WaitGroup  // listeners, and servers of earlier configurations
 	failed    chan error      // from a listener that broke
 }
@@ -96,6 +97,8 @@ func New(cfg *config.Config, exe string, log *slog.Logger) *Gateway {
 			"advice", "it may have looked the name up by itself: set it to socks5h:// instead of socks5://, or, in Firefox, tick \"Proxy DNS when using SOCKS v5\"; this is said once")
 	})
 	g.exit = exit.New(func() *exit.Settings { return g.view.Load().exit }, g.book, log)
+	g.exit.Used(readUsage(cfg.StateDir, cfg.Path))
+	g.exit.SetUsers(exitUsers(&cfg.Exit))
 	g.view.Store(g.newView(cfg))
 	return g
 }
@@ -130,7 +133,6 @@ func (g *Gateway) newPolicy(cfg *config.Config) *exit.Settings {
 		},
 		Dial:        cfg.Limits.Dial,
 		Handshake:   cfg.Limits.Handshake,
-		Users:       cfg.Exit.Users,
 		UserStreams: cfg.Limits.ClientStreams,
 		Hosts:       cfg.Exit.Hosts,
 		Own:         func() []netip.AddrPort { return g.view.Load().ownAddresses() },
@@ -181,6 +183,12 @@ func (g *Gateway) Run(stop, cut context.Context) error {
 	g.stop, endStop = context.WithCancel(stop)
 	defer endStop()
 	defer endCut()
+
+	var counting sync.WaitGroup
+	counted, endCounting := context.WithCancel(context.Background())
+	counting.Go(func() { g.noteUsage(counted) })
+	defer counting.Wait()
+	defer endCounting()
 
 	g.change.Lock()
 	err := g.apply(g.view.Load().cfg)

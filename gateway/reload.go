@@ -70,7 +70,7 @@ func (g *Gateway) apply(cfg *config.Config) error {
 		next = *g.newView(cfg)
 	}
 	next.listeners, next.servers, next.own = listeners, servers, addresses(cfg, listeners, servers)
-	g.view.Store(&next)
+	g.swap(&next)
 	next.set.Retire()
 	for _, s := range without(old.servers, servers) {
 		g.wg.Go(func() { s.Stop(g.cut, cfg.Limits.Drain) })

@@ -66,8 +66,8 @@ func (g *Gateway) Status() Status {
 			In: x.Traffic.In.Load(), Out: x.Traffic.Out.Load(), PT: x.PT()})
 	}
 	if len(v.servers) > 0 {
-		for name, n := range g.exit.UserStreams(v.cfg.Exit.Users) {
-			s.Users = append(s.Users, UserStatus{Name: name, Active: n})
+		for name, u := range g.exit.Usage() {
+			s.Users = append(s.Users, UserStatus{Name: name, Active: u.Streams})
 		}
 		slices.SortFunc(s.Users, func(a, b UserStatus) int { return strings.Compare(a.Name, b.Name) })
 	}

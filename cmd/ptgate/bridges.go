@@ -43,35 +43,13 @@ The lines hold the transport's secrets: whoever has one can use the server.`,
 		if len(cfg.Serve) == 0 {
 			return fmt.Errorf("%s has no [[serve]]: bridge lines come from the far end's configuration", cfg.Path)
 		}
-		exe, err := os.Executable()
+		all, _, err := announced(cmd, *file, cfg)
 		if err != nil {
 			return err
 		}
-		all, ok := gateway.Noted(cfg, cfg.StateDir)
-		if !ok { // it may be a system service's file
-			all, ok = gateway.Noted(cfg, config.ServiceStateDir)
-		}
-		if !ok {
-			// A transport that runs wants its state directory for itself.
-			if _, err := running(cmd.Context(), *file, ""); err == nil {
-				return fmt.Errorf("%s has changed since the ptgate that runs it has loaded it: `ptgate reload -c %s` comes first", cfg.Path, cfg.Path)
-			}
-			if keysInState(cfg) {
-				fmt.Fprintf(cmd.ErrOrStderr(), "# no ptgate has served this file from %s yet: the keys there are for one that does. "+
-					"If the server runs as another user, ask as that user\n", cfg.StateDir)
-			}
-			err := interruptible(cmd.Context(), func(ctx context.Context) (err error) {
-				defer progress(cmd.ErrOrStderr(), func() string { return "starting the transports" })()
-				all, err = gateway.Announce(ctx, cfg, exe)
-				return err
-			})
-			if err != nil {
-				return err
-			}
-		}
 		list := make([]offered, 0, len(all))
-		if len(cfg.Exit.Users) > 0 && slices.ContainsFunc(cfg.Serve, func(s *config.Serve) bool { return s.Forward == "" }) {
-			fmt.Fprintln(cmd.ErrOrStderr(), "# the exit asks for a user and password ([exit] users): a client needs  user  and  password  in its [bridge.NAME], too")
+		if cfg.Exit.AsksUsers() && slices.ContainsFunc(cfg.Serve, func(s *config.Serve) bool { return s.Forward == "" }) {
+			fmt.Fprintln(cmd.ErrOrStderr(), "# the exit asks for a user and password ([exit] users or users_file): a client needs  user  and  password  in its [bridge.NAME], too")
 		}
 		for i, a := range all {
 			line, remark, err := bridgeLine(cfg.Serve[i], a)
@@ -103,6 +81,34 @@ type offered struct {
 	Transport string `json:"transport"`
 	Line      string `json:"line"`
 	Remark    string `json:"remark,omitempty"` // what is still missing
+}
+
+// announced gives what clients need to know of each [[serve]] of cfg, and the state directory
+// with the keys. file is as given with -c.
+func announced(cmd *cobra.Command, file string, cfg *config.Config) (all []serve.Announced, stateDir string, err error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, "", err
+	}
+	for _, dir := range []string{cfg.StateDir, config.ServiceStateDir} { // it may be a system service's file
+		if all, ok := gateway.Noted(cfg, dir); ok {
+			return all, dir, nil
+		}
+	}
+	// A transport that runs wants its state directory for itself.
+	if _, err := running(cmd.Context(), file, ""); err == nil {
+		return nil, "", fmt.Errorf("%s has changed since the ptgate that runs it has loaded it: `ptgate reload -c %s` comes first", cfg.Path, cfg.Path)
+	}
+	if keysInState(cfg) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "# no ptgate has served this file from %s yet: the keys there are for one that does. "+
+			"If the server runs as another user, ask as that user\n", cfg.StateDir)
+	}
+	err = interruptible(cmd.Context(), func(ctx context.Context) (err error) {
+		defer progress(cmd.ErrOrStderr(), func() string { return "starting the transports" })()
+		all, err = gateway.Announce(ctx, cfg, exe)
+		return err
+	})
+	return all, cfg.StateDir, err
 }
 
 // keysInState tells whether a transport has its keys in its state directory, and not

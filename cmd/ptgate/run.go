@@ -49,12 +49,24 @@ SIGINT stop in order: live connections get limits.drain; a second one ends at on
 
 // load finds and checks the configuration. Problems are printed, one a line.
 func load(file string, stderr io.Writer) (*config.Config, error) {
+	return loadWith(file, stderr, true)
+}
+
+// loadErrors is load for a command that warnings are in the way of.
+func loadErrors(file string, stderr io.Writer) (*config.Config, error) {
+	return loadWith(file, stderr, false)
+}
+
+func loadWith(file string, stderr io.Writer, warnings bool) (*config.Config, error) {
 	path, err := config.Find(file)
 	if err != nil {
 		return nil, err
 	}
 	cfg, problems := config.Load(path)
 	for _, p := range problems {
+		if !warnings && p.Warning {
+			continue
+		}
 		priority := priorityError
 		if p.Warning {
 			priority = priorityWarning
@@ -213,7 +225,12 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 // answer opens the control socket, where `ptgate status` and `ptgate reload` find it
 // until the process ends; nil if it can't.
 func answer(g *gateway.Gateway, cfg *config.Config, reload func(context.Context) error, log *slog.Logger) *control.Server {
-	c, err := control.Serve(control.Path(cfg.StateDir, cfg.Path), func() any { return g.Status() }, reload)
+	c, err := control.Serve(control.Path(cfg.StateDir, cfg.Path), control.Answers{
+		Status:    func() any { return g.Status() },
+		Reload:    reload,
+		Users:     func() any { return g.Usage() },
+		ReadUsers: g.ReadUsers,
+	})
 	if err != nil {
 		log.Warn("`ptgate status` and `ptgate reload` will not find this process", "error", err)
 		return nil

@@ -18,6 +18,7 @@ import (
 	"ptgate/adapter/builtin"
 	"ptgate/adapter/builtin/website"
 	"ptgate/gateway/budget"
+	"ptgate/gateway/users"
 	"ptgate/routes"
 )
 
@@ -210,7 +211,12 @@ type Exit struct {
 	// DenyNets has the addresses and networks of deny, with their ports. It must
 	// not match the address that is dialled. It is never nil.
 	DenyNets *routes.Table
-	Users    map[string]string
+	Users    map[string]string // name to password, or its hash
+	// UsersFile is the absolute path of the file with more users, FileUsers. It may not
+	// exist yet. "": there is none. If there are neither Users nor a UsersFile, nobody is
+	// asked.
+	UsersFile string
+	FileUsers []users.User
 	// Hosts has the addresses of names that the exit does not look up. No key of a
 	// file sets it: it is for a program that runs both ends itself.
 	Hosts map[string][]netip.Addr

@@ -649,6 +649,7 @@ func (l *loading) checkOptions(t *table, s *Serve) {
 // exitTable reads [exit]: what the exit may open.
 func exitTable(t *table, serve []*Serve) Exit {
 	e := Exit{Users: t.users("users"), DenyPrivate: true}
+	t.usersFile(&e)
 	if t.has("allow") {
 		if patterns, all, _ := exitPatterns(t, "allow"); !all {
 			e.Allow = exitList(patterns)

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 )
 
@@ -19,14 +20,23 @@ func TestReadme(t *testing.T) {
 		t.Fatal("no snippets found")
 	}
 	doc := []byte("[bridge.far]\ntransport = \"obfs3\"\naddress = \"192.0.2.1:443\"\n")
+	server := []byte("[[serve]]\ntransport = \"obfs3\"\nbind = \"192.0.2.1:443\"\n")
 	for _, s := range snippets {
-		doc = append(doc, s[1]...)
+		if strings.HasPrefix(string(s[1]), "[exit]") {
+			server = append(server, s[1]...)
+		} else {
+			doc = append(doc, s[1]...)
+		}
 	}
-	file := filepath.Join(t.TempDir(), "client.toml")
-	if err := os.WriteFile(file, doc, 0o600); err != nil {
-		t.Fatal(err)
+	dir := t.TempDir()
+	for name, text := range map[string][]byte{"client.toml": doc, "server.toml": server, "users": nil} {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if cfg, problems := testLoader.Load(file); cfg == nil || len(problems) > 0 {
-		t.Errorf("%s\nproblems: %v", doc, problems)
+	for name, text := range map[string][]byte{"client.toml": doc, "server.toml": server} {
+		if cfg, problems := testLoader.Load(filepath.Join(dir, name)); cfg == nil || len(problems) > 0 {
+			t.Errorf("%s\nproblems: %v", text, problems)
+		}
 	}
 }

@@ -1,5 +1,5 @@
-// Package control connects `ptgate status` and `ptgate reload` to a running ptgate. It
-// speaks HTTP on a Unix socket in the state directory, which only ptgate's own user may
+// Package control connects `ptgate status`, `ptgate reload` and the commands about users to
+// a running ptgate. It speaks HTTP on a Unix socket in the state directory, which only ptgate's own user may
 // enter. It listens on no network.
 //
 // The socket exists as long as the process, also while a stopping ptgate waits for open
@@ -54,12 +54,23 @@ type Server struct {
 // ErrRunning says that another ptgate answers on the socket, and does not stop.
 var ErrRunning = errors.New("another ptgate runs this configuration")
 
+// Answers are what a Server asks the ptgate that it belongs to. The texts of errors are sent
+// to the client, one line for each problem.
+type Answers struct {
+	// Status is sent as JSON. If its field "stopping" is true, another ptgate may replace
+	// the socket.
+	Status func() any
+	// Reload has a context that ends when the client has left, and at Close.
+	Reload func(context.Context) error
+	// Users is sent as JSON: what each user of the exit has used.
+	Users func() any
+	// ReadUsers reads the file of users again.
+	ReadUsers func() error
+}
+
 // Serve listens on path. It replaces the socket of a ptgate that stops or was killed;
-// if another one runs, the error is ErrRunning. The value of status is sent as JSON. If
-// its field "stopping" is true, another ptgate may replace the socket. The text of
-// reload's error is sent to the client, one line for each problem. reload's context
-// ends when the client has left, and at Close.
-func Serve(path string, status func() any, reload func(context.Context) error) (*Server, error) {
+// if another one runs, the error is ErrRunning.
+func Serve(path string, a Answers) (*Server, error) {
 	if err := permissions.CheckDir(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Dir(path), err)
 	}
@@ -90,17 +101,25 @@ func Serve(path string, status func() any, reload func(context.Context) error) (
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		e.Encode(status())
-	})
-	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, r *http.Request) {
-		if err := reload(r.Context()); err != nil {
-			http.Error(w, err.Error(), http.StatusConflict)
-		}
-	})
+	get := func(what string, value func() any) {
+		mux.HandleFunc("GET "+what, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			e := json.NewEncoder(w)
+			e.SetIndent("", "  ")
+			e.Encode(value())
+		})
+	}
+	post := func(what string, do func(context.Context) error) {
+		mux.HandleFunc("POST "+what, func(w http.ResponseWriter, r *http.Request) {
+			if err := do(r.Context()); err != nil {
+				http.Error(w, err.Error(), http.StatusConflict)
+			}
+		})
+	}
+	get("/status", a.Status)
+	post("/reload", a.Reload)
+	get("/users", a.Users)
+	post("/users", func(context.Context) error { return a.ReadUsers() })
 	s.http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		closed := s.closed
@@ -194,6 +213,17 @@ func Status(ctx context.Context, path string) ([]byte, error) {
 // is the one that the running ptgate gives.
 func Reload(ctx context.Context, path string) error {
 	_, err := ask(ctx, path, http.MethodPost, "/reload")
+	return err
+}
+
+// Users asks the ptgate on the socket path what each user has used, which is JSON.
+func Users(ctx context.Context, path string) ([]byte, error) {
+	return ask(ctx, path, http.MethodGet, "/users")
+}
+
+// ReadUsers asks the ptgate on the socket path to read its file of users, and waits for it.
+func ReadUsers(ctx context.Context, path string) error {
+	_, err := ask(ctx, path, http.MethodPost, "/users")
 	return err
 }
 

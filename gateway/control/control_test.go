@@ -24,7 +24,8 @@ func TestAsk(t *testing.T) {
 		t.Fatalf("nobody there: %v", err)
 	}
 	var bad error
-	s, err := control.Serve(path, func() any { return map[string]int{"answer": 42} }, func(context.Context) error { return bad })
+	s, err := control.Serve(path, control.Answers{Status: func() any { return map[string]int{"answer": 42} }, Reload: func(context.Context) error { return bad },
+		Users: func() any { return []string{"ann"} }, ReadUsers: func() error { return bad }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +42,13 @@ func TestAsk(t *testing.T) {
 	if err := control.Reload(t.Context(), path); err == nil || err.Error() != bad.Error() {
 		t.Errorf("reload: %v", err)
 	}
-	if _, err := control.Serve(path, nil, nil); !errors.Is(err, control.ErrRunning) {
+	if b, err := control.Users(t.Context(), path); err != nil || string(b) != "[\n  \"ann\"\n]\n" {
+		t.Errorf("users %q, %v", b, err)
+	}
+	if err := control.ReadUsers(t.Context(), path); err == nil || err.Error() != bad.Error() {
+		t.Errorf("users: %v", err)
+	}
+	if _, err := control.Serve(path, control.Answers{}); !errors.Is(err, control.ErrRunning) {
 		t.Errorf("a second server: %v", err)
 	}
 	s.Close()
@@ -59,7 +66,7 @@ func TestLeftOver(t *testing.T) {
 	}
 	ln.SetUnlinkOnClose(false)
 	ln.Close()
-	s, err := control.Serve(path, func() any { return 1 }, nil)
+	s, err := control.Serve(path, control.Answers{Status: func() any { return 1 }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,21 +106,21 @@ func TestHandOver(t *testing.T) {
 	dir, known := t.TempDir(), t.TempDir()
 	path, link := control.Path(dir, "x"), control.Path(known, "x")
 	var stopping atomic.Bool
-	first, err := control.Serve(path, func() any { return status{"first", stopping.Load()} }, nil)
+	first, err := control.Serve(path, control.Answers{Status: func() any { return status{"first", stopping.Load()} }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := first.Link(link); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := control.Serve(path, nil, nil); !errors.Is(err, control.ErrRunning) {
+	if _, err := control.Serve(path, control.Answers{}); !errors.Is(err, control.ErrRunning) {
 		t.Fatalf("beside one that runs: %v", err)
 	}
 	stopping.Store(true)
 	if got := ask(t, link); got != "first" {
 		t.Errorf("while the first one stops, %q answers", got)
 	}
-	second, err := control.Serve(path, func() any { return status{Name: "second"} }, nil)
+	second, err := control.Serve(path, control.Answers{Status: func() any { return status{Name: "second"} }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +147,7 @@ func TestHandOverOfLink(t *testing.T) {
 	link := control.Path(known, "x")
 	serve := func(dir, name string, stopping bool) *control.Server {
 		t.Helper()
-		s, err := control.Serve(control.Path(dir, "x"), func() any { return status{name, stopping} }, nil)
+		s, err := control.Serve(control.Path(dir, "x"), control.Answers{Status: func() any { return status{name, stopping} }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -191,7 +198,7 @@ func TestFind(t *testing.T) {
 	if got, err := control.Find(t.Context(), paths...); !errors.Is(err, control.ErrNotRunning) {
 		t.Errorf("nobody is there: %q, %v", got, err)
 	}
-	s, err := control.Serve(paths[3], func() any { return 1 }, nil)
+	s, err := control.Serve(paths[3], control.Answers{Status: func() any { return 1 }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,12 +228,12 @@ func TestReloadEnds(t *testing.T) {
 	path := control.Path(t.TempDir(), "x")
 	begun := make(chan struct{})
 	ended := make(chan struct{}, 2)
-	s, err := control.Serve(path, nil, func(ctx context.Context) error {
+	s, err := control.Serve(path, control.Answers{Reload: func(ctx context.Context) error {
 		begun <- struct{}{}
 		<-ctx.Done()
 		ended <- struct{}{}
 		return ctx.Err()
-	})
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +256,7 @@ func Example() {
 	dir, _ := os.MkdirTemp("", "")
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "control.sock")
-	s, err := control.Serve(path, func() any { return "fine" }, func(context.Context) error { return nil })
+	s, err := control.Serve(path, control.Answers{Status: func() any { return "fine" }, Reload: func(context.Context) error { return nil }})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -49,7 +49,7 @@ func TestPlanted(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, findErr := control.Find(t.Context(), path)
-	s, serveErr := control.Serve(path, func() any { return 1 }, nil)
+	s, serveErr := control.Serve(path, control.Answers{Status: func() any { return 1 }})
 	ln.Close()
 	<-asked
 	if !errors.Is(findErr, control.ErrNotRunning) || !strings.Contains(findErr.Error(), "user 65533") {
@@ -77,14 +77,14 @@ func TestOpenDirectory(t *testing.T) {
 	if err := os.Chmod(open, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := control.Serve(control.Path(open, "x"), nil, nil); err == nil || !strings.Contains(err.Error(), "chmod go-w "+open) {
+	if _, err := control.Serve(control.Path(open, "x"), control.Answers{}); err == nil || !strings.Contains(err.Error(), "chmod go-w "+open) {
 		t.Errorf("serve: %v", err)
 	}
 	own := t.TempDir()
 	if err := os.Chmod(own, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s, err := control.Serve(control.Path(own, "x"), func() any { return 1 }, nil)
+	s, err := control.Serve(control.Path(own, "x"), control.Answers{Status: func() any { return 1 }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,10 @@
 // Package credentials checks user names and passwords, for the fronts that
 // applications use and for the exit alike. The table of users has each password as it
-// is, or as a bcrypt hash.
+// is, or as a bcrypt hash, or as a digest.
+//
+// A digest is for a secret of 128 random bits, which no person has chosen. Nobody can try
+// so many, however fast each try is. So plain SHA-256 is right for it, and costs nothing for
+// each stream. A password that a person has chosen needs bcrypt.
 //
 // Whoever guesses is slowed down. A wrong password has its answer a second later, and an
 // address has one guess at a time. So nobody is kept out but those of the guesser's own
@@ -16,7 +20,9 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base32"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"net"
 	"net/netip"
@@ -45,8 +51,35 @@ const (
 	maxCost = 14
 )
 
-// Check returns an error if password begins as a bcrypt hash but can't be used as one.
+// digestPrefix is what a digest begins with. SHA-256 follows, in hex.
+const digestPrefix = "$sha256$"
+
+// NewSecret makes a secret of 128 random bits. It has small letters and digits only.
+func NewSecret() string {
+	var b [16]byte
+	rand.Read(b[:])
+	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:]))
+}
+
+// Digest is what a table of users has in place of a secret that NewSecret has made.
+func Digest(secret string) string {
+	sum := sha256.Sum256([]byte(secret))
+	return digestPrefix + hex.EncodeToString(sum[:])
+}
+
+// IsDigest tells whether password has the form of a digest.
+func IsDigest(password string) bool {
+	sum, found := strings.CutPrefix(password, digestPrefix)
+	raw, err := hex.DecodeString(sum)
+	return found && err == nil && len(raw) == sha256.Size && sum == strings.ToLower(sum)
+}
+
+// Check returns an error if password begins as a bcrypt hash or as a digest, but can't be
+// used as one.
 func Check(password string) error {
+	if strings.HasPrefix(password, digestPrefix) && !IsDigest(password) {
+		return errors.New("begins as a digest, and is none: 64 digits of small hex follow " + digestPrefix)
+	}
 	if !hashed(password) {
 		if _, rest, found := strings.Cut(password, ":"); found && hashed(rest) && Check(rest) == nil {
 			return errors.New("is a line of htpasswd: write what is behind the colon only")
@@ -264,8 +297,11 @@ func (g *Guard) check(ctx context.Context, users map[string]string, want string,
 	}
 	if !hashed(want) {
 		// The digests are of one length, whatever the passwords' lengths are.
-		a, b := sha256.Sum256([]byte(want)), sha256.Sum256([]byte(password))
-		return subtle.ConstantTimeCompare(a[:], b[:]) == 1 && known, true
+		a, b := want, Digest(password)
+		if !IsDigest(want) {
+			a = Digest(want)
+		}
+		return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 && known, true
 	}
 	// A hash has to be slow only until its password is known. Later, guesses can't keep
 	// the processors busy.

@@ -372,3 +372,30 @@ func Example() {
 	fmt.Println(g.Valid(context.Background(), users, "192.0.2.1", "alice", "secret"))
 	// Output: true
 }
+
+// A random secret needs no slow hash, and what the table has is of no use as a password.
+func TestDigest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		secret := NewSecret()
+		if len(secret) != 26 || secret == NewSecret() {
+			t.Errorf("secret %q", secret)
+		}
+		digest := Digest(secret)
+		g := NewGuard()
+		g.compare = func([]byte, []byte) error { t.Error("a slow hash is worked out"); return nil }
+		users := map[string]string{"ann": digest}
+		for password, want := range map[string]bool{secret: true, digest: false, strings.TrimPrefix(digest, digestPrefix): false, "": false} {
+			if got := g.Valid(t.Context(), users, "", "ann", password); got != want {
+				t.Errorf("%q: %v", password, got)
+			}
+		}
+		if err := Check(digest); err != nil {
+			t.Error(err)
+		}
+		for _, bad := range []string{digest[:70], strings.ToUpper(digest), "$sha256$", digest + "0"} {
+			if IsDigest(bad) || strings.HasPrefix(bad, digestPrefix) && Check(bad) == nil {
+				t.Errorf("%q is taken for a digest", bad)
+			}
+		}
+	})
+}

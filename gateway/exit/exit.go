@@ -16,6 +16,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"ptgate/adapter/descriptors"
@@ -46,9 +48,7 @@ type Settings struct {
 	Dial time.Duration
 	// Handshake is the longest time until the client's request is complete. 0: no limit.
 	Handshake time.Duration
-	// Users maps names to passwords, or to bcrypt hashes of them. Empty: nobody is asked.
-	Users map[string]string
-	// UserStreams is how many connections each of them may have; 0: any number.
+	// UserStreams is how many connections each user may have; 0: any number.
 	UserStreams int
 	// Hosts has the addresses of names that are not looked up. The names are in their
 	// canonical form. The policy holds for these addresses as for all others.
@@ -65,7 +65,9 @@ type Exit struct {
 	log      *slog.Logger
 	book     *outcome.Book
 	guard    *credentials.Guard
-	users    users
+	roster   atomic.Pointer[roster] // nil: nobody is asked
+	changing sync.Mutex             // held while roster changes
+	used     map[string]Usage       // what users have used before who were not in roster yet
 	// isLocal tells whether an address is one of this machine's.
 	isLocal func(netip.Addr) (bool, error)
 	// source is the address that the system would use towards another one.

@@ -23,13 +23,14 @@ import (
 // until the relay has ended.
 func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, client string, place Place, o relay.Options) (then func()) {
 	set := e.settings()
-	s := &session{exit: e, conn: c, client: client, set: set, ctx: ctx, place: &taken{place}, relay: &o}
+	s := &session{exit: e, conn: c, client: client, set: set, ctx: ctx, place: &taken{place}, relay: &o,
+		roster: e.roster.Load(), leave: func() {}}
 	if set.Handshake > 0 {
 		s.due = time.Now().Add(set.Handshake)
 		c.SetReadDeadline(s.due)
 	}
 	s.hs.Dial, s.hs.Detail = s.dial, true
-	if len(set.Users) > 0 {
+	if s.roster != nil {
 		s.hs.Valid = s.valid
 	}
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(past) })
@@ -43,6 +44,7 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, client string, plac
 	}
 	upstream := s.hs.Upstream
 	if upstream == nil {
+		s.leave()
 		s.hs.Refuse() // if the client has not been told yet
 		c.Close()     // in order: the refusal still arrives
 		return nil
@@ -50,21 +52,29 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, client string, plac
 	if !s.hs.Granted || !live {
 		upstream.Reset()
 		c.Reset()
+		s.leave()
 		s.place.Release()
 		return nil
+	}
+	o.Early = s.hs.Early
+	ctx = s.ctx
+	if s.account != nil {
+		s.account.in.Add(int64(len(o.Early)))
+		c = newMetered(c, s.account)
 	}
 	if s.measured {
 		upstream.Close()
 		return func() {
 			defer s.place.Release()
+			defer s.leave()
 			defer c.Close()
 			defer context.AfterFunc(ctx, func() { c.Reset() })()
-			measure.Serve(stream.Ahead(c, s.hs.Early))
+			measure.Serve(stream.Ahead(c, o.Early))
 		}
 	}
-	o.Early = s.hs.Early
 	return func() {
 		defer s.place.Release()
+		defer s.leave()
 		if err := relay.Run(ctx, c, upstream, o); err != nil {
 			// The error's text has addresses in it, which no log is to have.
 			e.log.Debug("exit: connection ended", "reason", answer.Of(err))
@@ -77,7 +87,7 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, client string, plac
 // general failure (RFC 1928 sections 3 and 6, RFC 1929 section 2).
 func (e *Exit) Busy() []byte {
 	var b []byte
-	if len(e.settings().Users) > 0 {
+	if e.roster.Load() != nil {
 		b = socks5.AppendStatus(socks5.AppendMethod(b, socks5.UserPassword), 0)
 	} else {
 		b = socks5.AppendMethod(b, socks5.NoAuth)
@@ -109,11 +119,15 @@ type session struct {
 	asked    bool // there was a request for a destination
 	measured bool // the destination is package measure
 	place    *taken
+
+	roster  *roster  // nil: nobody is asked
+	account *account // of the user; nil: not known
+	leave   func()   // ends ctx, where that is of the user's own
 }
 
 func (s *session) valid(user, password string) bool {
 	begun := time.Now()
-	ok := s.exit.guard.Valid(s.ctx, s.set.Users, s.client, user, password)
+	ok := s.exit.guard.Valid(s.ctx, s.roster.passwords, s.client, user, password)
 	if !s.due.IsZero() { // the client has waited, and not the other way round
 		s.due = s.due.Add(time.Since(begun))
 		s.conn.SetReadDeadline(s.due)
@@ -121,10 +135,20 @@ func (s *session) valid(user, password string) bool {
 			s.conn.SetDeadline(past)
 		}
 	}
-	if !ok {
+	a := s.roster.account(user)
+	switch {
+	case !ok && a == nil:
+		// It may be anything, such as a password in the wrong place: no log has it.
 		s.exit.book.Add(outcome.ExitBadCredentials, outcome.By())
-	} else if s.set.UserStreams > 0 {
-		s.place.Place = userPlace{&s.exit.users, user, s.set.UserStreams, s.place.Place, s.relay.Halves}
+	case !ok:
+		s.exit.book.Add(outcome.ExitBadCredentials, outcome.By(), "user", user)
+	case a.user.Load().expired():
+		s.exit.book.Add(outcome.ExitBadCredentials, outcome.By(), "user", user, "cause", "expired")
+		return false
+	default:
+		s.account = a
+		s.ctx, s.leave = a.during(s.ctx)
+		s.place.Place = userPlace{a, user, s.set.UserStreams, s.place.Place, s.relay.Halves}
 		s.relay.Groups = append(s.relay.Groups, userGroup(user))
 	}
 	return ok
@@ -156,11 +180,15 @@ func (s *session) dial(host string, port int) (stream.Conn, error) {
 	var c stream.Conn
 	left := false
 	t, err := destination.FromHostPort(host, port)
-	if err != nil {
+	switch {
+	case err != nil:
 		err = answer.New(answer.BadRequest, err)
-	} else if t.Name == measure.Name {
+	case t.Name == measure.Name:
 		c, err = s.measure()
-	} else {
+	case s.account != nil:
+		err = s.account.may(t)
+	}
+	if err == nil && !s.measured {
 		// The end of the client's direction is no departure: it may have sent all that
 		// it has to say.
 		ctx, done := stream.Watch(s.ctx, s.conn, watchAfter, false)

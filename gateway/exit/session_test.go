@@ -136,9 +136,10 @@ func TestSession(t *testing.T) {
 		{"refused after the user", users, refuse, login("ann", "secret") + v4, "\x05\x02\x01\x00" + reply(5)},
 		{"command after the user", users, refuse, login("ann", "secret") + "\x05\x02" + v4[2:], "\x05\x02\x01\x00" + reply(7)},
 	} {
-		s := &Settings{Users: c.users, Policy: Policy{DenyPrivate: true}, Handshake: time.Minute}
+		s := &Settings{Policy: Policy{DenyPrivate: true}, Handshake: time.Minute}
 		names := map[string]string{"rebind.test": "127.0.0.1", "known.to": "8.8.8.8"}
 		e := newExit(s, names, c.connect)
+		e.SetUsers(withPasswords(c.users))
 		for _, step := range []int{1 << 20, 1} {
 			client, server := testkit.TCPPair(t)
 			var wg sync.WaitGroup
@@ -221,10 +222,22 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
+// withPasswords makes users without limits. Nil: nobody is asked.
+func withPasswords(passwords map[string]string) (all map[string]User) {
+	for name, p := range passwords {
+		if all == nil {
+			all = map[string]User{}
+		}
+		all[name] = User{Password: p}
+	}
+	return all
+}
+
 // One user leaves places for the others.
 func TestPlacesOfUsers(t *testing.T) {
 	echo := leadsTo(t, func(c *net.TCPConn) { io.Copy(c, c) })
-	e := newExit(&Settings{Users: map[string]string{"ann": "a", "bob": "b"}, UserStreams: 2}, nil, echo)
+	e := newExit(&Settings{UserStreams: 2}, nil, echo)
+	e.SetUsers(map[string]User{"ann": {Password: "a"}, "bob": {Password: "b"}})
 	p := &places{left: 100}
 	var wg sync.WaitGroup
 	open := func(user, password, want string) (c *net.TCPConn) {
@@ -249,8 +262,8 @@ func TestPlacesOfUsers(t *testing.T) {
 		c.Close()
 	}
 	wg.Wait()
-	if p.taken != 0 || len(e.users.count) != 0 {
-		t.Errorf("%d places are not given back, %v", p.taken, e.users.count)
+	if open := e.Usage()["ann"].Streams; p.taken != 0 || open != 0 {
+		t.Errorf("%d places are not given back, %d of the user", p.taken, open)
 	}
 	open("ann", "a", granted).Close()
 	wg.Wait()
@@ -260,12 +273,13 @@ func TestPlacesOfUsers(t *testing.T) {
 func TestUserMakesRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var far []net.Conn
-		e := newExit(&Settings{Users: map[string]string{"ann": "a", "bob": "b"}, UserStreams: 1}, nil,
+		e := newExit(&Settings{UserStreams: 1}, nil,
 			func(context.Context, netip.AddrPort) (net.Conn, error) {
 				near, other := net.Pipe()
 				far = append(far, other)
 				return near, nil
 			})
+		e.SetUsers(map[string]User{"ann": {Password: "a"}, "bob": {Password: "b"}})
 		p := &places{left: 100}
 		o := relay.Options{HalfOpen: time.Hour, Halves: relay.NewHalves(nil)}
 		open := func(user string) (c net.Conn, granted bool) {
@@ -332,7 +346,7 @@ func TestBusy(t *testing.T) {
 	if got := string(e.Busy()); got != "\x05\x00"+reply(1) {
 		t.Errorf("%q", got)
 	}
-	e = newExit(&Settings{Users: map[string]string{"a": "b"}}, nil, nil)
+	e.SetUsers(map[string]User{})
 	if got := string(e.Busy()); got != "\x05\x02\x01\x00"+reply(1) {
 		t.Errorf("with users: %q", got)
 	}
@@ -343,7 +357,8 @@ func TestNothingPrivateInTheLog(t *testing.T) {
 	var log bytes.Buffer
 	logger := slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	book := outcome.New(logger)
-	e := New(func() *Settings { return &Settings{Users: map[string]string{"ann": "secret"}} }, book, logger)
+	e := New(func() *Settings { return &Settings{} }, book, logger)
+	e.SetUsers(map[string]User{"ann": {Password: "secret"}})
 	e.connect = fails(errors.New("dial 8.8.8.8:80: known.to"))
 	for _, send := range []string{
 		"\x05\x01\x02\x01\x03ann\x06secret" + v4,
@@ -375,8 +390,8 @@ func testCounts(t *testing.T) {
 	var log bytes.Buffer
 	logger := slog.New(slog.NewTextHandler(&log, nil))
 	book := outcome.New(logger)
-	set := &Settings{Users: map[string]string{"ann": "secret"}}
-	e := New(func() *Settings { return set }, book, logger)
+	e := New(func() *Settings { return &Settings{} }, book, logger)
+	e.SetUsers(map[string]User{"ann": {Password: "secret"}})
 	e.connect = func(_ context.Context, a netip.AddrPort) (net.Conn, error) {
 		if a.Port() == 443 {
 			c, far := net.Pipe()
@@ -460,7 +475,8 @@ func TestHandshakeLimit(t *testing.T) {
 // client's.
 func TestPasswordAndHandshake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newExit(&Settings{Handshake: time.Second, Users: map[string]string{"ann": "secret"}}, nil, fails(errRefused))
+		e := newExit(&Settings{Handshake: time.Second}, nil, fails(errRefused))
+		e.SetUsers(map[string]User{"ann": {Password: "secret"}})
 		const address = "192.0.2.1"
 		var wg sync.WaitGroup
 		begin := func() net.Conn {
@@ -640,9 +656,6 @@ func FuzzSession(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, in []byte, asks bool) {
 		s := &Settings{Policy: Policy{DenyPrivate: true}}
-		if asks {
-			s.Users = map[string]string{"u": "p"}
-		}
 		upstream := &scripted{in: bytes.NewReader([]byte("from the service"))}
 		dialled := false
 		e := newExit(s, map[string]string{"rebind.test": "127.0.0.1", "known.to": "8.8.8.8"},
@@ -653,6 +666,9 @@ func FuzzSession(f *testing.F) {
 				}
 				return upstream, nil
 			})
+		if asks {
+			e.SetUsers(map[string]User{"u": {Password: "p"}})
+		}
 		e.resolver.net.Dial = func(context.Context, string, string) (net.Conn, error) {
 			return nil, errors.New("no name server")
 		}

@@ -100,6 +100,7 @@ type far struct {
 	limit  Limiter
 	limits *config.Limits
 	exit   *exit.Settings
+	users  map[string]exit.User
 	state  string
 	count  counter
 	book   *outcome.Book
@@ -140,6 +141,7 @@ func start(t testing.TB, c *config.Serve, change func(*far)) *far {
 	f.book = outcome.New(log)
 	t.Cleanup(f.book.Close)
 	behind := exit.New(func() *exit.Settings { return f.exit }, f.book, log)
+	behind.SetUsers(f.users)
 	if f.trial {
 		behind = nil
 	}
@@ -400,7 +402,7 @@ func TestLimit(t *testing.T) {
 	t.Run("stream with a user", func(t *testing.T) {
 		f := start(t, obfs4(false), func(f *far) {
 			full(f)
-			f.exit.Users = map[string]string{"ann": "secret"}
+			f.users = map[string]exit.User{"ann": {Password: "secret"}}
 		})
 		_, err := f.session(session.Auth{User: "ann", Password: "secret"}).Open(t.Context(), at)
 		if r, ok := errors.AsType[*session.Refusal](err); !ok || r.Code != 1 {

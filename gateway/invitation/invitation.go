@@ -1,0 +1,116 @@
+// Package invitation reads and writes the links by which a box takes in a user. A link has
+// all that a client needs: who the user is, who the box is, and every way to it.
+//
+//	ptgate://alice:SECRET@BOX/obfs4,192.0.2.10:443,cert=…,iat-mode=0/SUM
+//
+// BOX is the box's public key in hex. Then there is a part for each bridge line, with commas
+// for spaces. SUM tells whether the link has come whole: messengers cut and change links. A
+// link has no character that means something to a shell.
+package invitation
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"ptgate/adapter"
+	"ptgate/gateway/session"
+	"ptgate/gateway/users"
+)
+
+// Scheme is what a link begins with.
+const Scheme = "ptgate://"
+
+// An Invitation is what a link says.
+type Invitation struct {
+	User, Secret string
+	Box          session.Box
+	Lines        []adapter.BridgeLine // at least one
+}
+
+// String is the link. It holds secrets.
+func (v *Invitation) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s%s:%s@%x", Scheme, escape(v.User), escape(v.Secret), v.Box[:])
+	for _, l := range v.Lines {
+		words := strings.Fields(l.String())
+		for i, w := range words {
+			words[i] = escape(w)
+		}
+		b.WriteString("/" + strings.Join(words, ","))
+	}
+	return b.String() + "/" + sum(b.String())
+}
+
+// sum is for accidents, not for attackers: who can change a link can make one.
+func sum(text string) string {
+	h := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(h[:4])
+}
+
+// escape writes what could mean something else as %XX.
+func escape(s string) string {
+	var b strings.Builder
+	for _, c := range []byte(s) {
+		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-_.=:+", c) >= 0 {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
+}
+
+var (
+	errNoLink = errors.New("this is no invitation: one begins with " + Scheme)
+	errCut    = errors.New("the invitation has not come whole: a part of it is missing or changed; copy all of it, or ask for the file or the QR code")
+)
+
+// Parse reads a link.
+func Parse(link string) (*Invitation, error) {
+	link = strings.TrimSpace(link)
+	rest, ok := strings.CutPrefix(link, Scheme)
+	if !ok {
+		return nil, errNoLink
+	}
+	end := strings.LastIndexByte(link, '/')
+	parts := strings.Split(rest, "/")
+	if len(parts) < 3 || sum(link[:end]) != link[end+1:] {
+		return nil, errCut
+	}
+	who, box, _ := strings.Cut(parts[0], "@")
+	user, secret, _ := strings.Cut(who, ":")
+	v := &Invitation{}
+	var err error
+	if v.User, err = url.PathUnescape(user); err != nil {
+		return nil, errCut
+	}
+	if v.Secret, err = url.PathUnescape(secret); err != nil {
+		return nil, errCut
+	}
+	raw, err := hex.DecodeString(box)
+	if err != nil || len(raw) != len(v.Box) || len(v.Secret) > 255 || v.Secret == "" {
+		return nil, errCut
+	}
+	copy(v.Box[:], raw)
+	if err := users.CheckName(v.User); err != nil {
+		return nil, fmt.Errorf("the invitation: %w", err)
+	}
+	for _, p := range parts[1 : len(parts)-1] {
+		words := strings.Split(p, ",")
+		for i := range words {
+			if words[i], err = url.PathUnescape(words[i]); err != nil {
+				return nil, errCut
+			}
+		}
+		l, err := adapter.ParseBridgeLine(strings.Join(words, " "))
+		if err != nil {
+			return nil, fmt.Errorf("the invitation: %w", err)
+		}
+		v.Lines = append(v.Lines, l)
+	}
+	return v, nil
+}

@@ -1,0 +1,82 @@
+package invitation_test
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+
+	"ptgate/adapter"
+	"ptgate/gateway/invitation"
+	"ptgate/gateway/session"
+)
+
+func lines(t testing.TB, texts ...string) (all []adapter.BridgeLine) {
+	t.Helper()
+	for _, text := range texts {
+		l, err := adapter.ParseBridgeLine(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, l)
+	}
+	return all
+}
+
+func sample(t testing.TB) *invitation.Invitation {
+	return &invitation.Invitation{User: "ann@work", Secret: "abc", Box: session.Box{1, 2, 255}, Lines: lines(t,
+		"obfs4 192.0.2.10:443 cert=XHQQLQGlwhGz44t+DM2ekE1+VWVcS8Dg1G3p3PKLtwBiNw2zDPjp/NEOPDaVCm0RKMootA iat-mode=0",
+		"obfs4 [2001:db8::1]:443 cert=XHQQLQGlwhGz44t+DM2ekE1+VWVcS8Dg1G3p3PKLtwBiNw2zDPjp/NEOPDaVCm0RKMootA iat-mode=0",
+		"webtunnel 192.0.2.1:443 url=https://www.example.com/a,b?c=d&e=%20 utls=none")}
+}
+
+func TestLink(t *testing.T) {
+	want := sample(t)
+	link := want.String()
+	if i := strings.IndexAny(link, " \t\n~[]'\"`$&?*;|<>(){}!#\\"); i >= 0 {
+		t.Errorf("a shell would not leave %q alone", link[i:])
+	}
+	got, err := invitation.Parse(" " + link + "\n")
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%q is %+v, %v", link, got, err)
+	}
+}
+
+// A link that has not come whole is not taken for another one.
+func TestDamaged(t *testing.T) {
+	link := sample(t).String()
+	for i := range link {
+		if _, err := invitation.Parse(link[:i]); err == nil {
+			t.Errorf("%q is taken", link[:i])
+		}
+		if b := []byte(link); b[i] != 'x' {
+			b[i] = 'x'
+			if _, err := invitation.Parse(string(b)); err == nil {
+				t.Errorf("%q is taken", b)
+			}
+		}
+	}
+	if _, err := invitation.Parse("obfs4 192.0.2.10:443"); err == nil || !strings.Contains(err.Error(), "ptgate://") {
+		t.Error(err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(sample(f).String())
+	f.Fuzz(func(t *testing.T, link string) {
+		v, err := invitation.Parse(link)
+		if err != nil {
+			return
+		}
+		again, err := invitation.Parse(v.String())
+		if err != nil || !reflect.DeepEqual(again, v) {
+			t.Errorf("%+v, %v", again, err)
+		}
+	})
+}
+
+func ExampleParse() {
+	_, err := invitation.Parse("ptgate://alice:secret@0102")
+	fmt.Println(err != nil)
+	// Output: true
+}
