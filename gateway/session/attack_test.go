@@ -685,3 +685,18 @@ func TestStreamsOfAClient(t *testing.T) {
 		}
 	})
 }
+
+// The reset of a stream that a box has not looked at, because it is about to stop, shows that
+// it is. The frame that says so may be late, and each new stream would be lost before it comes.
+func TestResetShowsLeaving(t *testing.T) {
+	for code, want := range map[uint64]uint64{codeLimit: 0, codeLeaving: stageNow} {
+		h := newHostile(true, 2)
+		h.mu.Lock()
+		s := h.open()
+		h.mu.Unlock()
+		h.frames(frame{kind: frameReset, id: s.id, at: code})
+		if h.leaves != want {
+			t.Errorf("reset with code %d: the box leaves in stage %d, want %d", code, h.leaves, want)
+		}
+	}
+}

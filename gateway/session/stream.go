@@ -306,6 +306,8 @@ func (s *Stream) frame(f frame, data []byte) error {
 			err = errLimit
 		case codeLeaving:
 			err = errLeaving
+			// The frame that says so may be on another lane, and come later.
+			s.e.owner.peerLeaves(stageNow)
 		}
 		s.broke(err)
 	case frameWindow:
