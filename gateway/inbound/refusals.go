@@ -50,8 +50,13 @@ type refusal struct {
 
 // unread tells whether the client has sent what nobody has read yet.
 func (o *refusal) unread() bool {
-	s := o.conn.Socket()
-	return s.Plain && s.TCP != nil && !stream.Quiet(s.TCP)
+	switch s := o.conn.Socket(); {
+	case s.Unix != nil:
+		return !stream.Quiet(s.Unix)
+	case s.Plain:
+		return !stream.Quiet(s.TCP)
+	}
+	return false
 }
 
 // newRefusals makes refusals for n clients. Each listener holds one more, which waits for

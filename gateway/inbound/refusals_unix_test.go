@@ -5,6 +5,8 @@ package inbound
 import (
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -15,12 +17,23 @@ import (
 // On a busy machine a client may have asked long before its bytes are read. It keeps its
 // place until then.
 func TestUnreadRefusals(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	dir, err := os.MkdirTemp("", "ptg-") // a short name: paths of sockets are limited
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	for network, address := range map[string]string{"tcp": "127.0.0.1:0", "unix": filepath.Join(dir, "s")} {
+		t.Run(network, func(t *testing.T) { unreadRefusals(t, network, address) })
+	}
+}
+
+func unreadRefusals(t *testing.T, network, address string) {
+	ln, err := net.Listen(network, address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	peer, err := net.Dial("tcp", ln.Addr().String())
+	peer, err := net.Dial(network, ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ package stream
 import (
 	"errors"
 	"net"
+	"syscall"
 )
 
 // waitRead can't tell before it reads.
@@ -16,7 +17,7 @@ func waitReset(*net.TCPConn) error { return errors.ErrUnsupported }
 func Closed(*net.TCPConn) bool { return false }
 
 // Quiet is true: this system does not tell whether there is something to read from c.
-func Quiet(*net.TCPConn) bool { return true }
+func Quiet(syscall.Conn) bool { return true }
 
 // ReadReady reads into the buffer that get returns. This system can't wait without one.
 func ReadReady(c *net.TCPConn, get func() []byte, _ func()) (int, error) { return c.Read(get()) }

@@ -52,7 +52,7 @@ func waitReset(c *net.TCPConn) error {
 
 // Quiet tells whether there is nothing to read from c: no bytes, no end and no error. It
 // does not wait. It is true on systems that can't tell.
-func Quiet(c *net.TCPConn) (is bool) {
+func Quiet(c syscall.Conn) (is bool) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return false
