@@ -161,7 +161,8 @@ func TestLogOfServer(t *testing.T) {
 		t.Run(level, func(t *testing.T) {
 			webtunnel := freeAddr(t)
 			b, to := startServer(t, fmt.Sprintf("users = { user = \"right\" }\n[log]\nlevel = %q\nprivate = false\n[[serve]]\ntransport = \"webtunnel\"\n"+
-				"bind = %q\noptions = { url = \"https://www.example.com/x\" }\ntrusted_hops = 0\ndeny = \"127.0.0.3\"\n[limits]\ndrain = \"1s\"\n", level, webtunnel))
+				"bind = %q\noptions = { url = \"https://www.example.com/x\" }\ntrusted_hops = 0\ndeny = \"127.0.0.3\"\n"+
+				"[limits]\ndrain = \"1s\"\nshared = [\"127.0.0.1\", %q]\n", level, webtunnel, attackerHost))
 			obfs4 := func(text string) func() error {
 				return func() error {
 					c, err := dial(t, to, attackerHost)
