@@ -25,6 +25,9 @@ var mostLog = map[string]struct{ once, second int64 }{
 // it is so often that most attacks would break the bound of a log that has none itself.
 var often = map[string]int{"info": 600, "debug": 6000}
 
+// again is how many times it is made if the message is that of an attack before.
+const again = 600
+
 // attackers work at the same time. A wrong password takes them a while.
 const attackers = 8
 
@@ -120,14 +123,14 @@ func TestLogOfGateway(t *testing.T) {
 				{"not in allow", often[level], say(mixed, attackerHost, socks)},
 				{"nothing", often[level], begin(mixed, me, "")},
 				{"HTTP to SOCKS", often[level], say(socksPort, me, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")},
-				{"SOCKS to HTTP", often[level], say(httpPort, me, socks)},
-				{"TLS", often[level], say(mixed, me, "\x16\x03\x01\x00\x05hello")},
-				{"junk", often[level], begin(mixed, me, "\x00\xff\x00\xff")},
+				{"SOCKS to HTTP", again, say(httpPort, me, socks)},
+				{"TLS", again, say(mixed, me, "\x16\x03\x01\x00\x05hello")},
+				{"junk", again, begin(mixed, me, "\x00\xff\x00\xff")},
 				{"half a request", often[level], begin(socksPort, me, socks+"\x05\x01")},
 				{"a blocked name", often[level], say(mixed, me, blocked)},
-				{"a blocked name by HTTP", often[level], say(httpPort, me, "CONNECT none.example:80 HTTP/1.1\r\nHost: none.example:80\r\n\r\n")},
-				{"a long name", often[level], say(httpPort, me, "CONNECT "+strings.Repeat("a.", 120)+"example:80 HTTP/1.1\r\nHost: h\r\n\r\n")},
-				{"bad HTTP", often[level], say(httpPort, me, "GET http://h/ HTTP/1.1\r\nHost: h\r\n"+strings.Repeat("x", 300)+"\r\n\r\n")},
+				{"a blocked name by HTTP", again, say(httpPort, me, "CONNECT none.example:80 HTTP/1.1\r\nHost: none.example:80\r\n\r\n")},
+				{"a long name", again, say(httpPort, me, "CONNECT "+strings.Repeat("a.", 120)+"example:80 HTTP/1.1\r\nHost: h\r\n\r\n")},
+				{"bad HTTP", again, say(httpPort, me, "GET http://h/ HTTP/1.1\r\nHost: h\r\n"+strings.Repeat("x", 300)+"\r\n\r\n")},
 			})
 		})
 	}
@@ -191,7 +194,7 @@ func TestLogOfServer(t *testing.T) {
 			}
 			logs(t, b, level, []repeated{
 				{"webtunnel junk", often[level], begin(webtunnel, me, "junk\r\n\r\n")},
-				{"a web page", often[level], say(webtunnel, me, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")},
+				{"a web page", again, say(webtunnel, me, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")},
 				{"kept out", often[level], say(webtunnel, "127.0.0.3", upgrade)},
 				{"SOCKS with a wrong password", 16, guess(func(p string) func() error {
 					return say(webtunnel, me, upgrade+strings.Replace(password, "wrong", p, 1))
