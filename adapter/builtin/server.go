@@ -271,9 +271,9 @@ func (l *Listener) acceptLoop() {
 			out.letGo(l.leaving.Done)
 		}
 		l.wg.Go(func() { l.serve(g) })
-		if supply != descriptors.Enough {
+		if supply != descriptors.Enough && l.row.delays {
 			// A burst is accepted faster than those leave whose places it takes. They
-			// wait for no peer.
+			// wait for no peer; visitors of a website may wait for what it is made of.
 			l.leaving.Wait()
 		}
 	})
