@@ -28,7 +28,8 @@ func Check(cfg *config.Config, file string, running bool) (problems []config.Pro
 		what = "the default state directory (another one is named by state_dir = \"…\", above the first [table])"
 	}
 	if err := usable(cfg.StateDir); err != nil {
-		report(cfg.StateLine, false, "%s: %v", what, err)
+		// A gateway does without what it would keep there. A server needs its key.
+		report(cfg.StateLine, errors.Is(err, errNotWritable) && len(cfg.Serve) == 0, "%s: %v", what, err)
 	}
 	for _, p := range cfg.PTs {
 		if p.State == "" {
@@ -69,6 +70,8 @@ func Check(cfg *config.Config, file string, running bool) (problems []config.Pro
 	return problems
 }
 
+var errNotWritable = errors.New("can't write into it")
+
 // usable returns an error if this user can't keep files in a directory that only trusted
 // users may change, or can't make that directory.
 func usable(dir string) error {
@@ -85,7 +88,7 @@ func usable(dir string) error {
 		return fmt.Errorf("%s: %w", dir, err)
 	}
 	if !permissions.Writable(dir) {
-		return fmt.Errorf("user %d, as whom this runs, can't write into %s: chown %[1]d %[2]s, or name another directory", os.Geteuid(), dir)
+		return fmt.Errorf("%s: user %d, as whom this runs, %w: chown %[2]d %[1]s, or name another directory", dir, os.Geteuid(), errNotWritable)
 	}
 	return nil
 }
