@@ -1,6 +1,9 @@
 package main
 
 import (
+	"slices"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"ptgate/gateway/config"
@@ -24,15 +27,38 @@ func completeWords(root *cobra.Command) {
 	}
 }
 
+// directories offers directories.
+var directories = cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs)
+
 // files offers files of one type.
 func files(extension string) cobra.CompletionFunc {
 	return cobra.FixedCompletions([]string{extension}, cobra.ShellCompDirectiveFilterFileExt)
 }
 
-// bridgeNames offers the bridges of the configuration that are not in the line yet. A
-// file with errors has none.
+// bridgeNames offers the bridges of the configuration.
 func bridgeNames(file *string) cobra.CompletionFunc {
-	return func(_ *cobra.Command, before []string, _ string) (names []cobra.Completion, _ cobra.ShellCompDirective) {
+	return named(file, func(cfg *config.Config) (words []cobra.Completion) {
+		for _, b := range cfg.Bridges {
+			words = append(words, cobra.CompletionWithDesc(b.Name, b.Transport+", "+string(b.Far)))
+		}
+		return words
+	})
+}
+
+// userNames offers the users of the configuration's users_file.
+func userNames(file *string) cobra.CompletionFunc {
+	return named(file, func(cfg *config.Config) (words []cobra.Completion) {
+		for _, u := range cfg.Exit.FileUsers {
+			words = append(words, u.Name)
+		}
+		return words
+	})
+}
+
+// named offers words of the configuration that are not in the line yet. A file with errors has
+// none.
+func named(file *string, words func(*config.Config) []cobra.Completion) cobra.CompletionFunc {
+	return func(_ *cobra.Command, before []string, _ string) (rest []cobra.Completion, _ cobra.ShellCompDirective) {
 		const noFiles = cobra.ShellCompDirectiveNoFileComp
 		path, err := config.Find(*file)
 		if err != nil {
@@ -42,15 +68,12 @@ func bridgeNames(file *string) cobra.CompletionFunc {
 		if cfg == nil {
 			return nil, noFiles
 		}
-		taken := map[string]bool{}
-		for _, name := range before {
-			taken[name] = true
-		}
-		for _, b := range cfg.Bridges {
-			if !taken[b.Name] {
-				names = append(names, cobra.CompletionWithDesc(b.Name, b.Transport+", "+string(b.Far)))
+		for _, word := range words(cfg) {
+			name, _, _ := strings.Cut(word, "\t")
+			if !slices.Contains(before, name) {
+				rest = append(rest, word)
 			}
 		}
-		return names, noFiles
+		return rest, noFiles
 	}
 }

@@ -40,7 +40,7 @@ Both files hold secrets: move them over a channel that you trust.`,
 	completeFlag(cmd, "address", cobra.NoFileCompletions)
 	completeFlag(cmd, "transport", cobra.FixedCompletions(pairableNames(), cobra.ShellCompDirectiveNoFileComp))
 	out := cmd.Flags().String("out", ".", "`DIR` for the two files")
-	completeFlag(cmd, "out", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs))
+	completeFlag(cmd, "out", directories)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *address == "" {
 			return usagef("pair needs --address HOST:PORT, where clients reach the server")

@@ -55,7 +55,9 @@ func running(ctx context.Context, file, stateDir string) (r runner, err error) {
 
 // stateDirFlag adds --state-dir.
 func stateDirFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().String("state-dir", "", "state `DIR` of the ptgate that runs, if it is not found there (default: as the file says; systemd's; the user's)")
+	dir := cmd.Flags().String("state-dir", "", "state `DIR` of the ptgate that runs, if it is not found there (default: as the file says; systemd's; the user's)")
+	completeFlag(cmd, "state-dir", directories)
+	return dir
 }
 
 // complain says what is wrong with the file as it is now: what a reload would refuse.

@@ -55,8 +55,10 @@ that changes. A name that is there already gets a new secret and these limits, w
 		{"quota", "SIZE", "bytes in a month, both ways together, as in 50GB/month"},
 	} {
 		cmd.Flags().StringVar(&limits[i], f.name, "", fmt.Sprintf("`%s`: %s", f.value, f.help))
+		completeFlag(cmd, f.name, cobra.NoFileCompletions)
 	}
 	allow := cmd.Flags().StringArray("allow", nil, "`PATTERN` of destinations, beside [exit] allow; may be given several times")
+	completeFlag(cmd, "allow", cobra.NoFileCompletions)
 	qr := cmd.Flags().Bool("qr", false, "draw the link as a QR code, too")
 	out := cmd.Flags().String("out", "", "write the link to a new `FILE` (mode 0600), and do not print it")
 	again := cmd.Flags().Bool("again", false, "give a user who is there already a new secret")
@@ -259,6 +261,7 @@ has open ends at once, in the middle of a download, too. The links of others sta
 		Args:    oneArg("NAME", "alice"),
 	}
 	file := configFlag(cmd)
+	cmd.ValidArgsFunction = userNames(file)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, err := loadErrors(*file, cmd.ErrOrStderr())
 		if err != nil {
