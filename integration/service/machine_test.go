@@ -292,7 +292,8 @@ func (m *machine) follow(t *testing.T) *follower {
 	return f
 }
 
-// wait waits for a line after those that were waited for before.
+// wait waits for a line after those that were waited for before. What systemd says and what
+// the service says at the same time comes in any order.
 func (f *follower) wait(t *testing.T, pattern string) {
 	t.Helper()
 	re := regexp.MustCompile(pattern)

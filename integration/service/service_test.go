@@ -187,8 +187,7 @@ func TestService(t *testing.T) {
 	t.Run("drain", func(t *testing.T) {
 		l := m.open(t, echo)
 		m.must(t, "systemctl", "stop", "--no-block", "ptgate")
-		f.wait(t, "^Stopping ptgate.service")
-		f.wait(t, "stopping")
+		f.wait(t, "msg=stopping")
 		l.works(t)
 		m.want(t, "ActiveState=deactivating")
 		l.c.Close()
