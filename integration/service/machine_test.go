@@ -126,12 +126,16 @@ func boot(t *testing.T, packages string) *machine {
 		cmd.Wait()
 		close(exited)
 	})
-	wg.Go(func() {
+	wg.Go(func() { // to the end: systemd in there stands still if nobody reads what it notes
 		buf := make([]byte, 4096)
+		told := false
 		for {
 			n, err := notes.Read(buf)
-			if err != nil || bytes.Contains(buf[:n], []byte("READY=1")) {
+			if !told && (err != nil || bytes.Contains(buf[:n], []byte("READY=1"))) {
+				told = true
 				ready <- err
+			}
+			if err != nil {
 				return
 			}
 		}
