@@ -56,7 +56,7 @@ func (l *Listener) readProxy(c *link) error {
 	}
 	c.from = &from
 	rest, _ := in.Peek(in.Buffered())
-	c.ahead = bytes.Clone(rest)
+	c.ahead, c.got = bytes.Clone(rest), 0
 	// From now on the guest is counted with the client's network.
 	l.handshakes.leave(c.guest)
 	c.guest.from = network(from.Addr())

@@ -118,7 +118,7 @@ func alone(t testing.TB, cert, key string, decoy http.Handler) (addr string) {
 	}
 	server := &http.Server{
 		Handler: decoy, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
-		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReceiveBufferPerConnection: 128 << 10, MaxReceiveBufferPerStream: 64 << 10,
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReceiveBufferPerConnection: 64 << 10, MaxReceiveBufferPerStream: 64 << 10,
 			WriteByteTimeout: 2 * time.Minute},
 		ErrorLog: log.New(io.Discard, "", 0),
 	}
@@ -626,6 +626,41 @@ func TestSiteClose(t *testing.T) {
 	}
 	if err := l.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A visitor that has to leave for others does not wait for the decoy.
+func TestSiteLeave(t *testing.T) {
+	key, cert, _ := writeCert(t, t.TempDir())
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	left := make(chan struct{}, 2)
+	l := siteFor(t, website.Config{CertFile: cert, KeyFile: key, Decoy: "http://" + silent.Addr().String()}, func(c *ServerConfig) {
+		c.Handshakes, c.Left = 1, func() { left <- struct{}{} }
+	})
+	c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{ServerName: siteName, InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprint(c, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nhalf")
+	at, err := silent.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer at.Close()
+	next, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	select {
+	case <-left:
+	case <-time.After(limit):
+		t.Error("the first visitor is still there")
 	}
 }
 

@@ -340,7 +340,7 @@ func (l *Listener) setUpWebtunnel() error {
 
 // acceptVisitor lets the website answer, until it is asked for a tunnel.
 func (l *Listener) acceptVisitor(c *link) (net.Conn, netip.AddrPort, error) {
-	conn, rest, err := l.site.Handle(c)
+	conn, rest, err := l.site.Handle(c, c.guest.gone)
 	if err != nil {
 		return nil, netip.AddrPort{}, err
 	}

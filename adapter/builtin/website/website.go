@@ -104,7 +104,7 @@ const (
 	idleTimeout = 2 * time.Minute
 
 	// Requests that the decoy answers at the same time: of all visitors, and of one
-	// network. Above that, the answer is 503.
+	// address. Above that, there is no answer.
 	maxRequests        = 1024
 	maxNetworkRequests = 256
 
@@ -202,7 +202,7 @@ func newServer(s *Site, config *tls.Config) *http.Server {
 		MaxHeaderBytes:    maxHead,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          100,
-			MaxReceiveBufferPerConnection: 128 << 10,
+			MaxReceiveBufferPerConnection: 64 << 10,
 			MaxReceiveBufferPerStream:     64 << 10,
 			WriteByteTimeout:              idleTimeout,
 		},
@@ -213,10 +213,14 @@ func newServer(s *Site, config *tls.Config) *http.Server {
 	}
 	server.BaseContext = func(net.Listener) context.Context { return s.ctx }
 	server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		if t, ok := c.(*tls.Conn); ok {
-			return context.WithValue(ctx, visitorKey{}, t.NetConn())
+		t, ok := c.(*tls.Conn)
+		if !ok {
+			return ctx
 		}
-		return ctx
+		v := t.NetConn().(*visitor)
+		ctx, cancel := context.WithCancel(ctx)
+		context.AfterFunc(v.ctx, cancel)
+		return context.WithValue(ctx, visitorKey{}, v)
 	}
 	server.ConnState = func(_ net.Conn, state http.ConnState) {
 		switch state {
@@ -246,8 +250,7 @@ func (s *Site) only(decoy http.Handler) http.Handler {
 			network = host
 		}
 		if !places.enter(network) {
-			http.Error(w, http.StatusText(http.StatusServiceUnavailable), http.StatusServiceUnavailable)
-			return
+			panic(http.ErrAbortHandler) // an answer might have to wait for the visitor
 		}
 		defer places.leave(network)
 		decoy.ServeHTTP(w, r)
@@ -271,19 +274,28 @@ var toTLS = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 
 // Handle serves one visitor's connection. If it asks for a tunnel, the tunnel is what Handle
 // returns, after the answer; rest is what was read of it. Otherwise Handle returns an error
-// when the connection has ended.
-func (s *Site) Handle(conn net.Conn) (tunnel net.Conn, rest []byte, err error) {
+// when the connection has ended. When leave is closed, Handle waits for nobody any more: the
+// caller has seen to it that reads and writes fail.
+func (s *Site) Handle(conn net.Conn, leave <-chan struct{}) (tunnel net.Conn, rest []byte, err error) {
 	v := &visitor{Conn: conn, gone: make(chan struct{}), opened: make(chan struct{})}
+	var cancel context.CancelFunc
+	v.ctx, cancel = context.WithCancel(s.ctx)
+	defer cancel()
 	select {
 	case s.visitors.arrived <- v:
 	case <-s.ctx.Done():
 		return nil, nil, net.ErrClosed
 	}
-	select {
-	case <-v.opened:
-		return v.tunnel, v.rest, v.err
-	case <-v.gone:
-		return nil, nil, errVisitor
+	for {
+		select {
+		case <-v.opened:
+			return v.tunnel, v.rest, v.err
+		case <-v.gone:
+			return nil, nil, errVisitor
+		case <-leave:
+			cancel()
+			leave = nil
+		}
 	}
 }
 
@@ -308,6 +320,7 @@ func (s *Site) Cancel() { s.cancel() }
 // A visitor is a connection that net/http serves.
 type visitor struct {
 	net.Conn
+	ctx  context.Context // ends when nobody is to be waited for
 	once sync.Once
 	gone chan struct{} // closed with the connection
 
