@@ -646,12 +646,17 @@ func TestSiteLeave(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	fmt.Fprint(c, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nhalf")
+	fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n", 1<<40)
 	at, err := silent.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer at.Close()
+	// The decoy takes nothing: once all buffers between are full, the website reads nothing.
+	for err == nil {
+		_ = c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+		_, err = c.Write(make([]byte, 64<<10))
+	}
 	next, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
