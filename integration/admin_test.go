@@ -102,6 +102,10 @@ via = "dead"
 		}
 	})
 
+	t.Run("alerts", func(t *testing.T) {
+		must(t, realpt.Program(t, "promtool"), "check", "rules", "../configs/prometheus-alerts.yml")
+	})
+
 	t.Run("private", func(t *testing.T) {
 		for _, p := range []string{page, farPage} {
 			for _, path := range []string{"/", "/api/v1/status", "/metrics"} {
