@@ -165,7 +165,7 @@ func TestPACAgrees(t *testing.T) {
 		return name() + ports()
 	}
 	count := map[bool]int{}
-	for range 60 {
+	for range 40 {
 		var b routes.Builder
 		cfg := &config.Config{}
 		for i := range 1 + rnd.IntN(6) {
@@ -185,7 +185,7 @@ func TestPACAgrees(t *testing.T) {
 		cfg.Table = b.Table()
 		text := makePAC(cfg)
 		s := run(t, proxyLine+text)
-		for range 100 {
+		for range 60 {
 			tg := routes.Target{Port: port()}
 			var host string
 			switch rnd.IntN(4) {
@@ -212,7 +212,7 @@ func TestPACAgrees(t *testing.T) {
 			}
 		}
 	}
-	if count[true] < 300 || count[false] < 300 {
+	if count[true] < 200 || count[false] < 200 {
 		t.Errorf("the destinations show little: %v", count)
 	}
 }
@@ -258,27 +258,30 @@ func TestPACSize(t *testing.T) {
 		via    string
 		most   int
 		direct bool // the first of the list
+		engine bool // the engine of this test is slow
 	}{
-		{0, "block", 5_000, false},
-		{100_000, "block", 5_000, false}, // none of them overlaps with what is direct
-		{100_000, "direct", maxPAC, true},
-		{200_000, "direct", 300, false}, // too many: the gateway does it
+		{1, "block", 5_000, false, true},
+		{100_000, "block", 5_000, false, true}, // none of them overlaps with what is direct
+		{10_000, "direct", 120_000, true, true},
+		{100_000, "direct", maxPAC, true, false},
+		{120_000, "direct", 300, false, true}, // too many: the gateway does it
 	} {
-		cfg := many(t, max(tt.n, 1), tt.via)
+		cfg := many(t, tt.n, tt.via)
 		begin := time.Now()
 		text := makePAC(cfg)
-		made := time.Since(begin)
-		begin = time.Now()
-		s := run(t, proxyLine+text)
-		loaded := time.Since(begin)
-		begin = time.Now()
-		p := cfg.Table.Pattern(routes.Match{Rule: 0, Pattern: 0}).Parts()
-		got := s.direct("http://www."+p.Name+"/", "www."+p.Name)
-		t.Logf("%d patterns, %s: %d bytes; made in %v, loaded in %v, a look-up in %v", tt.n, tt.via, len(text), made, loaded, time.Since(begin))
-		if len(text) > tt.most || got != tt.direct {
-			t.Errorf("%d bytes, want %d at most; direct %v, want %v", len(text), tt.most, got, tt.direct)
+		t.Logf("%d patterns, %s: %d bytes, made in %v", tt.n, tt.via, len(text), time.Since(begin))
+		if len(text) > tt.most || tt.direct && len(text) < 300 {
+			t.Errorf("%d bytes, want %d at most", len(text), tt.most)
 		}
-		if tt.n < 200_000 && !s.direct("http://intra.example/", "intra.example") {
+		if !tt.engine {
+			continue
+		}
+		s := run(t, proxyLine+text)
+		p := cfg.Table.Pattern(routes.Match{Rule: 0, Pattern: 0}).Parts()
+		if got := s.direct("http://www."+p.Name+"/", "www."+p.Name); got != tt.direct {
+			t.Errorf("%d patterns, %s: direct %v, want %v", tt.n, tt.via, got, tt.direct)
+		}
+		if len(text) > 300 && !s.direct("http://intra.example/", "intra.example") {
 			t.Error("the name after the list does not go directly")
 		}
 	}
