@@ -67,7 +67,7 @@ func (g *Gateway) Status() Status {
 	}
 	if len(v.servers) > 0 {
 		for name, u := range g.exit.Usage() {
-			s.Users = append(s.Users, UserStatus{Name: name, Active: u.Streams})
+			s.Users = append(s.Users, UserStatus{Name: name, Active: u.Streams, Last: u.Last, Up: u.Up, Down: u.Down})
 		}
 		slices.SortFunc(s.Users, func(a, b UserStatus) int { return strings.Compare(a.Name, b.Name) })
 	}

@@ -181,10 +181,12 @@ func TestReadOnly(t *testing.T) {
 		}
 	}
 	for fields, code := range map[string]int{
-		"Sec-Fetch-Site: cross-site\nSec-Fetch-Mode: no-cors\n": 403,
-		"Sec-Fetch-Site: cross-site\nSec-Fetch-Mode: cors\n":    403,
-		"Sec-Fetch-Site: none\nSec-Fetch-Mode: navigate\n":      200,
-		"Sec-Fetch-Site: same-origin\nSec-Fetch-Mode: cors\n":   200,
+		"Sec-Fetch-Site: cross-site\nSec-Fetch-Mode: no-cors\n":  403,
+		"Sec-Fetch-Site: cross-site\nSec-Fetch-Mode: cors\n":     403,
+		"Sec-Fetch-Site: same-site\nSec-Fetch-Mode: cors\n":      403,
+		"Sec-Fetch-Site: cross-site\nSec-Fetch-Mode: navigate\n": 200,
+		"Sec-Fetch-Site: none\nSec-Fetch-Mode: navigate\n":       200,
+		"Sec-Fetch-Site: same-origin\nSec-Fetch-Mode: cors\n":    200,
 	} {
 		if r, _ := p.ask(t, "GET /healthz HTTP/1.1\nHost: localhost\n"+fields); r.StatusCode != code {
 			t.Errorf("%q: %s, want %d", fields, r.Status, code)
@@ -302,7 +304,7 @@ func TestSchema(t *testing.T) {
 		"bridge": {fields(first("bridges")), "active carriers far held in name out pt_starts replayed rtt_ns state transport worked"},
 		"route":  {fields(first("routes")), "action line patterns pick ready route via"},
 		"serve":  {fields(first("serve")), "active address clients in out pt transport"},
-		"user":   {fields(first("users")), "active name"},
+		"user":   {fields(first("users")), "active down name up"},
 		"front":  {fields(first("listeners")), "address front"},
 	} {
 		if tt[0] != tt[1] {

@@ -50,6 +50,7 @@ type view struct {
 	Bridges  []bridgeView
 	Routes   []routeView
 	Serves   []serveView
+	Users    []userView
 	Refused  []refusedView
 	Plots    []plotsView
 	Troubles []troubleView
@@ -77,6 +78,13 @@ type serveView struct {
 	Name, Look, Text string
 	Clients, Streams int64
 	In, Out          string
+}
+
+type userView struct {
+	Name     string
+	Active   int
+	Last     string
+	Up, Down string
 }
 
 type refusedView struct {
@@ -143,6 +151,16 @@ func (s *Server) makeView() *view {
 		sv := serveView{Name: x.Transport + " at " + x.Address, Clients: x.Clients, Streams: x.Active, In: size(x.In), Out: size(x.Out)}
 		sv.Look, sv.Text = serveWords(&x.PT, now)
 		v.Serves = append(v.Serves, sv)
+	}
+	for _, u := range v.Status.Users {
+		x := userView{u.Name, u.Active, "never", size(u.Up), size(u.Down)}
+		switch {
+		case u.Active > 0:
+			x.Last = "now"
+		case !u.Last.IsZero():
+			x.Last = ago(now.Sub(u.Last)) + " ago"
+		}
+		v.Users = append(v.Users, x)
 	}
 	for _, o := range v.Outcomes {
 		if o.Outcome == outcome.ExitRefused && o.Value > 0 {

@@ -76,6 +76,10 @@ type ServeStatus struct {
 type UserStatus struct {
 	Name   string `json:"name"`
 	Active int    `json:"active"` // open streams
+
+	Last time.Time `json:"last,omitzero"` // when a stream was open; zero: never
+	Up   int64     `json:"up"`            // bytes from the user
+	Down int64     `json:"down"`          // bytes to the user
 }
 
 // NotReady says what is missing, a sentence each; none: the gateway is ready.
