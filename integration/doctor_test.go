@@ -110,15 +110,16 @@ func TestSituations(t *testing.T) {
 		{"web backend", bridge(plain("502 Bad Gateway"), ""), "web-backend", "nothing answers behind it", "start ptgate"},
 		{"web page", bridge(plain("200 OK"), ""), "web-server", "opens no tunnel", "upgrades"},
 		{"own authority", bridge("https://bridge.ptgate.test/secret", ", addr = \""+secure+"\""), "certificate", "not one that this machine trusts", "SSL_CERT_FILE"},
-		{"other certificate", bridge("https://bridge.ptgate.test/secret", ", addr = \""+secure+"\", cert = \"AAAA\""), "certificate", "not the expected one", "intercepted"},
+		{"other certificate", bridge("https://bridge.ptgate.test/secret", ", addr = \""+secure+"\", cert = \""+strings.Repeat("A", 43)+"=\""), "certificate", "not the expected one", "intercepted"},
 		{"no such name", bridge("https://nowhere.ptgate.test/secret", ""), "names", "is not found", "name server"},
 		{"poisoned", bridge(fmt.Sprintf("https://poisoned.ptgate.test:%s/secret", portOf(t, freeAddr(t))), ""), "poisoned", "DNS poisoned", "another name server"},
 	}
+	key := func(name string) string { return strings.NewReplacer(" ", "-", ",", "").Replace(name) }
 	text := "[pt.dust]\nexec = [\"/nonexistent/dust\"]\ntransports = [\"dust\"]\n"
 	var names []string
 	for _, tt := range rows {
-		names = append(names, fmt.Sprintf("%q", tt.name))
-		text += fmt.Sprintf("[bridge.%q]\n%s", tt.name, tt.bridge)
+		names = append(names, fmt.Sprintf("%q", key(tt.name)))
+		text += fmt.Sprintf("[bridge.%s]\n%s", key(tt.name), tt.bridge)
 	}
 	text += "[[route]]\nto = \"*\"\nvia = [" + strings.Join(names, ", ") + "]\n"
 	dir := scratch(t)
@@ -127,7 +128,7 @@ func TestSituations(t *testing.T) {
 	all := probeAll(t, file, hosts, "--timeout", "6s")
 	right := 0
 	for _, tt := range rows {
-		d := all[tt.name]
+		d := all[key(tt.name)]
 		fine := d.Kind == tt.kind && matches(tt.cause, d.Says) && matches(tt.next, d.Next) && (d.Itself != "") == (tt.kind != "works")
 		if fine {
 			right++

@@ -50,7 +50,7 @@ Exit code 1 if one of them does not work.`,
 	}
 	file := configFlag(cmd)
 	cmd.ValidArgsFunction = bridgeNames(file)
-	timeout := cmd.Flags().Duration("timeout", 0, "give up after this `TIME` (default: limits.dial, and at most 15s for transports inside ptgate)")
+	timeout := cmd.Flags().Duration("timeout", 0, "give up after this `TIME` (default: limits.dial, and at most 12s for transports inside ptgate)")
 	deep := cmd.Flags().Bool("deep", false, "measure what the network does to connections, too")
 	raw := jsonFlag(cmd)
 	completeFlag(cmd, "timeout", cobra.FixedCompletions([]string{"10s", "30s", "1m"}, cobra.ShellCompDirectiveNoFileComp))
@@ -181,7 +181,7 @@ func writeProbe(out io.Writer, cfg *config.Config, b *config.Bridge, p bridges.P
 
 // probeWait bounds the first connection of a transport inside this process. Nothing there
 // takes longer that gets through.
-const probeWait = 15 * time.Second
+const probeWait = 12 * time.Second
 
 // probeAll dials the chosen bridges of cfg, by their index, and gives the outcomes at
 // the same indices. It tells what is done for each.
@@ -212,9 +212,9 @@ func probeAll(ctx context.Context, cfg *config.Config, chosen func(int) bool, f 
 		o := bridges.ProbeOptions{Wait: f.timeout, Deep: f.deep, Written: written, Tell: func(text string) { tell(c.Name, text) }}
 		if o.Wait == 0 {
 			o.Wait = cfg.Limits.Dial
-			if c.PT.Builtin() {
-				o.Wait = min(o.Wait, probeWait)
-			}
+		}
+		if c.PT.Builtin() && (f.timeout == 0 || f.deep) {
+			o.Wait = min(o.Wait, probeWait)
 		}
 		limited, cancel := ctx, context.CancelFunc(func() {})
 		if f.timeout > 0 && f.deep {

@@ -41,7 +41,7 @@ const (
 	duoTime  = 3 * time.Second
 	// settle is left out of each at the beginning, while TCP finds its pace.
 	settle = 500 * time.Millisecond
-	bin    = 250 * time.Millisecond
+	bin    = 400 * time.Millisecond
 	// stuckTime is when the second bulk connection is begun because the first one is stuck.
 	stuckTime = 1500 * time.Millisecond
 	extraTime = 3500 * time.Millisecond // when the extra ones are begun
@@ -57,6 +57,7 @@ var gaps = []time.Duration{5 * time.Second, 12 * time.Second, 32 * time.Second}
 
 // A trial is one connection of an examination.
 type trial struct {
+	e      *examination
 	number int
 	begun  time.Time
 
@@ -71,7 +72,8 @@ type trial struct {
 	heard  time.Time
 	owed   int64         // bytes that were asked for and have not come
 	gap    time.Duration // see doctor.Sample
-	bins   map[int]int64 // bytes by time
+	bins   map[int]int64 // bytes on the wire, by time
+	binned int64         // how many of them are in bins
 
 	// The rates, of the bulk ones.
 	alone, beside float64
@@ -190,6 +192,7 @@ func (e *examination) run(o ProbeOptions) doctor.Verdict {
 			e.start(extraTwo)
 		}
 		for _, t := range e.trials {
+			t.sample(now)
 			// One question a second keeps them busy, and shows that the way works.
 			if t != q && (t.number > secondBulk || !duo.IsZero() && t.beside > 0) && t.isIdle(time.Second) {
 				t.ask(1)
@@ -214,15 +217,15 @@ func (e *examination) progress() string {
 
 // start begins a connection and its reader.
 func (e *examination) start(number int) *trial {
-	t := &trial{number: number, begun: time.Now(), bins: map[int]int64{}}
+	t := &trial{e: e, number: number, begun: time.Now(), bins: map[int]int64{}}
 	e.trials = append(e.trials, t)
-	e.wg.Go(func() { t.run(e) })
+	e.wg.Go(t.run)
 	return t
 }
 
 // run opens the connection and reads what comes.
-func (t *trial) run(e *examination) {
-	c := e.b.config()
+func (t *trial) run() {
+	e, c := t.e, t.e.b.config()
 	conn, err := e.b.pt.Load().dial(e.ctx, c)
 	if err != nil {
 		t.fail(err)
@@ -251,7 +254,6 @@ func (t *trial) run(e *examination) {
 			t.heard = time.Now()
 			t.got += int64(n)
 			t.owed = max(0, t.owed-int64(n))
-			t.bins[int(t.heard.Sub(t.begun)/bin)] += int64(n)
 		}
 		t.count()
 		t.mu.Unlock()
@@ -269,6 +271,19 @@ func (t *trial) count() {
 	} else if t.conn.Socket().TCP == nil {
 		t.wire = t.extra + t.got
 	}
+}
+
+// sample puts the bytes that have come into bins. A transport gives them out in pieces, so
+// what it gives out says little of how steadily they come.
+func (t *trial) sample(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.opened || t.err != nil {
+		return
+	}
+	t.count()
+	t.bins[int(now.Sub(t.begun)/bin)] += t.wire - t.binned
+	t.binned = t.wire
 }
 
 func (t *trial) fail(err error) {
@@ -297,7 +312,7 @@ func (t *trial) ask(n int) {
 	t.gap = time.Since(t.heard)
 	t.owed += int64(n)
 	t.mu.Unlock()
-	_ = measure.Ask(conn, n) // the reader sees an error, too
+	t.e.wg.Go(func() { _ = measure.Ask(conn, n) }) // it may wait; the reader sees an error, too
 }
 
 func (t *trial) isOpen() bool {
