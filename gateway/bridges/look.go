@@ -32,7 +32,8 @@ const (
 func (b *Bridge) explain(ctx context.Context, o ProbeOptions, p *Probe) doctor.Verdict {
 	c := b.config()
 	found := doctor.Case{Bridge: c, Err: p.Err, Now: time.Now(), Written: o.Written}
-	if ctx.Err() != nil || p.Steps[len(p.Steps)-1].Stage == StageProgram {
+	stage := p.Steps[len(p.Steps)-1].Stage
+	if ctx.Err() != nil || stage == StageProgram {
 		return doctor.Diagnose(found)
 	}
 	direct := c.PT.Proxy == "" && !c.PT.BindV4.IsValid() && !c.PT.BindV6.IsValid()
@@ -41,13 +42,13 @@ func (b *Bridge) explain(ctx context.Context, o ProbeOptions, p *Probe) doctor.V
 	d, told := errors.AsType[*builtin.DialError](p.Err)
 	switch {
 	case !direct: // there is a proxy on the way: what its connections meet can't be seen from here
-	case hasWeb && !told && !isFar(p.Err):
+	case hasWeb && !told && (row.Polled || stage == StageTransport) && !isFar(p.Err):
 		o.Tell("looking at the web server without the transport")
 		p.Connections++
 		if err := lookAtWeb(ctx, web, row.Front); err != nil {
 			found.Err = err
 		}
-	case !hasWeb && !row.Placeholder && !told && !isFar(p.Err):
+	case !hasWeb && !row.Placeholder && !told && stage == StageTransport:
 		o.Tell("looking at the address without the transport")
 		p.Connections++
 		held, err := hold(ctx, c.Address)

@@ -46,6 +46,10 @@ type Case struct {
 // hour is how far clocks may differ for obfs4 (obfs4-spec section 4).
 const hour = time.Hour
 
+// leastHandshake is how many bytes of a handshake show that the far end has begun one. A
+// service of another kind may greet with a line.
+const leastHandshake = 256
+
 // Diagnose says what kind of trouble an error of a bridge shows.
 func Diagnose(c Case) Verdict {
 	v := c.kind()
@@ -76,7 +80,7 @@ func (c *Case) kind() Verdict {
 	shook := dialled && d.Stage == builtin.StageHandshake
 	program := isA[*adapter.DialError](err)
 	switch {
-	case errors.Is(err, session.ErrEnded):
+	case errors.Is(err, session.ErrEnded), isA[*session.Lost](err) && reset(err):
 		return of(KeptOut, "")
 	case session.IsFull(err):
 		return of(Full, "")
@@ -98,7 +102,7 @@ func (c *Case) kind() Verdict {
 		return of(Filtered, "")
 	case began && errors.Is(err, syscall.ECONNRESET):
 		return of(ResetSYN, "")
-	case shook && d.Received > 0 && timedOut(err):
+	case shook && d.Received > leastHandshake && timedOut(err):
 		v := of(Frozen, fmt.Sprintf("%d bytes", d.Received))
 		v.Next = "the handshake itself does not get through: another transport may have a shorter one"
 		return v
@@ -107,6 +111,8 @@ func (c *Case) kind() Verdict {
 			return of(ResetSYN, "")
 		}
 		return of(ResetData, "")
+	case shook && d.Received > 0 && timedOut(err):
+		return of(Handshake, "")
 	case shook && timedOut(err):
 		return c.unanswered()
 	case program && timedOut(err):

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -88,6 +89,9 @@ func TestDiagnose(t *testing.T) {
 		{Case{Err: shake(&builtin.StatusError{Status: 502}, 900)}, WebBackend, "start ptgate"},
 		{Case{Err: shake(&builtin.StatusError{Status: 200}, 900)}, WebServer, "upgrades"},
 
+		{Case{Err: shake(context.DeadlineExceeded, 11)}, Handshake, "ptgate bridges"},
+		{Case{Err: &session.Lost{Stage: "method", Err: syscall.ECONNRESET}}, KeptOut, "kept out by allow or deny"},
+		{Case{Err: &session.Lost{Stage: "method", Err: os.ErrDeadlineExceeded}}, Silent, "far of the bridge"},
 		{Case{Err: session.ErrEnded}, KeptOut, "kept out by allow or deny"},
 		{Case{Err: &session.AuthError{What: "x"}}, User, "[exit] users"},
 		{Case{Err: fmt.Errorf("x: %w", socks5.ErrMalformed)}, WrongFar, "far = "},
