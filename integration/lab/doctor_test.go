@@ -51,6 +51,7 @@ var interference = []struct {
 	kind  string
 	value string // a part of it
 	next  string
+	long  bool // only in the long version
 }{
 	{name: "no route", edit: func(l *lab, b string) string { return strings.ReplaceAll(b, l.servers[0].addr.String(), "10.99.0.1") },
 		kind: "no-route", next: "connection"},
@@ -63,14 +64,14 @@ var interference = []struct {
 	{name: "reset after the first data", rules: func(c *censor, _ netip.AddrPort) { c.each.onData = true }, kind: "reset-on-data", next: "another transport"},
 	{name: "handshake dropped", rules: func(c *censor, _ netip.AddrPort) { c.each.freeze = 1 }, kind: "unanswered", next: "date -u"},
 	{name: "frozen after 16 KiB", rules: func(c *censor, _ netip.AddrPort) { c.each.freeze = 16 << 10 }, kind: "frozen", value: "K", next: "bytes"},
-	{name: "frozen after 64 KiB", rules: func(c *censor, _ netip.AddrPort) { c.each.freeze = 64 << 10 }, kind: "frozen", value: "6", next: "bytes"},
+	{name: "frozen after 64 KiB", rules: func(c *censor, _ netip.AddrPort) { c.each.freeze = 64 << 10 }, kind: "frozen", value: "6", next: "bytes", long: true},
 	{name: "cut after 4 s", rules: func(c *censor, _ netip.AddrPort) { c.each.age = 4 * time.Second }, kind: "cut", value: "4", next: "age"},
 	{name: "dropped after 4 s of silence", rules: func(c *censor, _ netip.AddrPort) { c.each.silence = 4 * time.Second; c.each.silenced = tooQuiet }, kind: "silence", value: "5", next: "idle"},
-	{name: "reset after 4 s of silence", rules: func(c *censor, _ netip.AddrPort) { c.each.silence = 4 * time.Second; c.each.silenced = wasReset }, kind: "silence", value: "4", next: "idle"},
+	{name: "reset after 4 s of silence", rules: func(c *censor, _ netip.AddrPort) { c.each.silence = 4 * time.Second; c.each.silenced = wasReset }, kind: "silence", value: "4", next: "idle", long: true},
 	{name: "throttled to 64 KiB/s", rules: func(c *censor, _ netip.AddrPort) { c.each.rate = 64 << 10 }, kind: "throttled", value: "KiB/s", next: "carriers"},
-	{name: "throttled to 256 KiB/s", rules: func(c *censor, _ netip.AddrPort) { c.each.rate = 256 << 10 }, kind: "throttled", value: "KiB/s", next: "carriers"},
+	{name: "throttled to 256 KiB/s", rules: func(c *censor, _ netip.AddrPort) { c.each.rate = 256 << 10 }, kind: "throttled", value: "KiB/s", next: "carriers", long: true},
 	{name: "three at once", rules: func(c *censor, _ netip.AddrPort) { c.each.alive = 3 }, kind: "too-many", value: "3", next: "number"},
-	{name: "three in 30 s", rules: func(c *censor, _ netip.AddrPort) { c.each.opened = 3; c.each.window = 30 * time.Second }, kind: "too-many", next: "new"},
+	{name: "three in 30 s", rules: func(c *censor, _ netip.AddrPort) { c.each.opened = 3; c.each.window = 30 * time.Second }, kind: "too-many", next: "new", long: true},
 }
 
 // farOf is the address of a transport of the server.
@@ -89,6 +90,9 @@ func TestDoctor(t *testing.T) {
 	t.Cleanup(func() { t.Logf("%d of %d named rightly", right.Load(), all.Load()) })
 	for _, transport := range []string{"obfs4", "webtunnel"} {
 		for _, tt := range interference {
+			if tt.long && !long() {
+				continue
+			}
 			t.Run(transport+", "+tt.name, func(t *testing.T) {
 				t.Parallel()
 				l := newLabOf(t, "", []string{transport})
@@ -124,7 +128,7 @@ func TestDoctor(t *testing.T) {
 // TestDoctorHealthy: no false alarm on a slow link that loses packets.
 func TestDoctorHealthy(t *testing.T) {
 	t.Parallel()
-	for i := range scaled(2, 10) {
+	for i := range scaled(1, 10) {
 		for _, transport := range []string{"obfs4", "webtunnel"} {
 			t.Run(fmt.Sprintf("%s %d", transport, i), func(t *testing.T) {
 				t.Parallel()
