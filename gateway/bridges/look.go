@@ -39,7 +39,7 @@ func (b *Bridge) explain(ctx context.Context, o ProbeOptions, p *Probe) doctor.V
 	direct := c.PT.Proxy == "" && !c.PT.BindV4.IsValid() && !c.PT.BindV6.IsValid()
 	row, _ := builtin.Lookup(c.Transport)
 	web, hasWeb := builtin.WebOf(c.Transport, c.Args)
-	d, told := errors.AsType[*builtin.DialError](p.Err)
+	_, told := errors.AsType[*builtin.DialError](p.Err)
 	switch {
 	case !direct: // there is a proxy on the way: what its connections meet can't be seen from here
 	case hasWeb && !told && (row.Polled || stage == StageTransport) && !isFar(p.Err):
@@ -57,7 +57,8 @@ func (b *Bridge) explain(ctx context.Context, o ProbeOptions, p *Probe) doctor.V
 		} else {
 			found.HeldOpen = &held
 		}
-	case told && d.Stage == builtin.StageHandshake && d.Received == 0 && broken(d.Err):
+	}
+	if d, ok := errors.AsType[*builtin.DialError](found.Err); ok && direct && d.Stage == builtin.StageHandshake && d.Received == 0 && broken(d.Err) {
 		o.Tell("looking whether a silent connection is cut, too")
 		addr := c.Address
 		if hasWeb {

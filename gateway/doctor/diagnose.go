@@ -80,7 +80,7 @@ func (c *Case) kind() Verdict {
 	shook := dialled && d.Stage == builtin.StageHandshake
 	program := isA[*adapter.DialError](err)
 	switch {
-	case errors.Is(err, session.ErrEnded), isA[*session.Lost](err) && reset(err):
+	case errors.Is(err, session.ErrEnded), isA[*session.Lost](err) && reset(err) && !c.polled():
 		return of(KeptOut, "")
 	case session.IsFull(err):
 		return of(Full, "")
@@ -259,6 +259,16 @@ func (c *Case) evidence() (all []string) {
 		}
 	}
 	return all
+}
+
+// polled tells whether the transport says nothing of its own connections: what has ended may
+// never have reached the far end.
+func (c *Case) polled() bool {
+	if c.Bridge == nil {
+		return false
+	}
+	row, _ := builtin.Lookup(c.Bridge.Transport)
+	return row.Polled
 }
 
 func (c *Case) pt() *config.PT {

@@ -145,7 +145,7 @@ var table = map[Kind]words{
 	NotFound: {"the far end works, and there is no such name", "nothing", "check the spelling of the name"},
 	Origin: {"the far end works, and can't reach the destination", "nothing",
 		"the destination may be down: try it from elsewhere"},
-	Unknown:    {"it fails", rests, "the log has the error; `ptgate probe --deep` looks closer"},
+	Unknown:    {"it fails", rests, "the log has the error; `ptgate probe` looks closer"},
 	Unmeasured: {"it works, and can't be measured: no ptgate exit of this version answers behind it", "", "update the server, or set far = \"exit\" if it is one"},
 }
 
