@@ -80,6 +80,9 @@ func TestSituations(t *testing.T) {
 		return fmt.Sprintf("transport = \"webtunnel\"\naddress = \"192.0.2.1:443\"\nargs = { url = \"%s\", utls = \"none\"%s }\n", url, more)
 	}
 	obfs4 := func(line, more string) string { return "line = \"" + line + "\"\n" + more }
+	meek := func(addr string) string {
+		return fmt.Sprintf("transport = \"meek_lite\"\naddress = \"192.0.2.1:443\"\nargs = { url = \"http://%s/\" }\n", addr)
+	}
 	plain := func(answer string) string { return "http://" + webServer(t, nil, answer) + "/secret" }
 	secure := webServer(t, &cert, "101 Switching Protocols")
 	wrongLetter := strings.Replace(good, "cert="+fields[2][5:7], "cert="+flip(fields[2][5:7]), 1)
@@ -111,6 +114,10 @@ func TestSituations(t *testing.T) {
 		{"web page", bridge(plain("200 OK"), ""), "web-server", "opens no tunnel", "upgrades"},
 		{"own authority", bridge("https://bridge.ptgate.test/secret", ", addr = \""+secure+"\""), "certificate", "not one that this machine trusts", "SSL_CERT_FILE"},
 		{"other certificate", bridge("https://bridge.ptgate.test/secret", ", addr = \""+secure+"\", cert = \""+strings.Repeat("A", 43)+"=\""), "certificate", "not the expected one", "intercepted"},
+		{"meek path", meek(webServer(t, nil, "404 Not Found")), "web-path", "the path in the url is wrong", "path of the url"},
+		{"meek backend", meek(webServer(t, nil, "502 Bad Gateway")), "web-backend", "nothing answers behind it", "start ptgate"},
+		{"meek closed", meek(freeAddr(t)), "closed", "port closed", "is the server running"},
+		{"meek cut", meek(serveTCP(t, func(c *net.TCPConn) { c.Read(make([]byte, 1)); c.SetLinger(0) })), "reset-on-data", "cut as soon as the handshake begins", "another transport"},
 		{"no such name", bridge("https://nowhere.ptgate.test/secret", ""), "names", "is not found", "name server"},
 		{"poisoned", bridge(fmt.Sprintf("https://poisoned.ptgate.test:%s/secret", portOf(t, freeAddr(t))), ""), "poisoned", "DNS poisoned", "another name server"},
 	}
