@@ -171,7 +171,7 @@ func writeProbe(out io.Writer, cfg *config.Config, b *config.Bridge, p bridges.P
 	line("seen", strings.Join(v.Evidence, "; "))
 	line("ptgate", v.Itself)
 	line("hint", v.Next)
-	if b.Far == config.FarForward && p.Err == nil {
+	if b.Far == config.FarForward && v.Kind == doctor.Works {
 		line("note", "far = \"forward\": nothing can be asked, so what stands behind the transport was not looked at")
 	}
 	if p.Connections > 1 {

@@ -190,6 +190,7 @@ func NotMeasured(err error) Verdict { return of(Unmeasured, "", Diagnose(Case{Er
 // IsExit is the verdict on a bridge with far = "forward" behind which an exit answers.
 func IsExit() Verdict {
 	v := of(WrongFar, "", "what stands behind the transport answers as an exit does")
+	v.Itself = "nothing: what programs send goes there as it is"
 	v.Next = "set far = \"exit\" in the bridge (or \"socks5\", if the server is another program)"
 	return v
 }
