@@ -109,6 +109,9 @@ func serveFile(ts *testscript.TestScript, neg bool, args []string) {
 		done <- err
 		ts.Fatalf("%v", err)
 	}
+	if c := answer(g, cfg, nil, slog.New(slog.DiscardHandler)); c != nil {
+		ts.Defer(c.Close)
+	}
 	line, _, err := bridgeLine(cfg.Serve[0], g.Announced()[0])
 	ts.Check(err)
 	ts.Setenv("LINE", line)

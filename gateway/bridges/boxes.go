@@ -113,3 +113,12 @@ func (b *boxes) write() {
 		b.log.Warn("the file of known boxes can't be written", "file", boxesFile, "error", err)
 	}
 }
+
+// NoteBox notes, in the state directory of the configuration, which box a bridge leads to.
+func NoteBox(cfg *config.Config, c *config.Bridge, box session.Box) {
+	b := boxes{log: slog.New(slog.DiscardHandler)}
+	b.load(cfg.StateDir)
+	if b.set(markOf(c), box) != box {
+		b.write()
+	}
+}
