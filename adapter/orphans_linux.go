@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strconv"
@@ -56,6 +57,31 @@ func AdoptOrphans() (stop func(), err error) {
 		orphans.mu.Unlock()
 		_ = subreaper(0) // it was possible before
 	}, nil
+}
+
+// CombinedOutput is cmd.CombinedOutput for a program that is no pluggable transport. Beside
+// AdoptOrphans such a child would count as left behind.
+func CombinedOutput(cmd *exec.Cmd) ([]byte, error) {
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	f := &orphans
+	f.mu.Lock()
+	err := cmd.Start()
+	if err == nil {
+		if f.children == nil {
+			f.children = map[int]string{}
+		}
+		f.children[cmd.Process.Pid] = "none"
+	}
+	f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	err = cmd.Wait()
+	f.mu.Lock()
+	delete(f.children, cmd.Process.Pid)
+	f.mu.Unlock()
+	return out.Bytes(), err
 }
 
 // subreaper turns PR_SET_CHILD_SUBREAPER on (1) or off (0).

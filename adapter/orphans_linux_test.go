@@ -1,6 +1,9 @@
 package adapter
 
-import "testing"
+import (
+	"os/exec"
+	"testing"
+)
 
 // TestOrphans: what has left its process group and its session, and has lost its parent,
 // ends with the child that it comes from, and not with another one.
@@ -36,6 +39,13 @@ func TestOrphans(t *testing.T) {
 		fellow := h.fellow()
 		h.end(a)
 		h.gone(fellow)
+	})
+	t.Run("another program", func(t *testing.T) {
+		for range 50 { // whoever collects orphans would be faster now and then
+			if out, err := CombinedOutput(exec.Command("sh", "-c", "echo out; echo err >&2; exit 3")); string(out) != "out\nerr\n" || err == nil || err.Error() != "exit status 3" {
+				t.Fatalf("%q, %v", out, err)
+			}
+		}
 	})
 	orphans.mu.Lock()
 	defer orphans.mu.Unlock()

@@ -283,7 +283,7 @@ const unitName = "ptgate.service"
 func userService(cmd *cobra.Command, j joining) error {
 	byHand := fmt.Sprintf("start it by hand, or with your session:  ptgate run -c %s", j.path)
 	run := func(args ...string) error {
-		out, err := exec.CommandContext(cmd.Context(), "systemctl", append([]string{"--user"}, args...)...).CombinedOutput()
+		out, err := adapter.CombinedOutput(exec.CommandContext(cmd.Context(), "systemctl", append([]string{"--user"}, args...)...))
 		if err != nil {
 			return fmt.Errorf("systemctl --user %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 		}

@@ -97,7 +97,7 @@ HTTP), as the server at the far end, or both.`,
 	root.AddCommand(
 		newRunCommand(), newCheckCommand(), newExplainCommand(), newDemoCommand(),
 		newPairCommand(), newBridgesCommand(), newAddBridgeCommand(), newProbeCommand(), newEnvCommand(),
-		newInviteCommand(), newJoinCommand(), newUsersCommand(), newRevokeCommand(),
+		newUpCommand(), newInviteCommand(), newJoinCommand(), newUsersCommand(), newRevokeCommand(),
 		newStatusCommand(), newReloadCommand(), newPTCommand(), newVersionCommand(),
 	)
 	strict(root)

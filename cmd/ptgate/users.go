@@ -15,7 +15,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/mdp/qrterminal/v3"
 	"github.com/spf13/cobra"
 
 	"ptgate/adapter"
@@ -104,7 +103,7 @@ that changes. A name that is there already gets a new secret and these limits, w
 			fmt.Fprintln(cmd.OutOrStdout(), link)
 		}
 		if *qr {
-			qrterminal.GenerateHalfBlock(link, qrterminal.L, cmd.OutOrStdout())
+			drawQR(cmd.OutOrStdout(), link)
 		}
 		return nil
 	}

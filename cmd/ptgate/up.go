@@ -1,0 +1,442 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"ptgate/adapter"
+	"ptgate/adapter/builtin"
+	"ptgate/adapter/durable"
+	"ptgate/gateway/config"
+	"ptgate/gateway/destination"
+	"ptgate/gateway/users"
+	"ptgate/routes"
+	"ptgate/systemd"
+)
+
+func newUpCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "On a server: all in one: a configuration, the service, and one invitation",
+		Long: `On a server: make a configuration if there is none, see that its ports can be had, say
+what the firewall has to let through, start it, and print one invitation.  ptgate join LINK
+on the other side does the rest.
+
+An IP address in --address is served by obfs4. A name is served by webtunnel, which looks
+like a website: on port 443, with nothing in front, and with a certificate of Let's
+Encrypt, whose terms you then accept. Both may be given; each has a port of its own.
+
+As root under systemd a system service is installed and started. Elsewhere, and with
+--front, it runs until it is stopped. What is not given as a flag is asked for on a terminal.`,
+		Example: `  ptgate up --address 198.51.100.7
+  ptgate up --address www.example.com --address 198.51.100.7:8443 --name alice --yes
+  ptgate up -c server.toml --address 198.51.100.7:8443 --front`,
+		Args: noArgs,
+	}
+	var u up
+	file := configFlag(cmd)
+	addresses := cmd.Flags().StringArray("address", nil, "`HOST[:PORT]` at which clients reach this server (port 443, if none is given); may be given several times")
+	cmd.Flags().StringVar(&u.transport, "transport", "", "the transport of all addresses, instead of the one that fits each: "+strings.ReplaceAll(pairable(), " and ", " or "))
+	cmd.Flags().StringVar(&u.decoy, "decoy", "", "what the website shows: a `DIRECTORY`, or http://127.0.0.1:8080")
+	name := cmd.Flags().String("name", "", "`NAME` of the user that is invited")
+	cmd.Flags().BoolVar(&u.front, "front", false, "run in front, and install no service")
+	noStart := cmd.Flags().Bool("no-start", false, "start nothing: only the configuration and the invitation")
+	yes := cmd.Flags().Bool("yes", false, "answer every question with yes; the user's name is \"me\", if --name gives none")
+	qr := cmd.Flags().Bool("qr", false, "draw the invitation as a QR code, too")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		u.cmd, u.ask = cmd, questions{cmd: cmd, yes: *yes}
+		path, cfg, fresh, err := u.configuration(*file, *addresses)
+		if err != nil {
+			return err
+		}
+		who := *name
+		if who == "" {
+			if who, err = u.who(cfg); err != nil {
+				return err
+			}
+		}
+		if who != "" {
+			if err := users.CheckName(who); err != nil {
+				return usagef("--name: %w", err)
+			}
+		}
+		_, err = running(cmd.Context(), path, "")
+		runs := err == nil
+		if !runs && !*noStart {
+			if err := bindable(cfg); err != nil {
+				return err
+			}
+		}
+		firewall(cmd.ErrOrStderr(), cfg)
+		service := false
+		if !runs && !*noStart && !u.front {
+			if service, err = u.wantsService(); err != nil {
+				return err
+			}
+		}
+		if fresh != "" {
+			if err := u.write(path, fresh); err != nil {
+				return err
+			}
+		}
+		if service {
+			if err := u.install(path); err != nil {
+				return err
+			}
+		}
+		if who != "" {
+			link, err := invite(cmd, path, cfg, users.User{Name: who}, false)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "# one line for %s, and a secret. On the other side:  ptgate join LINK\n", who)
+			fmt.Fprintln(cmd.OutOrStdout(), link)
+			if *qr {
+				drawQR(cmd.OutOrStdout(), link)
+			}
+		}
+		if runs || service || *noStart {
+			return nil
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "# running, until Ctrl-C; later:  ptgate run -c %s\n", path)
+		if cfg, err = loadErrors(path, cmd.ErrOrStderr()); err != nil { // the users are new
+			return err
+		}
+		return runGateway(cmd.Context(), cfg, cmd.ErrOrStderr())
+	}
+	return cmd
+}
+
+type up struct {
+	cmd              *cobra.Command
+	ask              questions
+	transport, decoy string
+	front            bool
+}
+
+// configuration is the one that there is, or a new one, with its text.
+func (u *up) configuration(file string, addresses []string) (path string, cfg *config.Config, fresh string, err error) {
+	path, err = config.Find(file)
+	if err != nil { // there is none in any place
+		path = serviceConfig
+		if os.Geteuid() != 0 {
+			dir, err := os.UserConfigDir()
+			if err != nil {
+				return "", nil, "", fmt.Errorf("%w: name a file with -c", err)
+			}
+			path = filepath.Join(dir, "ptgate", "ptgate.toml")
+		}
+	}
+	if _, err := os.Lstat(path); err == nil {
+		if len(addresses) > 0 || u.transport != "" || u.decoy != "" {
+			return "", nil, "", usagef("%s is there already, and says what is served: leave --address, --transport and --decoy out, or name another file with -c", path)
+		}
+		if cfg, err = loadErrors(path, u.cmd.ErrOrStderr()); err != nil {
+			return "", nil, "", err
+		}
+		if len(cfg.Serve) == 0 {
+			return "", nil, "", fmt.Errorf("%s has no [[serve]]: it is for the box beside the programs. Name another file with -c", path)
+		}
+		return path, cfg, "", hasUsersFile(cfg)
+	}
+	if len(addresses) == 0 {
+		answer, ok := u.ask.ask("At which address do clients reach this server (its public IP address, or a name for webtunnel)?")
+		if !ok || answer == "" {
+			return "", nil, "", usagef("up needs --address HOST[:PORT], where clients reach this server")
+		}
+		addresses = []string{answer}
+	}
+	text, err := u.serverText(addresses)
+	if err != nil {
+		return "", nil, "", err
+	}
+	cfg, problems := config.Check(path, []byte(text), 0o600)
+	for _, p := range problems {
+		if !p.Warning {
+			fmt.Fprintln(u.cmd.ErrOrStderr(), p)
+		}
+	}
+	if cfg == nil {
+		return "", nil, "", errors.New("no configuration comes of these addresses")
+	}
+	return path, cfg, text, nil
+}
+
+// write writes a new configuration.
+func (u *up) write(path, text string) error {
+	mode := fs.FileMode(0o700)
+	if os.Geteuid() == 0 {
+		mode = 0o755 // the service looks into it
+	}
+	if err := os.MkdirAll(filepath.Dir(path), mode); err != nil {
+		return err
+	}
+	if err := writeSecret(path, text); err != nil {
+		return err
+	}
+	fmt.Fprintln(u.cmd.ErrOrStderr(), "# wrote", path)
+	return nil
+}
+
+// serverText is the text of a new configuration.
+func (u *up) serverText(addresses []string) (string, error) {
+	var b strings.Builder
+	b.WriteString("# ptgate, the far end, made by `ptgate up`. The options are secret.\n")
+	for _, address := range addresses {
+		t, err := upAddress(address)
+		if err != nil {
+			return "", err
+		}
+		row, err := u.row(t)
+		if err != nil {
+			return "", err
+		}
+		public := destination.Format(t)
+		options, _, err := row.Pair(public)
+		if err != nil {
+			return "", err
+		}
+		bind := netip.AddrPortFrom(netip.IPv4Unspecified(), t.Port)
+		switch {
+		case t.Addr.IsLoopback():
+			bind = netip.AddrPortFrom(t.Addr, t.Port) // a trial on one machine
+		case t.Addr.Is6():
+			bind = netip.AddrPortFrom(netip.IPv6Unspecified(), t.Port)
+		}
+		fmt.Fprintf(&b, "\n[[serve]]\ntransport = %q\nbind      = %q\noptions   = { %s }\n", row.Name, bind, inlineTable(options))
+		if !row.Front {
+			fmt.Fprintf(&b, "public    = %q\n", public)
+			continue
+		}
+		if !u.ask.confirm("The certificate of " + t.Name + " comes from Let's Encrypt. Do you accept its terms (https://letsencrypt.org/repository/)") {
+			return "", usagef("--address %s: a certificate of Let's Encrypt needs that you accept its terms (https://letsencrypt.org/repository/): say so with --yes", address)
+		}
+		fmt.Fprintf(&b, "tls       = { acme = %q }\n", t.Name)
+		if u.decoy != "" {
+			fmt.Fprintf(&b, "decoy     = %q    # what everybody sees who does not know the path\n", u.decoy)
+		} else {
+			b.WriteString("# decoy   = \"/var/www/html\"    # pages that fit the name; without them every page is not found\n")
+		}
+	}
+	b.WriteString(serverExit + "users_file = \"users\"   # whom `ptgate invite NAME` lets in; nobody else\n")
+	return b.String(), nil
+}
+
+// upAddress reads a --address; its port is 443 if it has none.
+func upAddress(text string) (routes.Target, error) {
+	text, _, err := config.Pasted(text, config.TextName)
+	if err != nil {
+		return routes.Target{}, usagef("--address: %v", err)
+	}
+	t, err := destination.Parse(text)
+	if err != nil {
+		if plain, plainErr := destination.FromHostPort(strings.Trim(text, "[]"), 443); plainErr == nil {
+			t, err = plain, nil
+		}
+	}
+	switch {
+	case err != nil:
+		return t, usagef("--address %q: %v", text, err)
+	case t.Addr.IsUnspecified():
+		return t, usagef("--address %q: clients can't go there: give the server's public address", text)
+	}
+	return t, nil
+}
+
+// row is the transport that serves an address.
+func (u *up) row(t routes.Target) (*builtin.Transport, error) {
+	name := t.Name != ""
+	address := destination.Format(t)
+	if u.transport == "" {
+		for _, row := range builtin.Transports() {
+			if row.Pair != nil && row.Placeholder == name {
+				return &row, u.fits(&row, t, address)
+			}
+		}
+	}
+	row, _ := builtin.Lookup(u.transport)
+	if row.Pair == nil {
+		return nil, usagef("--transport %q: up knows %s", u.transport, pairable())
+	}
+	return row, u.fits(row, t, address)
+}
+
+func (u *up) fits(row *builtin.Transport, t routes.Target, address string) error {
+	switch {
+	case !row.Placeholder && t.Name != "":
+		return usagef("--address %s: %s needs the server's IP address, not a name: looking it up would tell the network where you go", address, row.Name)
+	case row.Front && (t.Name == "" || t.Port != 443):
+		return usagef("--address %s: %s needs a name and port 443, for the certificate; behind a web server use  ptgate pair --transport %[2]s", address, row.Name)
+	}
+	return nil
+}
+
+// who is the user to invite; "": there are users already.
+func (u *up) who(cfg *config.Config) (string, error) {
+	if len(cfg.Exit.FileUsers) > 0 {
+		return "", nil
+	}
+	if u.ask.yes {
+		return "me", nil
+	}
+	answer, ok := u.ask.ask("Who is invited first (a name, such as alice)?")
+	if !ok || answer == "" {
+		return "", usagef("up needs --name NAME, the user that is invited; or --yes")
+	}
+	return answer, nil
+}
+
+// bindable tells whether the ports can be had.
+func bindable(cfg *config.Config) error {
+	for _, s := range cfg.Serve {
+		ln, err := net.Listen("tcp", s.Bind.String())
+		switch {
+		case err == nil:
+			ln.Close()
+		case errors.Is(err, fs.ErrPermission):
+			return fmt.Errorf("port %d needs a privilege: run this as root, or give a port from 1024 on: %w", s.Bind.Port(), err)
+		case errors.Is(err, syscall.EADDRINUSE):
+			return fmt.Errorf("another program has port %d (`ss -ltnp` says which): stop it, or give another port with --address: %w", s.Bind.Port(), err)
+		default:
+			return fmt.Errorf("bind %s: %w", s.Bind, err)
+		}
+	}
+	return nil
+}
+
+// firewall says what has to be let through. It changes nothing.
+func firewall(out io.Writer, cfg *config.Config) {
+	var ports []string
+	for _, s := range cfg.Serve {
+		if p := strconv.Itoa(int(s.Bind.Port())); !s.Bind.Addr().IsLoopback() && !slices.Contains(ports, p) {
+			ports = append(ports, p)
+		}
+	}
+	for _, port := range ports {
+		fmt.Fprintf(out, "# TCP port %s must be open in the firewall, here and at the provider", port)
+		for _, tool := range []struct{ program, command string }{
+			{"ufw", "ufw allow %s/tcp"},
+			{"firewall-cmd", "firewall-cmd --permanent --add-port=%s/tcp && firewall-cmd --reload"},
+			{"nft", "nft add rule inet filter input tcp dport %s accept"},
+		} {
+			if _, err := exec.LookPath(tool.program); err == nil {
+				fmt.Fprintf(out, ":  "+tool.command, port)
+				break
+			}
+		}
+		fmt.Fprintln(out)
+	}
+}
+
+// booted is there where systemd is the system's manager (sd_booted(3)).
+const booted = "/run/systemd/system"
+
+// wantsService tells whether the system service is to be installed.
+func (u *up) wantsService() (bool, error) {
+	if _, err := os.Stat(booted); err != nil || os.Geteuid() != 0 {
+		return false, nil
+	}
+	if u.ask.confirm("Install and start the system service ptgate") {
+		return true, nil
+	}
+	if !isTerminal(u.cmd.InOrStdin()) {
+		return false, usagef("up needs --yes, which installs and starts the system service, or --front")
+	}
+	return false, nil
+}
+
+// install installs and starts the system service for the configuration at path.
+func (u *up) install(path string) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if exe, err = filepath.EvalSymlinks(exe); err != nil {
+		return err
+	}
+	for _, hidden := range []string{"/root/", "/home/", "/run/user/", "/tmp/"} {
+		if strings.HasPrefix(exe, hidden) || strings.HasPrefix(path, hidden) {
+			return fmt.Errorf("a service can't see what is in %s: move %s to /usr/local/bin, and keep the configuration in /etc/ptgate; or run it with --front", hidden, exe)
+		}
+	}
+	run := func(argv ...string) error {
+		out, err := adapter.CombinedOutput(exec.CommandContext(u.cmd.Context(), argv[0], argv[1:]...))
+		if err != nil {
+			return fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, strings.TrimSpace(string(out)))
+		}
+		return nil
+	}
+	if run("systemctl", "cat", unitName) != nil { // no package has installed one
+		unit, err := serviceUnit(exe, path)
+		if err != nil {
+			return err
+		}
+		if err := durable.WriteFile("/etc/systemd/system/"+unitName, []byte(unit), 0o644); err != nil {
+			return err
+		}
+	} else if path != serviceConfig {
+		return fmt.Errorf("the service that is installed runs %s, and not %s: leave -c out, or run it with --front", serviceConfig, path)
+	}
+	owner, err := user.Lookup("ptgate")
+	if err != nil {
+		if err := os.MkdirAll("/etc/sysusers.d", 0o755); err != nil {
+			return err
+		}
+		if err := durable.WriteFile("/etc/sysusers.d/ptgate.conf", []byte(systemd.Users), 0o644); err != nil {
+			return err
+		}
+		if err := run("systemd-sysusers", "ptgate.conf"); err != nil {
+			return err
+		}
+		if owner, err = user.Lookup("ptgate"); err != nil {
+			return err
+		}
+	}
+	uid, err := strconv.Atoi(owner.Uid)
+	if err != nil {
+		return err
+	}
+	gid, err := strconv.Atoi(owner.Gid)
+	if err != nil {
+		return err
+	}
+	if err := os.Chown(path, uid, gid); err != nil {
+		return err
+	}
+	return interruptible(u.cmd.Context(), func(context.Context) error {
+		for _, argv := range [][]string{{"daemon-reload"}, {"enable", unitName}, {"restart", unitName}} {
+			if err := run(append([]string{"systemctl"}, argv...)...); err != nil {
+				return fmt.Errorf("%w; its log:  journalctl -u ptgate", err)
+			}
+		}
+		fmt.Fprintln(u.cmd.ErrOrStderr(), "# started the service ptgate; its log:  journalctl -u ptgate")
+		return nil
+	})
+}
+
+// serviceConfig is the configuration of the service that a package installs.
+const serviceConfig = "/etc/ptgate/ptgate.toml"
+
+// serviceUnit is the unit for a program and a configuration in places of their own.
+func serviceUnit(exe, path string) (string, error) {
+	if strings.ContainsAny(exe+path, " %$\"'\\\n") {
+		return "", fmt.Errorf("a unit can't name %s and %s: use paths without spaces, quotes, %% and $", exe, path)
+	}
+	return strings.NewReplacer("=ptgate run\n", "="+exe+" run\n", "=ptgate reload\n", "="+exe+" reload\n",
+		"PTGATE_CONFIG="+serviceConfig+"\n", "PTGATE_CONFIG="+path+"\n").Replace(systemd.Unit), nil
+}
