@@ -170,9 +170,13 @@ func TestReadme(t *testing.T) {
 		}
 	}
 	for _, block := range blocks {
-		if whole.MatchString(block[1]) {
+		switch {
+		case whole.MatchString(block[1]):
 			check(block[1])
-		} else {
+		case strings.HasPrefix(block[1], "[exit]"):
+			write(t, dir, "users", "")
+			check("[[serve]]\ntransport = \"obfs4\"\nbind = \"127.0.0.1:0\"\n" + block[1])
+		default:
 			added += block[1]
 		}
 	}
