@@ -20,6 +20,8 @@ import (
 	"ptgate/adapter"
 	"ptgate/adapter/durable"
 	"ptgate/gateway/config"
+	"ptgate/gateway/destination"
+	"ptgate/routes"
 )
 
 func newAddBridgeCommand() *cobra.Command {
@@ -35,7 +37,8 @@ The line may be quoted or not, or be the  line = "..."  of a configuration. With
 it is read from the standard input, so that its secrets show neither in the list of
 processes nor in the shell's history.
 
-A route leads to the bridge once its name stands in the route's via.`,
+A route leads to the bridge once its name stands in the route's via. --route PATTERN
+writes it there: at the end of the via of the route that has this pattern, such as "*".`,
 		Example: `  ptgate add-bridge -c client.toml --name tokyo -
   ptgate add-bridge --name tokyo 'obfs4 192.0.2.10:443 cert=... iat-mode=0'`,
 		SuggestFor: []string{"add", "bridge"},
@@ -48,6 +51,7 @@ A route leads to the bridge once its name stands in the route's via.`,
 	completeFlag(cmd, "far", cobra.FixedCompletions([]string{
 		"exit\ta ptgate server", "socks5\tany SOCKS5 server", "forward\tone fixed service",
 	}, cobra.ShellCompDirectiveNoFileComp))
+	route := cmd.Flags().String("route", "", "`PATTERN` of the route that is to lead to the bridge, too, as it stands in the file")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *name != "" && !bridgeName.MatchString(*name) {
 			return usagef("--name %q: letters, digits, \"-\", \"_\" and inner dots only", *name)
@@ -91,12 +95,16 @@ A route leads to the bridge once its name stands in the route's via.`,
 		for _, c := range append(around, removed...) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "left out of the line: %v\n", c)
 		}
-		added, problems, err := addBridge(cmd.Context(), path, *name, line, config.Far(*far))
+		added, problems, err := addBridge(cmd.Context(), path, *name, *route, line, config.Far(*far))
 		for _, p := range problems {
 			fmt.Fprintln(cmd.ErrOrStderr(), p)
 		}
 		if err != nil {
 			return err
+		}
+		if *route != "" {
+			fmt.Fprintf(cmd.OutOrStdout(), "added [bridge.%s] to %s, and to the route of %s; now `ptgate reload -c %s`\n", tomlKey(added), path, *route, path)
+			return nil
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "added [bridge.%s] to %s; name it in a route's via, then `ptgate reload -c %s`\n", tomlKey(added), path, path)
 		return nil
@@ -176,7 +184,7 @@ func cutPair(text string) (string, bool) {
 // addBridge appends a bridge to the file, if the outcome has no errors. It gives
 // the bridge's name and what the check of the new file has found, but for warnings
 // that are none of the bridge's.
-func addBridge(ctx context.Context, path, name string, line adapter.BridgeLine, far config.Far) (_ string, problems []config.Problem, _ error) {
+func addBridge(ctx context.Context, path, name, route string, line adapter.BridgeLine, far config.Far) (_ string, problems []config.Problem, _ error) {
 	unlock, err := lockFile(path)
 	if err != nil {
 		return "", nil, err
@@ -204,6 +212,12 @@ func addBridge(ctx context.Context, path, name string, line adapter.BridgeLine, 
 		return "", nil, fmt.Errorf("%s has a bridge %q already: give another --name", path, name)
 	}
 	err = replaceFile(ctx, path, func(doc []byte, mode fs.FileMode) ([]byte, error) {
+		if route != "" {
+			var err error
+			if doc, err = addToRoute(path, doc, mode, route, name); err != nil {
+				return nil, err
+			}
+		}
 		if len(doc) > 0 && doc[len(doc)-1] != '\n' {
 			doc = append(doc, '\n')
 		}
@@ -224,6 +238,56 @@ func addBridge(ctx context.Context, path, name string, line adapter.BridgeLine, 
 		return doc, nil
 	})
 	return name, problems, err
+}
+
+// viaLine is a via that stands on one line.
+var viaLine = regexp.MustCompile(`^(\s*via\s*=\s*)(?:("[^"]*")|\[([^\]]*)\])(\s*(?:#.*)?)$`)
+
+// addToRoute writes a bridge's name at the end of the via of the route that has the pattern.
+// All else stays as it is.
+func addToRoute(path string, doc []byte, mode fs.FileMode, pattern, name string) ([]byte, error) {
+	cfg, _ := config.Check(path, doc, mode)
+	if cfg == nil {
+		return nil, fmt.Errorf("%s has errors, so that its routes are not known: `ptgate check -c %[1]s` lists them", path)
+	}
+	want, err := routes.ParsePattern(pattern, destination.Canonical)
+	if err != nil {
+		return nil, usagef("--route: %w", err)
+	}
+	i := 0
+	has := func(rule int) bool {
+		for n := range cfg.Table.Patterns(rule) {
+			if cfg.Table.Pattern(routes.Match{Rule: rule, Pattern: n}) == want {
+				return true
+			}
+		}
+		return false
+	}
+	for i < len(cfg.Routes) && !has(i) {
+		i++
+	}
+	if i == len(cfg.Routes) {
+		return nil, fmt.Errorf("no route of %s has the pattern %q: `ptgate explain` tells which one takes a destination, and by which pattern", path, pattern)
+	}
+	r := cfg.Routes[i]
+	if r.Action != config.ActionBridges {
+		return nil, fmt.Errorf("the route at line %d of %s leads to no bridge: it says direct or block", r.Line, path)
+	}
+	lines := strings.SplitAfter(string(doc), "\n")
+	for n := r.Line; n < len(lines); n++ { // the line of the [[route]] is before
+		text := strings.TrimRight(lines[n], "\r\n")
+		if strings.HasPrefix(strings.TrimSpace(text), "[") {
+			break
+		}
+		m := viaLine.FindStringSubmatch(text)
+		if m == nil {
+			continue
+		}
+		list := strings.TrimRight(strings.TrimSpace(m[2]+m[3]), ", \t")
+		lines[n] = fmt.Sprintf("%s[%s, %q]%s%s", m[1], list, name, m[4], lines[n][len(text):])
+		return []byte(strings.Join(lines, "")), nil
+	}
+	return nil, fmt.Errorf("the via of the route at line %d of %s is not on one line: write %q into it by hand", r.Line, path, name)
 }
 
 // same tells whether b is what line describes.

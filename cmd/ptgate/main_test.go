@@ -274,7 +274,7 @@ func TestAddBridgesAtOnce(t *testing.T) {
 		wg.Go(func() {
 			line, err := adapter.ParseBridgeLine(fmt.Sprintf("webtunnel 192.0.2.1:443 url=https://example.com/%d", i))
 			if err == nil {
-				_, _, err = addBridge(t.Context(), path, "", line, config.FarExit)
+				_, _, err = addBridge(t.Context(), path, "", "", line, config.FarExit)
 			}
 			if err != nil {
 				t.Error(err)

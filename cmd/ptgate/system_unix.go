@@ -67,16 +67,3 @@ func dieOf(s syscall.Signal) {
 	syscall.Kill(syscall.Getpid(), s)
 	time.Sleep(time.Minute) // it comes at any moment
 }
-
-// lockDir keeps other processes that call it from going on, until unlock.
-func lockDir(dir string) (unlock func(), err error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
-	}
-	return func() { f.Close() }, nil
-}

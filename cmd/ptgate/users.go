@@ -201,14 +201,14 @@ func hasUsersFile(cfg *config.Config) error {
 // editUsers changes the users_file of cfg as edit says. It makes the file if there is none.
 func editUsers(ctx context.Context, cfg *config.Config, edit func(string) (string, error)) error {
 	name := cfg.Exit.UsersFile
-	unlock, err := lockDir(filepath.Dir(name)) // two commands at once must not lose a user
+	if err := newUsersFile(name, cfg.Path); err != nil {
+		return err
+	}
+	unlock, err := lockFile(name) // two commands at once must not lose a user
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := newUsersFile(name, cfg.Path); err != nil {
-		return err
-	}
 	return replaceFile(ctx, name, func(doc []byte, _ fs.FileMode) ([]byte, error) {
 		text, err := edit(string(doc))
 		return []byte(text), err
