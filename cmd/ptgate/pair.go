@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -41,9 +42,19 @@ Both files hold secrets: move them over a channel that you trust.`,
 	completeFlag(cmd, "transport", cobra.FixedCompletions(pairableNames(), cobra.ShellCompDirectiveNoFileComp))
 	out := cmd.Flags().String("out", ".", "`DIR` for the two files")
 	completeFlag(cmd, "out", directories)
+	add := cmd.Flags().Bool("add", false, "add a further way, of another transport or port, to the two files that are in --out")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *address == "" {
 			return usagef("pair needs --address HOST:PORT, where clients reach the server")
+		}
+		if *add {
+			name, err := addPair(cmd.Context(), *address, *transport, *out)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "added the transport to %s, and [bridge.%s] to %s and its route; move the client's file, then `ptgate reload` on both sides\n",
+				filepath.Join(*out, pairNames[0]), tomlKey(name), filepath.Join(*out, pairNames[1]))
+			return nil
 		}
 		// A signal waits, so that there are both files or none, and no keys elsewhere.
 		err := interruptible(cmd.Context(), func(context.Context) error { return writePair(*address, *transport, *out) })
@@ -96,25 +107,80 @@ func writeSecret(path, text string) error {
 	return durable.WriteNew(path, []byte(text), 0o600)
 }
 
+// addPair adds a transport to the two files in the directory out, and returns the name of
+// the client's bridge.
+func addPair(ctx context.Context, address, transport, out string) (name string, err error) {
+	row, t, err := pairRow(address, transport)
+	if err != nil {
+		return "", err
+	}
+	public := destination.Format(t)
+	options, args, err := row.Pair(public)
+	if err != nil {
+		return "", err
+	}
+	serve, err := serveText(row, t, options)
+	if err != nil {
+		return "", err
+	}
+	server, client := filepath.Join(out, pairNames[0]), filepath.Join(out, pairNames[1])
+	unlock, err := lockFile(server)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	old, problems := config.Load(client)
+	if old == nil {
+		return "", fmt.Errorf("%s has errors, the first: %v", client, problems[0])
+	}
+	name = row.Name
+	for n := 2; slices.ContainsFunc(old.Bridges, func(b *config.Bridge) bool { return b.Name == name }); n++ {
+		name = fmt.Sprintf("%s-%d", row.Name, n)
+	}
+	changes := []struct {
+		path string
+		edit func(doc []byte, mode fs.FileMode) ([]byte, error)
+	}{{server, func(doc []byte, _ fs.FileMode) ([]byte, error) {
+		return fmt.Appendf(doc, "\n# One more way%s", serve), nil
+	}}, {client, func(doc []byte, mode fs.FileMode) ([]byte, error) {
+		doc, err := addToRoute(client, doc, mode, "*", name)
+		return fmt.Appendf(doc, "\n%s", bridgeText(row, name, public, args)), err
+	}}}
+	// Both are tried before one is written.
+	for _, write := range []bool{false, true} {
+		for _, c := range changes {
+			err := replaceFile(ctx, c.path, func(doc []byte, mode fs.FileMode) ([]byte, error) {
+				if len(doc) > 0 && doc[len(doc)-1] != '\n' {
+					doc = append(doc, '\n')
+				}
+				doc, err := c.edit(doc, mode)
+				if err != nil {
+					return nil, err
+				}
+				if cfg, problems := config.Check(c.path, doc, mode); cfg == nil {
+					return nil, fmt.Errorf("with the transport %s would have errors, the first: %v", c.path, problems[0])
+				}
+				if !write {
+					return nil, errTried
+				}
+				return doc, nil
+			})
+			if err != nil && !errors.Is(err, errTried) {
+				return "", err
+			}
+		}
+	}
+	return name, nil
+}
+
+// errTried keeps a file from being replaced.
+var errTried = errors.New("tried only")
+
 // pair makes the texts of the two files.
 func pair(address, transport string) (server, client string, err error) {
-	address, _, err = config.Pasted(address, config.TextName)
+	row, t, err := pairRow(address, transport)
 	if err != nil {
-		return "", "", usagef("--address: %v", err)
-	}
-	t, err := destination.Parse(address)
-	if err != nil {
-		return "", "", usagef("--address %q: %v", address, err)
-	}
-	if t.Addr.IsUnspecified() {
-		return "", "", usagef("--address %q: clients can't go there: give the server's public address", address)
-	}
-	row, _ := builtin.Lookup(transport)
-	switch {
-	case row.Pair == nil:
-		return "", "", usagef("--transport %q: pair knows %s", transport, pairable())
-	case !row.Placeholder && !t.Addr.IsValid():
-		return "", "", usagef("--address %q: %s needs the server's IP address, not a name: looking it up would tell the network where you go", address, transport)
+		return "", "", err
 	}
 	public := destination.Format(t)
 	options, args, err := row.Pair(public)
@@ -123,6 +189,30 @@ func pair(address, transport string) (server, client string, err error) {
 	}
 	server, err = serverFile(row, t, options)
 	return server, clientFile(row, public, args), err
+}
+
+// pairRow reads an address for a transport.
+func pairRow(address, transport string) (*builtin.Transport, routes.Target, error) {
+	none := routes.Target{}
+	address, _, err := config.Pasted(address, config.TextName)
+	if err != nil {
+		return nil, none, usagef("--address: %v", err)
+	}
+	t, err := destination.Parse(address)
+	if err != nil {
+		return nil, none, usagef("--address %q: %v", address, err)
+	}
+	if t.Addr.IsUnspecified() {
+		return nil, none, usagef("--address %q: clients can't go there: give the server's public address", address)
+	}
+	row, _ := builtin.Lookup(transport)
+	switch {
+	case row.Pair == nil:
+		return nil, none, usagef("--transport %q: pair knows %s", transport, pairable())
+	case !row.Placeholder && !t.Addr.IsValid():
+		return nil, none, usagef("--address %q: %s needs the server's IP address, not a name: looking it up would tell the network where you go", address, transport)
+	}
+	return row, t, nil
 }
 
 // pairable names the transports that can be paired.
@@ -164,8 +254,13 @@ const frontPort = 15000
 
 // serverFile is the text of server.toml. public is where clients reach the server.
 func serverFile(row *builtin.Transport, public routes.Target, options adapter.Args) (string, error) {
+	serve, err := serveText(row, public, options)
+	return "# ptgate, the far end" + serve + serverExit, err
+}
+
+// serveText is a [[serve]], and what stands above it in a comment that has begun.
+func serveText(row *builtin.Transport, public routes.Target, options adapter.Args) (string, error) {
 	var b strings.Builder
-	b.WriteString("# ptgate, the far end")
 	bind := netip.AddrPortFrom(netip.IPv4Unspecified(), public.Port)
 	switch {
 	case row.Front:
@@ -193,7 +288,7 @@ bind      = %q
 	if !row.Placeholder {
 		fmt.Fprintf(&b, "public    = %q\n", destination.Format(public))
 	}
-	fmt.Fprintf(&b, "options   = { %s }\n%s", inlineTable(options), serverExit)
+	fmt.Fprintf(&b, "options   = { %s }\n", inlineTable(options))
 	return b.String(), nil
 }
 
@@ -215,17 +310,18 @@ const frontText = `, behind a web server that ends TLS for %s:
 
 // clientFile is the text of client.toml.
 func clientFile(row *builtin.Transport, public string, args adapter.Args) string {
+	return `# ptgate, beside your programs. Run it there: ptgate run -c client.toml
+# The args are secret: whoever has them can use the server.
+` + bridgeText(row, "far", public, args) + clientRoutes
+}
+
+// bridgeText is a [bridge.NAME].
+func bridgeText(row *builtin.Transport, name, public string, args adapter.Args) string {
 	address := fmt.Sprintf("%q", public)
 	if row.Placeholder {
 		address = fmt.Sprintf("%q    # a placeholder: the args say where to go", builtin.Placeholder)
 	}
-	return fmt.Sprintf(`# ptgate, beside your programs. Run it there: ptgate run -c client.toml
-# The args are secret: whoever has them can use the server.
-[bridge.far]
-transport = %q
-address   = %s
-args      = { %s }
-%s`, row.Name, address, inlineTable(args), clientRoutes)
+	return fmt.Sprintf("[bridge.%s]\ntransport = %q\naddress   = %s\nargs      = { %s }\n", tomlKey(name), row.Name, address, inlineTable(args))
 }
 
 // inlineTable is args as the inside of a TOML table. Go's %q is right for it: keys and
