@@ -646,7 +646,7 @@ func TestSiteLeave(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n", 1<<40)
+	fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n", int64(1<<40))
 	at, err := silent.Accept()
 	if err != nil {
 		t.Fatal(err)
