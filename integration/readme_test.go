@@ -34,6 +34,9 @@ var steps = map[string]step{
 	"go build -o ptgate ./cmd/ptgate": {clone: true, then: "./ptgate version", want: "^ptgate "},
 	"go install ./cmd/ptgate":         {clone: true, then: `"$GOBIN/ptgate" version`, want: "^ptgate "},
 
+	"ptgate up --address 198.51.100.7:8443 --name alice": {elsewhere: "it runs until Ctrl-C, or installs a service: TestUpAndJoin has it with --no-start"},
+	"ptgate join link.txt\nptgate run":                   {elsewhere: "it needs the link of the one before: TestUpAndJoin"},
+
 	"ptgate pair --address 198.51.100.7:8443":               {want: "next, on the server:  ptgate run -c server.toml"},
 	"ptgate run -c server.toml":                             {run: "server"},
 	"ptgate run -c client.toml":                             {run: "client"},
