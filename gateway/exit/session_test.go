@@ -166,9 +166,14 @@ func TestSession(t *testing.T) {
 }
 
 // places counts.
-type places struct{ left, taken, asked int }
+type places struct {
+	mu                 sync.Mutex
+	left, taken, asked int
+}
 
 func (p *places) Acquire() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.asked++
 	if p.taken == p.left {
 		return false
@@ -177,7 +182,11 @@ func (p *places) Acquire() bool {
 	return true
 }
 
-func (p *places) Release() { p.taken-- }
+func (p *places) Release() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.taken--
+}
 
 // Only a complete and allowed request takes a place, and it gives the place back.
 func TestPlaces(t *testing.T) {
