@@ -32,7 +32,8 @@ import (
 type Loader struct {
 	// LookPath finds a program; nil: exec.LookPath.
 	LookPath func(file string) (string, error)
-	// Getenv is asked for STATE_DIRECTORY, XDG_STATE_HOME and HOME; nil: os.Getenv.
+	// Getenv is asked for STATE_DIRECTORY, XDG_STATE_HOME, HOME and CREDENTIALS_DIRECTORY;
+	// nil: os.Getenv.
 	Getenv func(key string) string
 	// Check returns an error if others can write a file; nil: permissions.Check.
 	Check func(path string, info fs.FileInfo) error
@@ -93,7 +94,9 @@ func (ld Loader) parse(path string, doc []byte, mode fs.FileMode) (*Config, []Pr
 	}
 	l.lines = scanLines(string(doc))
 	cfg := l.config(m)
-	if l.secretLine > 0 && mode.IsRegular() && mode.Perm()&0o077 != 0 {
+	// Of the files of systemd's LoadCredential=, the directory says who can read them.
+	credential := filepath.Dir(l.abs) == l.Getenv("CREDENTIALS_DIRECTORY")
+	if l.secretLine > 0 && mode.IsRegular() && mode.Perm()&0o077 != 0 && !credential {
 		l.problems = append(l.problems, Problem{path, l.secretLine,
 			fmt.Sprintf("others can read the secrets in this file (mode %#o): chmod 600 %s", mode.Perm(), path), true})
 	}

@@ -128,8 +128,9 @@ func TestService(t *testing.T) {
 	m.install(t)
 	echo := m.echo(t)
 	text := m.both(t)
-	// So that recovery does not take the 5 s that the unit waits.
-	m.dropIn(t, "soon", "[Service]\nRestartSec=100ms\n")
+	// So that recovery does not take the 5 s that the unit waits, and so many starts are not
+	// too many.
+	m.dropIn(t, "soon", "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=100ms\n")
 	f := m.follow(t)
 
 	t.Run("start", func(t *testing.T) {
@@ -177,6 +178,7 @@ func TestService(t *testing.T) {
 			m.must(t, "systemctl", "reload", "ptgate")
 			f.wait(t, "msg=reloaded")
 			l.works(t)
+			l.c.Close() // or the restart waits for it
 			m.want(t, "ActiveState=active", "Type=notify-reload", "NRestarts=0")
 			m.must(t, "rm", "/etc/systemd/system/ptgate.service.d/notify-reload.conf")
 			m.must(t, "systemctl", "daemon-reload")
