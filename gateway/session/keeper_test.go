@@ -152,7 +152,8 @@ func TestSilentCarrier(t *testing.T) {
 			} else {
 				f.forget()
 			}
-			if took := echoes(t, s); took > 3*time.Second {
+			// Another way is tried after at most 3 s, and takes a moment itself.
+			if took := echoes(t, s); took > 3200*time.Millisecond {
 				t.Errorf("another one works %v: answered after %v", warm, took)
 			}
 			if took := echoes(t, s); took > 10*time.Millisecond {
