@@ -106,7 +106,8 @@ func answerDNS(c net.Conn, known string) error {
 }
 
 // startPebble runs an authority that looks at these ports of the name. It returns the URL of
-// its directory, the certificate that signs its own, and the one that signs others.
+// its directory, the certificate that signs its own, and the one that signs others, which is
+// also in roots.pem beside ca.
 func startPebble(t *testing.T, tlsPort, httpPort, dns string) (directory, ca string, roots *x509.CertPool, stop func()) {
 	t.Helper()
 	dir := t.TempDir()
@@ -176,6 +177,7 @@ func startPebble(t *testing.T, tlsPort, httpPort, dns string) (directory, ca str
 			if err != nil || !roots.AppendCertsFromPEM(root) {
 				t.Fatalf("pebble's root: %q, %v", root, err)
 			}
+			put("roots.pem", root)
 			if c, err := net.Dial("tcp", "127.0.0.1:"+listen); err == nil {
 				c.Close()
 				return directory, ca, roots, stop
