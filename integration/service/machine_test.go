@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -142,7 +143,8 @@ func boot(t *testing.T, packages string) *machine {
 	})
 	m := &machine{}
 	t.Cleanup(func() {
-		cmd.Process.Kill() // its first process dies with it, and so do all
+		end(child(cmd.Process.Pid))
+		cmd.Process.Kill()
 		<-exited
 		notes.Close()
 		wg.Wait()
@@ -162,11 +164,35 @@ func boot(t *testing.T, packages string) *machine {
 	case <-time.After(patience):
 		t.Fatal("the machine is not ready")
 	}
-	pid := fmt.Sprint(cmd.Process.Pid)
-	m.leader = strings.TrimSpace(readFile(t, "/proc/"+pid+"/task/"+pid+"/children"))
+	m.leader = child(cmd.Process.Pid)
 	m.netns = "/proc/" + m.leader + "/ns/net"
 	m.run(t, "systemctl", "is-system-running", "--wait") // "degraded" will do: it is about other services
 	return m
+}
+
+// child is the number of a process's only child; "" if it has none.
+func child(pid int) string {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
+	return strings.TrimSpace(string(text))
+}
+
+// end kills a machine's first process, which ends all in it, and waits until they are gone.
+func end(leader string) {
+	pid, err := strconv.Atoi(leader)
+	if err != nil {
+		return // it was never there
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return // it has ended
+	}
+	defer unix.Close(fd)
+	unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+	for {
+		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(patience.Milliseconds())); err != unix.EINTR {
+			return
+		}
+	}
 }
 
 // cgroup makes a cgroup below that of this process, in the hierarchy of version 2.
