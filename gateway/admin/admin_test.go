@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -204,6 +206,27 @@ func TestPassword(t *testing.T) {
 			t.Errorf("%q: %s, want %d", fields, r.Status, code)
 		}
 	}
+}
+
+// Who guesses and leaves before the answer guesses no faster.
+func TestGuessAndLeave(t *testing.T) {
+	cfg := load(t, near+"[admin]\nusers = { me = \"word\" }\n")
+	synctest.Test(t, func(t *testing.T) {
+		book := outcome.New(slog.New(slog.DiscardHandler))
+		defer book.Close()
+		s := New(Config{Running: func() *config.Config { return cfg }, Status: func() Status { return Status{} }, Book: book})
+		gone, leave := context.WithCancel(t.Context())
+		leave()
+		r := httptest.NewRequestWithContext(gone, http.MethodGet, "http://localhost/healthz", nil) // from 192.0.2.1
+		r.SetBasicAuth("me", "guess")
+		begun := time.Now()
+		for range 3 {
+			s.answer(t.Context(), httptest.NewRecorder(), r)
+		}
+		if took := time.Since(begun); took < 3*time.Second {
+			t.Errorf("3 guesses took %v", took)
+		}
+	})
 }
 
 func TestUnixSocket(t *testing.T) {

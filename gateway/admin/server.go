@@ -128,7 +128,7 @@ func (s *Server) Serve(stop context.Context, ln net.Listener) error {
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if open.begin() {
 				defer open.requests.Done()
-				s.answer(w, r)
+				s.answer(stop, w, r)
 			}
 		}),
 		ReadHeaderTimeout: headerTimeout,
@@ -271,8 +271,9 @@ var header = map[string]string{
 	"Cache-Control":                "no-store",
 }
 
-// answer lets a request through to the pages if it may.
-func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
+// answer lets a request through to the pages if it may. The end of stop ends the wait of a
+// guesser; that of the request does not: who leaves before the answer would guess faster.
+func (s *Server) answer(stop context.Context, w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		if v := recover(); v != nil {
 			s.cfg.Book.Add(outcome.Panicked, outcome.By("admin"), "panic", fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
@@ -298,7 +299,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
 	}
 	if users := s.cfg.Running().Admin.Users; len(users) > 0 {
 		user, password, given := r.BasicAuth()
-		if !given || !s.guard.Valid(r.Context(), users, clientOf(r), user, password) {
+		if !given || !s.guard.Valid(stop, users, clientOf(r), user, password) {
 			if given {
 				s.refused("password")
 			}
