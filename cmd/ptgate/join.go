@@ -40,7 +40,8 @@ LINK is the link, the name of a file with it, or - for the standard input, so th
 secret shows neither in the list of processes nor in the shell's history.
 
 Nothing that is there is replaced without being asked: on a terminal there is a question,
-and --yes is the answer to all of them. What is replaced stays beside it as FILE.old.`,
+and --yes is the answer to all of them. What is replaced stays beside it as FILE.old,
+or as FILE.old2 and so on where that is there already.`,
 		Example: `  ptgate join link.txt
   ptgate join - --out client.toml
   ptgate join link.txt --service`,
@@ -170,10 +171,14 @@ func join(cmd *cobra.Command, v *invitation.Invitation, j joining) error {
 		return err
 	}
 	if there {
-		if err := durable.Rename(j.path, j.path+".old"); err != nil {
+		old, err := freeName(j.path + ".old")
+		if err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "what was there is now %s\n", j.path+".old")
+		if err := durable.Rename(j.path, old); err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "what was there is now %s\n", old)
 	}
 	if err := writeSecret(j.path, joinedFile(v, j.listen, lines)); err != nil {
 		return err
@@ -194,6 +199,20 @@ func join(cmd *cobra.Command, v *invitation.Invitation, j joining) error {
 		return exitError(1)
 	}
 	return nil
+}
+
+// freeName is path, with a number behind it if that is there already: what was put aside
+// before may be the only one of its kind.
+func freeName(path string) (string, error) {
+	for name, n := path, 2; ; n++ {
+		switch _, err := os.Lstat(name); {
+		case errors.Is(err, fs.ErrNotExist):
+			return name, nil
+		case err != nil:
+			return "", err
+		}
+		name = fmt.Sprintf("%s%d", path, n)
+	}
 }
 
 // compareProbes puts the fastest that works first.
@@ -337,16 +356,18 @@ Description=ptgate, a gateway through pluggable transports
 
 [Service]
 Type=notify
-ExecStart=%s run -c %s
+ExecStart=%[1]s run -c %[2]s
 ExecReload=%[1]s reload -c %[2]s
 KillMode=mixed
 TimeoutStopSec=90s
 Restart=on-failure
 RestartSec=5s
+RestartPreventExitStatus=%[3]d
+UMask=0077
 
 [Install]
 WantedBy=default.target
-`, quote(exe), quote(path))
+`, quote(exe), quote(path), exitConfig)
 }
 
 // Questions are asked on a terminal only.

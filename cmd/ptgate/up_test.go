@@ -25,7 +25,8 @@ func TestServiceUnit(t *testing.T) {
 	if _, err := serviceUnit("/opt/pt gate", "/srv/a.toml"); err == nil {
 		t.Error("a path with a space is taken")
 	}
-	if u := userUnit("/opt/50% off/ptgate", "/home/a/c.toml"); !strings.Contains(u, `ExecStart="/opt/50%% off/ptgate" run -c "/home/a/c.toml"`) {
+	if u := userUnit("/opt/50% off/ptgate", "/home/a/c.toml"); !strings.Contains(u, `ExecStart="/opt/50%% off/ptgate" run -c "/home/a/c.toml"`) ||
+		!strings.Contains(u, "\nRestartPreventExitStatus=78\n") { // a configuration with an error is not tried for ever
 		t.Error(u)
 	}
 }
