@@ -27,8 +27,8 @@ type guest struct {
 	let  bool          // the guest was let go before that
 	gone chan struct{} // closed when the guest is let go
 
-	settled bool   // settle was called
-	after   func() // settle calls it
+	settled bool     // settle was called
+	after   []func() // settle calls them
 
 	// The place in a crowd, whose mutex guards these. A guest is in one crowd at a time.
 	place  *list.Element
@@ -40,15 +40,15 @@ func newGuest(tcp *net.TCPConn, from netip.Addr, patient bool) *guest {
 }
 
 // letGo ends the guest's handshake. If that is done, and nobody has taken the connection
-// yet, the connection is to be closed. When the guest is settled, settled is called. A guest
-// is let go once at most.
+// yet, the connection is to be closed. When the guest is settled, settled is called. That a
+// guest is let go twice is rare: it has entered a crowd again in the moment of the first time.
 func (g *guest) letGo(settled func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.settled {
 		settled()
 	} else {
-		g.after = settled
+		g.after = append(g.after, settled)
 	}
 	if !g.let {
 		g.let = true
@@ -64,10 +64,11 @@ func (g *guest) letGo(settled func()) {
 func (g *guest) settle() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.settled = true; g.after != nil {
-		g.after()
-		g.after = nil
+	g.settled = true
+	for _, f := range g.after {
+		f()
 	}
+	g.after = nil
 }
 
 // isLetGo reports whether the handshake must not go on.

@@ -288,6 +288,22 @@ func TestSettled(t *testing.T) {
 	}
 }
 
+// A guest of a proxy enters a crowd again when its address is known. If it was let go in the
+// same moment, it may be let go once more, and both hear that it is settled.
+func TestLetGoTwice(t *testing.T) {
+	a, b := tcpPair(t)
+	defer a.Close()
+	defer b.Close()
+	g := newGuest(a, netip.Addr{}, true)
+	told := 0
+	g.letGo(func() { told++ })
+	g.letGo(func() { told++ })
+	g.settle()
+	if told != 2 {
+		t.Errorf("told %d times", told)
+	}
+}
+
 // Who is not let in gets no further than the handshake.
 func TestAdmit(t *testing.T) {
 	for _, transport := range halfClosing {
