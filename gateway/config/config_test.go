@@ -236,6 +236,25 @@ func TestEverything(t *testing.T) {
 	}
 }
 
+// A file from before there was a status page may have given its port to something else.
+func TestAdminYields(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.toml")
+	text := "[listen]\nmixed = \"127.0.0.1:9180\"\n[[route]]\nto = \"*\"\nvia = \"block\"\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, problems := testLoader.Load(path)
+	if cfg == nil || len(cfg.Admin.Listen) != 0 || cfg.Admin.Default || len(problems) != 1 || !problems[0].Warning || problems[0].Line != 2 {
+		t.Errorf("%v", problems)
+	}
+	if err := os.WriteFile(path, []byte(text+"[admin]\nlisten = \"127.0.0.1:9180\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if cfg, problems := testLoader.Load(path); cfg != nil {
+		t.Errorf("one port is given twice: %v", problems)
+	}
+}
+
 func TestDefaults(t *testing.T) {
 	cfg := mustLoad(t, "testdata/good/minimal.toml")
 	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}

@@ -263,6 +263,7 @@ func (l *loading) config(m map[string]any) *Config {
 		top.fail(1, "there is nothing to do: write a [[route]] (near end), a [[serve]] (far end) or both")
 	}
 	cfg.PTs = append(cfg.PTs, l.pts.builtin...)
+	l.yieldAdmin(top, &cfg.Admin)
 	l.checkBinds()
 	return cfg
 }
@@ -352,6 +353,22 @@ func bindAddr(s string) (netip.AddrPort, error) {
 		}
 	}
 	return netip.AddrPort{}, fmt.Errorf("%q is not an address with a port: write as in \"127.0.0.1:1080\" or \"[::1]:1080\"", s)
+}
+
+// yieldAdmin leaves the status page out if nobody has asked for it and the file gives its
+// port to something else. All other binds are known.
+func (l *loading) yieldAdmin(top *table, a *Admin) {
+	if !a.Default {
+		return
+	}
+	own := netip.MustParseAddrPort(adminDefault)
+	for _, b := range l.binds {
+		if b.addr.Port() == own.Port() && overlap(b.addr.Addr(), own.Addr()) {
+			a.Listen, a.Default = nil, false
+			top.warn(b.line, "there is no status page, since %s %s takes its port %s: say where it may be with listen in [admin], or turn it off with listen = \"\"", b.what, b.addr, adminDefault)
+			return
+		}
+	}
 }
 
 // checkBinds reports ports given twice. Port 0 is any free one.
@@ -738,7 +755,6 @@ func (l *loading) adminTable(t *table, hasRoute bool, listen Listen) Admin {
 		a.Listen = r.read("listen")
 	case hasRoute:
 		a.Listen, a.Default = []string{adminDefault}, true
-		l.binds = append(l.binds, bind{netip.MustParseAddrPort(adminDefault), t, a.Line, "the default listen of [admin]"})
 	}
 	a.SocketMode = r.mode("listen")
 	a.Users = t.users("users")
