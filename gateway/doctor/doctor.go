@@ -126,8 +126,9 @@ var table = map[Kind]words{
 	Crowded: {"too many connections: the network lets through about %s, and drops more", "new connections keep to what gets through, and wait their turn",
 		"write it into the bridge, and it need not be learned: [bridge.NAME.budget] number or new"},
 
-	KeptOut: {"the far end ended the connection as soon as it was made: its allow or deny keeps this machine's address out, or it has as many connections as it may have", rests,
-		"look at the server's log: `client kept out by allow or deny`, or `there are as many as there may be`; add this machine's public address to allow of that [[serve]]"},
+	KeptOut: {"the far end ended the connection as soon as it was made: its allow or deny keeps this machine's address out, it is a ptgate of another version, or it has as many connections as it may have", rests,
+		"compare `ptgate version` on both sides, and look at the server's log: `client kept out by allow or deny`, `client speaks neither a carrier of this version nor SOCKS5`, or `there are as many as there may be`; " +
+			"add this machine's public address to allow of that [[serve]]"},
 	Full: {"the far end has as many connections as it may have, or is about to stop", rests,
 		"try again in a moment; on the server, raise limits.connections"},
 	User: {"the far end does not take the bridge's user and password", rests,
