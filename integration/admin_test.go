@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -103,7 +104,22 @@ via = "dead"
 	})
 
 	t.Run("alerts", func(t *testing.T) {
-		must(t, realpt.Program(t, "promtool"), "check", "rules", "../configs/prometheus-alerts.yml")
+		const rules, cases = "../configs/prometheus-alerts.yml", "testdata/prometheus-alerts-test.yml"
+		must(t, realpt.Program(t, "promtool"), "check", "rules", rules)
+		must(t, realpt.Program(t, "promtool"), "test", "rules", cases)
+		seen, err := os.ReadFile(cases)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, alert := range regexp.MustCompile(`- alert: (\w+)`).FindAllStringSubmatch(string(text), -1) {
+			if n := strings.Count(string(seen), "alertname: "+alert[1]); n < 4 {
+				t.Errorf("%s: %d cases: one where nothing is wrong, one before its time, one when it fires, one after it", alert[1], n)
+			}
+		}
 	})
 
 	t.Run("private", func(t *testing.T) {
