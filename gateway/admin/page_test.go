@@ -6,7 +6,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -141,6 +144,74 @@ func TestEvents(t *testing.T) {
 		c.Close()
 	}
 	// The test's end ends the rest: Serve waits for them.
+}
+
+// Pages that are left open, come back and go, and events without end, leave nothing behind:
+// no goroutine, no descriptor, no memory.
+func TestEventsLeakNothing(t *testing.T) {
+	p := show(t, near, nil)
+	p.eventsEvery = time.Millisecond
+	round := func() {
+		var wg sync.WaitGroup
+		for range maxEvents {
+			c, err := net.Dial("tcp", p.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wg.Go(func() {
+				defer c.Close()
+				io.WriteString(c, "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+				r, err := http.ReadResponse(bufio.NewReader(c), nil)
+				if err != nil || r.StatusCode != 200 {
+					t.Error(err, r)
+					return
+				}
+				lines := bufio.NewScanner(r.Body)
+				for seen := 0; seen < 10 && lines.Scan(); {
+					if strings.Contains(lines.Text(), `<div id="troubles"`) {
+						seen++
+						p.book.Add(outcome.Refused, outcome.By("http", "blocked"))
+					}
+				}
+			})
+		}
+		wg.Wait()
+		for p.open.Load() > 0 || p.conns.Load() > 0 {
+			runtime.Gosched()
+		}
+	}
+	memory := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	round()
+	goroutines, files, bytes := runtime.NumGoroutine(), openFiles(t), memory()
+	for range 20 {
+		round()
+	}
+	// A connection is given back a moment before its goroutine has ended.
+	for runtime.NumGoroutine() > goroutines {
+		runtime.Gosched()
+	}
+	if n := openFiles(t); n > files {
+		t.Errorf("%d descriptors, %d before", n, files)
+	}
+	if n := memory(); n > bytes+1<<20 {
+		t.Errorf("%d KiB, %d KiB before", n>>10, bytes>>10)
+	}
+}
+
+// openFiles counts this process's descriptors; 0 where the system does not tell.
+func openFiles(t *testing.T) int {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil && runtime.GOOS == "linux" {
+		t.Fatal(err)
+	}
+	return len(all)
 }
 
 // The history goes on when the last listener has ended and another one begins, as in a
