@@ -237,6 +237,9 @@ func printStatus(out io.Writer, s *gateway.Status) {
 			more = append(more, trouble(b.PT)...)
 		}
 		fmt.Fprintf(w, "bridge %s\t%s, %s: %s\n", b.Name, b.Transport, b.Far, strings.Join(more, ", "))
+		if b.Verdict != nil {
+			fmt.Fprintf(w, "  %s\t%s\n", b.Verdict.Kind, b.Verdict.Advice())
+		}
 		for _, l := range b.Learned {
 			fmt.Fprintf(w, "  %s\t%s: %s\n", l.Kind, l.Value, l.Text)
 		}

@@ -43,6 +43,7 @@ func TestStatusOfSessions(t *testing.T) {
 			Learned: []budget.Learned{{Kind: budget.KindBytes, Value: "14KiB", Text: "the network stops a connection"}}},
 		{Name: "other", Transport: "obfs4", Far: "exit", State: "detached", Active: 3,
 			Detached: time.Date(2030, 1, 2, 3, 4, 5, 0, time.Local)},
+		{Name: "rests", Transport: "obfs4", Far: "exit", State: "resting", Why: "refused", Until: time.Date(2030, 1, 2, 3, 4, 5, 0, time.Local), Verdict: &closed},
 	}})
 	for _, want := range []string{
 		"bridge idle .*obfs4, exit: idle, 0 connections\n",
@@ -50,6 +51,7 @@ func TestStatusOfSessions(t *testing.T) {
 		"bridge both .*: up, its server is about to stop, 2 carriers over both and other, 0 connections, " +
 			"box 0123456789abcdef, which is another one than before, 2.0 KiB sent again\n +" + budget.KindBytes.String() + " +14KiB: the network stops a connection\n",
 		"bridge other .*: detached, streams wait for a carrier since 03:04:05, 3 connections\n",
+		"bridge rests .*: resting, 0 connections, tried again after 03:04:05, refused\n +closed +port closed: .*\\. Is the server running, .*\n",
 	} {
 		if !regexp.MustCompile(want).MatchString(out.String()) {
 			t.Errorf("no %q in\n%s", want, out.String())

@@ -201,6 +201,9 @@ func (v *view) lines(s *gateway.Status, err error, now time.Time) (all []string)
 	for i := range s.Bridges {
 		if b := &s.Bridges[i]; b.Why != "" {
 			add("  %s: %s", b.Name, b.Why)
+			if b.Verdict != nil {
+				add("  %s: %s: %s", b.Name, b.Verdict.Kind, b.Verdict.Advice())
+			}
 		}
 	}
 	v.last, v.at = s, now

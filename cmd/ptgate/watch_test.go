@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"ptgate/gateway/bridges"
 	"ptgate/gateway/budget"
 	"ptgate/gateway/control"
+	"ptgate/gateway/doctor"
 	"ptgate/gateway/outcome"
 )
 
@@ -49,6 +51,9 @@ func fails(err error) func() (*gateway.Status, error) {
 	return func() (*gateway.Status, error) { return nil, err }
 }
 
+// closed is what is known of a bridge whose port is closed.
+var closed = doctor.Diagnose(doctor.Case{Err: syscall.ECONNREFUSED})
+
 func busy(down int64, refused int64) *gateway.Status {
 	return &gateway.Status{
 		State: "running", PID: 7, Config: "/etc/ptgate/ptgate.toml", Active: 3, Down: down, Up: down / 2,
@@ -57,7 +62,7 @@ func busy(down int64, refused int64) *gateway.Status {
 			{Name: "tokyo", Transport: "obfs4", State: "up", RTT: 84 * time.Millisecond, Carriers: 2, Active: 3, In: down,
 				Learned: []budget.Learned{{Kind: budget.KindBytes, Value: "16KiB"}}},
 			{Name: "paris", Transport: "webtunnel", State: "resting", Reason: "refused", Why: "webtunnel: connect: connection refused",
-				Until: time.Date(2000, 1, 1, 0, 0, 40, 0, time.UTC)},
+				Until: time.Date(2000, 1, 1, 0, 0, 40, 0, time.UTC), Verdict: &closed},
 		},
 		Outcomes: []outcome.Value{
 			{Name: "refused", Labels: map[string]string{"front": "mixed", "reason": "blocked"}, Value: refused},
@@ -80,9 +85,10 @@ func TestWatchLines(t *testing.T) {
 		`(?m)^now  down …, up …, 3 connections$`,
 		`(?m)^  1  tokyo, paris, pick first$`,
 		`(?m)^  2  block$`,
-		`(?m)^  tokyo  works, 84 ms; carriers are cut after 16KiB; working around it \(obfs4, 3 connections, down …, up …\)$`,
+		`(?m)^  tokyo  works, 84 ms; the network freezes a connection after about 16KiB from the far end; working around it \(obfs4, 3 connections, down …, up …\)$`,
 		`(?m)^  paris  resting: refused; again in 40 s$`,
 		`(?m)^  paris: webtunnel: connect: connection refused$`,
+		`(?m)^  paris: closed: port closed: .*\. Is the server running, .*$`,
 	} {
 		if !regexp.MustCompile(want).MatchString(first) {
 			t.Errorf("no %s in\n%s", want, first)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ptgate/gateway/budget"
+	"ptgate/gateway/doctor"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/redact"
 )
@@ -20,9 +21,9 @@ type notes struct {
 // since the last call.
 func (b *Bridge) noteLimits() {
 	now := map[budget.Kind]string{}
-	text := map[budget.Kind]string{}
+	all := map[budget.Kind]budget.Learned{}
 	for _, l := range b.path.Budget.Why(time.Now()) {
-		now[l.Kind], text[l.Kind] = l.Value, l.Text
+		now[l.Kind], all[l.Kind] = l.Value, l
 	}
 	n := &b.notes
 	n.mu.Lock()
@@ -34,7 +35,9 @@ func (b *Bridge) noteLimits() {
 	}
 	for kind, value := range now {
 		if before[kind] != value {
-			b.m.book.Add(outcome.LimitLearned, outcome.By(b.Name(), kind.String()), "value", value, "why", text[kind])
+			v := doctor.OfLimit(all[kind])
+			b.m.book.Add(outcome.LimitLearned, outcome.By(b.Name(), kind.String()), "value", value, "why", all[kind].Text,
+				"kind", v.Kind, "advice", v.Advice())
 		}
 	}
 	for kind := range before {

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"ptgate/gateway/budget"
+	"ptgate/gateway/doctor"
 )
 
 // Words say how a bridge does, in a line for a person: "works, 84 ms", "resting: refused;
@@ -49,29 +49,12 @@ func (s *Status) Words(now time.Time) string {
 		words = append(words, "it leads to another box than before")
 	}
 	for _, l := range s.Learned {
-		words = append(words, interference(l)+"; working around it")
+		words = append(words, doctor.OfLimit(l).Says+"; working around it")
 	}
 	if s.PT != nil && s.PT.Failures > 0 {
 		words = append(words, "its program fails")
 	}
 	return strings.Join(words, "; ")
-}
-
-// interference says what a network does to carriers.
-func interference(l budget.Learned) string {
-	switch l.Kind {
-	case budget.KindBytes:
-		return "carriers are cut after " + l.Value
-	case budget.KindAge:
-		return "carriers are cut when they are " + l.Value + " old"
-	case budget.KindIdle:
-		return "carriers are cut after " + l.Value + " of silence"
-	case budget.KindNew:
-		return "new connections are held back beyond " + l.Value
-	case budget.KindAtOnce:
-		return "no more than " + l.Value + " connections at once get through"
-	}
-	return "the network has a limit"
 }
 
 // milliseconds is a round trip as people say it: "84 ms", "0.4 ms", "1.2 s".

@@ -142,6 +142,11 @@ func TestOfLimit(t *testing.T) {
 			t.Errorf("%v: %+v", kind, v)
 		}
 	}
+	for kind := budget.KindNone + 1; kind <= budget.KindAtOnce; kind++ {
+		if v := OfLimit(budget.Learned{Kind: kind, Value: "14KiB"}); v.Says == "" || v.Itself == "" || v.Next == "" {
+			t.Errorf("%v has no words: %+v", kind, v)
+		}
+	}
 }
 
 func Example() {
