@@ -56,8 +56,8 @@ func TestLostCarrier(t *testing.T) {
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		if f.resumed < 8 || f.resumed > 10 { // another one may be there before the last one is gone
-			t.Errorf("%d times said to be there again, want 10", f.resumed)
+		if f.resumed < 1 || f.resumed > 10 { // another one may be there before the last one is gone
+			t.Errorf("%d times said to be there again, want 1 to 10", f.resumed)
 		}
 	})
 }
