@@ -119,6 +119,8 @@ func (c *Case) kind() Verdict {
 		return c.unanswered()
 	case dialled, program:
 		return of(Handshake, "")
+	case reset(err) && c.Dialling && !c.polled():
+		return of(KeptOut, "") // the transport works, and the far end has said nothing
 	case timedOut(err) && c.Dialling:
 		return c.unanswered()
 	case timedOut(err):

@@ -94,6 +94,8 @@ func TestDiagnose(t *testing.T) {
 		{Case{Err: &session.Lost{Stage: "method", Err: syscall.ECONNRESET}, Bridge: &config.Bridge{Transport: "meek_lite", PT: named}}, Unknown, "probe"},
 		{Case{Err: &session.Lost{Stage: "method", Err: os.ErrDeadlineExceeded}}, Silent, "far of the bridge"},
 		{Case{Err: session.ErrEnded}, KeptOut, "kept out by allow or deny"},
+		{Case{Err: fmt.Errorf("read: %w", syscall.ECONNRESET), Dialling: true}, KeptOut, "kept out by allow or deny"},
+		{Case{Err: fmt.Errorf("read: %w", syscall.ECONNRESET)}, Unknown, "probe"},
 		{Case{Err: &session.Lost{Stage: "method", Err: syscall.ECONNRESET}}, KeptOut, "`ptgate version` on both sides"},
 		{Case{Err: &session.AuthError{What: "x"}}, User, "[exit] users"},
 		{Case{Err: fmt.Errorf("x: %w", socks5.ErrMalformed)}, WrongFar, "far = "},
