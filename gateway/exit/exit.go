@@ -67,7 +67,7 @@ type Exit struct {
 	guard    *credentials.Guard
 	roster   atomic.Pointer[roster] // nil: nobody is asked
 	changing sync.Mutex             // held while roster changes
-	used     map[string]Usage       // what users have used before who were not in roster yet
+	used     map[string]Usage       // what users have used before who are not in roster
 	// isLocal tells whether an address is one of this machine's.
 	isLocal func(netip.Addr) (bool, error)
 	// source is the address that the system would use towards another one.

@@ -106,6 +106,13 @@ func (e *Exit) SetUsers(all map[string]User) {
 		if a != next.account(name) {
 			a.close(errRevoked)
 		}
+		if next.account(name) == nil {
+			// Who comes back, as after a mistake in a file, goes on with the same quota.
+			if e.used == nil {
+				e.used = map[string]Usage{}
+			}
+			e.used[name] = a.usage()
+		}
 	}
 }
 

@@ -293,3 +293,21 @@ func BenchmarkStreamOfUser(b *testing.B) {
 		})
 	}
 }
+
+// Who was gone for a moment goes on with what was used before.
+func TestUsageOfWhoComesBack(t *testing.T) {
+	for _, between := range []map[string]User{nil, {}, {"bob": {Password: "y"}}} {
+		e := &Exit{}
+		ann := map[string]User{"ann": {Password: "x", Quota: 10}}
+		e.SetUsers(ann)
+		a := e.roster.Load().account("ann")
+		a.usage() // the month begins
+		a.in.Add(7)
+		a.out.Add(5)
+		e.SetUsers(between)
+		e.SetUsers(ann)
+		if u := e.Usage()["ann"]; u.Up != 7 || u.Down != 5 || u.Used != 12 {
+			t.Errorf("%+v", u)
+		}
+	}
+}
