@@ -165,7 +165,9 @@ func (a *authority) answer(others http.Handler) http.Handler {
 
 // run gets the first certificate, and each next one when two thirds of the time of the last
 // one are over.
-func (a *authority) run(ctx context.Context) {
+func (a *authority) run(ctx context.Context) { a.keep(ctx, a.renew) }
+
+func (a *authority) keep(ctx context.Context, renew func(context.Context) error) {
 	retry := firstRetry
 	for {
 		var wait time.Duration
@@ -173,14 +175,21 @@ func (a *authority) run(ctx context.Context) {
 			wait = time.Until(renewal(c.Leaf))
 		}
 		if wait <= 0 {
-			if err := a.renew(ctx); err == nil {
-				retry = firstRetry
-				continue
-			} else if ctx.Err() == nil {
-				a.log.Error("the authority gave no certificate", "error", adapter.WithoutAddresses(err), "again in", retry)
+			err := renew(ctx)
+			if err == nil {
+				if wait = time.Until(renewal(a.now.Load().Leaf)); wait <= 0 {
+					err = errDue
+				}
 			}
-			wait = retry
-			retry = min(3*retry, lastRetry)
+			if err == nil {
+				retry = firstRetry
+			} else {
+				if ctx.Err() == nil {
+					a.log.Error("the authority gave no certificate", "error", adapter.WithoutAddresses(err), "again in", retry)
+				}
+				wait = retry
+				retry = min(3*retry, lastRetry)
+			}
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -191,6 +200,9 @@ func (a *authority) run(ctx context.Context) {
 		}
 	}
 }
+
+// errDue says that a certificate is too old as soon as it is there.
+var errDue = adapter.Constant("the new certificate is about to expire: is the clock of this machine right?")
 
 func renewal(c *x509.Certificate) time.Time {
 	return c.NotAfter.Add(-c.NotAfter.Sub(c.NotBefore) / 3)
