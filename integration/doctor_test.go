@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"html"
 	"io"
 	"log"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -91,35 +93,36 @@ func TestSituations(t *testing.T) {
 		name, bridge string
 		kind         string
 		cause, next  string // patterns
+		running      string // kind while ptgate runs and asks nobody why; "": the same
 	}{
-		{"works", obfs4(good, ""), "works", "", ""},
-		{"server down", obfs4(at(freeAddr(t)), ""), "closed", "port closed.*nothing listens", "is the server running.*port right"},
+		{"works", obfs4(good, ""), "works", "", "", ""},
+		{"server down", obfs4(at(freeAddr(t)), ""), "closed", "port closed.*nothing listens", "is the server running.*port right", ""},
 		{"wrong cert", obfs4(strings.Replace(good, strings.Join(fields[2:], " "), strings.Join(strings.Fields(line("", openExit))[2:], " "), 1), ""),
-			"unanswered", "the cert is another server's", "copy the bridge line anew.*keys change when it is installed anew"},
-		{"one letter", obfs4(wrongLetter, ""), "unanswered", "a wrong letter", "copy the bridge line anew"},
-		{"silent port", obfs4(at(serveTCP(t, func(c *net.TCPConn) { io.Copy(io.Discard, c) })), ""), "unanswered", "clock of one side is wrong", "date -u"},
-		{"another service", obfs4(at(serveTCP(t, func(c *net.TCPConn) { io.Copy(c, io.LimitReader(noise("x"), 9000)) })), ""), "handshake", "not what the bridge line says", "address and args as in the line"},
-		{"cut at the first byte", obfs4(at(serveTCP(t, func(c *net.TCPConn) { c.Read(make([]byte, 1)); c.SetLinger(0) })), ""), "reset-on-data", "cut as soon as the handshake begins", "another transport"},
-		{"cut at once", obfs4(at(serveTCP(t, func(c *net.TCPConn) { c.SetLinger(0) })), ""), "reset-on-connect", "as soon as it was made", "allow or deny"},
-		{"kept out", obfs4(line("deny = [\"127.0.0.0/8\"]\n", openExit), ""), "kept-out", "allow or deny keeps this machine's address out", "client kept out by allow or deny"},
-		{"not in allow", obfs4(line("allow = [\"192.0.2.0/24\"]\n", openExit), ""), "kept-out", "allow or deny", "public address to allow"},
-		{"user missing", obfs4(line("", openExit+"users = { guest = \"word-of-pass\" }\n"), ""), "user", "does not take the bridge's user", `\[exit\] users on the server`},
-		{"far wrong", obfs4(line("forward = \""+banner+"\"\n", ""), ""), "far", "not what far of the bridge says", `far = "exit" needs a ptgate server`},
-		{"far wrong, socks5", obfs4(line("forward = \""+banner+"\"\n", ""), "far = \"socks5\"\n"), "far", "not what far of the bridge says", `"forward" one fixed service`},
-		{"IPv6 only", obfs4(at("[2001:db8::1]:443"), ""), "no-route", "no route to host", "IPv6"},
-		{"no program", "transport = \"dust\"\naddress = \"192.0.2.1:443\"\n", "program", "does not start", "install the program"},
+			"unanswered", "the cert is another server's", "copy the bridge line anew.*keys change when it is installed anew", ""},
+		{"one letter", obfs4(wrongLetter, ""), "unanswered", "a wrong letter", "copy the bridge line anew", ""},
+		{"silent port", obfs4(at(serveTCP(t, func(c *net.TCPConn) { io.Copy(io.Discard, c) })), ""), "unanswered", "clock of one side is wrong", "date -u", ""},
+		{"another service", obfs4(at(serveTCP(t, func(c *net.TCPConn) { io.Copy(c, io.LimitReader(noise("x"), 9000)) })), ""), "handshake", "not what the bridge line says", "address and args as in the line", ""},
+		{"cut at the first byte", obfs4(at(serveTCP(t, func(c *net.TCPConn) { c.Read(make([]byte, 1)); c.SetLinger(0) })), ""), "reset-on-data", "cut as soon as the handshake begins", "another transport", ""},
+		{"cut at once", obfs4(at(serveTCP(t, func(c *net.TCPConn) { c.SetLinger(0) })), ""), "reset-on-connect", "as soon as it was made", "allow or deny", "reset-on-data"},
+		{"kept out", obfs4(line("deny = [\"127.0.0.0/8\"]\n", openExit), ""), "kept-out", "allow or deny keeps this machine's address out", "client kept out by allow or deny", ""},
+		{"not in allow", obfs4(line("allow = [\"192.0.2.0/24\"]\n", openExit), ""), "kept-out", "allow or deny", "public address to allow", ""},
+		{"user missing", obfs4(line("", openExit+"users = { guest = \"word-of-pass\" }\n"), ""), "user", "does not take the bridge's user", `\[exit\] users on the server`, ""},
+		{"far wrong", obfs4(line("forward = \""+banner+"\"\n", ""), ""), "far", "not what far of the bridge says", `far = "exit" needs a ptgate server`, ""},
+		{"far wrong, socks5", obfs4(line("forward = \""+banner+"\"\n", ""), "far = \"socks5\"\n"), "far", "not what far of the bridge says", `"forward" one fixed service`, ""},
+		{"IPv6 only", obfs4(at("[2001:db8::1]:443"), ""), "no-route", "no route to host", "IPv6", ""},
+		{"no program", "transport = \"dust\"\naddress = \"192.0.2.1:443\"\n", "program", "does not start", "install the program", ""},
 
-		{"web path", bridge(plain("404 Not Found"), ""), "web-path", "the path in the url is wrong", "path of the url"},
-		{"web backend", bridge(plain("502 Bad Gateway"), ""), "web-backend", "nothing answers behind it", "start ptgate"},
-		{"web page", bridge(plain("200 OK"), ""), "web-server", "opens no tunnel", "upgrades"},
-		{"own authority", bridge("https://bridge.ptgate.test/secret", ", addr = \""+secure+"\""), "certificate", "not one that this machine trusts", "SSL_CERT_FILE"},
-		{"other certificate", bridge("https://bridge.ptgate.test/secret", ", addr = \""+secure+"\", cert = \""+strings.Repeat("A", 43)+"=\""), "certificate", "not the expected one", "intercepted"},
-		{"meek path", meek(webServer(t, nil, "404 Not Found")), "web-path", "the path in the url is wrong", "path of the url"},
-		{"meek backend", meek(webServer(t, nil, "502 Bad Gateway")), "web-backend", "nothing answers behind it", "start ptgate"},
-		{"meek closed", meek(freeAddr(t)), "closed", "port closed", "is the server running"},
-		{"meek cut", meek(serveTCP(t, func(c *net.TCPConn) { c.Read(make([]byte, 1)); c.SetLinger(0) })), "reset-on-data", "cut as soon as the handshake begins", "another transport"},
-		{"no such name", bridge("https://nowhere.ptgate.test/secret", ""), "names", "is not found", "name server"},
-		{"poisoned", bridge(fmt.Sprintf("https://poisoned.ptgate.test:%s/secret", portOf(t, freeAddr(t))), ""), "poisoned", "DNS poisoned", "another name server"},
+		{"web path", bridge(plain("404 Not Found"), ""), "web-path", "the path in the url is wrong", "path of the url", ""},
+		{"web backend", bridge(plain("502 Bad Gateway"), ""), "web-backend", "nothing answers behind it", "start ptgate", ""},
+		{"web page", bridge(plain("200 OK"), ""), "web-server", "opens no tunnel", "upgrades", ""},
+		{"own authority", bridge("https://bridge.ptgate.test/secret", ", addr = \""+secure+"\""), "certificate", "not one that this machine trusts", "SSL_CERT_FILE", ""},
+		{"other certificate", bridge("https://bridge.ptgate.test/secret", ", addr = \""+secure+"\", cert = \""+strings.Repeat("A", 43)+"=\""), "certificate", "not the expected one", "intercepted", ""},
+		{"meek path", meek(webServer(t, nil, "404 Not Found")), "web-path", "the path in the url is wrong", "path of the url", "no-tunnel"},
+		{"meek backend", meek(webServer(t, nil, "502 Bad Gateway")), "web-backend", "nothing answers behind it", "start ptgate", "no-tunnel"},
+		{"meek closed", meek(freeAddr(t)), "closed", "port closed", "is the server running", "no-tunnel"},
+		{"meek cut", meek(serveTCP(t, func(c *net.TCPConn) { c.Read(make([]byte, 1)); c.SetLinger(0) })), "reset-on-data", "cut as soon as the handshake begins", "another transport", "no-tunnel"},
+		{"no such name", bridge("https://nowhere.ptgate.test/secret", ""), "names", "is not found", "name server", ""},
+		{"poisoned", bridge(fmt.Sprintf("https://poisoned.ptgate.test:%s/secret", portOf(t, freeAddr(t))), ""), "poisoned", "DNS poisoned", "another name server", "closed"},
 	}
 	key := func(name string) string { return strings.NewReplacer(" ", "-", ",", "").Replace(name) }
 	text := "[pt.dust]\nexec = [\"/nonexistent/dust\"]\ntransports = [\"dust\"]\n"
@@ -147,6 +150,48 @@ func TestSituations(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d situations have their cause and next step", right, len(rows))
+
+	// What runs says the same of each bridge, in its status, its log and its page.
+	t.Run("run", func(t *testing.T) {
+		page := freeAddr(t)
+		before, _, _ := strings.Cut(text, "[[route]]")
+		own := "[admin]\nlisten = \"" + page + "\"\n[limits]\ndial = \"12s\"\n" + fronts + before
+		for _, tt := range rows {
+			own += fmt.Sprintf("[[route]]\nto = \"%s.ptgate.test\"\nvia = \"%s\"\n", key(tt.name), key(tt.name))
+		}
+		client := run(t, "client", own, hosts)
+		var wg sync.WaitGroup
+		for _, tt := range rows {
+			wg.Go(func() {
+				command(t, nil, "curl", "-s", "-o", "/dev/null", "--max-time", "30", "-x", "http://"+client.http(), "http://"+key(tt.name)+".ptgate.test/")
+			})
+		}
+		wg.Wait()
+		status := fetchStatus(t, page)
+		_, body := fetchPage(t, page, "/")
+		for i, tt := range rows {
+			b := status.Bridges[i]
+			switch {
+			case tt.kind == "works":
+				if b.Verdict != nil {
+					t.Errorf("%s: %+v", tt.name, b.Verdict)
+				}
+			case b.Verdict == nil:
+				t.Errorf("%s: %s, and nothing is known of it", tt.name, b.State)
+			case tt.running != "":
+				if string(b.Verdict.Kind) != tt.running || b.Verdict.Next == "" {
+					t.Errorf("%s: %+v (%s), want %s", tt.name, b.Verdict, b.Why, tt.running)
+				}
+			case string(b.Verdict.Kind) != tt.kind || !matches(tt.cause, b.Verdict.Says) || !matches(tt.next, b.Verdict.Next):
+				t.Errorf("%s: %+v (%s), want %s, %q, %q", tt.name, b.Verdict, b.Why, tt.kind, tt.cause, tt.next)
+			default:
+				client.log.wait(t, "bridge=\"?"+key(tt.name)+"\"? .*kind="+tt.kind)
+				if !strings.Contains(html.UnescapeString(body), b.Verdict.Next[1:]) {
+					t.Errorf("%s: the page does not say %q", tt.name, b.Verdict.Next)
+				}
+			}
+		}
+	})
 
 	t.Run("clock", func(t *testing.T) {
 		text := "[bridge.late]\n" + rows[2].bridge + everythingVia("late")

@@ -80,7 +80,10 @@ func (c *Case) kind() Verdict {
 	shook := dialled && d.Stage == builtin.StageHandshake
 	program := isA[*adapter.DialError](err)
 	switch {
-	case errors.Is(err, session.ErrEnded), isA[*session.Lost](err) && reset(err) && !c.polled():
+	case errors.Is(err, session.ErrEnded), isA[*session.Lost](err) && reset(err):
+		if c.polled() {
+			return of(NoTunnel, "")
+		}
 		return of(KeptOut, "")
 	case session.IsFull(err):
 		return of(Full, "")

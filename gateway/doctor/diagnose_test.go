@@ -91,7 +91,9 @@ func TestDiagnose(t *testing.T) {
 
 		{Case{Err: shake(context.DeadlineExceeded, 11)}, Handshake, "ptgate bridges"},
 		{Case{Err: &session.Lost{Stage: "method", Err: syscall.ECONNRESET}}, KeptOut, "kept out by allow or deny"},
-		{Case{Err: &session.Lost{Stage: "method", Err: syscall.ECONNRESET}, Bridge: &config.Bridge{Transport: "meek_lite", PT: named}}, Unknown, "probe"},
+		{Case{Err: &session.Lost{Stage: "method", Err: syscall.ECONNRESET}, Bridge: &config.Bridge{Transport: "meek_lite", PT: named}}, NoTunnel, "ptgate probe"},
+		{Case{Err: fmt.Errorf("%w: %w", session.ErrEnded, syscall.ECONNRESET), Bridge: &config.Bridge{Transport: "meek_lite", PT: named}}, NoTunnel, "ptgate probe"},
+		{Case{Err: fmt.Errorf("%w: %w", session.ErrEnded, syscall.ECONNRESET)}, KeptOut, "kept out by allow or deny"},
 		{Case{Err: &session.Lost{Stage: "method", Err: os.ErrDeadlineExceeded}}, Silent, "far of the bridge"},
 		{Case{Err: session.ErrEnded}, KeptOut, "kept out by allow or deny"},
 		{Case{Err: fmt.Errorf("read: %w", syscall.ECONNRESET), Dialling: true}, KeptOut, "kept out by allow or deny"},

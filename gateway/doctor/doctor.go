@@ -40,6 +40,7 @@ const (
 	WebPath     Kind = "web-path"
 	WebBackend  Kind = "web-backend"
 	WebServer   Kind = "web-server"
+	NoTunnel    Kind = "no-tunnel" // through a web server that was not asked why
 
 	// On connections that worked at first.
 	Frozen    Kind = "frozen"
@@ -115,6 +116,9 @@ var table = map[Kind]words{
 	WebServer: {"the web server answers, and opens no tunnel", rests,
 		"is the url the server's, and does the web server pass upgrades on (see configs/nginx-webtunnel.conf)? Something on the way may answer in its place"},
 
+	NoTunnel: {"the connection ended before the far end said a word: the web server in front can't be reached, or knows no tunnel at that path, or nothing answers behind it, or ptgate there keeps this machine's address out", rests,
+		"`ptgate probe` asks the web server, and tells which it is; if it finds nothing wrong with that, the server's log has more"},
+
 	Frozen: {"the network freezes a connection after about %s from the far end", replaces,
 		"write it into the bridge, and it need not be learned: [bridge.NAME.budget] bytes, a little less"},
 	Cut: {"the network cuts a connection when it is about %s old", replaces,
@@ -134,7 +138,7 @@ var table = map[Kind]words{
 	User: {"the far end does not take the bridge's user and password", rests,
 		"user and password of the bridge must be one of [exit] users on the server, or of an invitation that is still good"},
 	WrongFar: {"the transport works, but what stands behind it is not what far of the bridge says", rests,
-		"far = \"exit\" needs a ptgate server of this version; \"socks5\" any SOCKS5 server; \"forward\" one fixed service"},
+		"correct far of the bridge: far = \"exit\" needs a ptgate server of this version; \"socks5\" any SOCKS5 server; \"forward\" one fixed service"},
 	Silent: {"the transport works, and the far end says nothing", rests,
 		"is ptgate running there, and does far of the bridge fit it? A link that has gone silent looks like this, too"},
 	OtherBox: {"the bridge leads to another box than before", rests,

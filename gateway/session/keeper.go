@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"syscall"
 	"time"
 
 	"ptgate/gateway/answer"
@@ -628,9 +629,12 @@ func (c *Client) connect(ctx context.Context, v *owned, a *attempt, b *budget.Ca
 // readReply reads the far end's first words.
 func readReply(c io.Reader) (reply, error) {
 	var p [len(carrier.Preamble)]byte
-	if _, err := io.ReadFull(c, p[:]); err != nil {
-		if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, carrier.ErrClosed) {
+	if n, err := io.ReadFull(c, p[:]); err != nil {
+		switch {
+		case err == io.EOF, errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, carrier.ErrClosed):
 			err = ErrEnded
+		case n == 0 && errors.Is(err, syscall.ECONNRESET):
+			err = fmt.Errorf("%w: %w", ErrEnded, err)
 		}
 		return reply{}, err
 	}
