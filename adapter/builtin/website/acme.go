@@ -191,7 +191,8 @@ func (a *authority) keep(ctx context.Context, renew func(context.Context) error)
 				retry = min(3*retry, lastRetry)
 			}
 		}
-		timer := time.NewTimer(wait)
+		// A timer does not notice that the clock was set.
+		timer := time.NewTimer(min(wait, lookAgain))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
@@ -200,6 +201,9 @@ func (a *authority) keep(ctx context.Context, renew func(context.Context) error)
 		}
 	}
 }
+
+// lookAgain is the longest time between two looks at the certificate's age.
+const lookAgain = 12 * time.Hour
 
 // errDue says that a certificate is too old as soon as it is there.
 var errDue = adapter.Constant("the new certificate is about to expire: is the clock of this machine right?")
