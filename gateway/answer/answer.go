@@ -102,7 +102,7 @@ var table = [...]row{
 	NotFound: {"not found", 0x04, rejected4, http.StatusBadGateway, "dns_error",
 		"The destination's name does not exist. Check its spelling."},
 	NoBridge: {"no bridge", 0x03, rejected4, http.StatusBadGateway, "destination_unavailable",
-		"No bridge for that destination works at the moment. The bridge may be down or blocked; the gateway's log says which stage failed."},
+		"No bridge for that destination works at the moment. The bridge may be down or blocked; the gateway's log, its status page and `ptgate status` say why, and what to do."},
 	Timeout: {"timeout", 0x06, rejected4, http.StatusGatewayTimeout, "connection_timeout",
 		"Nobody answered in time. The link may be slow or cut, or the destination is down."},
 	Limit: {"limit", 0x01, rejected4, http.StatusServiceUnavailable, "connection_limit_reached",

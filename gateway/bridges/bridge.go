@@ -224,7 +224,7 @@ func (b *Bridge) Status() Status {
 		s.State, s.Until = "resting", b.health.until
 		if b.health.why != nil {
 			s.Reason, s.Why = reasonOfFailure(b.health.why).String(), redact.Text(b.health.why, b.m.private.Load())
-			v := doctor.Diagnose(doctor.Case{Bridge: c, Err: b.health.why, Now: time.Now(), Dialling: b.session != nil && s.Carriers == 0})
+			v := b.diagnose(b.health.why, s.Carriers)
 			s.Verdict = &v
 		}
 	}

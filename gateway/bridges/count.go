@@ -10,6 +10,7 @@ import (
 	"ptgate/gateway/doctor"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/redact"
+	"ptgate/gateway/session"
 	"ptgate/routes"
 )
 
@@ -80,11 +81,17 @@ func reasonOfFailure(err error) answer.Reason {
 	return answer.NoBridge // whatever the transport says: it is no fault of ours
 }
 
+// diagnose says what kind of trouble a failure shows, while there are so many carriers.
+func (b *Bridge) diagnose(err error, carriers int) doctor.Verdict {
+	return doctor.Diagnose(doctor.Case{Bridge: b.config(), Err: err, Now: time.Now(),
+		Dialling: b.session != nil && carriers == 0, Worked: b.path != nil && b.path.Box() != session.Box{}})
+}
+
 // failed counts a failure after which the bridge rests.
 func (b *Bridge) failed(err error, took time.Duration) {
 	c := b.config()
 	reason := reasonOfFailure(err)
-	v := doctor.Diagnose(doctor.Case{Bridge: c, Err: err, Now: time.Now(), Dialling: b.session != nil && b.session.Status().Carriers == 0})
+	v := b.diagnose(err, b.sessionStatus().Carriers)
 	b.m.book.Add(outcome.BridgeFailed, outcome.By(c.Name, reason.String()), "transport", c.Transport, "kind", v.Kind,
 		"error", redact.Text(err, b.m.private.Load()), "after", took.Round(time.Millisecond), "advice", v.Advice())
 }

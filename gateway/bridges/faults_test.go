@@ -12,6 +12,7 @@ import (
 	"ptgate/adapter/builtin"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/config"
+	"ptgate/gateway/doctor"
 	"ptgate/gateway/outcome"
 )
 
@@ -141,6 +142,23 @@ func TestFailureHasAReason(t *testing.T) {
 			if n := b.m.book.Counter(outcome.BridgeFailed, outcome.By(b.Name(), reason.String())).Load(); n != want {
 				t.Errorf("%d failures with the reason %v, want %d", n, reason, want)
 			}
+		}
+	})
+}
+
+// Silence of a bridge that has worked is no sign of wrong keys.
+func TestGoneSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := w.set(config.PickFirst, "a")
+		b := s.Bridges()[0]
+		if k := b.diagnose(context.DeadlineExceeded, 0).Kind; k != doctor.Unanswered {
+			t.Errorf("before it has worked: %s", k)
+		}
+		c, _ := open(t, s)
+		c.Close()
+		if k := b.diagnose(context.DeadlineExceeded, 0).Kind; k != doctor.GoneSilent {
+			t.Errorf("after it has worked: %s", k)
 		}
 	})
 }

@@ -33,6 +33,8 @@ type Case struct {
 	// Dialling says that no connection has come up until then, so that a time that has
 	// passed was spent on one.
 	Dialling bool
+	// Worked says that the bridge has worked with this configuration.
+	Worked bool
 	// Written is when the configuration was written, by this machine's clock then. Zero: it
 	// says nothing.
 	Written time.Time
@@ -191,6 +193,9 @@ func dates(c *x509.Certificate) []string {
 func (c *Case) unanswered() Verdict {
 	if behind, why := c.behind(); behind {
 		return of(Clock, "", why)
+	}
+	if c.Worked {
+		return of(GoneSilent, "")
 	}
 	return of(Unanswered, "")
 }

@@ -103,6 +103,7 @@ func TestDiagnose(t *testing.T) {
 		{Case{Err: fmt.Errorf("x: %w", socks5.ErrMalformed)}, WrongFar, "far = "},
 		{Case{Err: context.DeadlineExceeded}, Silent, "far of the bridge"},
 		{Case{Err: context.DeadlineExceeded, Dialling: true}, Unanswered, "date -u"},
+		{Case{Err: context.DeadlineExceeded, Dialling: true, Worked: true}, GoneSilent, "own network"},
 		{Case{Err: &session.Refusal{Code: 1}}, Full, "limits.connections"},
 		{Case{Err: &session.Refusal{Code: 2}}, Policy, "allow and deny on the server"},
 		{Case{Err: &session.Refusal{Code: 4, Detail: answer.NoNames.Detail()}}, NoNames, "/etc/resolv.conf"},

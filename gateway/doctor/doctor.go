@@ -34,8 +34,9 @@ const (
 	Filtered    Kind = "filtered"
 	ResetSYN    Kind = "reset-on-connect"
 	ResetData   Kind = "reset-on-data"
-	Unanswered  Kind = "unanswered" // the handshake
-	Handshake   Kind = "handshake"  // it has failed in another way
+	Unanswered  Kind = "unanswered"  // the handshake
+	GoneSilent  Kind = "gone-silent" // it has worked before
+	Handshake   Kind = "handshake"   // it has failed in another way
 	Certificate Kind = "certificate"
 	WebPath     Kind = "web-path"
 	WebBackend  Kind = "web-backend"
@@ -105,6 +106,8 @@ var table = map[Kind]words{
 		"something on the way knows this transport, or this name, and cuts it: try another transport, such as webtunnel. Or the server does not take the handshake: is the line the server's own, and what does its log say?"},
 	Unanswered: {"the server took the connection and did not answer the handshake: the cert is another server's or has a wrong letter, the clock of one side is wrong by more than an hour, or something on the way drops the answer", rests,
 		"copy the bridge line anew (`ptgate bridges` on the server: keys change when it is installed anew); compare `date -u` on both sides: a wrong clock is in the server's log; else the transport is filtered: try another one, or another network"},
+	GoneSilent: {"the link has gone silent: the bridge has worked, and now nothing answers", rests,
+		"does this machine's own network work? If it does, something on the way drops what comes from the bridge, or the server hangs or has got new keys: look at the server, and try another transport or another network"},
 	Handshake: {"the handshake has failed: what answers there is not what the bridge line says", rests,
 		"is the server running, and are address and args as in the line of its `ptgate bridges`? Its log may say more"},
 	Certificate: {"TLS: the certificate is not the expected one: something on the way answers in place of the web server, or the web server has another certificate than the line says", rests,
