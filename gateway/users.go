@@ -48,7 +48,7 @@ func (g *Gateway) ReadUsers() error {
 	defer g.users.Unlock()
 	cfg := g.view.Load().cfg
 	if cfg.Exit.UsersFile == "" {
-		return errors.New("the running configuration has no users_file: `ptgate reload` comes first")
+		return errors.New("the configuration that runs has no users_file yet")
 	}
 	return g.readUsers(cfg)
 }

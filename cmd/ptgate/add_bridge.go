@@ -21,6 +21,7 @@ import (
 	"ptgate/adapter/durable"
 	"ptgate/gateway/config"
 	"ptgate/gateway/destination"
+	"ptgate/gateway/invitation"
 	"ptgate/routes"
 )
 
@@ -72,6 +73,9 @@ writes it there: at the end of the via of the route that has this pattern, such 
 			if text, err = readLine(cmd.InOrStdin(), terminal); err != nil {
 				return fmt.Errorf("standard input: %w", err)
 			}
+		}
+		if strings.Contains(text, invitation.Scheme) {
+			return errors.New("this is an invitation, not a bridge line: use `ptgate join`")
 		}
 		text, around, _ := config.Pasted(text, config.TextLine) // what is around the quotes
 		text, removed, err := config.Pasted(bare(text), config.TextLine)

@@ -45,7 +45,12 @@ or as FILE.old2 and so on where that is there already.`,
 		Example: `  ptgate join link.txt
   ptgate join - --out client.toml
   ptgate join link.txt --service`,
-		Args: oneArg("LINK", "ptgate://..., a file with the link, or - to paste it"),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if strings.Contains(strings.Join(args, " "), invitation.Scheme) {
+				return nil // it may have come with spaces, and is not shown
+			}
+			return oneArg("LINK", "ptgate://..., a file with the link, or - to paste it")(cmd, args)
+		},
 	}
 	out := cmd.Flags().String("out", "", "`FILE` to write (default: ptgate/ptgate.toml in your configuration directory, where `ptgate run` finds it)")
 	yes := cmd.Flags().Bool("yes", false, "answer every question with yes")
@@ -53,7 +58,7 @@ or as FILE.old2 and so on where that is there already.`,
 	listen := cmd.Flags().StringArray("listen", defaultListen, "`ADDRESS` for programs, as in 127.0.0.1:1080; may be given several times")
 	timeout := cmd.Flags().Duration("timeout", 30*time.Second, "how long each way is tried")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		v, err := readInvitation(cmd, args[0])
+		v, err := readInvitation(cmd, strings.Join(args, " "))
 		if err != nil {
 			return err
 		}
@@ -81,39 +86,62 @@ type joining struct {
 	timeout      time.Duration
 }
 
-// readInvitation reads a link, from a file or the standard input too.
-func readInvitation(cmd *cobra.Command, arg string) (*invitation.Invitation, error) {
+// readInvitation finds the link in a text, in a file or in the standard input.
+func readInvitation(cmd *cobra.Command, text string) (*invitation.Invitation, error) {
 	switch {
-	case arg == "-":
+	case text == "-":
 		terminal := isTerminal(cmd.InOrStdin())
 		if terminal {
 			fmt.Fprintln(cmd.ErrOrStderr(), "paste the link, then Enter")
 		}
 		var err error
-		if arg, err = readLine(cmd.InOrStdin(), terminal); err != nil {
+		if text, err = readLink(cmd.InOrStdin(), terminal); err != nil {
 			return nil, fmt.Errorf("standard input: %w", err)
 		}
-	case !strings.HasPrefix(arg, invitation.Scheme):
-		f, err := os.Open(arg)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, usagef("join: %q is neither a link, which begins with %s, nor a file with one", arg, invitation.Scheme)
-		}
+	case !strings.Contains(text, invitation.Scheme):
+		f, err := os.Open(text)
 		if err != nil {
+			if strings.ContainsAny(text, "@,") || len(text) > 255 { // a part of a link: a secret
+				return nil, usagef("join: this is neither a link, which begins with %s, nor a file with one", invitation.Scheme)
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil, usagef("join: %q is neither a link, which begins with %s, nor a file with one", text, invitation.Scheme)
+			}
 			return nil, err
 		}
 		defer f.Close()
-		text, err := io.ReadAll(io.LimitReader(f, maxLine))
+		b, err := io.ReadAll(io.LimitReader(f, maxLine))
 		if err != nil {
 			return nil, err
 		}
-		arg = string(text)
+		text = string(b)
 	}
-	// A link has no characters but ASCII: what came along can be left out.
-	arg, _, err := config.Pasted(strings.TrimSpace(arg), config.TextLine)
+	v, err := invitation.Find(text)
 	if err != nil {
-		return nil, fmt.Errorf("the link has %w", err)
+		if at := strings.Index(text, invitation.Scheme); at >= 0 {
+			if _, _, wrong := config.Pasted(strings.TrimSpace(text[at:]), config.TextLine); wrong != nil {
+				return nil, fmt.Errorf("%w; the link has %w", err, wrong)
+			}
+		}
 	}
-	return invitation.Parse(arg)
+	return v, err
+}
+
+// readLink reads all, but from a terminal only what has the whole link, or up to an empty line.
+func readLink(r io.Reader, terminal bool) (string, error) {
+	in := bufio.NewScanner(io.LimitReader(r, maxLine))
+	in.Buffer(nil, maxLine+1)
+	var text strings.Builder
+	for in.Scan() {
+		fmt.Fprintln(&text, in.Text())
+		if !terminal {
+			continue
+		}
+		if _, err := invitation.Find(text.String()); err == nil || strings.TrimSpace(in.Text()) == "" {
+			break
+		}
+	}
+	return text.String(), in.Err()
 }
 
 // join makes the configuration and tries it.
@@ -194,10 +222,10 @@ func join(cmd *cobra.Command, v *invitation.Invitation, j joining) error {
 			return err
 		}
 	}
-	joinedText(out, j)
 	if !works {
-		return exitError(1)
+		return fmt.Errorf("no way to the box works from here now; `ptgate probe -c %s` tries again, and says what is wrong", j.path)
 	}
+	joinedText(out, j)
 	return nil
 }
 
@@ -238,11 +266,7 @@ func joinedFile(v *invitation.Invitation, listen []string, lines []adapter.Bridg
 [listen]
 mixed = %s    # each takes SOCKS5, SOCKS4a and HTTP
 `, v.Box, tomlList(listen))
-	loopback := !slices.ContainsFunc(listen, func(a string) bool {
-		host, _, err := net.SplitHostPort(a)
-		return err == nil && !net.ParseIP(host).IsLoopback() && !strings.HasPrefix(a, config.UnixPrefix)
-	})
-	if runtime.GOOS == "linux" && loopback {
+	if ownersSelf(listen) {
 		b.WriteString("owners = \"self\"    # for programs of yours only, not for other users of this machine\n")
 	}
 	var names []string
@@ -269,6 +293,15 @@ via = %s
 	return b.String()
 }
 
+// ownersSelf tells whether only programs of this user are let in: where the kernel tells
+// whose they are.
+func ownersSelf(listen []string) bool {
+	return runtime.GOOS == "linux" && !slices.ContainsFunc(listen, func(a string) bool {
+		host, _, err := net.SplitHostPort(a)
+		return err == nil && !net.ParseIP(host).IsLoopback() && !strings.HasPrefix(a, config.UnixPrefix)
+	})
+}
+
 func tomlList(texts []string) string {
 	quoted := make([]string, len(texts))
 	for i, t := range texts {
@@ -293,6 +326,9 @@ func joinedText(out io.Writer, j joining) {
 		fmt.Fprintf(out, "try it:           curl -x socks5h://%s https://example.com/\n", first)
 	}
 	fmt.Fprintf(out, "in a shell:       eval \"$(ptgate env%s)\"\n", c)
+	if ownersSelf(j.listen) {
+		fmt.Fprintf(out, "it lets in:       programs of this user only (owners = \"self\" in %s)\n", j.path)
+	}
 }
 
 // unitName is the user's service.

@@ -47,8 +47,8 @@ func running(ctx context.Context, file, stateDir string) (r runner, err error) {
 	if r.socket, err = control.Find(ctx, sockets...); err != nil && unread != nil {
 		err = fmt.Errorf("%s: %w: give the file that ptgate runs with -c FILE", r.shown, unread)
 	} else if err != nil {
-		err = fmt.Errorf("%w. If one runs: with the same file as in  ptgate run -c FILE? "+
-			"If another user has started it, with its own state directory: --state-dir DIR", err)
+		err = fmt.Errorf("%w. To start it:  ptgate run -c %s. If one runs: with the same file? "+
+			"If another user has started it, with its own state directory: --state-dir DIR", err, r.shown)
 	}
 	return r, err
 }

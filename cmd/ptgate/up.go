@@ -58,6 +58,7 @@ As root under systemd a system service is installed and started. Elsewhere, and 
 	noStart := cmd.Flags().Bool("no-start", false, "start nothing: only the configuration and the invitation")
 	yes := cmd.Flags().Bool("yes", false, "answer every question with yes; the user's name is \"me\", if --name gives none")
 	qr := cmd.Flags().Bool("qr", false, "draw the invitation as a QR code, too")
+	out := cmd.Flags().String("out", "", "write the invitation to a new `FILE` (mode 0600), and do not print it")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		u.cmd, u.ask = cmd, questions{cmd: cmd, yes: *yes}
 		path, cfg, fresh, err := u.configuration(*file, *addresses)
@@ -104,11 +105,20 @@ As root under systemd a system service is installed and started. Elsewhere, and 
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "# one line for %s, and a secret. On the other side:  ptgate join LINK\n", who)
-			fmt.Fprintln(cmd.OutOrStdout(), link)
-			if *qr {
-				drawQR(cmd.OutOrStdout(), link)
+			if runs || service {
+				announceUser(cmd, path, cfg)
 			}
+			if *out == "" {
+				fmt.Fprintf(cmd.ErrOrStderr(), "# one line for %s, and a secret. On the other side:  ptgate join LINK\n", who)
+			}
+			if err := giveLink(cmd, who, link, *out, *qr); err != nil {
+				return err
+			}
+		} else {
+			fmt.Fprintf(cmd.ErrOrStderr(), "# %s has users already; another invitation:  ptgate invite -c %[1]s NAME\n", path)
+		}
+		if *noStart && !runs {
+			fmt.Fprintf(cmd.ErrOrStderr(), "# start it:  ptgate run -c %s\n", path)
 		}
 		if runs || service || *noStart {
 			return nil
@@ -242,6 +252,9 @@ func upAddress(text string) (routes.Target, error) {
 	text, _, err := config.Pasted(text, config.TextName)
 	if err != nil {
 		return routes.Target{}, usagef("--address: %v", err)
+	}
+	if strings.Contains(text, "://") {
+		return routes.Target{}, usagef("--address %q is a URL: give the name or the IP address alone, as in www.example.com or 198.51.100.7:8443", text)
 	}
 	t, err := destination.Parse(text)
 	if err != nil {

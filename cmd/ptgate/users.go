@@ -75,6 +75,9 @@ that changes. A name that is there already gets a new secret and these limits, w
 				value = untilWhen(value, time.Now())
 			}
 			if err := u.Set(key, value); err != nil {
+				if key == "expires" {
+					return usagef("--expires %q: give a length of time as in 30d or 12h, or a day as in 2026-12-31", value)
+				}
 				return usagef("--%s: %w", key, err)
 			}
 		}
@@ -94,20 +97,37 @@ that changes. A name that is there already gets a new secret and these limits, w
 		if err != nil {
 			return err
 		}
-		if *out != "" {
-			if err := writeSecret(*out, link+"\n"); err != nil {
-				return fmt.Errorf("the user is made, and the link could not be written; try `ptgate invite --again %s`: %w", u.Name, err)
-			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "# %s has the link; it is a secret. On the other side:  ptgate join %s\n", *out, filepath.Base(*out))
-		} else {
-			fmt.Fprintln(cmd.OutOrStdout(), link)
-		}
-		if *qr {
-			drawQR(cmd.OutOrStdout(), link)
-		}
-		return nil
+		announceUser(cmd, *file, cfg)
+		return giveLink(cmd, u.Name, link, *out, *qr)
 	}
 	return cmd
+}
+
+// giveLink prints a link, or writes it to the file out, if that is not empty.
+func giveLink(cmd *cobra.Command, user, link, out string, qr bool) error {
+	if out != "" {
+		if err := writeSecret(out, link+"\n"); err != nil {
+			return fmt.Errorf("the user is made, and the link could not be written; try `ptgate invite --again %s`: %w", user, err)
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "# %s has the link; it is a secret. On the other side:  ptgate join %s\n", out, filepath.Base(out))
+	} else {
+		fmt.Fprintln(cmd.OutOrStdout(), link)
+	}
+	if qr {
+		drawQR(cmd.OutOrStdout(), link)
+	}
+	return nil
+}
+
+// announceUser tells a running ptgate of a new user. The link is good for the next one that
+// reads the file, so what goes wrong here is only said.
+func announceUser(cmd *cobra.Command, file string, cfg *config.Config) {
+	switch told, err := tellUsers(cmd.Context(), file); {
+	case err != nil:
+		fmt.Fprintf(cmd.ErrOrStderr(), "# warning: the user is in %s, but the running ptgate does not let it in before `ptgate reload -c %s`: %v\n", cfg.Exit.UsersFile, cfg.Path, err)
+	case !told:
+		fmt.Fprintf(cmd.ErrOrStderr(), "# no ptgate runs %s now: the user is in %s for the next one that does\n", cfg.Path, cfg.Exit.UsersFile)
+	}
 }
 
 // oneArg wants one word, which is called what.
@@ -181,18 +201,13 @@ func invite(cmd *cobra.Command, file string, cfg *config.Config, u users.User, a
 	if err != nil {
 		return "", err
 	}
-	if told, err := tellUsers(cmd.Context(), file); err != nil {
-		return "", fmt.Errorf("the user is in %s, and the running ptgate does not take it: %w", cfg.Exit.UsersFile, err)
-	} else if !told {
-		fmt.Fprintf(cmd.ErrOrStderr(), "# no ptgate runs %s now: the user is in %s for the next one that does\n", cfg.Path, cfg.Exit.UsersFile)
-	}
 	return v.String(), nil
 }
 
 // hasUsersFile returns an error that says how to get one.
 func hasUsersFile(cfg *config.Config) error {
 	if cfg.Exit.UsersFile == "" {
-		return fmt.Errorf("%s has no file for users: write  users_file = \"users\"  below [exit], then `ptgate reload` where it runs; "+
+		return fmt.Errorf("%s has no file for users: write  users_file = \"users\"  below its [exit] (one such heading is all that a file may have), then `ptgate reload` where it runs; "+
 			"from then on every client needs a user", cfg.Path)
 	}
 	return nil

@@ -32,6 +32,7 @@ func Find(explicit string) (string, error) {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("no configuration file: %w: give one with -c FILE or $PTGATE_CONFIG; looked for %s",
+	return "", fmt.Errorf("no configuration file: %w: give one with -c FILE or $PTGATE_CONFIG, or make one: "+
+		"`ptgate up` on a server, `ptgate join` with an invitation, `ptgate pair` for both ends; looked for %s",
 		fs.ErrNotExist, strings.Join(places, ", "))
 }

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"unicode"
 
 	"ptgate/adapter"
 	"ptgate/gateway/session"
@@ -51,11 +52,18 @@ func sum(text string) string {
 	return hex.EncodeToString(h[:4])
 }
 
+// literal are the characters that stand for themselves in a part of a link, and plain are
+// all that a link may have.
+const (
+	literal = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.=:+"
+	plain   = literal + "%@,/"
+)
+
 // escape writes what could mean something else as %XX.
 func escape(s string) string {
 	var b strings.Builder
 	for _, c := range []byte(s) {
-		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-_.=:+", c) >= 0 {
+		if strings.IndexByte(literal, c) >= 0 {
 			b.WriteByte(c)
 		} else {
 			fmt.Fprintf(&b, "%%%02X", c)
@@ -67,7 +75,56 @@ func escape(s string) string {
 var (
 	errNoLink = errors.New("this is no invitation: one begins with " + Scheme)
 	errCut    = errors.New("the invitation has not come whole: a part of it is missing or changed; copy all of it, or ask for the file or the QR code")
+	errTwo    = errors.New("there is more than one invitation: give one at a time")
 )
+
+// Find finds the one link in a text. Words and quotes may stand around it, and mail may have
+// folded it or put "> " before its lines: its sum tells where it ends, and that it is whole.
+// An error has nothing of the text in it.
+func Find(text string) (*Invitation, error) {
+	var found *Invitation
+	whole := ""
+	err := errNoLink
+	for at := strings.Index(text, Scheme); at >= 0; at = strings.Index(text, Scheme) {
+		text = text[at+len(Scheme):]
+		link, v, e := first(text)
+		switch {
+		case e != nil:
+			if found == nil {
+				err = e
+			}
+		case found != nil && link != whole:
+			return nil, errTwo
+		default:
+			found, whole, err = v, link, nil
+		}
+	}
+	return found, err
+}
+
+// first reads the link whose text begins here, behind the scheme.
+func first(text string) (string, *Invitation, error) {
+	next := strings.Index(text, Scheme)
+	link := []byte(Scheme)
+	for i, c := range text {
+		switch {
+		case i == next:
+			return "", nil, errCut
+		case c < 0x80 && strings.ContainsRune(plain, c):
+			link = append(link, byte(c))
+			// The sum is the last part, of eight digits.
+			if n := len(link) - 9; n > len(Scheme) && link[n] == '/' && sum(string(link[:n])) == string(link[n+1:]) {
+				v, err := Parse(string(link))
+				return string(link), v, err
+			}
+		case c == '>' || unicode.IsSpace(c) || unicode.In(c, unicode.Cf, unicode.Mn):
+			// what mail puts there, or nobody sees
+		default:
+			return "", nil, errCut
+		}
+	}
+	return "", nil, errCut
+}
 
 // Parse reads a link.
 func Parse(link string) (*Invitation, error) {

@@ -61,6 +61,43 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
+// A link is found whatever a mail program, a messenger or a person has put around or into it.
+func TestFind(t *testing.T) {
+	want := sample(t)
+	link := want.String()
+	other := sample(t)
+	other.User = "bob"
+	folded := link[:40] + "\r\n> " + link[40:90] + "\n  " + link[90:len(link)-3] + "\n" + link[len(link)-3:]
+	for name, text := range map[string]string{
+		"alone":        link + "\n",
+		"curly quotes": "“" + link + "”",
+		"text around":  "Hello Ann,\nhere is your link ptgate://...:\n" + link + "\nBye, Bob",
+		"full stop":    "It is " + link + ". Bye",
+		"quoted":       "> Hello\n> " + folded + "\n> Bye",
+		"angles":       "<" + link + ">",
+		"spaces":       link[:50] + " " + link[50:],
+		"invisible":    "\ufeff" + link[:50] + "\u200b" + link[50:] + "\u2069",
+		"twice":        link + "\n" + folded,
+	} {
+		if got, err := invitation.Find(text); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for text, wrong := range map[string]string{
+		"":                              "begins with ptgate://",
+		"obfs4 192.0.2.10:443":          "begins with ptgate://",
+		link[:len(link)-1]:              "not come whole",
+		link[:60] + "…" + link[70:]:     "not come whole",
+		link + "\n" + other.String():    "more than one",
+		link[:80] + "\n" + link[:80]:    "not come whole",
+		strings.ToUpper(link[9:]) + "x": "begins with ptgate://",
+	} {
+		if v, err := invitation.Find(text); err == nil || v != nil || !strings.Contains(err.Error(), wrong) || strings.Contains(err.Error(), "abc") {
+			t.Errorf("%q: %v, %v", text, v, err)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add(sample(f).String())
 	f.Fuzz(func(t *testing.T, link string) {
