@@ -46,6 +46,7 @@ const (
 	Slow               // a request that was not complete in time
 	ExitPolicy         // the policy of the exit at the far end says no
 	NoNames            // the exit can't look names up
+	User               // the far end does not take the bridge's user and password
 )
 
 type row struct {
@@ -132,6 +133,9 @@ var table = [...]row{
 			"which by default keep clients from the server itself and from private networks. Ask its operator."},
 	NoNames: {"no names", 0x04, rejected4, http.StatusBadGateway, "dns_error",
 		"The server at the far end cannot look up names at the moment: its name servers do not answer. The bridge works. Its operator finds more in the server's log."},
+	User: {"user", 0x03, rejected4, http.StatusBadGateway, "destination_unavailable",
+		"The server at the far end does not take the user and password of the bridge: they are missing or wrong, or the invitation was revoked or has ended. " +
+			"Ask its operator for a new one (`ptgate invite`), or set user and password of the bridge as in users of [exit] there."},
 }
 
 func (r Reason) row() row {

@@ -48,6 +48,7 @@ var rows = []struct {
 	{answer.Slow, 0x01, 0x5b, 408, "http_request_error", answer.Limit, "slow"},
 	{answer.ExitPolicy, 0x02, 0x5b, 403, "destination_ip_prohibited", answer.Blocked, "exit policy"},
 	{answer.NoNames, 0x04, 0x5b, 502, "dns_error", answer.Unreachable, "no names"},
+	{answer.User, 0x03, 0x5b, 502, "destination_unavailable", answer.Unreachable, "user"},
 }
 
 // What an exit says comes back as it was, where one code stands for several reasons.
@@ -101,6 +102,15 @@ func TestTable(t *testing.T) {
 	beyond := answer.Reason(len(rows))
 	if beyond.SOCKS() != 1 || beyond.SOCKS4() != 0x5b || beyond.HTTP() != 500 || beyond.String() == "" {
 		t.Errorf("reason %d: %#x, %d, %q", beyond, beyond.SOCKS(), beyond.HTTP(), beyond)
+	}
+}
+
+// A server may have its users in either place, and an invitation may have ended.
+func TestUserText(t *testing.T) {
+	for _, want := range []string{"missing or wrong", "revoked", "ptgate invite", "users of [exit]"} {
+		if !strings.Contains(answer.User.Text(), want) {
+			t.Errorf("no %q in %q", want, answer.User.Text())
+		}
 	}
 }
 

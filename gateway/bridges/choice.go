@@ -348,7 +348,7 @@ func (b *Bridge) beaten(took, stagger time.Duration) {
 }
 
 // reasonOf returns the reason of all errors if it is the same for all, and is Timeout,
-// Limit or BadRequest. Otherwise it returns NoBridge.
+// Limit, BadRequest or User. Otherwise it returns NoBridge.
 func reasonOf(errs []error) answer.Reason {
 	reason := answer.Of(errs[0])
 	for _, err := range errs {
@@ -357,7 +357,7 @@ func reasonOf(errs []error) answer.Reason {
 		}
 	}
 	switch reason {
-	case answer.Timeout, answer.Limit, answer.BadRequest:
+	case answer.Timeout, answer.Limit, answer.BadRequest, answer.User:
 		return reason
 	}
 	return answer.NoBridge

@@ -15,6 +15,24 @@ import (
 	"ptgate/routes"
 )
 
+// A reason that tells what to do is told, if all bridges have it.
+func TestReasonOf(t *testing.T) {
+	user, down := answer.New(answer.User, nil), answer.New(answer.Refused, nil)
+	for _, c := range []struct {
+		errs []error
+		want answer.Reason
+	}{
+		{[]error{user}, answer.User},
+		{[]error{user, user}, answer.User},
+		{[]error{user, down}, answer.NoBridge},
+		{[]error{down}, answer.NoBridge},
+	} {
+		if got := reasonOf(c.errs); got != c.want {
+			t.Errorf("%v: %v, want %v", c.errs, got, c.want)
+		}
+	}
+}
+
 func TestRestGrows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h health

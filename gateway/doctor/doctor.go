@@ -139,7 +139,7 @@ var table = map[Kind]words{
 	Full: {"the far end has as many connections as it may have, or is about to stop", rests,
 		"try again in a moment; on the server, raise limits.connections"},
 	User: {"the far end does not take the bridge's user and password", rests,
-		"user and password of the bridge must be one of [exit] users on the server, or of an invitation that is still good"},
+		"user and password of the bridge must be as one of [exit] users or users_file on the server has them; or the invitation was revoked or has ended"},
 	WrongFar: {"the transport works, but what stands behind it is not what far of the bridge says", rests,
 		"correct far of the bridge: far = \"exit\" needs a ptgate server of this version; \"socks5\" any SOCKS5 server; \"forward\" one fixed service"},
 	Silent: {"the transport works, and the far end says nothing", rests,

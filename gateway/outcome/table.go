@@ -270,9 +270,9 @@ var table = [outcomes]Row{
 		Help: "Requests of clients whose destination the exit opened."},
 	ExitBadCredentials: {Name: "exit_bad_credentials",
 		Help:    "Attempts at the exit with a wrong user or password.",
-		Message: "exit: wrong user or password: set user and password of the client's bridge as in [exit] users here", Level: slog.LevelWarn, AtWill: true,
+		Message: "exit: wrong user or password: set user and password of the client's bridge as one of [exit] users or users_file has them here; or the invitation was revoked or has ended", Level: slog.LevelWarn, AtWill: true,
 		Trouble: "A client gave a wrong user or password.",
-		Next:    "Set user and password of its bridge as in users of [exit]."},
+		Next:    "Set user and password of its bridge as in users or users_file of [exit]; or its invitation was revoked or has ended, and `ptgate invite` makes a new one."},
 	ExitRefused: {Name: "exit_refused", Labels: []string{reason},
 		Help:    "Requests that the exit refused, or whose destination could not be opened.",
 		Message: "exit: refused", Level: slog.LevelDebug, AtWill: true,
@@ -297,7 +297,7 @@ var table = [outcomes]Row{
 		Help:    "Requests for the status page, or connections for them, that were refused: for another host, from a page of another site, with a wrong password, of another user, or too many.",
 		Message: "status page: refused", Level: slog.LevelInfo, AtWill: true,
 		Trouble: "A request for this page was refused.",
-		Next:    "If it was yours: use the address of this page as it stands here, and user and password of [admin]."},
+		Next:    "If it was yours: use the address of this page as it stands here, and user and password of [admin]. Reason owner: another user of this machine has asked, and owners of [admin] (or of [listen]) does not name that one."},
 }
 
 // Rows lists the table. Its index is the Outcome.

@@ -84,7 +84,7 @@ func (e *AuthError) Error() string { return "the far end " + e.What }
 // Class is the text: it has no address; see adapter.Class.
 func (e *AuthError) Class() string { return e.Error() }
 
-func badAuth(what string) error { return answer.New(answer.NoBridge, &AuthError{what}) }
+func badAuth(what string) error { return answer.New(answer.User, &AuthError{what}) }
 
 // A Refusal says that the far end has refused a request. Another bridge to the same
 // server would get the same answer.
