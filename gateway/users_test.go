@@ -87,3 +87,21 @@ func TestUsersFile(t *testing.T) {
 		t.Errorf("noted: %+v", usage)
 	}
 }
+
+// A reload that makes the exit ask for users says so, once.
+func TestUsersBegin(t *testing.T) {
+	plain := fmt.Sprintf(farEnd, "")
+	server := start(t, "server", plain)
+	asks := strings.Replace(plain, "[exit]", fmt.Sprintf("[exit]\nusers_file = %q", filepath.Join(t.TempDir(), "users")), 1)
+	for i, text := range []string{plain, asks, asks} {
+		if err := server.Reload(loadText(t, server.path, text)); err != nil {
+			t.Fatal(err)
+		}
+		server.log.mu.Lock()
+		got := strings.Count(server.log.text.String(), "every client needs a user")
+		server.log.mu.Unlock()
+		if want := min(i, 1); got != want {
+			t.Errorf("after reload %d: said %d times, want %d", i, got, want)
+		}
+	}
+}

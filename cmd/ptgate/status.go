@@ -195,6 +195,15 @@ func printStatus(out io.Writer, s *gateway.Status) {
 	for _, l := range s.Listeners {
 		fmt.Fprintf(w, "%s\t%s\n", l.Front, l.Address)
 	}
+	for _, a := range s.Admin {
+		if !strings.HasPrefix(a, config.UnixPrefix) {
+			a = "http://" + a
+		}
+		fmt.Fprintf(w, "status page\t%s\n", a)
+	}
+	if len(s.Admin) == 0 && len(s.Routes) > 0 {
+		fmt.Fprintln(w, "status page\tnone: [admin] turns it off, or its address was taken at the start; the log says which, and listen in [admin] gives it another")
+	}
 	if len(s.Listeners) > 0 || s.Active > 0 {
 		fmt.Fprintf(w, "connections\t%d, %s up, %s down in all\n", s.Active, size(s.Up), size(s.Down))
 	}

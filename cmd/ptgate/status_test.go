@@ -32,6 +32,26 @@ func TestStatusOfPrograms(t *testing.T) {
 	}
 }
 
+// The status page's address is told; without one, why.
+func TestStatusOfPage(t *testing.T) {
+	routes := []gateway.RouteStatus{{}}
+	for _, c := range []struct {
+		s    gateway.Status
+		want string // "": nothing is said
+	}{
+		{gateway.Status{Admin: []string{"127.0.0.1:9180"}, Routes: routes}, "http://127.0.0.1:9180\n"},
+		{gateway.Status{Admin: []string{"unix:/run/x.sock"}}, "  unix:/run/x.sock\n"},
+		{gateway.Status{Routes: routes}, "none: [admin] turns it off, or its address was taken"},
+		{gateway.Status{}, ""},
+	} {
+		var out strings.Builder
+		printStatus(&out, &c.s)
+		if !strings.Contains(out.String(), c.want) || strings.Contains(out.String(), "status page") != (c.want != "") {
+			t.Errorf("%q, want %q", out.String(), c.want)
+		}
+	}
+}
+
 // What is known of a session shows.
 func TestStatusOfSessions(t *testing.T) {
 	var out strings.Builder

@@ -76,7 +76,17 @@ type trouble struct {
 	labels     []string
 	times      int64
 	first      time.Time
-	last       time.Time
+	after      time.Time // it came last after this
+	last       time.Time // and before this
+}
+
+// when is how long ago it came last. While there was no page, nobody looked.
+func (t *trouble) when(now time.Time) string {
+	text := ago(now.Sub(t.last))
+	if t.last.Sub(t.after) > 2*sampleEvery {
+		text += " to " + ago(now.Sub(t.after))
+	}
+	return text + " ago"
 }
 
 type troubleKey struct {
@@ -88,6 +98,7 @@ type troubleKey struct {
 // the same over reloads.
 type history struct {
 	mu       sync.Mutex
+	looked   time.Time       // when the last sample was taken, or the history was made
 	last     [len(ends)]slot // the counters' values
 	minutes  [len(ends)]ring
 	day      [len(ends)]ring
@@ -96,7 +107,7 @@ type history struct {
 }
 
 func newHistory() *history {
-	h := &history{counts: map[troubleKey]int64{}, troubles: map[troubleKey]*trouble{}}
+	h := &history{looked: time.Now(), counts: map[troubleKey]int64{}, troubles: map[troubleKey]*trouble{}}
 	for i := range ends {
 		h.minutes[i] = newRing(sampleEvery, 91)    // 15 minutes, and the one that is not complete
 		h.day[i] = newRing(10*time.Minute, 24*6+1) // a day
@@ -136,8 +147,9 @@ func (h *history) sample(book *outcome.Book, now time.Time) {
 			h.troubles[key] = t
 		}
 		t.times += more
-		t.last = now
+		t.after, t.last = h.looked, now
 	}
+	h.looked = now
 	for len(h.troubles) > maxTroubles {
 		delete(h.troubles, h.newest()[len(h.troubles)-1])
 	}

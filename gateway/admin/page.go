@@ -174,7 +174,7 @@ func (s *Server) makeView() *view {
 		v.Plots = append(v.Plots, plotsView{"Clients", s.history.plots(1, "from clients", "to clients", "Streams")})
 	}
 	for _, t := range s.history.recent(10, now) {
-		v.Troubles = append(v.Troubles, troubleView{t.what, t.next, strings.Join(t.labels, ", "), ago(now.Sub(t.last)) + " ago", plural(t.times, "time")})
+		v.Troubles = append(v.Troubles, troubleView{t.what, t.next, strings.Join(t.labels, ", "), t.when(now), plural(t.times, "time")})
 	}
 	return v
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -212,6 +213,25 @@ func openFiles(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(all)
+}
+
+// What came while there was no page, as before a reload that adds [admin], was not a second ago.
+func TestTroubleBeforePage(t *testing.T) {
+	book := outcome.New(slog.New(slog.DiscardHandler))
+	defer book.Close()
+	h, now := newHistory(), time.Now()
+	h.looked = now.Add(-5 * time.Minute)
+	book.Add(outcome.Refused, outcome.By("http", "blocked"))
+	h.sample(book, now)
+	if all := h.recent(1, now); len(all) != 1 || all[0].when(now) != "1 s to 5 min ago" {
+		t.Errorf("%+v", all)
+	}
+	book.Add(outcome.Refused, outcome.By("http", "blocked"))
+	now = now.Add(sampleEvery)
+	h.sample(book, now)
+	if all := h.recent(1, now); len(all) != 1 || all[0].when(now) != "1 s ago" {
+		t.Errorf("%+v", all)
+	}
 }
 
 // The history goes on when the last listener has ended and another one begins, as in a
