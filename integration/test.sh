@@ -118,6 +118,6 @@ if [ "$#" -eq 0 ]; then
 	fi
 fi
 step "integration tests"
-go test -tags integration -count=1 -p 1 -timeout 20m -v "$@" ./integration/... |
+go test -tags integration -count=1 -p 2 -timeout 20m -v "$@" ./integration/... |
 	grep --line-buffered -vE '^(=== (RUN|PAUSE|CONT|NAME)|testing: warning)|no test files'
 step "all passed"
