@@ -96,14 +96,14 @@ func ParseBridgeLine(s string) (BridgeLine, error) {
 	if rest = rest[1:]; len(rest) > 0 && !strings.Contains(rest[0].text, "=") {
 		w := rest[0]
 		if !isFingerprint(w.text) {
-			return fail(w.start, "%q is neither a fingerprint of 40 hex digits nor key=value", w.text)
+			return fail(w.start, "what stands here is neither a fingerprint of 40 hex digits nor key=value") // it may be a secret
 		}
 		line.Fingerprint, rest = w.text, rest[1:]
 	}
 	for _, w := range rest {
 		key, value, ok := strings.Cut(w.text, "=")
 		if !ok || key == "" {
-			return fail(w.start, "%q is not key=value", w.text)
+			return fail(w.start, "what stands here is not key=value")
 		}
 		for i, r := range w.text {
 			if unicode.IsControl(r) || r == utf8.RuneError {

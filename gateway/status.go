@@ -66,6 +66,7 @@ func (g *Gateway) Status() Status {
 			In: x.Traffic.In.Load(), Out: x.Traffic.Out.Load(), PT: x.PT()})
 	}
 	if len(v.servers) > 0 {
+		s.AsksUsers = v.cfg.Exit.AsksUsers()
 		for name, u := range g.exit.Usage() {
 			s.Users = append(s.Users, UserStatus{Name: name, Active: u.Streams, Last: u.Last, Up: u.Up, Down: u.Down})
 		}

@@ -49,7 +49,10 @@ or as FILE.old2 and so on where that is there already.`,
 			if strings.Contains(strings.Join(args, " "), invitation.Scheme) {
 				return nil // it may have come with spaces, and is not shown
 			}
-			return oneArg("LINK", "ptgate://..., a file with the link, or - to paste it")(cmd, args)
+			if len(args) > 1 {
+				return usagef("join: one link or one file is all that it takes; `ptgate join --help` tells more")
+			}
+			return someArgs("LINK", "ptgate://..., a file with the link, or - to paste it")(cmd, args)
 		},
 	}
 	out := cmd.Flags().String("out", "", "`FILE` to write (default: ptgate/ptgate.toml in your configuration directory, where `ptgate run` finds it)")
@@ -101,7 +104,7 @@ func readInvitation(cmd *cobra.Command, text string) (*invitation.Invitation, er
 	case !strings.Contains(text, invitation.Scheme):
 		f, err := os.Open(text)
 		if err != nil {
-			if strings.ContainsAny(text, "@,") || len(text) > 255 { // a part of a link: a secret
+			if strings.ContainsAny(text, "@,") || strings.Contains(text, "://") || len(text) > 255 { // a part of a link: a secret
 				return nil, usagef("join: this is neither a link, which begins with %s, nor a file with one", invitation.Scheme)
 			}
 			if errors.Is(err, fs.ErrNotExist) {

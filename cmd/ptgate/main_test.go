@@ -109,7 +109,14 @@ func serveFile(ts *testscript.TestScript, neg bool, args []string) {
 		done <- err
 		ts.Fatalf("%v", err)
 	}
-	if c := answer(g, cfg, nil, slog.New(slog.DiscardHandler)); c != nil {
+	again := func(context.Context) error {
+		cfg, problems := config.Load(cfg.Path)
+		if cfg == nil {
+			return fmt.Errorf("%v", problems)
+		}
+		return g.Reload(cfg)
+	}
+	if c := answer(g, cfg, again, slog.New(slog.DiscardHandler)); c != nil {
 		ts.Defer(c.Close)
 	}
 	line, _, err := bridgeLine(cfg.Serve[0], g.Announced()[0])

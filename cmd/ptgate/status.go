@@ -104,6 +104,7 @@ outcome told here. A file with errors changes nothing; live connections go on.`,
 		if err != nil {
 			return err
 		}
+		before := shown(ctx, r.socket)
 		stop := progress(cmd.ErrOrStderr(), func() string { return "reloading" })
 		err = control.Reload(ctx, r.socket)
 		stop()
@@ -114,15 +115,25 @@ outcome told here. A file with errors changes nothing; live connections go on.`,
 			return fmt.Errorf("reload refused, the running configuration stays:\n%w", err)
 		}
 		fmt.Fprintln(cmd.OutOrStdout(), "reloaded")
-		if b, err := control.Status(ctx, r.socket); err == nil {
-			var s gateway.Status
-			if json.Unmarshal(b, &s) == nil && len(s.Restart) > 0 {
-				fmt.Fprintln(cmd.ErrOrStderr(), "#", needsRestart(&s))
-			}
+		after := shown(ctx, r.socket)
+		if after != nil && len(after.Restart) > 0 {
+			fmt.Fprintln(cmd.ErrOrStderr(), "#", needsRestart(after))
+		}
+		if before != nil && after != nil && after.AsksUsers && !before.AsksUsers {
+			fmt.Fprintln(cmd.ErrOrStderr(), "# warning: from now on every client needs a user: the others are turned away. `ptgate invite NAME` makes one")
 		}
 		return nil
 	}
 	return cmd
+}
+
+// shown is the status of a running ptgate; nil: it gives none.
+func shown(ctx context.Context, socket string) *gateway.Status {
+	var s gateway.Status
+	if b, err := control.Status(ctx, socket); err != nil || json.Unmarshal(b, &s) != nil {
+		return nil
+	}
+	return &s
 }
 
 // needsRestart says what a reload has not put to work.

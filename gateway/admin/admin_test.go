@@ -323,7 +323,7 @@ func TestSchema(t *testing.T) {
 	}
 	first := func(name string) any { return got[name].([]any)[0] }
 	for what, tt := range map[string][2]string{
-		"status": {fields(got), "active admin box bridges config down listeners loaded outcomes pid ready routes serve since state stopping up users version"},
+		"status": {fields(got), "active admin asks_users box bridges config down listeners loaded outcomes pid ready routes serve since state stopping up users version"},
 		"bridge": {fields(first("bridges")), "active carriers far held in name out pt_starts replayed rtt_ns state transport worked"},
 		"route":  {fields(first("routes")), "action line patterns pick ready route via"},
 		"serve":  {fields(first("serve")), "active address clients in out pt transport"},

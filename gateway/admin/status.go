@@ -39,6 +39,7 @@ type Status struct {
 	Routes    []RouteStatus    `json:"routes"`
 	Serve     []ServeStatus    `json:"serve"`
 	Users     []UserStatus     `json:"users"`         // of the exit, by name; none: it asks for no password
+	AsksUsers bool             `json:"asks_users"`    // every client of the exit needs a user
 	Box       string           `json:"box,omitempty"` // what gateways know this box by, in short; "": it serves no exit
 	Outcomes  []outcome.Value  `json:"outcomes"`      // counted since the start
 }
