@@ -162,6 +162,9 @@ func newTrouble(row outcome.Row, key troubleKey, now time.Time) *trouble {
 		if r, ok := answer.Named(value); ok && name == "reason" && t.next == "" {
 			t.next = r.Text()
 		}
+		if key.name == outcome.Rows()[outcome.AdminRefused].Name && value == "owner" {
+			t.next = "Another user of this machine has asked: if it was you, name that user in owners of [admin], or of [listen] if [admin] has none."
+		}
 		t.labels = append(t.labels, name+" "+value)
 	}
 	return t

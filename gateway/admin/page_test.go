@@ -234,6 +234,21 @@ func TestTroubleBeforePage(t *testing.T) {
 	}
 }
 
+// Who is refused as another user of the machine is told of owners, and others of the password.
+func TestTroubleOfOwner(t *testing.T) {
+	book := outcome.New(slog.New(slog.DiscardHandler))
+	defer book.Close()
+	h, now := newHistory(), time.Now()
+	book.Add(outcome.AdminRefused, outcome.By("owner"))
+	h.sample(book, now)
+	book.Add(outcome.AdminRefused, outcome.By("password"))
+	h.sample(book, now.Add(time.Second))
+	all := h.recent(2, now.Add(time.Second))
+	if len(all) != 2 || !strings.Contains(all[0].next, "password") || !strings.Contains(all[1].next, "owners") || strings.Contains(all[1].next, "password") {
+		t.Errorf("%+v", all)
+	}
+}
+
 // The history goes on when the last listener has ended and another one begins, as in a
 // reload, and nothing runs in between.
 func TestSampler(t *testing.T) {

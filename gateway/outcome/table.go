@@ -297,7 +297,7 @@ var table = [outcomes]Row{
 		Help:    "Requests for the status page, or connections for them, that were refused: for another host, from a page of another site, with a wrong password, of another user, or too many.",
 		Message: "status page: refused", Level: slog.LevelInfo, AtWill: true,
 		Trouble: "A request for this page was refused.",
-		Next:    "If it was yours: use the address of this page as it stands here, and user and password of [admin]. Reason owner: another user of this machine has asked, and owners of [admin] (or of [listen]) does not name that one."},
+		Next:    "If it was yours: use the address of this page as it stands here, and user and password of [admin]."},
 }
 
 // Rows lists the table. Its index is the Outcome.
