@@ -106,7 +106,7 @@ func TestSituations(t *testing.T) {
 		{"cut at once", obfs4(at(serveTCP(t, func(c *net.TCPConn) { c.SetLinger(0) })), ""), "reset-on-connect", "as soon as it was made", "allow or deny", "reset-on-data"},
 		{"kept out", obfs4(line("deny = [\"127.0.0.0/8\"]\n", openExit), ""), "kept-out", "allow or deny keeps this machine's address out", "client kept out by allow or deny", ""},
 		{"not in allow", obfs4(line("allow = [\"192.0.2.0/24\"]\n", openExit), ""), "kept-out", "allow or deny", "public address to allow", ""},
-		{"user missing", obfs4(line("", openExit+"users = { guest = \"word-of-pass\" }\n"), ""), "user", "does not take the bridge's user", `\[exit\] users on the server`, ""},
+		{"user missing", obfs4(line("", openExit+"users = { guest = \"word-of-pass\" }\n"), ""), "user", "does not take the bridge's user", `\[exit\] users`, ""},
 		{"far wrong", obfs4(line("forward = \""+banner+"\"\n", ""), ""), "far", "not what far of the bridge says", `far = "exit" needs a ptgate server`, ""},
 		{"far wrong, socks5", obfs4(line("forward = \""+banner+"\"\n", ""), "far = \"socks5\"\n"), "far", "not what far of the bridge says", `"forward" one fixed service`, ""},
 		{"IPv6 only", obfs4(at("[2001:db8::1]:443"), ""), "no-route", "no route to host", "IPv6", ""},

@@ -65,7 +65,8 @@ func (b *Bridge) explain(ctx context.Context, o ProbeOptions, p *Probe) doctor.V
 			addr = web.Addr
 		}
 		p.Connections++
-		if held, err := hold(ctx, addr); err == nil {
+		// It may be cut so soon that it does not even come up.
+		if held, err := hold(ctx, addr); err == nil || broken(err) {
 			found.HeldOpen = &held
 		}
 	}
