@@ -34,6 +34,7 @@ readonly fuzzed="
 
 export PATH="$PATH:/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin"
 export GOFLAGS="${GOFLAGS:-} -buildvcs=false"
+export PTGATE_TEST_ALL=1 # no test may leave itself out
 
 step() { printf '\n== %s\n' "$*"; }
 have() {

@@ -78,7 +78,7 @@ func TestWriteFileLink(t *testing.T) {
 	}
 	for _, name := range []string{path, path + ".new"} {
 		if err := os.Symlink(victim, name); err != nil {
-			t.Skip("no links here:", err)
+			t.Fatal(err)
 		}
 	}
 	if err := WriteFile(path, []byte("text"), 0o600); err != nil {

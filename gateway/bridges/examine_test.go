@@ -48,7 +48,7 @@ func (p *rulePT) Close() error          { return nil }
 
 func (p *rulePT) DialTransport(ctx context.Context, _, _ string, _ adapter.Args) (net.Conn, error) {
 	p.dials.Add(1)
-	time.Sleep(20 * time.Millisecond)
+	<-time.After(20 * time.Millisecond)
 	if p.most > 0 && p.live.Load() >= p.most {
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -150,7 +150,7 @@ func (c *ruledConn) Read(b []byte) (int, error) {
 		if r.jitter && int(time.Since(c.begun)/(500*time.Millisecond))%2 == 0 {
 			rate /= 4
 		}
-		time.Sleep(time.Duration(n) * time.Second / time.Duration(rate))
+		<-time.After(time.Duration(n) * time.Second / time.Duration(rate))
 	}
 	if r.rate > 0 {
 		pace(r.rate)

@@ -27,6 +27,7 @@ func TestRenamed(t *testing.T) {
 			return all
 		}
 		echo(t, c)
+		synctest.Wait() // another carrier may be on its way
 		before := numbers()
 		if before["bridge_in_bytes a"] == 0 || before["bridge_streams a"] != 1 {
 			t.Fatalf("%v", before)
@@ -44,6 +45,7 @@ func TestRenamed(t *testing.T) {
 			t.Errorf("before %v, after %v", before, renamed)
 		}
 		echo(t, c)
+		synctest.Wait() // what is written is counted after the write
 		after := numbers()
 		if after["bridge_in_bytes a"] != before["bridge_in_bytes a"] || after["bridge_out_bytes tokyo"] == 0 ||
 			after["bridge_in_bytes a"]+after["bridge_in_bytes tokyo"] != b.Traffic.In.Load() {

@@ -12,14 +12,13 @@ import (
 	"testing"
 
 	"ptgate/gateway/control"
+	"ptgate/gateway/testkit"
 )
 
 // TestPlanted: another user has made a socket where one looks for ptgate, and listens. He is
 // not asked, and does not keep ptgate from its place.
 func TestPlanted(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("only root can make files of others")
-	}
+	testkit.Root(t)
 	const me, other = 65534, 65533
 	dir, err := os.MkdirTemp("", "")
 	if err != nil {

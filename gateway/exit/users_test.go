@@ -106,7 +106,7 @@ func TestRateOfUser(t *testing.T) {
 		measure := func(rate int64) {
 			t.Helper()
 			before := e.Usage()["ann"]
-			time.Sleep(10 * time.Second)
+			<-time.After(10 * time.Second)
 			after := e.Usage()["ann"]
 			want := float64(10 * rate)
 			for what, n := range map[string]int64{"up": after.Up - before.Up, "down": after.Down - before.Down} {
@@ -117,7 +117,7 @@ func TestRateOfUser(t *testing.T) {
 		}
 		measure(rate)
 		e.SetUsers(map[string]User{"ann": {Password: "a", Rate: 4 * rate}})
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		measure(4 * rate)
 		for _, m := range all {
 			m.Reset()
@@ -216,7 +216,7 @@ func TestQuota(t *testing.T) {
 			t.Errorf("after a restart %+v", got)
 		}
 		again.open("\x05\x02\x01\x00" + reply(1))
-		time.Sleep(31 * 24 * time.Hour)
+		<-time.After(31 * 24 * time.Hour)
 		if x := again.e.Usage()["ann"]; x.Used != 0 || x.Month != "2000-02" || x.Down < n {
 			t.Errorf("in the next month %+v", x)
 		}

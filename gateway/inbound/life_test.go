@@ -362,7 +362,7 @@ func TestSilentRefusals(t *testing.T) {
 				if !closed(peers[0]) || closed(peers[len(peers)-1]) {
 					t.Error("not the oldest one is closed")
 				}
-				time.Sleep(keepsPlace) // of the test's own time
+				<-time.After(keepsPlace) // of the test's own time
 				enter()
 				if n := r.clients.Len(); n != most {
 					t.Errorf("%d places are taken after a while", n)

@@ -13,6 +13,7 @@ import (
 
 	"ptgate/gateway/config"
 	"ptgate/gateway/permissions"
+	"ptgate/gateway/testkit"
 )
 
 func TestCheck(t *testing.T) {
@@ -85,9 +86,7 @@ func TestOwnLink(t *testing.T) {
 
 // What others own. The test is about a user who is not root, so root runs it as one.
 func TestOthers(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("only root can make files of others")
-	}
+	testkit.Root(t)
 	const me, other = 65534, 65533
 	dir, err := os.MkdirTemp("", "")
 	if err != nil {
@@ -133,9 +132,7 @@ func TestOthers(t *testing.T) {
 // Groups that may write: the user's own, as a umask of 002 leaves files, and for a directory
 // also the one in which the process runs. Root can become others, so root runs it.
 func TestGroup(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("only root can make files of others")
-	}
+	testkit.Root(t)
 	const me, other = 65534, 65533
 	dir, err := os.MkdirTemp("", "")
 	if err != nil {
@@ -195,9 +192,7 @@ func TestGroup(t *testing.T) {
 // TestDenied: whom a file must belong to so that it can be read, and the error of a configuration
 // has it.
 func TestDenied(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("only root can make files of others")
-	}
+	testkit.Root(t)
 	const me = 65533
 	dir, err := os.MkdirTemp("", "")
 	if err != nil {

@@ -41,3 +41,17 @@ func PT() {
 		os.Exit(builtin.Main(context.Background(), os.Stdin, os.Stdout))
 	}
 }
+
+// Root is for a test that only root can run, because it makes files of other users. Another
+// user's run goes on without it. Where nothing may be left out, as in integration/test.sh,
+// which always runs as root, that is a failure.
+func Root(t testing.TB) {
+	t.Helper()
+	switch {
+	case os.Getuid() == 0:
+	case os.Getenv("PTGATE_TEST_ALL") != "":
+		t.Fatal("only root can make files of others, and PTGATE_TEST_ALL is set")
+	default:
+		t.Skip("only root can make files of others")
+	}
+}
