@@ -28,6 +28,7 @@ func script(t testing.TB, dir, name, text string) string {
 // gets an answer within limits.dial, the log says what to do, and the gateway
 // goes on serving.
 func TestBadBridges(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	const limit = 3 * time.Second
 	dir := scratch(t)
 	server := run(t, "server", fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", freeAddr(t))+openExit, setting{hosts: originHosts})

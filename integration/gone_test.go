@@ -21,6 +21,7 @@ import (
 // that no silence need be waited for; else only the silence after the end of its direction
 // tells of it.
 func TestProgramGone(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	const (
 		never = "[limits]\nconnections = 200\nhalf_open = \"10h\"\n"
 		soon  = "[limits]\nconnections = 200\nhalf_open = \"1s\"\n"

@@ -11,6 +11,7 @@ package integration
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -47,6 +48,8 @@ func testMain(m *testing.M) int {
 		}
 		return 0
 	}
+	flag.Parse()
+	flag.Set("test.parallel", "4") // what runs beside others waits more than it works
 	if ptgate = os.Getenv("PTGATE_TEST_PROGRAM"); ptgate != "" {
 		return m.Run()
 	}

@@ -56,6 +56,7 @@ say FOREIGN
 // neither the log, which is also the standard error, nor the status or the metrics name a
 // destination, an address, a name or an arg.
 func TestPrivateFailures(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	dir := scratch(t)
 	listen := func(handle func(net.Conn)) (port string) {
 		ln := listenIn(t, "", hiddenBox+":0")
