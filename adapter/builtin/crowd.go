@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"ptgate/adapter/subnet"
 )
 
 // A guest is a client whose handshake is not done, or has failed. Nobody knows yet, or
@@ -36,7 +38,7 @@ type guest struct {
 }
 
 func newGuest(tcp *net.TCPConn, from netip.Addr, patient bool) *guest {
-	return &guest{tcp: tcp, from: network(from), patient: patient, gone: make(chan struct{})}
+	return &guest{tcp: tcp, from: subnet.Of(from), patient: patient, gone: make(chan struct{})}
 }
 
 // letGo ends the guest's handshake. If that is done, and nobody has taken the connection
@@ -98,20 +100,6 @@ func (g *guest) finish() {
 		g.let, g.gone = false, make(chan struct{})
 		_ = g.tcp.SetDeadline(time.Time{})
 	}
-}
-
-// network is the address itself, or the /64 of an IPv6 address: whoever has one address
-// of IPv6 has the whole network.
-func network(a netip.Addr) netip.Prefix {
-	if a = a.Unmap().WithZone(""); !a.IsValid() {
-		return netip.Prefix{}
-	}
-	bits := 32
-	if a.Is6() {
-		bits = 64
-	}
-	p, _ := a.Prefix(bits)
-	return p
 }
 
 // A crowd has guests, at most max. When there is one more, another one has to leave: the

@@ -13,6 +13,7 @@ import (
 	"github.com/pires/go-proxyproto"
 
 	"ptgate/adapter"
+	"ptgate/adapter/subnet"
 )
 
 const (
@@ -59,7 +60,7 @@ func (l *Listener) readProxy(c *link) error {
 	c.ahead, c.got = bytes.Clone(rest), 0
 	// From now on the guest is counted with the client's network.
 	l.handshakes.leave(c.guest)
-	c.guest.from = network(from.Addr())
+	c.guest.from = subnet.Of(from.Addr())
 	if out, _ := l.handshakes.enter(c.guest); out != nil {
 		out.letGo(func() {})
 	}

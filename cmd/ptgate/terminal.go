@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
 	"os"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"ptgate/adapter"
 )
@@ -67,14 +67,10 @@ func showProgress(out io.Writer, what func() string) (stop func()) {
 	}
 }
 
-// isTerminal tells whether somebody may sit at f; /dev/null counts, too.
+// isTerminal tells whether somebody may sit at f.
 func isTerminal(f any) bool {
 	file, ok := f.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := file.Stat()
-	return err == nil && info.Mode()&fs.ModeCharDevice != 0
+	return ok && term.IsTerminal(int(file.Fd()))
 }
 
 // A jsonWriter writes JSON that is safe to look at in a terminal. encoding/json leaves

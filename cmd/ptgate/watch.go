@@ -42,7 +42,8 @@ func watchStatus(ctx context.Context, file, stateDir string, out io.Writer) erro
 		return s, json.Unmarshal(b, s)
 	}
 	size := func() (width, height int, ok bool) { return 0, 0, false }
-	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if isTerminal(out) {
+		f := out.(*os.File)
 		size = func() (int, int, bool) {
 			width, height, err := term.GetSize(int(f.Fd()))
 			return width, height, err == nil

@@ -32,6 +32,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"ptgate/adapter/subnet"
 )
 
 const (
@@ -113,12 +115,7 @@ func Network(a net.Addr) string {
 	if !ok {
 		return ""
 	}
-	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
-	if ip.Is6() {
-		p, _ := ip.Prefix(64)
-		ip = p.Addr()
-	}
-	return ip.String()
+	return subnet.Of(tcp.AddrPort().Addr()).String()
 }
 
 // A digest stands for a guess, or for a client. It needs the Guard's key, so nobody can

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync"
 
+	"ptgate/adapter/subnet"
 	"ptgate/gateway/config"
 )
 
@@ -79,9 +80,5 @@ func clientOf(a net.Addr, l *config.Limits) string {
 			return ""
 		}
 	}
-	// Whoever has one address of IPv6 has the whole network.
-	if p, err := ip.Prefix(64); ip.Is6() && err == nil {
-		return p.String()
-	}
-	return ip.String()
+	return subnet.Of(ip).String()
 }

@@ -137,6 +137,39 @@ func TestProxyProtocol(t *testing.T) {
 	}
 }
 
+// A socket for both families has no IPv4 address of its own. An IPv4 client behind a proxy
+// is told of as IPv4 all the same: what reads the header compares addresses with its lists.
+func TestProxyProtocolFamilies(t *testing.T) {
+	service, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer service.Close()
+	bind := netip.AddrPortFrom(netip.IPv6Loopback(), freeAddr(t).Port())
+	start(t, &config.Serve{
+		Transport: "webtunnel", Bind: bind, PT: &config.PT{Name: "webtunnel"}, Options: adapter.Args{{Key: "url", Value: "https://example.com/x"}},
+		ProxyFrom: []netip.Prefix{netip.MustParsePrefix("::1/128")}, ProxyWait: 10 * time.Second, Forward: service.Addr().String(), ProxyProtocol: 1,
+	}, nil)
+	for from, want := range map[string]string{
+		"TCP4 203.0.113.1 192.0.2.1 1001 443":               fmt.Sprintf("PROXY TCP4 203.0.113.1 0.0.0.0 1001 %d\r\n", bind.Port()),
+		"TCP6 2001:db8::1 2001:db8::2 1001 443":             fmt.Sprintf("PROXY TCP6 2001:db8::1 ::1 1001 %d\r\n", bind.Port()),
+		"TCP6 ::ffff:203.0.113.2 ::ffff:192.0.2.1 1001 443": fmt.Sprintf("PROXY TCP4 203.0.113.2 0.0.0.0 1001 %d\r\n", bind.Port()),
+	} {
+		if _, err := knock(t, bind, "PROXY "+from+"\r\n"); err != nil {
+			t.Fatal(from, err)
+		}
+		at, err := service.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer at.Close()
+		at.SetDeadline(time.Now().Add(30 * time.Second))
+		if line, err := bufio.NewReader(at).ReadString('\n'); line != want {
+			t.Errorf("%s: %q, %v, want %q", from, line, err, want)
+		}
+	}
+}
+
 // A client whose address is not known is told of as that.
 func TestProxyProtocolNobody(t *testing.T) {
 	service, err := net.Listen("tcp", "127.0.0.1:0")

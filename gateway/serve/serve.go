@@ -595,6 +595,10 @@ func (s *Server) introduce(c stream.Conn, service net.Conn) error {
 	var source, target net.Addr
 	if client != nil && here != nil && client.IP != nil {
 		source, target = client, here
+		if client.IP.To4() != nil && here.IP.To4() == nil {
+			// A socket of both families. What an IPv4 client has dialled is not known.
+			target = &net.TCPAddr{IP: net.IPv4zero, Port: here.Port}
+		}
 	}
 	text, err := proxyproto.HeaderProxyFromAddrs(byte(s.cfg.ProxyProtocol), source, target).Format()
 	if err != nil {

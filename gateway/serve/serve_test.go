@@ -852,9 +852,9 @@ func Example() {
 func TestClientOf(t *testing.T) {
 	l := &config.Limits{Shared: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("2001:db8:9::/48")}}
 	for at, want := range map[string]string{
-		"192.0.2.7:1":              "192.0.2.7",
-		"192.0.2.8:1":              "192.0.2.8",
-		"[::ffff:192.0.2.7]:2":     "192.0.2.7",
+		"192.0.2.7:1":              "192.0.2.7/32",
+		"192.0.2.8:1":              "192.0.2.8/32",
+		"[::ffff:192.0.2.7]:2":     "192.0.2.7/32",
 		"[2001:db8:1:2::1]:3":      "2001:db8:1:2::/64",
 		"[2001:db8:1:2:ffff::9]:4": "2001:db8:1:2::/64",
 		"[2001:db8:1:3::1]:5":      "2001:db8:1:3::/64",
@@ -862,7 +862,7 @@ func TestClientOf(t *testing.T) {
 		"no address":               "",
 		"127.0.0.1:8":              "",
 		"[::ffff:127.0.0.1]:9":     "",
-		"127.0.0.2:8":              "127.0.0.2",
+		"127.0.0.2:8":              "127.0.0.2/32",
 		"[2001:db8:9::1]:5":        "",
 		"client.example.com:7":     "client.example.com",
 	} {

@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +29,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"ptgate/adapter"
+	"ptgate/adapter/subnet"
 )
 
 // A Config says what a Site shows. Its texts are those of a configuration file.
@@ -245,10 +247,8 @@ func (s *Site) only(decoy http.Handler) http.Handler {
 				return
 			}
 		}
-		network := r.RemoteAddr
-		if host, _, err := net.SplitHostPort(network); err == nil {
-			network = host
-		}
+		from, _ := netip.ParseAddrPort(r.RemoteAddr)
+		network := subnet.Of(from.Addr())
 		if !places.enter(network) {
 			panic(http.ErrAbortHandler) // an answer might have to wait for the visitor
 		}
@@ -386,24 +386,24 @@ func (l *visitors) Addr() net.Addr { return &net.TCPAddr{} }
 type places struct {
 	mu  sync.Mutex
 	all int
-	of  map[string]int
+	of  map[netip.Prefix]int
 }
 
-func (p *places) enter(network string) bool {
+func (p *places) enter(network netip.Prefix) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.all >= maxRequests || p.of[network] >= maxNetworkRequests {
 		return false
 	}
 	if p.of == nil {
-		p.of = make(map[string]int)
+		p.of = make(map[netip.Prefix]int)
 	}
 	p.all++
 	p.of[network]++
 	return true
 }
 
-func (p *places) leave(network string) {
+func (p *places) leave(network netip.Prefix) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.all--

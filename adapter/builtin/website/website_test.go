@@ -1,0 +1,44 @@
+package website
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+)
+
+// Requests under way are counted for each network: whoever has one address of IPv6 has many.
+func TestNetworkRequests(t *testing.T) {
+	s := new(Site)
+	inside, leave := make(chan bool), make(chan bool)
+	h := s.only(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		inside <- true
+		<-leave
+	}))
+	visit := func(from string) (refused bool) {
+		defer func() { refused = recover() == http.ErrAbortHandler }()
+		r := httptest.NewRequest("GET", "/", nil)
+		r.RemoteAddr = from
+		h.ServeHTTP(httptest.NewRecorder(), r)
+		return false
+	}
+	ended := make(chan bool)
+	enter := func(from string) {
+		go func() { ended <- visit(from) }()
+		<-inside
+	}
+	for i := range maxNetworkRequests {
+		enter(fmt.Sprintf("[2001:db8:1:2:%x::1]:%d", i, 1000+i))
+	}
+	if !visit("[2001:db8:1:2:ffff::1]:1") {
+		t.Error("one more of the same network was let in")
+	}
+	enter("[2001:db8:1:3::1]:1")
+	enter("192.0.2.1:1")
+	close(leave)
+	for range maxNetworkRequests + 2 {
+		if <-ended {
+			t.Error("one that was inside was refused")
+		}
+	}
+}
