@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"ptgate/integration/documents"
 	"ptgate/integration/realpt"
 )
 
@@ -137,20 +138,33 @@ via = "direct"
 	}
 }
 
-// TestReadme: the README's configurations are right, and its commands exist. A
-// block that names its file in its first line is whole; others are meant to be
-// added to the file that `ptgate pair` writes.
-func TestReadme(t *testing.T) {
-	b, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
+// TestDocuments: the configurations of the documents are right, and their commands exist.
+func TestDocuments(t *testing.T) {
+	configurations, commands := 0, 0
+	for _, d := range documents.Read(t, "..") {
+		t.Run(d.Path, func(t *testing.T) {
+			dir, blocks := scratch(t), d.Blocks("toml")
+			checkBlocks(t, dir, blocks)
+			configurations += len(blocks)
+			for _, block := range d.Blocks("sh") {
+				for _, c := range regexp.MustCompile(`(?m)^(?:sudo )?ptgate ([a-z-]+)`).FindAllStringSubmatch(block, -1) {
+					if out, code := checkOutput(t, dir, c[1], "--help"); code != 0 || !strings.Contains(out, "ptgate "+c[1]) {
+						t.Errorf("ptgate %s: exit code %d, %s", c[1], code, out)
+					}
+					commands++
+				}
+			}
+		})
 	}
-	readme := string(b)
-	blocks := regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllStringSubmatch(readme, -1)
-	if len(blocks) == 0 {
-		t.Error("no configuration in it")
+	if configurations == 0 || commands < 5 {
+		t.Errorf("only %d configurations and %d commands found", configurations, commands)
 	}
-	dir := scratch(t)
+}
+
+// checkBlocks checks the configurations of one document. A block that names its file in its
+// first line is whole; others are meant to be added to the file that `ptgate pair` writes.
+func checkBlocks(t *testing.T, dir string, blocks []string) {
+	t.Helper()
 	must(t, ptgate, "pair", "--address", "198.51.100.7:8443", "--out", dir)
 	pair, err := os.ReadFile(filepath.Join(dir, "client.toml"))
 	if err != nil {
@@ -171,28 +185,16 @@ func TestReadme(t *testing.T) {
 	}
 	for _, block := range blocks {
 		switch {
-		case whole.MatchString(block[1]):
-			check(block[1])
-		case strings.HasPrefix(block[1], "[exit]"):
+		case whole.MatchString(block):
+			check(block)
+		case strings.HasPrefix(block, "[exit]"):
 			write(t, dir, "users", "")
-			check("[[serve]]\ntransport = \"obfs4\"\nbind = \"127.0.0.1:0\"\n" + block[1])
+			check("[[serve]]\ntransport = \"obfs4\"\nbind = \"127.0.0.1:0\"\n" + block)
 		default:
-			added += block[1]
+			added += block
 		}
 	}
 	check(added)
-	var commands [][]string
-	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(readme, -1) {
-		commands = append(commands, regexp.MustCompile(`(?m)^(?:sudo )?ptgate ([a-z-]+)`).FindAllStringSubmatch(block[1], -1)...)
-	}
-	if len(commands) < 5 {
-		t.Errorf("only %d commands found in it", len(commands))
-	}
-	for _, c := range commands {
-		if out, code := checkOutput(t, dir, c[1], "--help"); code != 0 || !strings.Contains(out, "ptgate "+c[1]) {
-			t.Errorf("ptgate %s: exit code %d, %s", c[1], code, out)
-		}
-	}
 }
 
 // TestSystemd: the units have no flaw that systemd knows of.

@@ -11,10 +11,11 @@ import (
 	"strings"
 	"testing"
 
+	"ptgate/integration/documents"
 	"ptgate/integration/realpt"
 )
 
-// A step is what there is to do about a block of commands in the README beside running it
+// A step is what there is to do about a block of commands in a document beside running it
 // as it stands.
 type step struct {
 	elsewhere string // it is not run here; why, and which test has it instead
@@ -24,7 +25,7 @@ type step struct {
 	then      string // more commands in the same shell, which show that it worked
 	want      string // in its output; a regular expression
 	clone     bool   // it stands in a clone of the repository
-	library   bool   // it stands in a module with the README's program
+	library   bool   // it stands in a module with the program of the documents
 }
 
 // A block that is not in this list is run as it stands, and has to succeed.
@@ -85,11 +86,16 @@ var kinds = map[string]string{
 }
 
 // TestReadmeCommands runs the commands of the README, one block after the other, in one
-// directory and against one server, as a reader does. A block that can't be run says why.
+// directory and against one server, as a reader does; then those of the other documents. A
+// block that can't be run says why.
 func TestReadmeCommands(t *testing.T) {
-	readme, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
+	var blocks, programs []string
+	for _, d := range documents.Read(t, "..") {
+		blocks = append(blocks, d.Blocks("sh")...)
+		programs = append(programs, d.Blocks("go")...)
+	}
+	if len(programs) != 1 {
+		t.Fatalf("%d programs in the documents, want one", len(programs))
 	}
 	// Both boxes are in one network, with the server's address and a way to the origin.
 	space, behind := newSpace(t, plainHosts+originAddr+" example.com git.example.com\n"), newSpace(t, plainHosts)
@@ -121,16 +127,12 @@ func TestReadmeCommands(t *testing.T) {
 	forGo := append(os.Environ(), "PATH="+filepath.Dir(goProgram)+":"+os.Getenv("PATH"), "GOBIN="+filepath.Join(home, "go"), "GOFLAGS=-trimpath")
 	library := scratch(t)
 	write(t, library, "go.mod", "module example.com/program\n\ngo 1.26\n")
-	program := regexp.MustCompile("(?s)```go\n(.*?)```").FindSubmatch(readme)
-	if program == nil {
-		t.Fatal("no program in it")
-	}
-	write(t, library, "main.go", string(program[1]))
+	write(t, library, "main.go", programs[0])
 
 	line := ""
 	used := map[string]bool{}
-	for _, m := range regexp.MustCompile("(?s)```sh\n(.*?)\n```").FindAllStringSubmatch(string(readme), -1) {
-		block := m[1]
+	for _, block := range blocks {
+		block = strings.TrimSuffix(block, "\n")
 		s, known := steps[block]
 		used[block] = known
 		for begin, why := range kinds {
@@ -172,12 +174,12 @@ func TestReadmeCommands(t *testing.T) {
 	}
 	for block := range steps {
 		if !used[block] {
-			t.Errorf("the README has no block any more: %q", block)
+			t.Errorf("no document has this block any more: %q", block)
 		}
 	}
 	for begin := range kinds {
 		if !used[begin] {
-			t.Errorf("the README has no block any more that begins with %q", begin)
+			t.Errorf("no document has a block any more that begins with %q", begin)
 		}
 	}
 }

@@ -1,5 +1,5 @@
 // Command ptgate is a local SOCKS5 and HTTP gateway through pluggable transports,
-// and its far end. See README.md.
+// and its far end. The README.md beside this file has every command, and what it answers programs.
 package main
 
 import (

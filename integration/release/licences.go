@@ -146,7 +146,10 @@ func (m *module) findLicences() error {
 	return nil
 }
 
-// readTable reads README.md's table of licences: names by module. A name without a slash
+// notice is the file with the table of licences.
+const notice = "integration/release/README.md"
+
+// readTable reads the table of licences: names by module. A name without a slash
 // belongs to the path of the name before it.
 func readTable(readme string) map[string][]string {
 	_, text, _ := strings.Cut(readme, "| module | licence |\n")
@@ -184,20 +187,20 @@ func compare(table map[string][]string, modules []*module) error {
 		names, ok := table[m.path]
 		switch {
 		case !ok:
-			errs = append(errs, fmt.Errorf("%s (%s) is linked, and not in README.md's table", m.path, strings.Join(m.licences, ", ")))
+			errs = append(errs, fmt.Errorf("%s (%s) is linked, and not in the table of %s", m.path, strings.Join(m.licences, ", "), notice))
 		case !slices.Equal(names, m.licences):
-			errs = append(errs, fmt.Errorf("%s: README.md says %s, and its files %s", m.path, strings.Join(names, ", "), strings.Join(m.licences, ", ")))
+			errs = append(errs, fmt.Errorf("%s: %s says %s, and its files %s", m.path, notice, strings.Join(names, ", "), strings.Join(m.licences, ", ")))
 		}
 		delete(rest, m.path)
 	}
 	for _, path := range slices.Sorted(maps.Keys(rest)) {
-		errs = append(errs, fmt.Errorf("%s is in README.md's table, and not linked", path))
+		errs = append(errs, fmt.Errorf("%s is in the table of %s, and not linked", path, notice))
 	}
 	return errors.Join(errs...)
 }
 
 func licences([]string) error {
-	readme, err := os.ReadFile("README.md")
+	text, err := os.ReadFile(notice)
 	if err != nil {
 		return err
 	}
@@ -208,5 +211,5 @@ func licences([]string) error {
 	for _, m := range modules {
 		fmt.Printf("%s %s: %s\n", m.path, m.version, strings.Join(m.licences, ", "))
 	}
-	return compare(readTable(string(readme)), modules)
+	return compare(readTable(string(text)), modules)
 }

@@ -1,6 +1,6 @@
 // Command release checks what a release is made of, and makes one:
 //
-//	go run ./integration/release licences                   the linked modules against README.md's table
+//	go run ./integration/release licences                   the linked modules against the table of its README.md
 //	go run ./integration/release vulnerabilities [latest]   those of the Go vulnerability database that the code reaches
 //	go run ./integration/release build DIR                  the program, built twice, and its SBOM (SPDX), into DIR
 //	go run ./integration/release packages DIR               the same, and a .deb and a .rpm of it

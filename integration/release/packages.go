@@ -25,6 +25,7 @@ type packaged struct {
 	from, to string
 	mode     os.FileMode
 	config   bool   // the user's changes stay
+	link     bool   // a symbolic link with the text from
 	only     string // "deb" or "rpm"; "": both
 }
 
@@ -93,16 +94,26 @@ func (p *pack) prepare() error {
 	p.add("systemd/user/ptgate.service", "/usr/lib/systemd/user/ptgate.service", 0o644)
 	p.add("systemd/ptgate.sysusers.conf", "/usr/lib/sysusers.d/ptgate.conf", 0o644)
 	p.files = append(p.files, packaged{from: "configs/default.toml", to: "/etc/ptgate/ptgate.toml", mode: 0o600, config: true})
-	p.add("README.md", doc+"README.md", 0o644)
+	for _, pattern := range []string{"README.md", "*/README.md", "*/*/README.md"} {
+		documents, err := filepath.Glob(pattern)
+		if err != nil {
+			return err
+		}
+		for _, file := range documents {
+			if !strings.HasPrefix(file, "configs/") {
+				p.add(file, doc+file, 0o644)
+			}
+		}
+	}
+	// Debian's name for them is examples; the documents have links to configs.
+	p.files = append(p.files, packaged{from: "examples", to: doc + "configs", link: true})
 	p.add(filepath.Join(p.dir, "ptgate.spdx.json"), doc+"ptgate.spdx.json", 0o644)
 	examples, err := filepath.Glob("configs/*")
 	if err != nil {
 		return err
 	}
 	for _, file := range examples {
-		if filepath.Base(file) != "default.toml" {
-			p.add(file, doc+"examples/"+filepath.Base(file), 0o644)
-		}
+		p.add(file, doc+"examples/"+filepath.Base(file), 0o644)
 	}
 	manual := filepath.Join(p.work, "manual")
 	if err := os.Mkdir(manual, 0o755); err != nil {
@@ -239,8 +250,11 @@ func (p *pack) make(kind string) error {
 			continue
 		}
 		c := object{"src": f.from, "dst": f.to, "file_info": object{"mode": f.mode, "owner": "root", "group": "root", "mtime": p.at}}
-		if f.config {
+		switch {
+		case f.config:
 			c["type"] = "config|noreplace"
+		case f.link:
+			c["type"] = "symlink"
 		}
 		contents = append(contents, c)
 	}

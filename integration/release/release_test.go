@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// TestTable: README.md's table is right.
+// TestTable: the table of licences is right.
 func TestTable(t *testing.T) {
 	t.Chdir("../..")
 	if err := licences(nil); err != nil {
@@ -32,7 +32,7 @@ func TestCompare(t *testing.T) {
 		modules []*module
 		want    string
 	}{
-		{right[:2], "b.example/three is in README.md's table, and not linked"},
+		{right[:2], "b.example/three is in the table of integration/release/README.md, and not linked"},
 		{append(slices.Clone(right), &module{path: "d.example/four", licences: []string{"MIT"}}), "d.example/four (MIT) is linked"},
 		{append(slices.Clone(right[:2]), &module{path: "b.example/three", licences: []string{"MIT"}}), "its files MIT"},
 	} {

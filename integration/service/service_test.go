@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/net/proxy"
+
+	"ptgate/integration/documents"
 )
 
 const config = "/etc/ptgate/ptgate.toml"
@@ -33,14 +35,18 @@ func (m *machine) both(t *testing.T) string {
 	return strings.Replace(text, `deny  = ["private"]`, `deny = []`, 1)
 }
 
-// block is the block of commands of the README that begins so.
+// block is the block of commands in one of the documents that begins so.
 func block(t *testing.T, begin string) string {
 	t.Helper()
-	m := regexp.MustCompile("(?s)```sh\n(" + regexp.QuoteMeta(begin) + ".*?)```").FindStringSubmatch(readFile(t, "../../README.md"))
-	if m == nil {
-		t.Fatalf("the README has no commands that begin with %q", begin)
+	for _, d := range documents.Read(t, "../..") {
+		for _, b := range d.Blocks("sh") {
+			if strings.HasPrefix(b, begin) {
+				return b
+			}
+		}
 	}
-	return m[1]
+	t.Fatalf("no document has commands that begin with %q", begin)
+	return ""
 }
 
 // version is that of the machine's systemd.
