@@ -51,6 +51,24 @@ var rows = []struct {
 	{answer.User, 0x03, 0x5b, 502, "destination_unavailable", answer.Unreachable, "user"},
 }
 
+// TestDocument: the table of the program's README is this one.
+func TestDocument(t *testing.T) {
+	text, err := os.ReadFile("../../cmd/ptgate/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range rows {
+		if row.reason == answer.Success {
+			continue
+		}
+		cell := func(code int) string { return fmt.Sprintf(`(%d|refused[a-z ]*|)`, code) } // requests of HTTP have no other codes
+		want := fmt.Sprintf("(?m)^\\| [^|]+ \\| `%s` \\| ?%s ?\\| ?%s ?\\| %d \\| `%s` \\|$", row.name, cell(int(row.socks)), cell(int(row.socks4)), row.http, row.status)
+		if !regexp.MustCompile(want).Match(text) {
+			t.Errorf("cmd/ptgate/README.md has no row of %s as in %s", row.name, want)
+		}
+	}
+}
+
 // What an exit says comes back as it was, where one code stands for several reasons.
 func TestDetails(t *testing.T) {
 	for sent, want := range map[answer.Reason]answer.Reason{
