@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -10,10 +11,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ptgate/gateway/credentials"
 	"ptgate/gateway/users"
@@ -101,84 +105,232 @@ func TestUpAndJoin(t *testing.T) {
 	server.log.wait(t, `wrong user or password`)
 }
 
-// TestManyUsers has 500 users, 50 of them with an open connection: a stream costs what it
-// does with one user.
-func TestManyUsers(t *testing.T) {
-	const all, live, streams = 500, 50, 200
-	echo := serveEcho(t)
-	_, port, _ := net.SplitHostPort(echo)
-	name := func(i int) string { return fmt.Sprintf("u%03d", i) }
-	var cost [2]time.Duration
-	for round, n := range []int{1, all} {
-		server := newHome(t, fmt.Sprintf("server of %d", n))
-		server.at("up", "-c", server.file, "--address", freeAddr(t), "--name", "first", "--no-start")
-		server.edit(`["private"]`, `[]`)
-		line := strings.TrimSpace(server.at("bridges", "-c", server.file))
-		list, hosts, near := users.Header, plainHosts, "[listen]\nsocks5 = \"127.0.0.1:0\"\n"
-		for i := range n {
-			list = users.Put(list, &users.User{Name: name(i), Secret: credentials.Digest("secret of " + name(i))})
-			if i < live {
-				hosts += "127.0.0.1 " + name(i) + ".ptgate.test\n"
-				near += fmt.Sprintf("[bridge.%s]\nline = %q\nuser = %[1]q\npassword = \"secret of %[1]s\"\noptimistic = \"never\"\n[[route]]\nto = \"%[1]s.ptgate.test\"\nvia = %[1]q\n", name(i), line)
-			}
-		}
-		write(t, server.dir, "users", list)
-		server.start(setting{hosts: hosts})
-		client := run(t, fmt.Sprintf("client of %d", n), near, setting{})
-		open := func(i int) net.Conn {
-			c, reply := socksOpen(t, client.socks(), name(i)+".ptgate.test", port)
-			if reply != 0 {
-				t.Fatalf("%s: reply %d", name(i), reply)
-			}
-			return c
-		}
-		var held []net.Conn
-		for i := range min(n, live) {
-			held = append(held, open(i))
-		}
-		took := make([]time.Duration, streams)
-		for i := range took {
-			begun := time.Now()
-			c := open(0)
-			took[i] = time.Since(begun)
-			c.Close()
-		}
-		slices.Sort(took)
-		cost[round] = took[streams/2]
-		t.Logf("%d users, %d live: half of %d streams are open within %v", n, len(held), streams, cost[round])
+// A crowd is a server with users, of whom some hold an open connection.
+type crowd struct {
+	t       *testing.T
+	what    string
+	server  *box
+	clients []*box // of each user who is live
+	held    []net.Conn
+	port    string // of the source
+	all     []spent
+}
 
-		var rows []struct {
-			Name, State string
-			Streams     int
+// What a server has spent: processor time for each new stream, and for each MiB.
+type spent struct{ stream, mib time.Duration }
+
+func (s spent) String() string { return fmt.Sprintf("%v and %v", s.stream, s.mib) }
+
+func userName(i int) string { return fmt.Sprintf("u%03d", i) }
+
+// newCrowd starts a server with so many users, and the clients of those who are live: each
+// of the first alone is a process, and the others share one.
+func newCrowd(t *testing.T, all, live, alone int, port string) *crowd {
+	t.Helper()
+	k := &crowd{t: t, what: fmt.Sprintf("%d users, %d live", all, live), port: port}
+	k.server = newHome(t, fmt.Sprintf("server-%d-%d", all, live))
+	k.server.at("up", "-c", k.server.file, "--address", freeAddr(t), "--name", "first", "--no-start")
+	k.server.edit(`["private"]`, `[]`)
+	line := strings.TrimSpace(k.server.at("bridges", "-c", k.server.file))
+	list, hosts := users.Header, plainHosts
+	for i := range all {
+		name := userName(i)
+		list = users.Put(list, &users.User{Name: name, Secret: credentials.Digest("secret of " + name)})
+		hosts += "127.0.0.1 " + name + ".ptgate.test\n"
+	}
+	write(t, k.server.dir, "users", list)
+	k.server.start(setting{hosts: hosts})
+	start := func(from, to int) {
+		near := "[listen]\nsocks5 = \"127.0.0.1:0\"\n"
+		for i := from; i < to; i++ {
+			near += fmt.Sprintf("[bridge.%s]\nline = %q\nuser = %[1]q\npassword = \"secret of %[1]s\"\noptimistic = \"never\"\n[[route]]\nto = \"%[1]s.ptgate.test\"\nvia = %[1]q\n", userName(i), line)
 		}
-		if err := json.Unmarshal([]byte(server.at("users", "-c", server.file, "--json")), &rows); err != nil || len(rows) != n {
-			t.Errorf("%d users are told of, want %d: %v", len(rows), n, err)
-		}
-		active := 0
-		for _, r := range rows {
-			if r.State == "active" {
-				active++
-			}
-		}
-		if active != len(held) {
-			t.Errorf("%d users are active, want %d", active, len(held))
-		}
-		begun := time.Now()
-		server.at("revoke", "-c", server.file, name(len(held)-1))
-		held[len(held)-1].SetReadDeadline(time.Now().Add(patience))
-		if _, err := held[len(held)-1].Read(make([]byte, 1)); err == nil {
-			t.Error("who is revoked gets bytes")
-		}
-		t.Logf("%d users: the connection of one who is revoked has ended after %v", n, time.Since(begun))
-		for _, c := range held[:len(held)-1] {
-			io.WriteString(c, "still\n")
-			if _, err := io.ReadFull(c, make([]byte, len("still\n"))); err != nil {
-				t.Errorf("another user's connection: %v", err)
-			}
-		}
-		for _, c := range held {
-			c.Close()
+		b := run(t, fmt.Sprintf("clients-%d-%d-%d", all, live, from), near, setting{})
+		for i := from; i < to; i++ {
+			k.clients = append(k.clients, b)
 		}
 	}
-	t.Logf("a stream among %d users costs %.2f of one of a single user", all, float64(cost[1])/float64(cost[0]))
+	for i := range min(alone, live) {
+		start(i, i+1)
+	}
+	if alone < live {
+		start(alone, live)
+	}
+	for i := range live {
+		k.held = append(k.held, k.open(i))
+	}
+	return k
+}
+
+// open opens a stream of a user.
+func (k *crowd) open(user int) net.Conn {
+	k.t.Helper()
+	c, reply := socksOpen(k.t, k.clients[user].socks(), userName(user)+".ptgate.test", k.port)
+	if reply != 0 {
+		k.t.Fatalf("%s: %s: reply %d", k.what, userName(user), reply)
+	}
+	return c
+}
+
+// processor is the processor time of the server so far.
+func (k *crowd) processor() time.Duration {
+	k.t.Helper()
+	var at unix.Timespec
+	clock := int32(^k.server.cmd.Process.Pid<<3 | 2) // as clock_getcpuclockid(3) makes it
+	if err := unix.ClockGettime(clock, &at); err != nil {
+		k.t.Fatal(err)
+	}
+	return time.Duration(at.Nano())
+}
+
+// streams is what the server spends for each of n new streams of a user.
+func (k *crowd) streams(user, n int) time.Duration {
+	before := k.processor()
+	for range n {
+		k.open(user).Close()
+	}
+	return (k.processor() - before) / time.Duration(n)
+}
+
+// mib is what the server spends for each of n MiB to a user.
+func (k *crowd) mib(user, n int) time.Duration {
+	k.t.Helper()
+	before := k.processor()
+	c := k.open(user)
+	defer c.Close()
+	if _, err := fmt.Fprintf(c, "%d\n", n); err != nil {
+		k.t.Fatal(err)
+	}
+	if got, err := io.Copy(io.Discard, c); got != int64(n)<<20 || err != nil {
+		k.t.Fatalf("%s: %d bytes, %v", k.what, got, err)
+	}
+	return (k.processor() - before) / time.Duration(n)
+}
+
+// spent is the least, and the median, of all rounds.
+func (k *crowd) spent() (least, median spent) {
+	streams, mib := make([]time.Duration, len(k.all)), make([]time.Duration, len(k.all))
+	for i, s := range k.all {
+		streams[i], mib[i] = s.stream, s.mib
+	}
+	slices.Sort(streams)
+	slices.Sort(mib)
+	return spent{streams[0], mib[0]}, spent{streams[len(streams)/2], mib[len(mib)/2]}
+}
+
+// serveMiB sends as many MiB as the first line says, and waits for the first line.
+func serveMiB(t *testing.T) (port string) {
+	t.Helper()
+	piece := make([]byte, 64<<10)
+	return portOf(t, serveTCP(t, func(c *net.TCPConn) {
+		line, err := bufio.NewReader(c).ReadString('\n')
+		if err != nil {
+			return
+		}
+		n, _ := strconv.Atoi(strings.TrimSpace(line))
+		for range n * (1 << 20 / len(piece)) {
+			if _, err := c.Write(piece); err != nil {
+				return
+			}
+		}
+	}))
+}
+
+// TestManyUsers has 500 users, 50 of them with an open connection. For each stream, and for
+// each byte, the server does no more than with one user. Then all 50 download, and some of
+// them are revoked. PTGATE_USERS=1 measures longer, and each of the 50 has a process of its
+// own.
+func TestManyUsers(t *testing.T) {
+	const all, live = 500, 50
+	long := os.Getenv("PTGATE_USERS") != ""
+	rounds, streams, mib, alone, revoked := 5, 60, 16, 1, 3
+	if long {
+		rounds, streams, mib, alone, revoked = 12, 500, 100, live, 20
+	}
+	port := serveMiB(t)
+	one, idle, busy := newCrowd(t, 1, 1, alone, port), newCrowd(t, all, 1, alone, port), newCrowd(t, all, live, alone, port)
+	crowds := []*crowd{one, idle, busy}
+	for _, k := range crowds {
+		k.streams(0, streams) // what is done once
+		k.mib(0, mib)
+	}
+	for round := range rounds {
+		for i := range crowds {
+			k := crowds[(round+i)%len(crowds)]
+			k.all = append(k.all, spent{k.streams(0, streams), k.mib(0, mib)})
+		}
+		if !long || round%4 > 0 {
+			continue
+		}
+		begun, before := time.Now(), busy.processor()
+		<-time.After(5 * time.Second)
+		t.Logf("%s: at rest the server spends %.2f ms a second", busy.what, 1000*float64(busy.processor()-before)/float64(time.Since(begun)))
+		var each spent
+		for i := range live {
+			each.stream += busy.streams(i, streams/live) / live
+			each.mib += busy.mib(i, mib/live) / live
+		}
+		t.Logf("%s: each in turn: %v", busy.what, each)
+	}
+	// What else the machine does makes a round dearer, and none cheaper.
+	want, _ := one.spent()
+	for _, k := range crowds {
+		got, median := k.spent()
+		t.Logf("%s: the server spends %v for a stream and for a MiB at least; the median of %d rounds is %v", k.what, got, rounds, median)
+		if got.stream > 2*want.stream || got.mib > 2*want.mib {
+			t.Errorf("%s: a stream and a MiB cost %v, and with one user %v", k.what, got, want)
+		}
+	}
+
+	states := func() (n int, count map[string]int) {
+		t.Helper()
+		var rows []struct{ State string }
+		if err := json.Unmarshal([]byte(busy.server.at("users", "-c", busy.server.file, "--json")), &rows); err != nil {
+			t.Error(err)
+		}
+		count = map[string]int{}
+		for _, r := range rows {
+			count[r.State]++
+		}
+		return len(rows), count
+	}
+	if n, count := states(); n != all || count["active"] != live {
+		t.Errorf("%d users, %v; want %d and %d that are active", n, count, all, live)
+	}
+	ended := make([]chan struct{}, live)
+	begun := make([]watched, live)
+	for i, c := range busy.held {
+		ended[i] = make(chan struct{})
+		begun[i].begun = make(chan struct{})
+		c.SetDeadline(time.Now().Add(4 * patience))
+		fmt.Fprintf(c, "%d\n", 1<<30)
+		go func() {
+			defer close(ended[i])
+			io.Copy(&begun[i], c)
+		}()
+	}
+	for i := range begun {
+		<-begun[i].begun
+	}
+	var told, cut []time.Duration
+	for i := range revoked {
+		at := time.Now()
+		busy.server.at("revoke", "-c", busy.server.file, userName(i))
+		told = append(told, time.Since(at))
+		<-ended[i]
+		cut = append(cut, time.Since(at))
+	}
+	t.Logf("%d of %d who download are revoked: the command has taken %v at most, and the download has ended after %v at most: %v", revoked, live, slices.Max(told), slices.Max(cut), cut)
+	if n, count := states(); n != all-revoked || count["active"] != live-revoked {
+		t.Errorf("%d users, %v; want %d and %d that are active", n, count, all-revoked, live-revoked)
+	}
+	for i := revoked; i < live; i++ {
+		select {
+		case <-ended[i]:
+			t.Errorf("the download of %s has ended, too", userName(i))
+		default:
+		}
+		busy.held[i].Close()
+		<-ended[i]
+	}
 }
