@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -112,13 +113,18 @@ func announced(cmd *cobra.Command, file string, cfg *config.Config) (all []serve
 	if err != nil {
 		return nil, "", err
 	}
-	for _, dir := range []string{cfg.StateDir, config.ServiceStateDir} { // it may be a system service's file
+	dirs := []string{cfg.StateDir, config.ServiceStateDir} // it may be a system service's file
+	r, err := running(cmd.Context(), file, "")
+	runs := err == nil
+	if runs { // what another user has noted once is of another box
+		dirs = []string{filepath.Dir(r.socket)}
+	}
+	for _, dir := range dirs {
 		if all, ok := gateway.Noted(cfg, dir); ok {
 			return all, dir, nil
 		}
 	}
-	// A transport that runs wants its state directory for itself.
-	if _, err := running(cmd.Context(), file, ""); err == nil {
+	if runs { // a transport wants its state directory for itself
 		return nil, "", fmt.Errorf("%s has changed since the ptgate that runs it has loaded it: `ptgate reload -c %s` comes first", cfg.Path, cfg.Path)
 	}
 	if keysInState(cfg) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,7 +43,9 @@ like a website: on port 443, with nothing in front, and with a certificate of Le
 Encrypt, whose terms you then accept. Both may be given; each has a port of its own.
 
 As root under systemd a system service is installed and started. Elsewhere, and with
---front, it runs until it is stopped. What is not given as a flag is asked for on a terminal.`,
+--front, it runs until it is stopped. What is not given as a flag is asked for on a terminal.
+
+Given again, it starts what does not run, and changes nothing else.`,
 		Example: `  ptgate up --address 198.51.100.7
   ptgate up --address www.example.com --address 198.51.100.7:8443 --name alice --yes
   ptgate up -c server.toml --address 198.51.100.7:8443 --front`,
@@ -76,17 +79,30 @@ As root under systemd a system service is installed and started. Elsewhere, and 
 				return usagef("--name: %w", err)
 			}
 		}
+		if there := slices.ContainsFunc(cfg.Exit.FileUsers, func(o users.User) bool { return o.Name == who }); there {
+			fmt.Fprintf(cmd.ErrOrStderr(), "# %s is invited already; a new link, which ends the one before:  ptgate invite -c %s --again %[1]s\n", who, path)
+			who = ""
+		} else if who == "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "# %s has users already; another invitation:  ptgate invite -c %[1]s NAME\n", path)
+		}
 		_, err = running(cmd.Context(), path, "")
 		runs := err == nil
+		if runs {
+			fmt.Fprintf(cmd.ErrOrStderr(), "# a ptgate runs already with %s\n", path)
+		}
 		if !runs && !*noStart {
 			if err := bindable(cfg); err != nil {
 				return err
 			}
 		}
 		firewall(cmd.ErrOrStderr(), cfg)
+		where, err := filepath.Abs(path) // the service is elsewhere
+		if err != nil {
+			return err
+		}
 		service := false
 		if !runs && !*noStart && !u.front {
-			if service, err = u.wantsService(); err != nil {
+			if service, err = u.wantsService(where); err != nil {
 				return err
 			}
 		}
@@ -96,7 +112,7 @@ As root under systemd a system service is installed and started. Elsewhere, and 
 			}
 		}
 		if service {
-			if err := u.install(path); err != nil {
+			if err := u.install(where, cfg.Exit.UsersFile); err != nil {
 				return err
 			}
 		}
@@ -114,8 +130,6 @@ As root under systemd a system service is installed and started. Elsewhere, and 
 			if err := giveLink(cmd, who, link, *out, *qr); err != nil {
 				return err
 			}
-		} else {
-			fmt.Fprintf(cmd.ErrOrStderr(), "# %s has users already; another invitation:  ptgate invite -c %[1]s NAME\n", path)
 		}
 		if *noStart && !runs {
 			fmt.Fprintf(cmd.ErrOrStderr(), "# start it:  ptgate run -c %s\n", path)
@@ -142,7 +156,8 @@ type up struct {
 // configuration is the one that there is, or a new one, with its text.
 func (u *up) configuration(file string, addresses []string) (path string, cfg *config.Config, fresh string, err error) {
 	path, err = config.Find(file)
-	if err != nil { // there is none in any place
+	other := path == serviceConfig && path != cmp.Or(file, os.Getenv("PTGATE_CONFIG")) && os.Geteuid() != 0
+	if err != nil || other { // there is none in any place, or it is the system's
 		path = serviceConfig
 		if os.Geteuid() != 0 {
 			dir, err := os.UserConfigDir()
@@ -153,16 +168,21 @@ func (u *up) configuration(file string, addresses []string) (path string, cfg *c
 		}
 	}
 	if _, err := os.Lstat(path); err == nil {
-		if len(addresses) > 0 || u.transport != "" || u.decoy != "" {
-			return "", nil, "", usagef("%s is there already, and says what is served: leave --address, --transport and --decoy out, or name another file with -c", path)
-		}
 		if cfg, err = loadErrors(path, u.cmd.ErrOrStderr()); err != nil {
 			return "", nil, "", err
 		}
-		if len(cfg.Serve) == 0 {
+		if len(cfg.Serve) > 0 {
+			switch same, err := u.serves(cfg, addresses); {
+			case err != nil:
+				return "", nil, "", err
+			case !same:
+				return "", nil, "", usagef("%s is there already, and says what is served: leave --address, --transport and --decoy out, or name another file with -c", path)
+			}
+			return path, cfg, "", hasUsersFile(cfg)
+		}
+		if !doesNothing(cfg) {
 			return "", nil, "", fmt.Errorf("%s has no [[serve]]: it is for the box beside the programs. Name another file with -c", path)
 		}
-		return path, cfg, "", hasUsersFile(cfg)
 	}
 	if len(addresses) == 0 {
 		answer, ok := u.ask.ask("At which address do clients reach this server (its public IP address, or a name for webtunnel)?")
@@ -187,8 +207,47 @@ func (u *up) configuration(file string, addresses []string) (path string, cfg *c
 	return path, cfg, text, nil
 }
 
-// write writes a new configuration.
+// serves tells whether cfg serves what the flags say, and nothing else. Without them it does.
+func (u *up) serves(cfg *config.Config, addresses []string) (bool, error) {
+	if len(addresses) == 0 {
+		return u.transport == "" && u.decoy == "", nil
+	}
+	for _, address := range addresses {
+		t, err := upAddress(address)
+		if err != nil {
+			return false, err
+		}
+		row, err := u.row(t)
+		if err != nil {
+			return false, err
+		}
+		if !slices.ContainsFunc(cfg.Serve, func(s *config.Serve) bool {
+			switch {
+			case s.Transport != row.Name || s.Bind.Port() != t.Port:
+				return false
+			case row.Front:
+				return s.Site != nil && s.Site.Name == t.Name && (u.decoy == "" || u.decoy == s.Site.Decoy)
+			}
+			return s.Public == destination.Format(t)
+		}) {
+			return false, nil
+		}
+	}
+	return len(addresses) == len(cfg.Serve), nil
+}
+
+// doesNothing tells whether a file is like the one that a package installs
+// (configs/default.toml): it says no more than that everything is refused.
+func doesNothing(cfg *config.Config) bool {
+	return len(cfg.Serve) == 0 && len(cfg.Bridges) == 0 && !slices.ContainsFunc(cfg.Routes, func(r *config.Route) bool { return r.Action != config.ActionBlock })
+}
+
+// write writes a new configuration. One that is there does nothing, and is replaced.
 func (u *up) write(path, text string) error {
+	if _, err := os.Lstat(path); err == nil {
+		fmt.Fprintf(u.cmd.ErrOrStderr(), "# wrote %s, in place of one that refused everything\n", path)
+		return replaceFile(u.cmd.Context(), path, func([]byte, fs.FileMode) ([]byte, error) { return []byte(text), nil })
+	}
 	mode := fs.FileMode(0o700)
 	if os.Geteuid() == 0 {
 		mode = 0o755 // the service looks into it
@@ -359,12 +418,22 @@ func firewall(out io.Writer, cfg *config.Config) {
 // booted is there where systemd is the system's manager (sd_booted(3)).
 const booted = "/run/systemd/system"
 
-// wantsService tells whether the system service is to be installed.
-func (u *up) wantsService() (bool, error) {
+// wantsService tells whether the system service is to be installed, for the configuration
+// at path.
+func (u *up) wantsService(path string) (bool, error) {
 	if _, err := os.Stat(booted); err != nil || os.Geteuid() != 0 {
 		return false, nil
 	}
 	if u.ask.confirm("Install and start the system service ptgate") {
+		exe, err := program()
+		if err != nil {
+			return false, err
+		}
+		for _, hidden := range []string{"/root/", "/home/", "/run/user/", "/tmp/"} {
+			if strings.HasPrefix(exe, hidden) || strings.HasPrefix(path, hidden) {
+				return false, fmt.Errorf("a service can't see what is in %s: move %s to /usr/local/bin, and keep the configuration in /etc/ptgate; or run it with --front", hidden, exe)
+			}
+		}
 		return true, nil
 	}
 	if !isTerminal(u.cmd.InOrStdin()) {
@@ -373,19 +442,21 @@ func (u *up) wantsService() (bool, error) {
 	return false, nil
 }
 
-// install installs and starts the system service for the configuration at path.
-func (u *up) install(path string) error {
+// program is the path of this program.
+func program() (string, error) {
 	exe, err := os.Executable()
 	if err != nil {
-		return err
+		return "", err
 	}
-	if exe, err = filepath.EvalSymlinks(exe); err != nil {
+	return filepath.EvalSymlinks(exe)
+}
+
+// install installs and starts the system service for the configuration at path, with its
+// file of users.
+func (u *up) install(path, list string) error {
+	exe, err := program()
+	if err != nil {
 		return err
-	}
-	for _, hidden := range []string{"/root/", "/home/", "/run/user/", "/tmp/"} {
-		if strings.HasPrefix(exe, hidden) || strings.HasPrefix(path, hidden) {
-			return fmt.Errorf("a service can't see what is in %s: move %s to /usr/local/bin, and keep the configuration in /etc/ptgate; or run it with --front", hidden, exe)
-		}
 	}
 	run := func(argv ...string) error {
 		out, err := adapter.CombinedOutput(exec.CommandContext(u.cmd.Context(), argv[0], argv[1:]...))
@@ -428,8 +499,13 @@ func (u *up) install(path string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Chown(path, uid, gid); err != nil {
+	if err := newUsersFile(list, path); err != nil { // or the service warns that nobody can use it
 		return err
+	}
+	for _, file := range []string{path, list} {
+		if err := os.Chown(file, uid, gid); err != nil {
+			return err
+		}
 	}
 	return interruptible(u.cmd.Context(), func(context.Context) error {
 		for _, argv := range [][]string{{"daemon-reload"}, {"enable", unitName}, {"restart", unitName}} {

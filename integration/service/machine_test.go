@@ -234,7 +234,7 @@ func removeGroups(dir string) {
 
 func (m *machine) argv(argv []string) []string {
 	return append([]string{"nsenter", "--target", m.leader, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd",
-		"env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "DEBIAN_FRONTEND=noninteractive"}, argv...)
+		"env", "-i", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "DEBIAN_FRONTEND=noninteractive"}, argv...)
 }
 
 // run runs a command in the machine, and returns what it writes, and its exit code.
