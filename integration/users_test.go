@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -332,5 +333,103 @@ func TestManyUsers(t *testing.T) {
 		}
 		busy.held[i].Close()
 		<-ended[i]
+	}
+}
+
+// TestLimitsOfUser: rate, quota and expiry hold for all that a user has open together: here
+// two clients, whose connections come by several carriers.
+func TestLimitsOfUser(t *testing.T) {
+	const clients, streams, rate, quota = 2, 3, 4_000_000, 8_000_000
+	port := serveMiB(t)
+	server := newHome(t, "server")
+	server.at("up", "-c", server.file, "--address", freeAddr(t), "--name", "first", "--no-start")
+	server.edit(`["private"]`, `[]`)
+	line := strings.TrimSpace(server.at("bridges", "-c", server.file))
+	list := users.Header
+	put := func(u users.User) {
+		u.Secret = credentials.Digest("secret of " + u.Name)
+		list = users.Put(list, &u)
+		write(t, server.dir, "users", list)
+	}
+	put(users.User{Name: "ann", Rate: rate, Quota: quota})
+	put(users.User{Name: "bob"})
+	server.start(setting{})
+	used := func(name string) (state string, bytes int64) {
+		t.Helper()
+		var rows []struct {
+			Name, State string
+			Used        int64
+		}
+		if err := json.Unmarshal([]byte(server.at("users", "-c", server.file, "--json")), &rows); err != nil {
+			t.Error(err)
+		}
+		for _, r := range rows {
+			if r.Name == name {
+				return r.State, r.Used
+			}
+		}
+		t.Errorf("nothing is told of %s", name)
+		return "", 0
+	}
+	// download lets a user download by all connections at once, until they end. near is one
+	// of the clients. It calls then meanwhile.
+	download := func(name string, mib int, then func()) (took time.Duration, n int64, near *box) {
+		t.Helper()
+		var conns []net.Conn
+		for i := range clients {
+			near = run(t, fmt.Sprintf("%s-%d", name, i), "[listen]\nsocks5 = \"127.0.0.1:0\"\n"+
+				fmt.Sprintf("[bridge.far]\nline = %q\nuser = %q\npassword = \"secret of %[2]s\"\noptimistic = \"never\"\ncarriers = 3\n", line, name)+everythingVia("far"), setting{})
+			for range streams {
+				c, reply := socksOpen(t, near.socks(), "127.0.0.1", port)
+				if reply != 0 {
+					t.Fatalf("%s: reply %d", name, reply)
+				}
+				conns = append(conns, c)
+			}
+		}
+		var all atomic.Int64
+		var wg sync.WaitGroup
+		begun := time.Now()
+		for _, c := range conns {
+			fmt.Fprintf(c, "%d\n", mib)
+			wg.Go(func() {
+				n, _ := io.Copy(io.Discard, c)
+				all.Add(n)
+			})
+		}
+		then()
+		wg.Wait()
+		return time.Since(begun), all.Load(), near
+	}
+
+	var until time.Time
+	_, n, near := download("bob", 1<<20, func() {
+		until = time.Now().Add(2 * time.Second).Truncate(time.Second)
+		put(users.User{Name: "bob", Expires: until})
+		server.at("reload", "-c", server.file)
+	})
+	late := time.Since(until)
+	t.Logf("bob's connections have ended %v after his time, with %d bytes", late, n)
+	if state, _ := used("bob"); late < 0 || state != "expired" {
+		t.Errorf("bob's connections have ended %v too early, and he is %s", -late, state)
+	}
+	if _, reply := socksOpen(t, near.socks(), "127.0.0.1", port); reply == 0 {
+		t.Error("bob is served after his time")
+	}
+
+	var took time.Duration
+	took, n, near = download("ann", 64, func() {})
+	state, counted := used("ann")
+	paced := float64(n-rate/4) / took.Seconds() / rate // a quarter of a second's worth may pass at once
+	t.Logf("ann has got %d bytes of her quota of %d in %v: %.3f of her rate", n, quota, took, paced)
+	// What is under way when the quota is used up does not arrive.
+	if state != "over quota" || n > quota || n < quota*9/10 || counted < quota {
+		t.Errorf("she is %s, has got %d bytes, and %d are counted; her quota is %d", state, n, counted, quota)
+	}
+	if paced > 1.1 {
+		t.Errorf("she is served at %.3f of her rate", paced)
+	}
+	if _, reply := socksOpen(t, near.socks(), "127.0.0.1", port); reply != 1 {
+		t.Errorf("beyond the quota: reply %d, want 1", reply)
 	}
 }
