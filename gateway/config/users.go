@@ -28,8 +28,11 @@ func readUsers(path, shown string, table map[string]string, check func(string, f
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, []Problem{{shown, 0, "there is no such file yet, so that nobody can use the exit: `ptgate invite NAME` makes it", true}}
 	}
-	if err == nil {
+	switch {
+	case err == nil:
 		err = check(path, info)
+	case errors.Is(err, errTooLarge): // what it says of routes is of no use here
+		err = fmt.Errorf("is larger than %d MiB: take those out whose time is over, or give the others a server of their own", maxFile>>20)
 	}
 	if err != nil {
 		return nil, []Problem{{File: shown, Message: err.Error()}}

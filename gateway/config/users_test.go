@@ -45,6 +45,7 @@ func TestUsersFile(t *testing.T) {
 		{"ann " + digest, 0o606, "others can write it", -1},
 		{"# all\nann secret", 0o600, list + ":2: user \"ann\"", -1},
 		{"old " + digest, 0o600, list + ":1: the user \"old\" is one of [exit] users, too", -1},
+		{strings.Repeat("#\n", maxFile/2+1), 0o600, list + ": is larger than 16 MiB: take those out whose time is over", -1},
 		{"", 0o600, "", 0},
 	} {
 		if err := os.WriteFile(list, []byte(c.list), 0o600); err != nil {
