@@ -75,7 +75,7 @@ func (g *Gateway) swap(next *view) {
 	g.users.Lock()
 	defer g.users.Unlock()
 	if old := g.view.Load(); len(next.servers) > 0 && next.cfg.Exit.AsksUsers() && !old.cfg.Exit.AsksUsers() {
-		g.log.Warn("from now on every client needs a user: the others are turned away. `ptgate invite NAME` makes one")
+		g.log.Warn("from now on every client needs a user: the others are turned away, and what they had open ends. `ptgate invite NAME` makes one")
 	}
 	g.view.Store(next)
 	if next.cfg.Exit.UsersFile == "" || g.readUsers(next.cfg) != nil {

@@ -120,7 +120,7 @@ outcome told here. A file with errors changes nothing; live connections go on.`,
 			fmt.Fprintln(cmd.ErrOrStderr(), "#", needsRestart(after))
 		}
 		if before != nil && after != nil && after.AsksUsers && !before.AsksUsers {
-			fmt.Fprintln(cmd.ErrOrStderr(), "# warning: from now on every client needs a user: the others are turned away. `ptgate invite NAME` makes one")
+			fmt.Fprintln(cmd.ErrOrStderr(), "# warning: from now on every client needs a user: the others are turned away, and what they had open has ended. `ptgate invite NAME` makes one")
 		}
 		return nil
 	}

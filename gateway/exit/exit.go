@@ -66,6 +66,7 @@ type Exit struct {
 	book     *outcome.Book
 	guard    *credentials.Guard
 	roster   atomic.Pointer[roster] // nil: nobody is asked
+	anyone   atomic.Pointer[term]   // of streams that nobody was asked for
 	changing sync.Mutex             // held while roster changes
 	used     map[string]Usage       // what users have used before who are not in roster
 	// isLocal tells whether an address is one of this machine's.
@@ -81,7 +82,7 @@ type Exit struct {
 func New(settings func() *Settings, book *outcome.Book, log *slog.Logger) *Exit {
 	// What is kept back serves new clients of the transports, which are told of the limit.
 	d := net.Dialer{Control: descriptors.Keep(descriptors.Few)}
-	return &Exit{
+	e := &Exit{
 		settings: settings,
 		resolver: newResolver(),
 		book:     book,
@@ -93,6 +94,8 @@ func New(settings func() *Settings, book *outcome.Book, log *slog.Logger) *Exit 
 			return d.DialContext(ctx, "tcp", a.String())
 		},
 	}
+	e.anyone.Store(newTerm())
+	return e
 }
 
 func matches(t *routes.Table, tg routes.Target) bool {

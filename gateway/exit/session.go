@@ -23,6 +23,7 @@ import (
 // until the relay has ended.
 func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, client string, place Place, o relay.Options) (then func()) {
 	set := e.settings()
+	anyone := e.anyone.Load() // before the roster
 	s := &session{exit: e, conn: c, client: client, set: set, ctx: ctx, place: &taken{place}, relay: &o,
 		roster: e.roster.Load(), leave: func() {}}
 	if set.Handshake > 0 {
@@ -32,6 +33,8 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, client string, plac
 	s.hs.Dial, s.hs.Detail = s.dial, true
 	if s.roster != nil {
 		s.hs.Valid = s.valid
+	} else {
+		s.ctx, s.leave = anyone.during(ctx)
 	}
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(past) })
 	s.hs.Serve(c)

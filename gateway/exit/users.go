@@ -41,6 +41,7 @@ type Usage struct {
 
 var (
 	errRevoked = errors.New("exit: the user is gone, or has another password")
+	errAsked   = errors.New("exit: every client needs a user now")
 	errExpired = errors.New("exit: the user's time is over")
 	errQuota   = errors.New("exit: the user's quota for this month is used up")
 )
@@ -54,15 +55,35 @@ type roster struct {
 // An account is one user while the password stays the same. Its limits may change; they
 // hold for all streams of the user together, by whatever carrier and session these come.
 type account struct {
-	user atomic.Pointer[User]
-	// The end of ctx ends all streams. Its cause says why.
-	ctx      context.Context
-	end      context.CancelCauseFunc
+	user     atomic.Pointer[User]
 	up, down bucket
 	*meter
 
 	mu     sync.Mutex
+	term   *term // of all streams
 	expiry *time.Timer
+}
+
+// A term is the time for which streams may be open. The cause of its end says why.
+type term struct {
+	ctx context.Context
+	end context.CancelCauseFunc
+}
+
+func newTerm() *term {
+	ctx, end := context.WithCancelCause(context.Background())
+	return &term{ctx, end}
+}
+
+// during returns a context for one stream, which ends with ctx, or with the term. The
+// caller calls leave.
+func (own *term) during(ctx context.Context) (_ context.Context, leave func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(own.ctx, func() { cancel(context.Cause(own.ctx)) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+	}
 }
 
 // A meter counts what a user uses. It outlives a change of the password.
@@ -78,7 +99,8 @@ type meter struct {
 }
 
 // SetUsers says who may use the exit from now on. Nil: nobody is asked. Streams of users who
-// are gone, or have another password, end at once.
+// are gone, or have another password, end at once; if users are asked for from now on, those
+// of everybody.
 func (e *Exit) SetUsers(all map[string]User) {
 	e.changing.Lock()
 	defer e.changing.Unlock()
@@ -100,6 +122,8 @@ func (e *Exit) SetUsers(all map[string]User) {
 	}
 	e.roster.Store(next)
 	if old == nil {
+		// A session takes its term first, and then looks at the roster.
+		e.anyone.Swap(newTerm()).end(errAsked)
 		return
 	}
 	for name, a := range old.accounts {
@@ -159,9 +183,7 @@ func (e *Exit) Usage() map[string]Usage {
 }
 
 func newAccount(m *meter) *account {
-	a := &account{meter: m}
-	a.ctx, a.end = context.WithCancelCause(context.Background())
-	return a
+	return &account{meter: m, term: newTerm()}
 }
 
 // set changes the limits.
@@ -174,13 +196,13 @@ func (a *account) set(u *User) {
 		a.expiry = nil
 	}
 	if u.expired() {
-		a.end(errExpired)
+		a.term.end(errExpired)
 		return
 	}
-	if a.ctx.Err() != nil { // the time is longer again
-		a.ctx, a.end = context.WithCancelCause(context.Background())
+	if a.term.ctx.Err() != nil { // the time is longer again
+		a.term = newTerm()
 	}
-	if end := a.end; !u.Expires.IsZero() {
+	if end := a.term.end; !u.Expires.IsZero() {
 		a.expiry = time.AfterFunc(time.Until(u.Expires), func() { end(errExpired) })
 	}
 }
@@ -192,21 +214,15 @@ func (a *account) close(cause error) {
 	if a.expiry != nil {
 		a.expiry.Stop()
 	}
-	a.end(cause)
+	a.term.end(cause)
 }
 
-// during returns a context for one stream, which ends with ctx, or with the account. The
-// caller calls leave.
+// during is that of the present term.
 func (a *account) during(ctx context.Context) (_ context.Context, leave func()) {
 	a.mu.Lock()
-	own := a.ctx
+	own := a.term
 	a.mu.Unlock()
-	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(own, func() { cancel(context.Cause(own)) })
-	return ctx, func() {
-		stop()
-		cancel(nil)
-	}
+	return own.during(ctx)
 }
 
 // roll begins a new month where one has begun. The caller holds the meter's mu.

@@ -167,6 +167,36 @@ func TestRevoke(t *testing.T) {
 	})
 }
 
+// Who was served without being asked is not any more when users are asked for.
+func TestUsersBegin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newUserTest(t, nil)
+		for range 2 { // with users, without them, and with them again
+			c, server := net.Pipe()
+			u.wg.Go(func() {
+				if then := u.e.ServeConn(t.Context(), stream.From(server), "", everywhere{}, relay.Options{}); then != nil {
+					then()
+				}
+			})
+			u.wg.Go(func() { io.WriteString(c, "\x05\x01\x00"+v4) })
+			io.ReadFull(c, make([]byte, len(granted)-2))
+			far := <-u.far
+			u.e.SetUsers(nil)
+			u.wg.Go(func() { io.WriteString(far, "more") })
+			if _, err := io.ReadFull(c, make([]byte, 4)); err != nil {
+				t.Errorf("nobody is asked still: %v", err)
+			}
+			u.e.SetUsers(map[string]User{"ann": {Password: "a"}})
+			if took, err := end(c); took > 0 {
+				t.Errorf("it ends after %v, %v", took, err)
+			}
+			far.Close()
+			u.wg.Wait()
+			u.e.SetUsers(nil)
+		}
+	})
+}
+
 func TestExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		until := time.Now().Add(time.Hour)
@@ -297,7 +327,7 @@ func BenchmarkStreamOfUser(b *testing.B) {
 // Who was gone for a moment goes on with what was used before.
 func TestUsageOfWhoComesBack(t *testing.T) {
 	for _, between := range []map[string]User{nil, {}, {"bob": {Password: "y"}}} {
-		e := &Exit{}
+		e := newExit(&Settings{}, nil, nil)
 		ann := map[string]User{"ann": {Password: "x", Quota: 10}}
 		e.SetUsers(ann)
 		a := e.roster.Load().account("ann")
