@@ -23,7 +23,8 @@ readonly needed="
 	ip:iproute2 nft:nftables unshare:util-linux mount:mount systemd-analyze:systemd gcc:gcc
 	wget:wget python3.httpx:python3-httpx python3.requests:python3-requests
 	proxychains4:proxychains4 corkscrew:corkscrew dpkg-deb:dpkg node:nodejs npm:npm node.undici:node-undici java:default-jdk-headless javac:default-jdk-headless
-	debootstrap:debootstrap systemd-nspawn:systemd-container nsenter:util-linux lintian:lintian rpm:rpm"
+	debootstrap:debootstrap systemd-nspawn:systemd-container nsenter:util-linux lintian:lintian rpm:rpm
+	zbarimg:zbar-tools script:bsdutils"
 
 # What reads bytes from outside, and the fuzz target of each: both fronts, SOCKS4, the far end,
 # the carrier, the session, the SOCKS codec, the configuration, bridge lines. Two run at a time.

@@ -24,10 +24,16 @@ import (
 	"ptgate/gateway/users"
 )
 
-// at runs ptgate in the home of a box, as its user would.
+// env runs a command in the home of a box, as its user would.
+func (b *box) env(argv ...string) (stdout string) {
+	b.t.Helper()
+	return must(b.t, append([]string{"env", "-i", "PATH=" + os.Getenv("PATH"), "HOME=" + b.dir}, argv...)...)
+}
+
+// at runs ptgate there.
 func (b *box) at(args ...string) (stdout string) {
 	b.t.Helper()
-	return must(b.t, append([]string{"env", "-i", "PATH=" + os.Getenv("PATH"), "HOME=" + b.dir, ptgate}, args...)...)
+	return b.env(append([]string{ptgate}, args...)...)
 }
 
 // newHome is a box without a configuration.

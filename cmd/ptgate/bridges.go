@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -11,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/mdp/qrterminal/v3"
 	"github.com/spf13/cobra"
 
 	"ptgate/adapter"
@@ -67,7 +65,7 @@ The lines hold the transport's secrets: whoever has one can use the server.`,
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), line)
 			if *qr {
-				drawQR(cmd.OutOrStdout(), line)
+				drawQR(cmd, line, fmt.Sprintf("ptgate bridges -c %s --qr", cfg.Path))
 			}
 		}
 		if *raw {
@@ -76,27 +74,6 @@ The lines hold the transport's secrets: whoever has one can use the server.`,
 		return nil
 	}
 	return cmd
-}
-
-// drawQR draws text as a QR code. On a terminal it has colours of its own: light on dark by
-// the terminal's own colours is the wrong way round where these are dark on light.
-func drawQR(out io.Writer, text string) {
-	if !isTerminal(out) {
-		qrterminal.GenerateHalfBlock(text, qrterminal.L, out)
-		return
-	}
-	var b strings.Builder
-	qrterminal.GenerateHalfBlock(text, qrterminal.L, &b)
-	io.WriteString(out, whiteOnBlack(b.String()))
-}
-
-// whiteOnBlack gives each line its colours, whatever the terminal's are.
-func whiteOnBlack(text string) string {
-	var b strings.Builder
-	for line := range strings.Lines(text) {
-		fmt.Fprintf(&b, "\x1b[38;2;255;255;255;48;2;0;0;0m%s\x1b[0m\n", strings.TrimSuffix(line, "\n"))
-	}
-	return b.String()
 }
 
 // An offered is a bridge line as `ptgate bridges --json` prints it.

@@ -127,7 +127,7 @@ Given again, it starts what does not run, and changes nothing else.`,
 			if *out == "" {
 				fmt.Fprintf(cmd.ErrOrStderr(), "# one line for %s, and a secret. On the other side:  ptgate join LINK\n", who)
 			}
-			if err := giveLink(cmd, who, link, *out, *qr); err != nil {
+			if err := giveLink(cmd, path, who, link, *out, *qr); err != nil {
 				return err
 			}
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"strings"
 	"testing"
 
@@ -28,20 +27,5 @@ func TestServiceUnit(t *testing.T) {
 	if u := userUnit("/opt/50% off/ptgate", "/home/a/c.toml"); !strings.Contains(u, `ExecStart="/opt/50%% off/ptgate" run -c "/home/a/c.toml"`) ||
 		!strings.Contains(u, "\nRestartPreventExitStatus=78\n") { // a configuration with an error is not tried for ever
 		t.Error(u)
-	}
-}
-
-// On a terminal a QR code has colours of its own, on each line.
-func TestQRColours(t *testing.T) {
-	var plain bytes.Buffer
-	drawQR(&plain, "ptgate://x")
-	text := whiteOnBlack(plain.String())
-	for line := range strings.Lines(text) {
-		if !strings.HasPrefix(line, "\x1b[38;2;255;255;255;48;2;0;0;0m") || !strings.HasSuffix(line, "\x1b[0m\n") {
-			t.Errorf("%q", line)
-		}
-	}
-	if strings.Count(text, "█") != strings.Count(plain.String(), "█") {
-		t.Error("the picture has changed")
 	}
 }

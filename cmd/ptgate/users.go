@@ -98,13 +98,14 @@ that changes. A name that is there already gets a new secret and these limits, w
 			return err
 		}
 		announceUser(cmd, *file, cfg)
-		return giveLink(cmd, u.Name, link, *out, *qr)
+		return giveLink(cmd, cfg.Path, u.Name, link, *out, *qr)
 	}
 	return cmd
 }
 
-// giveLink prints a link, or writes it to the file out, if that is not empty.
-func giveLink(cmd *cobra.Command, user, link, out string, qr bool) error {
+// giveLink prints the link of a user of the configuration file, or writes it to the file out,
+// if that is not empty.
+func giveLink(cmd *cobra.Command, file, user, link, out string, qr bool) error {
 	if out != "" {
 		if err := writeSecret(out, link+"\n"); err != nil {
 			return fmt.Errorf("the user is made, and the link could not be written; try `ptgate invite --again %s`: %w", user, err)
@@ -114,7 +115,7 @@ func giveLink(cmd *cobra.Command, user, link, out string, qr bool) error {
 		fmt.Fprintln(cmd.OutOrStdout(), link)
 	}
 	if qr {
-		drawQR(cmd.OutOrStdout(), link)
+		drawQR(cmd, link, fmt.Sprintf("ptgate invite -c %s --again --qr %s", file, user))
 	}
 	return nil
 }
