@@ -249,7 +249,11 @@ func (p *pack) make(kind string) error {
 		if f.only != "" && f.only != kind {
 			continue
 		}
-		c := object{"src": f.from, "dst": f.to, "file_info": object{"mode": f.mode, "owner": "root", "group": "root", "mtime": p.at}}
+		owner := "root"
+		if f.config && kind == "rpm" { // an upgrade gives a file of its own the owner that is here; dpkg keeps it
+			owner = "ptgate"
+		}
+		c := object{"src": f.from, "dst": f.to, "file_info": object{"mode": f.mode, "owner": owner, "group": owner, "mtime": p.at}}
 		switch {
 		case f.config:
 			c["type"] = "config|noreplace"
@@ -273,7 +277,15 @@ func (p *pack) make(kind string) error {
 		config["depends"] = []string{"systemd"}
 		config["description"] = description
 		config["rpm"] = object{"summary": summary, "buildhost": "localhost"}
-		config["scripts"] = object{"postinstall": scripts + "post.rpm", "preremove": scripts + "preun.rpm", "postremove": scripts + "postun.rpm"}
+		users, err := os.ReadFile("systemd/ptgate.sysusers.conf")
+		if err != nil {
+			return err
+		}
+		pre := filepath.Join(p.work, "pre.rpm")
+		if err := os.WriteFile(pre, fmt.Appendf(nil, "# The configuration belongs to this user, who has to be there before it.\nsystemd-sysusers - <<'END'\n%sEND\n", users), 0o644); err != nil {
+			return err
+		}
+		config["scripts"] = object{"preinstall": pre, "postinstall": scripts + "post.rpm", "preremove": scripts + "preun.rpm", "postremove": scripts + "postun.rpm"}
 	}
 	text, err := json.Marshal(config) // JSON is YAML
 	if err != nil {

@@ -114,7 +114,7 @@ func TestRPM(t *testing.T) {
 	}; !slices.Equal(differ, want) {
 		t.Errorf("they differ in %q", differ)
 	}
-	for _, script := range []string{"POSTIN", "PREUN", "POSTUN"} {
+	for _, script := range []string{"PREIN", "POSTIN", "PREUN", "POSTUN"} {
 		text := must(t, rpm, "-qp", "--queryformat", "%{"+script+"}", only(t, "rpm"))
 		if out, code := command(t, "sh", "-n", "-c", text); code != 0 || len(text) < 50 {
 			t.Errorf("%s: %q: %s", script, text, out)
