@@ -6,11 +6,24 @@ import (
 	"time"
 
 	"ptgate/gateway/doctor"
+	"ptgate/gateway/supervise"
 )
 
 // Words say how a bridge does, in a line for a person: "works, 84 ms", "resting: refused;
 // again in 40 s". All that shows bridges to people takes it from here.
 func (s *Status) Words(now time.Time) string {
+	words := []string{s.Brief(now)}
+	for _, l := range s.Learned {
+		words = append(words, doctor.OfLimit(l).Says)
+	}
+	if len(s.Learned) > 0 {
+		words = append(words, "working around it")
+	}
+	return strings.Join(words, "; ")
+}
+
+// Brief is Words without the limits of the network.
+func (s *Status) Brief(now time.Time) string {
 	var words []string
 	switch s.State {
 	case "up":
@@ -48,10 +61,11 @@ func (s *Status) Words(now time.Time) string {
 	if s.Changed {
 		words = append(words, "it leads to another box than before")
 	}
-	for _, l := range s.Learned {
-		words = append(words, doctor.OfLimit(l).Says+"; working around it")
-	}
-	if s.PT != nil && s.PT.Failures > 0 {
+	switch {
+	case s.PT == nil || s.PT.Failures == 0:
+	case s.PT.State == supervise.Running:
+		words = append(words, "its program has failed and was started again")
+	default:
 		words = append(words, "its program fails")
 	}
 	return strings.Join(words, "; ")

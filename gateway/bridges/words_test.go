@@ -28,10 +28,11 @@ func TestWords(t *testing.T) {
 		{Status{State: "idle", Gone: true}, "idle: nothing needs it; its server has stopped, and is expected back"},
 		{Status{State: "up", Leaving: true}, "works; its server is about to stop"},
 		{Status{State: "up", Changed: true}, "works; it leads to another box than before"},
-		{Status{State: "up", Learned: []budget.Learned{{Kind: budget.KindBytes, Value: "16KiB"}, {Kind: budget.KindNew, Value: "3/30s"}}},
-			"works; the network freezes a connection after about 16KiB from the far end; working around it; " +
-				"too many connections: the network lets through about 3/30s, and drops more; working around it"},
-		{Status{State: "idle", PT: &supervise.Status{Failures: 2}}, "idle: nothing needs it; its program fails"},
+		{Status{State: "up", Learned: []budget.Learned{{Kind: budget.KindBytes, Value: "14KiB", At: "16KiB"}, {Kind: budget.KindNew, Value: "3/30s", At: "3 new connections in 30s"}}},
+			"works; the network freezes a connection after about 16KiB from the far end; " +
+				"too many connections: the network lets through about 3 new connections in 30s, and drops more; working around it"},
+		{Status{State: "idle", PT: &supervise.Status{State: supervise.Waiting, Failures: 2}}, "idle: nothing needs it; its program fails"},
+		{Status{State: "up", PT: &supervise.Status{State: supervise.Running, Failures: 1}}, "works; its program has failed and was started again"},
 	} {
 		if got := tt.s.Words(now); got != tt.want {
 			t.Errorf("%+v: %q, want %q", tt.s, got, tt.want)

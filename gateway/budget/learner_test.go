@@ -477,7 +477,7 @@ func TestWhy(t *testing.T) {
 		t.Fatal(why)
 	}
 	e := why[0]
-	if e.Kind != KindBytes || e.Value != "14KiB" || e.Deaths != 3 || e.Unsure || !e.Probe.After(k.now) || e.Since.After(k.now) {
+	if e.Kind != KindBytes || e.Value != "14KiB" || e.At != "15KiB" || e.Deaths != 3 || e.Unsure || !e.Probe.After(k.now) || e.Since.After(k.now) {
 		t.Errorf("%+v", e)
 	}
 	for _, part := range []string{"the network stops a connection after about 15KiB from the far end", "3 connections died there", "up to 14KiB", "again in 4m56s"} {

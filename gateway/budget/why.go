@@ -11,6 +11,8 @@ type Learned struct {
 	// Value is what carriers keep to, as the configuration writes it: "14KiB", "50s",
 	// "3/30s".
 	Value string `json:"value"`
+	// At is where the network does it: "16KiB", "60s", "3 new connections in 30s".
+	At string `json:"at"`
 	// Deaths is how many carriers died of it, or how many dials nobody answered.
 	Deaths int `json:"deaths"`
 	// Unsure says that the limit was taken from very few deaths, because it is a well known
@@ -47,25 +49,26 @@ func (l *Learner) Why(now time.Time) []Learned {
 		var what string
 		switch kind {
 		case KindBytes:
-			e.Value = size(limits.Bytes)
-			what = fmt.Sprintf("the network stops a connection after about %s from the far end", size(int64(m.at)))
+			e.Value, e.At = size(limits.Bytes), size(int64(m.at))
+			what = fmt.Sprintf("the network stops a connection after about %s from the far end", e.At)
 		case KindAge:
-			e.Value = short(limits.Age)
-			what = fmt.Sprintf("the network ends a connection when it is about %s old", short(seconds(m.at)))
+			e.Value, e.At = short(limits.Age), short(seconds(m.at))
+			what = fmt.Sprintf("the network ends a connection when it is about %s old", e.At)
 		case KindIdle:
-			e.Value = short(limits.Idle)
-			what = fmt.Sprintf("the network ends a connection after about %s of silence", short(seconds(m.at)))
+			e.Value, e.At = short(limits.Idle), short(seconds(m.at))
+			what = fmt.Sprintf("the network ends a connection after about %s of silence", e.At)
 		}
 		add(e, fmt.Sprintf("%s: %s died there, and others worked; each is used up to %s", what, plural(m.deaths), e.Value))
 	}
 	if r := &l.dials.rate; r.Count > 0 {
-		add(Learned{Kind: KindNew, Value: short(r.Per), Deaths: r.deaths, Since: r.since, Probe: r.next},
-			fmt.Sprintf("the network answers no more than %d new connections in %s: %s got no answer", r.Count, short(r.Per), plural(r.deaths)))
-		list[len(list)-1].Value = Rate{r.Count, r.Per.Round(time.Millisecond)}.String()
+		at := fmt.Sprintf("%d new connections in %s", r.Count, short(r.Per))
+		add(Learned{Kind: KindNew, Value: Rate{r.Count, r.Per.Round(time.Millisecond)}.String(), At: at, Deaths: r.deaths, Since: r.since, Probe: r.next},
+			fmt.Sprintf("the network answers no more than %s: %s got no answer", at, plural(r.deaths)))
 	}
 	if n := &l.dials.atOnce; n.count > 0 {
-		add(Learned{Kind: KindAtOnce, Value: fmt.Sprint(n.count), Deaths: n.deaths, Since: n.since, Probe: n.next},
-			fmt.Sprintf("the network allows %d connections at once: %s got no answer beside so many", n.count, plural(n.deaths)))
+		at := plural(n.count) + " at once"
+		add(Learned{Kind: KindAtOnce, Value: fmt.Sprint(n.count), At: at, Deaths: n.deaths, Since: n.since, Probe: n.next},
+			fmt.Sprintf("the network allows %s: %s got no answer beside so many", at, plural(n.deaths)))
 	}
 	return list
 }

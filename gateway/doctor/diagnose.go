@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -360,6 +361,5 @@ func ofReason(r answer.Reason) Verdict {
 func OfLimit(l budget.Learned) Verdict {
 	k := map[budget.Kind]Kind{budget.KindBytes: Frozen, budget.KindAge: Cut, budget.KindIdle: Silenced,
 		budget.KindNew: Crowded, budget.KindAtOnce: Crowded}[l.Kind]
-	v := of(k, l.Value, strings.TrimSpace(l.Text))
-	return v
+	return of(k, cmp.Or(l.At, l.Value), strings.TrimSpace(l.Text))
 }

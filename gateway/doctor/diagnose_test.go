@@ -147,6 +147,10 @@ func TestOfLimit(t *testing.T) {
 			t.Errorf("%v: %+v", kind, v)
 		}
 	}
+	// What the network does is told, not what carriers keep to.
+	if v := OfLimit(budget.Learned{Kind: budget.KindBytes, Value: "14KiB", At: "16KiB"}); !strings.Contains(v.Says, "16KiB") || v.Value != "16KiB" {
+		t.Errorf("%+v", v)
+	}
 	for kind := budget.KindNone + 1; kind <= budget.KindAtOnce; kind++ {
 		if v := OfLimit(budget.Learned{Kind: kind, Value: "14KiB"}); v.Says == "" || v.Itself == "" || v.Next == "" {
 			t.Errorf("%v has no words: %+v", kind, v)
