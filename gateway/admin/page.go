@@ -20,12 +20,13 @@ const (
 	eventsEvery = 2 * time.Second  // how often the page may change
 	pingEvery   = 15 * time.Second // so that a browser that is gone shows
 	maxEvents   = 16               // pages at once that are kept up to date
+	maxUsers    = 20               // that the page shows
 )
 
 //go:embed page.html page.css page.js
 var files embed.FS
 
-var templates = template.Must(template.ParseFS(files, "page.html"))
+var templates = template.Must(template.New("").Funcs(template.FuncMap{"code": withCode, "quoted": quoted}).ParseFS(files, "page.html"))
 
 // static answers with a file of the page.
 func static(name, contentType string) http.HandlerFunc {
@@ -42,7 +43,9 @@ func static(name, contentType string) http.HandlerFunc {
 // A view is what the page shows.
 type view struct {
 	Status
-	Missing  []string // why it is not ready
+	Heads    []headView // one for each end that runs here
+	Changed  string     // keys that a restart reads
+	Open     string
 	Loads    string
 	Uptime   string
 	Gateway  bool // there are routes
@@ -51,6 +54,7 @@ type view struct {
 	Routes   []routeView
 	Serves   []serveView
 	Users    []userView
+	More     int // users that are not shown
 	Refused  []refusedView
 	Plots    []plotsView
 	Troubles []troubleView
@@ -61,10 +65,20 @@ type view struct {
 	Host                 string // of the page
 }
 
+// A headView says whether an end works, and what to do next.
+type headView struct {
+	Look, Text string
+	More       []headLine
+}
+
+// A headLine is a sentence, and a place of the page that has more.
+type headLine struct{ Text, Link, Place string }
+
 type bridgeView struct {
 	Name, Look, Text string
 	Verdict, Next    string   // if it rests: what is wrong, and what to do
-	More             []string // a sentence each
+	Learned          []string // a sentence each
+	More             []string // the same, but numbers of less weight
 }
 
 type routeView struct {
@@ -75,9 +89,7 @@ type routeView struct {
 }
 
 type serveView struct {
-	Name, Look, Text string
-	Clients, Streams int64
-	In, Out          string
+	Name, Look, Text, More string
 }
 
 type userView struct {
@@ -88,8 +100,8 @@ type userView struct {
 }
 
 type refusedView struct {
-	Reason string
-	Times  int64
+	Reason, Text string
+	Times        int64
 }
 
 type plotsView struct {
@@ -106,40 +118,42 @@ func (s *Server) makeView() *view {
 	now := time.Now()
 	s.history.sample(s.cfg.Book, now)
 	v := &view{Status: s.cfg.Status()}
-	v.Missing = v.NotReady()
+	v.Changed, v.Open = strings.Join(v.Restart, ", "), plural(v.Active, "connection")
 	v.Uptime, v.Loads = ago(now.Sub(v.Since)), ago(now.Sub(v.Loaded))
 	v.Gateway, v.Server = len(v.Status.Routes) > 0, len(v.Serve) > 0
 	looks := map[string]string{}
 	for i := range v.Status.Bridges {
 		b := &v.Status.Bridges[i]
-		x := bridgeView{Name: b.Name, Look: look(b), Text: b.Words(now)}
-		looks[b.Name] = x.Look
+		x := bridgeView{Name: b.Name, Look: look(b), Text: b.Brief(now)}
+		if looks[b.Name] = x.Look; b.State == "up" {
+			looks[b.Name] = good // for a route, whatever else is to be said of it
+		}
 		if b.Verdict != nil {
 			x.Verdict = sentences(b.Verdict.Says, b.Verdict.Itself)
 			x.Next = sentences(b.Verdict.Next)
 		}
+		if n := len(b.Learned); n > 0 {
+			x.Text += "; works around " + plural(int64(n), "limit") + " of the network"
+		}
 		for _, l := range b.Learned {
-			x.More = append(x.More, sentences(l.Text))
+			x.Learned = append(x.Learned, sentences(l.Text))
 		}
 		if b.PT != nil && b.PT.Failures > 0 {
-			_, text := serveWords(b.PT, now)
-			x.More = append(x.More, sentences("its program failed "+plural(int64(b.PT.Failures), "time")+": "+text))
+			x.More = append(x.More, sentences("its program has failed "+plural(int64(b.PT.Failures), "time")+programWords(b.PT, now)))
 		}
-		x.More = append(x.More, fmt.Sprintf("By %s; %s over %s; %s from it, %s to it.", b.Transport, plural(b.Active, "connection"), plural(int64(b.Carriers), "carrier"), size(b.In), size(b.Out)))
+		x.More = append(x.More, sentences(bridgeNumbers(b)))
 		v.Bridges = append(v.Bridges, x)
 	}
 	for _, r := range v.Status.Routes {
-		x := routeView{RouteStatus: r, Way: strings.Join(r.Via, ", "), Look: good, Text: "works"}
+		x := routeView{RouteStatus: r, Way: strings.Join(r.Via, ", ")}
 		switch {
 		case r.Action == "direct":
 			x.Way, x.Text, x.Look = "directly, without a bridge", "", idle
 		case r.Action == "block":
 			x.Way, x.Text, x.Look = "nowhere: blocked", "", idle
-		case !r.Ready:
-			x.Text, x.Look = "not used yet", idle
-			if allBad(r.Via, looks) {
-				x.Text, x.Look = "no bridge works", bad
-			}
+		default:
+			x.Look = routeLook(&r, looks)
+			x.Text = map[string]string{good: "works", warn: "waits for a bridge", idle: "not used yet", bad: "no bridge works"}[x.Look]
 		}
 		if len(r.Via) > 1 {
 			x.Way += " (" + map[config.Pick]string{config.PickFirst: "the first that works", config.PickFastest: "the fastest", config.PickSpread: "shared out"}[config.Pick(r.Pick)] + ")"
@@ -148,11 +162,14 @@ func (s *Server) makeView() *view {
 	}
 	for i := range v.Serve {
 		x := &v.Serve[i]
-		sv := serveView{Name: x.Transport + " at " + x.Address, Clients: x.Clients, Streams: x.Active, In: size(x.In), Out: size(x.Out)}
+		sv := serveView{Name: x.Transport + " at " + x.Address, More: fmt.Sprintf("%s of clients, %s; %s from clients, %s to clients.",
+			plural(x.Clients, "connection"), plural(x.Active, "stream"), size(x.In), size(x.Out))}
 		sv.Look, sv.Text = serveWords(&x.PT, now)
 		v.Serves = append(v.Serves, sv)
 	}
-	for _, u := range v.Status.Users {
+	users := byUse(v.Status.Users)
+	v.More = max(0, len(users)-maxUsers)
+	for _, u := range users[:len(users)-v.More] {
 		x := userView{u.Name, u.Active, "never", size(u.Up), size(u.Down)}
 		switch {
 		case u.Active > 0:
@@ -164,7 +181,8 @@ func (s *Server) makeView() *view {
 	}
 	for _, o := range v.Outcomes {
 		if o.Outcome == outcome.ExitRefused && o.Value > 0 {
-			v.Refused = append(v.Refused, refusedView{o.Labels["reason"], o.Value})
+			reason := o.Labels["reason"]
+			v.Refused = append(v.Refused, refusedView{reason, sentences(exitWords[reason]), o.Value})
 		}
 	}
 	if v.Gateway {
@@ -173,20 +191,11 @@ func (s *Server) makeView() *view {
 	if v.Server {
 		v.Plots = append(v.Plots, plotsView{"Clients", s.history.plots(1, "from clients", "to clients", "Streams")})
 	}
+	v.Heads = heads(v)
 	for _, t := range s.history.recent(10, now) {
 		v.Troubles = append(v.Troubles, troubleView{t.what, t.next, strings.Join(t.labels, ", "), t.when(now), plural(t.times, "time")})
 	}
 	return v
-}
-
-// allBad tells whether no bridge of a route may work.
-func allBad(names []string, looks map[string]string) bool {
-	for _, name := range names {
-		if looks[name] != bad {
-			return false
-		}
-	}
-	return true
 }
 
 // page is the status page.

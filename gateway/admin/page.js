@@ -1,5 +1,6 @@
 "use strict";
 // Keeps the page up to date while it is looked at. Without this script it is whole, too.
+const again = 10000; // milliseconds
 let source = null;
 const lost = document.getElementById("lost");
 
@@ -7,14 +8,28 @@ function connect() {
 	if (source || document.hidden) return;
 	source = new EventSource("/events");
 	source.onopen = () => { lost.hidden = true; };
-	source.onerror = () => { lost.hidden = false; };
-	source.onmessage = event => {
-		const fresh = new DOMParser().parseFromString(event.data, "text/html");
-		for (const part of fresh.querySelectorAll("[data-live]")) {
-			const here = document.getElementById(part.id);
-			if (here && here.innerHTML !== part.innerHTML) here.innerHTML = part.innerHTML;
-		}
+	source.onerror = () => {
+		lost.hidden = false;
+		// The browser tries again by itself, but not after an answer that is an error.
+		if (source.readyState !== EventSource.CLOSED) return;
+		source = null;
+		setTimeout(connect, again);
 	};
+	source.onmessage = event => {
+		const fresh = new DOMParser().parseFromString(event.data, "text/html").querySelectorAll("[data-live]");
+		// Another configuration can have other parts.
+		if (fresh.length !== document.querySelectorAll("[data-live]").length) location.reload();
+		for (const part of fresh) show(part);
+	};
+}
+
+// show replaces a part, but for one with a selection that somebody is about to copy.
+function show(part) {
+	const here = document.getElementById(part.id), selection = getSelection();
+	if (!here || here.innerHTML === part.innerHTML || !selection.isCollapsed && selection.containsNode(here, true)) return;
+	const focus = here.contains(document.activeElement) ? document.activeElement.id : "";
+	here.innerHTML = part.innerHTML;
+	if (focus) document.getElementById(focus)?.focus({preventScroll: true});
 }
 
 document.addEventListener("visibilitychange", () => {

@@ -71,11 +71,12 @@ func TestPage(t *testing.T) {
 	p.book.Add(outcome.ExitRefused, outcome.By("unreachable"))
 	p.book.Add(outcome.BridgeRecovered, outcome.By("tokyo")) // no trouble
 	_, body := p.get(t, "/?name=www.example.com:80")
-	for _, want := range []string{"works, 84 ms", "By obfs4;", "The network stops a connection after about 16KiB.", "&lt;b&gt;paris&lt;/b&gt;", "resting: refused", "Port closed. The bridge rests.", "Is the server running?",
+	for _, want := range []string{"works, 84 ms; works around 1 limit of the network", "By obfs4.", "The network stops a connection after about 16KiB.", "&lt;b&gt;paris&lt;/b&gt;", "resting: refused", "Port closed. The bridge rests.", "Is the server running?",
 		"tokyo, paris (the fastest)", "no bridge works", "directly, without a bridge", "nowhere: blocked", "alice", "3 h ago", "5.0 MiB", "obfs4 at 0.0.0.0:443", "box abcd",
-		"Requests of programs got an error for an answer.", "1 s ago, 2 times; front http, reason blocked", "ptgate explain NAME",
-		"<th scope=\"row\">unreachable</th>", "via tokyo (obfs4, exit)", "by route 1 at line 7", "http://localhost/proxy.pac", "curl -x socks5h://127.0.0.1:1080", "v1.2", "Not ready"} {
-		if !strings.Contains(body, want) {
+		"Requests of programs got an error for an answer.", "1 s ago, 2 times; front http, reason blocked",
+		"<th scope=\"row\">unreachable</th>", "via tokyo (obfs4, exit)", "by route 1 at line 7", "http://localhost/proxy.pac", "curl -x socks5h://127.0.0.1:1080", "v1.2", "Not all routes work", "There is no way to the destination from this server.",
+		"<code>ptgate explain NAME</code>"} {
+		if !strings.Contains(strings.ReplaceAll(body, space, " "), want) {
 			t.Errorf("the page does not say %q", want)
 		}
 	}
@@ -90,6 +91,125 @@ func TestPage(t *testing.T) {
 	_, body = p.get(t, "/?name=%3Cscript%3Ealert(1)%3C/script%3E")
 	if strings.Contains(body, "<script>alert") || !strings.Contains(body, "class=\"bad\"") {
 		t.Error("what was asked for is markup, or no fault is shown")
+	}
+}
+
+// The first thing on the page is whether it works, and what to do next.
+func TestHeads(t *testing.T) {
+	up, idleOne := bridges.Status{Name: "up", State: "up", Worked: true}, bridges.Status{Name: "idle", State: "idle"}
+	rests, lost := bridges.Status{Name: "rests", State: "resting"}, bridges.Status{Name: "lost", State: "detached", Worked: true}
+	via := func(route int, ready bool, names ...string) RouteStatus {
+		return RouteStatus{Route: route, Line: 10 * route, Action: "via", Via: names, Ready: ready}
+	}
+	direct := RouteStatus{Route: 9, Action: "direct", Ready: true}
+	serve := func(states ...supervise.State) (all []ServeStatus) {
+		for _, s := range states {
+			all = append(all, ServeStatus{Transport: "obfs4", Address: "[::]:443", PT: supervise.Status{State: s, Error: "no such file"}})
+		}
+		return all
+	}
+	p := show(t, near, nil)
+	for name, tt := range map[string]struct {
+		status Status
+		want   []string // on the page
+		never  string
+	}{
+		"starting": {Status{State: Starting, Routes: []RouteStatus{via(1, false, "idle")}, Bridges: []bridges.Status{idleOne}}, []string{`look warn">ptgate is starting`, "That takes a few seconds"}, "It was not used"},
+		"stopping": {Status{State: Stopping, Routes: []RouteStatus{via(1, true, "up")}, Bridges: []bridges.Status{up}}, []string{`look warn">ptgate is stopping`}, "It works"},
+		"new": {Status{State: Running, Routes: []RouteStatus{via(1, false, "idle"), direct}, Bridges: []bridges.Status{idleOne}},
+			[]string{`look idle">It was not used yet`, "<code>ptgate probe</code>", `href="#setup">Set up a program`}, `look bad`},
+		"works":   {Status{State: Running, Routes: []RouteStatus{via(1, true, "rests", "up"), direct}, Bridges: []bridges.Status{rests, up}}, []string{`look good">It works`, `href="#setup"`}, "Route 1 (line"},
+		"one new": {Status{State: Running, Routes: []RouteStatus{via(1, true, "up"), via(2, false, "idle")}, Bridges: []bridges.Status{up, idleOne}}, []string{`look good">It works`, "Route 2 (line 20): not used yet."}, "look bad"},
+		"down": {Status{State: Running, Routes: []RouteStatus{via(1, false, "rests"), direct}, Bridges: []bridges.Status{rests}},
+			[]string{`look bad">It does not work`, `Route 1 (line 10): no bridge works. <a id="head-0-0" href="#bridge-rests">What to do</a>`, `<li id="bridge-rests">`}, "It works"},
+		"half": {Status{State: Running, Routes: []RouteStatus{via(1, true, "up"), via(2, false, "rests")}, Bridges: []bridges.Status{up, rests}}, []string{`look bad">Not all routes work`, "Route 2"}, "Route 1 (line"},
+		"silent": {Status{State: Running, Routes: []RouteStatus{via(1, true, "lost")}, Bridges: []bridges.Status{lost}},
+			[]string{`look warn">The server does not answer at the moment`, "What is open waits", "Route 1 (line 10): waits for a bridge.", `href="#bridge-lost"`}, "It works"},
+		"leaves":    {Status{State: Running, Routes: []RouteStatus{via(1, true, "leaves")}, Bridges: []bridges.Status{{Name: "leaves", State: "up", Leaving: true, Worked: true}}}, []string{`look good">It works`, "about to stop"}, "server does not answer"},
+		"no bridge": {Status{State: Running, Routes: []RouteStatus{direct}}, []string{"It works: no route needs a bridge"}, "not used"},
+		"server":    {Status{State: Running, Serve: serve(supervise.Running)}, []string{`look good">Clients can connect`, "<code>ptgate bridges</code>"}, "setup"},
+		"users":     {Status{State: Running, AsksUsers: true, Serve: serve(supervise.Running)}, []string{"<code>ptgate invite NAME</code>"}, ""},
+		"server down": {Status{State: Running, Serve: serve(supervise.Waiting)}, []string{`look bad">Clients can&#39;t connect`, `obfs4 at [::]:443: its program does not run. <a id="head-0-0" href="#serve-title">Why</a>`,
+			"its program has failed: no such file"}, "Clients can connect"},
+		"server half": {Status{State: Running, Serve: serve(supervise.Running, supervise.Starting)}, []string{`look warn">Not all that is served works`, "it is starting"}, "look bad"},
+		"both":        {Status{State: Running, Routes: []RouteStatus{via(1, true, "up")}, Bridges: []bridges.Status{up}, Serve: serve(supervise.Running)}, []string{"It works", "Clients can connect"}, "look bad"},
+		"restart":     {Status{State: Running, Restart: []string{"state_dir", "log.format"}}, []string{"waits for a restart: state_dir, log.format."}, "is read again now"},
+		"reload":      {Status{State: Reloading}, []string{"is read again now"}, "waits for a restart"},
+	} {
+		p.status.Store(&tt.status)
+		_, body := p.get(t, "/")
+		for _, want := range tt.want {
+			if !strings.Contains(body, want) {
+				t.Errorf("%s: the page does not say %q:\n%s", name, want, body)
+			}
+		}
+		if tt.never != "" && strings.Contains(body, tt.never) {
+			t.Errorf("%s: the page says %q", name, tt.never)
+		}
+	}
+	var many Status
+	many.State, many.Bridges = Running, []bridges.Status{rests}
+	for i := range 60 {
+		many.Routes = append(many.Routes, via(i+1, false, "rests"))
+	}
+	p.status.Store(&many)
+	if _, body := p.get(t, "/"); strings.Count(body, ">What to do</a>") != maxHeadLines || !strings.Contains(body, "And 55 more.") {
+		t.Error("60 routes fill the first screen")
+	}
+}
+
+// The page stays small with many users: those of now come first, then those seen last.
+func TestManyUsers(t *testing.T) {
+	p := show(t, near, nil)
+	s := Status{State: Running, Serve: []ServeStatus{{PT: supervise.Status{State: supervise.Running}}}}
+	for i := range 500 {
+		u := UserStatus{Name: fmt.Sprintf("user-%03d", i)}
+		switch i {
+		case 400:
+			u.Active = 3
+		case 300:
+			u.Last = time.Now().Add(-time.Minute)
+		case 200:
+			u.Last = time.Now().Add(-time.Hour)
+		}
+		s.Users = append(s.Users, u)
+	}
+	p.status.Store(&s)
+	_, body := p.get(t, "/")
+	at := -1
+	for _, name := range []string{"user-400", "user-300", "user-200", "user-000", "user-001", "And 480 more"} {
+		if i := strings.Index(body, name); i <= at {
+			t.Errorf("%s is at %d, and what comes before it at %d", name, i, at)
+		} else {
+			at = i
+		}
+	}
+}
+
+// Ten minutes of a fast link are no number that is too large.
+func TestPlotOfMuch(t *testing.T) {
+	h, now := newHistory(), time.Unix(1_000_000_200, 0)
+	h.day[0].add(now, slot{down: 600 << 30, up: 300 << 40})
+	h.day[0].add(now.Add(10*time.Minute), slot{})
+	day := h.plots(0, "in", "out", "streams")[2]
+	if got := day.Top + " " + day.Curves[0].Most + " " + day.Curves[1].Most; strings.ReplaceAll(got, space, " ") != "512 GiB/s 1.0 GiB/s 512 GiB/s" {
+		t.Error(got)
+	}
+	if empty := h.plots(1, "in", "out", "streams")[2]; empty.Top != "" {
+		t.Errorf("nothing has happened, and the top is %q", empty.Top)
+	}
+}
+
+func TestWithCode(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "", "a": "a", "run `ptgate probe` now": "run <code>ptgate probe</code> now", "<b>`<i>`&": "&lt;b&gt;<code>&lt;i&gt;</code>&amp;",
+	} {
+		if got := string(withCode(text)); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+	if got := quoted("/it's $(here)"); got != `'/it'\''s $(here)'` {
+		t.Error(got)
 	}
 }
 
@@ -223,13 +343,13 @@ func TestTroubleBeforePage(t *testing.T) {
 	h.looked = now.Add(-5 * time.Minute)
 	book.Add(outcome.Refused, outcome.By("http", "blocked"))
 	h.sample(book, now)
-	if all := h.recent(1, now); len(all) != 1 || all[0].when(now) != "1 s to 5 min ago" {
+	if all := h.recent(1, now); len(all) != 1 || all[0].when(now) != "1\u00a0s to 5\u00a0min ago" {
 		t.Errorf("%+v", all)
 	}
 	book.Add(outcome.Refused, outcome.By("http", "blocked"))
 	now = now.Add(sampleEvery)
 	h.sample(book, now)
-	if all := h.recent(1, now); len(all) != 1 || all[0].when(now) != "1 s ago" {
+	if all := h.recent(1, now); len(all) != 1 || all[0].when(now) != "1\u00a0s ago" {
 		t.Errorf("%+v", all)
 	}
 }

@@ -10,12 +10,11 @@ import (
 // A plot is one figure of the page: a curve or two over time, and its words. The words
 // stand beside the drawing, so that they can be read at any width and aloud.
 type plot struct {
-	Title      string
-	Top        string // the value of the upper edge
-	From, Span string // what the left edge is
-	Curves     []curve
-	SVG        template.HTML
-	Summary    string
+	Title  string
+	Top    string // the value of the upper edge; "": nothing has happened
+	Span   string // how long ago the left edge is
+	Curves []curve
+	SVG    template.HTML
 }
 
 // A curve is one line of a plot.
@@ -32,13 +31,16 @@ const plotWidth, plotHeight = 600, 120
 // draw makes the drawing. missing is how many values are not known, at the left.
 func draw(title string, span time.Duration, missing int, format func(int64) string, curves ...curve) plot {
 	p := plot{Title: title, Span: ago(span)}
-	var top int64 = 1
+	var top int64
 	for _, c := range curves {
 		for _, y := range c.y {
 			top = max(top, y)
 		}
 	}
-	p.Top = format(top)
+	if top > 0 {
+		p.Top = format(top)
+	}
+	top = max(top, 1)
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg viewBox="0 0 %d %d" preserveAspectRatio="none" role="img" aria-label="%s">`, plotWidth, plotHeight, template.HTMLEscapeString(title))
 	fmt.Fprintf(&b, `<path class="grid" d="M0 1H%d M0 %dH%[1]d M0 %dH%[1]d"/>`, plotWidth, plotHeight/2, plotHeight-1)
@@ -77,8 +79,8 @@ func (h *history) plots(end int, in, out, streams string) []plot {
 		span := r.step * time.Duration(len(r.slots)-1)
 		var up, down, open []int64
 		for _, s := range slots {
-			up = append(up, s.up*int64(time.Second)/int64(r.step))
-			down = append(down, s.down*int64(time.Second)/int64(r.step))
+			up = append(up, s.up/int64(r.step/time.Second))
+			down = append(down, s.down/int64(r.step/time.Second))
 			open = append(open, s.streams)
 		}
 		rate := func(n int64) string { return size(n) + "/s" }
