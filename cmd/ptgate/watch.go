@@ -151,19 +151,6 @@ func (v *view) lines(s *gateway.Status, err error, now time.Time) (all []string)
 	if len(s.Listeners) > 0 || s.Active > 0 {
 		add("now  down %s, up %s, %s", rate(s.Down, last.Down, since), rate(s.Up, last.Up, since), plural(int(s.Active), "connection"))
 	}
-	if len(s.Routes) > 0 {
-		add("routes")
-	}
-	for _, r := range s.Routes {
-		text := r.Action
-		if len(r.Via) > 0 {
-			text = strings.Join(r.Via, ", ")
-			if len(r.Via) > 1 {
-				text += ", pick " + r.Pick
-			}
-		}
-		add("  %d  %s", r.Route, text)
-	}
 	if len(s.Bridges) > 0 {
 		add("bridges")
 	}
@@ -206,6 +193,20 @@ func (v *view) lines(s *gateway.Status, err error, now time.Time) (all []string)
 				add("  %s: %s: %s", b.Name, b.Verdict.Kind, b.Verdict.Advice())
 			}
 		}
+	}
+	// They change least: a small terminal leaves them out first.
+	if len(s.Routes) > 0 {
+		add("routes")
+	}
+	for _, r := range s.Routes {
+		text := r.Action
+		if len(r.Via) > 0 {
+			text = strings.Join(r.Via, ", ")
+			if len(r.Via) > 1 {
+				text += ", pick " + r.Pick
+			}
+		}
+		add("  %d  %s", r.Route, text)
 	}
 	v.last, v.at = s, now
 	return all

@@ -127,6 +127,17 @@ func TestWatchOnTerminal(t *testing.T) {
 			}
 		}
 	}
+	// On a small one, what is wrong has its place, and a long list of routes has not.
+	many := busy(1, 1)
+	for i := range 50 {
+		many.Routes = append(many.Routes, gateway.RouteStatus{Route: i + 3, Action: "block"})
+	}
+	_, second, _ := strings.Cut(watchFor(t, 80, 24, shows(busy(0, 0)), shows(many)), "\x1b[J")
+	for _, want := range []string{"request refused (mixed, blocked)", "paris: closed: port closed", "… and "} {
+		if !strings.Contains(second, want) {
+			t.Errorf("no %q in 24 lines:\n%s", want, second)
+		}
+	}
 	out := watchFor(t, 40, 6, shows(busy(0, 0)))
 	if n := strings.Count(out, "\n"); n != 5 || !regexp.MustCompile(`… and \d+ lines`).MatchString(out) {
 		t.Errorf("%d lines on six: %q", n, out)

@@ -148,9 +148,9 @@ func TestHost(t *testing.T) {
 		"evil.example": 403, "evil.localhost": 403, "localhost.evil.example": 403, "192.0.2.1": 403, "": 403, "127.0.0.1.evil.example:9180": 403, "[fe80::1]": 403,
 		"0.0.0.0": 403,
 	} {
-		for _, path := range []string{"/healthz", "/metrics", "/api/v1/status"} {
-			if r, _ := p.ask(t, "GET "+path+" HTTP/1.1\nHost: "+host+"\n"); r.StatusCode != code {
-				t.Errorf("%s of host %q: %s, want %d", path, host, r.Status, code)
+		for _, request := range []string{"GET /healthz", "GET /metrics", "GET /api/v1/status", "GET /", "GET /page.js", "HEAD /events"} {
+			if r, _ := p.ask(t, request+" HTTP/1.1\nHost: "+host+"\n"); r.StatusCode != code {
+				t.Errorf("%s of host %q: %s, want %d", request, host, r.Status, code)
 			}
 			if code == 403 {
 				refused++
@@ -160,14 +160,35 @@ func TestHost(t *testing.T) {
 	if r, _ := p.ask(t, "GET /healthz HTTP/1.0\n"); r.StatusCode != 403 {
 		t.Errorf("no host: %s", r.Status)
 	}
+	for _, path := range paths {
+		for _, method := range []string{"GET", "HEAD", "POST", "OPTIONS"} {
+			r, body := p.ask(t, method+" "+path+" HTTP/1.1\nHost: evil.example\n")
+			if refused++; r.StatusCode != 403 || len(body) > 100 {
+				t.Errorf("%s %s of another host: %s, %q", method, path, r.Status, body)
+			}
+		}
+	}
 	if n := p.book.Total(outcome.AdminRefused); n != refused {
 		t.Errorf("%d are counted, want %d", n, refused)
 	}
 }
 
+// paths are all that there is.
+var paths = []string{"/", "/?name=example.com", "/events", "/page.css", "/page.js", "/healthz", "/readyz", "/api/v1/status", "/proxy.pac", "/metrics", "/nothing"}
+
 // It can only be read, and not by a page of another site.
 func TestReadOnly(t *testing.T) {
 	p := show(t, near, nil)
+	for _, path := range paths {
+		for _, method := range []string{"POST", "PUT", "DELETE", "OPTIONS", "PATCH"} {
+			if r, _ := p.ask(t, method+" "+path+" HTTP/1.1\nHost: localhost\nContent-Length: 0\n"); r.StatusCode != 405 || r.Header.Get("Allow") != "GET, HEAD" {
+				t.Errorf("%s %s: %s", method, path, r.Status)
+			}
+		}
+		if r, body := p.ask(t, "HEAD "+path+" HTTP/1.1\nHost: localhost\n"); body != "" || r.StatusCode >= 500 {
+			t.Errorf("HEAD %s: %s %q", path, r.Status, body)
+		}
+	}
 	for request, code := range map[string]int{
 		"HEAD /healthz": 200, "POST /healthz": 405, "PUT /": 405, "DELETE /api/v1/status": 405, "OPTIONS *": 405, "CONNECT localhost:1": 405, "TRACE /": 405,
 		"GET /nothing": 404, "GET /api/v1/": 404, "GET /../../etc/passwd": 404,
@@ -240,6 +261,24 @@ func TestUnixSocket(t *testing.T) {
 	}
 	if r, _ := p.ask(t, "GET /healthz HTTP/1.1\nHost: evil.example\n"); r.StatusCode != 403 {
 		t.Error(r.Status)
+	}
+}
+
+// What is refused gives its place back at once: a web page that asks again and again does
+// not keep others out.
+func TestRefusedGiveTheirPlaceBack(t *testing.T) {
+	p := show(t, near, nil)
+	for _, request := range []string{"GET / HTTP/1.1\r\nHost: evil.example", "POST / HTTP/1.1\r\nHost: localhost", "GET / HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: cross-site"} {
+		c, err := net.Dial("tcp", p.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		io.WriteString(c, request+"\r\n\r\n")
+		if _, err := io.Copy(io.Discard, c); err != nil { // until its end
+			t.Errorf("%q: %v", request, err)
+		}
 	}
 }
 

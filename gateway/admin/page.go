@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+	"unicode"
 
 	"ptgate/gateway/config"
 	"ptgate/gateway/explain"
@@ -21,6 +22,7 @@ const (
 	pingEvery   = 15 * time.Second // so that a browser that is gone shows
 	maxEvents   = 16               // pages at once that are kept up to date
 	maxUsers    = 20               // that the page shows
+	maxAsked    = 300              // bytes of what is asked for
 )
 
 //go:embed page.html page.css page.js
@@ -203,12 +205,17 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) {
 	v := s.makeView()
 	v.Host = r.Host
 	v.Asked = strings.TrimSpace(r.URL.Query().Get("name"))
-	if v.Asked != "" {
+	switch {
+	case v.Asked == "":
+	case len(v.Asked) > maxAsked:
+		v.Asked, v.Fault = "", "That is longer than any name."
+	default:
 		cfg := s.cfg.Running()
 		way, err := explain.Destination(cfg, v.Asked, !cfg.Log.Private)
 		if v.Answer = way.Text; err != nil {
-			v.Fault = err.Error()
+			v.Fault = plain(err.Error())
 		}
+		v.Asked = plain(v.Asked)
 	}
 	if proxyFor(v.Listeners, r) != "" {
 		v.PAC = "http://" + r.Host + "/proxy.pac"
@@ -229,6 +236,19 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) {
 	s.write(w, "page.html", v)
 }
 
+// plain has no control characters.
+func plain(text string) string {
+	return strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) {
+			return unicode.ReplacementChar
+		}
+		return c
+	}, text)
+}
+
+// MostAsked is how much the box of the page takes.
+func (v *view) MostAsked() int { return maxAsked }
+
 // write answers with a template, whole or not at all.
 func (s *Server) write(w http.ResponseWriter, name string, v *view) {
 	var b bytes.Buffer
@@ -243,7 +263,7 @@ func (s *Server) write(w http.ResponseWriter, name string, v *view) {
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	if s.open.Add(1) > maxEvents {
 		s.open.Add(-1)
-		http.Error(w, "There are too many open status pages.", http.StatusServiceUnavailable)
+		refuse(w, "There are too many open status pages.", http.StatusServiceUnavailable)
 		return
 	}
 	defer s.open.Add(-1)

@@ -2,20 +2,25 @@ package admin
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"runtime"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
+	"unicode"
 
 	"ptgate/gateway/bridges"
 	"ptgate/gateway/budget"
+	"ptgate/gateway/config"
 	"ptgate/gateway/doctor"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/supervise"
@@ -258,13 +263,88 @@ func TestEvents(t *testing.T) {
 		}
 		more = append(more, c)
 	}
-	if r, _ := p.get(t, "/events"); r.StatusCode != 503 {
-		t.Errorf("one too many: %s", r.Status)
+	for range 2 * maxConns { // they give their places back
+		if r, _ := p.get(t, "/events"); r.StatusCode != 503 || !r.Close {
+			t.Errorf("one too many: %s, %v", r.Status, r.Close)
+		}
 	}
 	for _, c := range more {
 		c.Close()
 	}
 	// The test's end ends the rest: Serve waits for them.
+}
+
+// A page that reads no more is let go, with what waits for it.
+func TestEventsOfSlowReader(t *testing.T) {
+	cfg := load(t, near)
+	synctest.Test(t, func(t *testing.T) {
+		book := outcome.New(slog.New(slog.DiscardHandler))
+		defer book.Close()
+		s := New(Config{Running: func() *config.Config { return cfg }, Status: func() Status { return Status{State: Running, Since: time.Now()} }, Book: book})
+		ctx, stop := context.WithCancel(t.Context())
+		ln := pipes{make(chan net.Conn), make(chan struct{})}
+		done := make(chan error)
+		go func() { done <- s.Serve(ctx, ln) }()
+		c, far := net.Pipe()
+		defer c.Close()
+		ln.accept <- far
+		io.WriteString(c, "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		if r, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || r.StatusCode != 200 {
+			t.Fatal(err, r)
+		}
+		time.Sleep(time.Second)
+		if s.open.Load() != 1 {
+			t.Error("the page is not open")
+		}
+		time.Sleep(2 * writeTimeout)
+		if s.open.Load() != 0 || s.conns.Load() != 0 {
+			t.Errorf("%d pages and %d connections after %v", s.open.Load(), s.conns.Load(), 2*writeTimeout)
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// pipes are a listener without a network.
+type pipes struct {
+	accept chan net.Conn
+	closed chan struct{}
+}
+
+func (p pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.accept:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+func (p pipes) Close() error {
+	close(p.closed)
+	return nil
+}
+
+// What a person may type, and what may not: nothing of it becomes markup, and it is not long.
+func TestAsked(t *testing.T) {
+	p := show(t, near, nil)
+	p.status.Store(&Status{State: Running, Routes: []RouteStatus{{Route: 1, Action: "block", Ready: true}}})
+	for _, asked := range []string{strings.Repeat("a", 10<<10), strings.Repeat("<b>", 1500), "\x00\x1b[2J\u009b", "\"><script>alert(1)</script>", "a b", "[::1", ":::", "%zz"} {
+		r, body := p.get(t, "/?name="+url.QueryEscape(asked))
+		if r.StatusCode != 200 || !strings.Contains(body, `role="status"><p class="bad">`) {
+			t.Errorf("%.20q: %s, and no fault is shown", asked, r.Status)
+		}
+		if strings.Contains(body, "<script>alert") || strings.Contains(body, "<b><b>") || strings.ContainsFunc(body, func(c rune) bool { return unicode.IsControl(c) && c != '\n' }) {
+			t.Errorf("%.20q becomes markup", asked)
+		}
+		if form := body[strings.Index(body, "<form"):strings.Index(body, `aria-labelledby="setup"`)]; len(form) > 4000 {
+			t.Errorf("%.20q: an answer of %d bytes", asked, len(form))
+		}
+	}
 }
 
 // Pages that are left open, come back and go, and events without end, leave nothing behind:

@@ -286,15 +286,15 @@ func (s *Server) answer(stop context.Context, w http.ResponseWriter, r *http.Req
 	switch {
 	case !forUs(r):
 		s.refused("host")
-		http.Error(w, "This is ptgate's status page. Ask for it by its address, or as localhost.", http.StatusForbidden)
+		refuse(w, "This is ptgate's status page. Ask for it by its address, or as localhost.", http.StatusForbidden)
 		return
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		w.Header().Set("Allow", "GET, HEAD")
-		http.Error(w, "This page can only be read.", http.StatusMethodNotAllowed)
+		refuse(w, "This page can only be read.", http.StatusMethodNotAllowed)
 		return
 	case !slices.Contains([]string{"", "same-origin", "none"}, r.Header.Get("Sec-Fetch-Site")) && r.Header.Get("Sec-Fetch-Mode") != "navigate":
 		s.refused("site")
-		http.Error(w, "A page of another site asked for this.", http.StatusForbidden)
+		refuse(w, "A page of another site asked for this.", http.StatusForbidden)
 		return
 	}
 	if users := s.cfg.Running().Admin.Users; len(users) > 0 {
@@ -309,6 +309,12 @@ func (s *Server) answer(stop context.Context, w http.ResponseWriter, r *http.Req
 		}
 	}
 	s.handler.ServeHTTP(w, r)
+}
+
+// refuse answers with an error, and ends the connection: its place is for others.
+func refuse(w http.ResponseWriter, text string, code int) {
+	w.Header().Set("Connection", "close")
+	http.Error(w, text, code)
 }
 
 // clientOf is what a guard slows down.
