@@ -37,7 +37,9 @@ func (l *listener) address() string {
 
 // listen opens the addresses of cfg for which old has no listener. all has the listeners
 // of cfg, old and new ones, in the configuration's order; opened has only the new ones.
-func (g *Gateway) listen(cfg *config.Config, old []*listener) (all, opened []*listener, err error) {
+// noPage says why there is no status page.
+func (g *Gateway) listen(cfg *config.Config, old []*listener) (all, opened []*listener, noPage string, err error) {
+	noPage = cfg.Admin.None
 	for _, f := range []struct {
 		key   string
 		admin bool
@@ -60,18 +62,19 @@ func (g *Gateway) listen(cfg *config.Config, old []*listener) (all, opened []*li
 			if err != nil && f.admin && cfg.Admin.Default {
 				// Nobody has asked for it, and another ptgate on this machine may have it.
 				g.log.Warn("there is no status page: say where it may be with listen in [admin], or turn it off with listen = \"\"", "error", err.Error())
+				noPage = err.Error() + ": say where it may be with listen in [admin], or free the port and reload"
 				continue
 			}
 			if err != nil {
 				discard(opened)
-				return nil, nil, fmt.Errorf("%s: %w", f.key, err)
+				return nil, nil, "", fmt.Errorf("%s: %w", f.key, err)
 			}
 			l := &listener{admin: f.admin, front: f.front, addr: addr, ln: ln}
 			l.stop, l.close = context.WithCancel(g.stop)
 			all, opened = append(all, l), append(opened, l)
 		}
 	}
-	return all, opened, nil
+	return all, opened, noPage, nil
 }
 
 // discard closes listeners that were never served.

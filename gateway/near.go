@@ -39,6 +39,7 @@ type view struct {
 	listeners []*listener
 	servers   []*serve.Server
 	own       []netip.AddrPort // the addresses of listeners and servers
+	noPage    string           // why there is no status page; "": there is one
 }
 
 // addresses are those on which the listeners and servers listen, and those under which

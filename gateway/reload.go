@@ -53,7 +53,7 @@ func (g *Gateway) apply(cfg *config.Config) error {
 		return err
 	}
 	// All that can fail comes first, beside what runs.
-	listeners, opened, err := g.listen(cfg, old.listeners)
+	listeners, opened, noPage, err := g.listen(cfg, old.listeners)
 	if err != nil {
 		return fmt.Errorf("%w%s", err, hint(err, g.reloading.Load()))
 	}
@@ -69,6 +69,10 @@ func (g *Gateway) apply(cfg *config.Config) error {
 	if cfg != old.cfg {
 		next = *g.newView(cfg)
 	}
+	if why := cfg.Admin.None; why != "" && why != old.noPage && len(cfg.Routes) > 0 {
+		g.log.Info("there is no status page", "why", why)
+	}
+	next.noPage = noPage
 	next.listeners, next.servers, next.own = listeners, servers, addresses(cfg, listeners, servers)
 	g.swap(&next)
 	next.set.Retire()

@@ -54,6 +54,7 @@ func (g *Gateway) Status() Status {
 		}
 		s.Listeners = append(s.Listeners, ListenerStatus{Front: l.front.String(), Address: l.address()})
 	}
+	s.NoAdmin = v.noPage
 	for i, r := range v.cfg.Routes {
 		s.Routes = append(s.Routes, routeStatus(v.cfg, i, r, s.Bridges))
 	}

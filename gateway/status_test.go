@@ -240,7 +240,7 @@ func TestAdmin(t *testing.T) {
 	if info, err := os.Stat(socket); err != nil || info.Mode().Perm() != 0o660 || near.Status().Admin[1] != "unix:"+socket {
 		t.Errorf("the Unix socket: %v, %v", info, err)
 	}
-	if err := near.Reload(loadText(t, near.path, "[admin]\nlisten = \"\"\n"+text)); err != nil || len(near.Status().Admin) != 0 {
+	if err := near.Reload(loadText(t, near.path, "[admin]\nlisten = \"\"\n"+text)); err != nil || len(near.Status().Admin) != 0 || !strings.Contains(near.Status().NoAdmin, "turns it off") {
 		t.Errorf("turned off: %v, %v", err, near.Status().Admin)
 	}
 }
@@ -252,7 +252,7 @@ func TestAdminPortTaken(t *testing.T) {
 		defer ln.Close()
 	}
 	near := start(t, "client", "[listen]\nmixed = \"127.0.0.1:0\"\n[[route]]\nto = \"*\"\nvia = \"block\"\n")
-	if s := near.Status(); len(s.Admin) != 0 || s.State != gateway.Running || !s.Ready {
+	if s := near.Status(); len(s.Admin) != 0 || s.State != gateway.Running || !s.Ready || !strings.Contains(s.NoAdmin, "127.0.0.1:9180") || !strings.Contains(s.NoAdmin, "listen in [admin]") {
 		t.Errorf("%+v", s)
 	}
 	near.stop()

@@ -212,8 +212,8 @@ func printStatus(out io.Writer, s *gateway.Status) {
 		}
 		fmt.Fprintf(w, "status page\t%s\n", a)
 	}
-	if len(s.Admin) == 0 && len(s.Routes) > 0 {
-		fmt.Fprintln(w, "status page\tnone: [admin] turns it off, or its address was taken at the start; the log says which, and listen in [admin] gives it another")
+	if len(s.Admin) == 0 && s.NoAdmin != "" && len(s.Routes) > 0 {
+		fmt.Fprintf(w, "status page\tnone: %s\n", s.NoAdmin)
 	}
 	if len(s.Listeners) > 0 || s.Active > 0 {
 		fmt.Fprintf(w, "connections\t%d, %s up, %s down in all\n", s.Active, size(s.Up), size(s.Down))

@@ -41,7 +41,7 @@ func TestStatusOfPage(t *testing.T) {
 	}{
 		{gateway.Status{Admin: []string{"127.0.0.1:9180"}, Routes: routes}, "http://127.0.0.1:9180\n"},
 		{gateway.Status{Admin: []string{"unix:/run/x.sock"}}, "  unix:/run/x.sock\n"},
-		{gateway.Status{Routes: routes}, "none: [admin] turns it off, or its address was taken"},
+		{gateway.Status{Routes: routes, NoAdmin: "it is off"}, "none: it is off\n"},
 		{gateway.Status{}, ""},
 	} {
 		var out strings.Builder

@@ -28,13 +28,14 @@ type Status struct {
 	Loaded    time.Time        `json:"loaded"`            // when the running configuration was loaded
 	Restart   []string         `json:"restart,omitempty"` // keys that were changed, and that a restart reads
 	State     string           `json:"state"`
-	Stopping  bool             `json:"stopping"`  // whether State is Stopping
-	Ready     bool             `json:"ready"`     // each route has a bridge that worked, and served transports are up
-	Listeners []ListenerStatus `json:"listeners"` // the open ones
-	Admin     []string         `json:"admin"`     // where the status page is
-	Active    int64            `json:"active"`    // open connections of applications
-	Up        int64            `json:"up"`        // bytes from applications, since the start
-	Down      int64            `json:"down"`      // bytes to applications, since the start
+	Stopping  bool             `json:"stopping"`           // whether State is Stopping
+	Ready     bool             `json:"ready"`              // each route has a bridge that worked, and served transports are up
+	Listeners []ListenerStatus `json:"listeners"`          // the open ones
+	Admin     []string         `json:"admin"`              // where the status page is
+	NoAdmin   string           `json:"no_admin,omitempty"` // why there is no status page
+	Active    int64            `json:"active"`             // open connections of applications
+	Up        int64            `json:"up"`                 // bytes from applications, since the start
+	Down      int64            `json:"down"`               // bytes to applications, since the start
 	Bridges   []bridges.Status `json:"bridges"`
 	Routes    []RouteStatus    `json:"routes"`
 	Serve     []ServeStatus    `json:"serve"`

@@ -226,6 +226,8 @@ type Exit struct {
 type Admin struct {
 	// Listen has addresses as those of Listen. Nil: there is no page.
 	Listen []string
+	// None says why there is no page, for people; "": there is one.
+	None string
 	// Default says that the file names no address, so that ptgate goes without a page if
 	// the port of the default is taken.
 	Default    bool

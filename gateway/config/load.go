@@ -365,6 +365,7 @@ func (l *loading) yieldAdmin(top *table, a *Admin) {
 	for _, b := range l.binds {
 		if b.addr.Port() == own.Port() && overlap(b.addr.Addr(), own.Addr()) {
 			a.Listen, a.Default = nil, false
+			a.None = fmt.Sprintf("%s %s takes its port %s: say where it may be with listen in [admin]", b.what, b.addr, adminDefault)
 			top.warn(b.line, "there is no status page, since %s %s takes its port %s: say where it may be with listen in [admin], or turn it off with listen = \"\"", b.what, b.addr, adminDefault)
 			return
 		}
@@ -749,12 +750,15 @@ func (l *loading) adminTable(t *table, hasRoute bool, listen Listen) Admin {
 	a := Admin{Line: t.line()}
 	r := listeners{l: l, t: t}
 	switch {
-	case t.m["listen"] == "": // off
+	case t.m["listen"] == "":
 		t.has("listen")
+		a.None = "listen = \"\" in [admin] turns it off"
 	case t.has("listen"):
 		a.Listen = r.read("listen")
 	case hasRoute:
 		a.Listen, a.Default = []string{adminDefault}, true
+	default:
+		a.None = "a box without routes has one only where listen in [admin] says so"
 	}
 	a.SocketMode = r.mode("listen")
 	a.Users = t.users("users")
