@@ -19,6 +19,15 @@ import (
 // gives no less.
 const handshakeTimeout = 60 * time.Second
 
+// silentTimeout is how long a bridge may send nothing during the handshake. By then TCP has
+// sent this side's part five times and more. Through a proxy nothing is known of the way
+// behind it, and only handshakeTimeout counts.
+const silentTimeout = 10 * time.Second
+
+// polledTimeout is how long a polled transport may try before the web server sends the first
+// byte. By itself it would wait for ever.
+const polledTimeout = 20 * time.Second
+
 // connectTimeout bounds the wait for a TCP connection. On a link that loses packets the
 // kernel repeats the first one after 1, 3 and 7 seconds.
 const connectTimeout = 10 * time.Second
@@ -62,6 +71,8 @@ type Client struct {
 	cfg     ClientConfig
 	row     *Transport
 	factory base.ClientFactory
+
+	silent, polled time.Duration // silentTimeout and polledTimeout, but for tests
 }
 
 // NewClient checks cfg and makes a Client.
@@ -86,7 +97,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{cfg: cfg, row: row, factory: f}, nil
+	return &Client{cfg: cfg, row: row, factory: f, silent: silentTimeout, polled: polledTimeout}, nil
 }
 
 // A Stage is how far a dial has come.
@@ -188,10 +199,10 @@ func (d *attempt) dial(addr string, args adapter.Args) (Conn, error) {
 		d.link.Abort()
 		return nil, err
 	}
+	d.link.handshakeDone()
 	if err := d.link.SetDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
-	d.link.handshakeDone()
 	d.link.prime = row.prime
 	return newConn(row, inner, d.link), nil
 }
@@ -218,6 +229,9 @@ func (d *attempt) connect(_, addr string) (net.Conn, error) {
 	d.link = l
 	d.release = closeOnDone(d.ctx, l.tcp)
 	l.expect(maxHandshake)
+	if d.client.cfg.Proxy == nil {
+		l.silence = d.client.silent
+	}
 	return l, l.SetDeadline(time.Now().Add(handshakeTimeout))
 }
 
@@ -340,5 +354,10 @@ func (c *Client) dialPolled(addr string, parsed any) (_ Conn, err error) {
 		cancel()
 		return nil, err
 	}
+	time.AfterFunc(c.polled, func() {
+		if !p.heard.Load() {
+			_ = p.Close()
+		}
+	})
 	return p, nil
 }

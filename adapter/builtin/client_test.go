@@ -20,6 +20,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -521,7 +522,7 @@ func TestMeekLite(t *testing.T) {
 	}
 	_, _ = io.WriteString(conn, "hello")
 	got := make([]byte, 5)
-	if _, err := io.ReadFull(conn, got); err != nil || string(got) != "HELLO" {
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != "HELLO" || !conn.(*polled).heard.Load() {
 		t.Errorf("got %q, %v", got, err)
 	}
 	var wg sync.WaitGroup
@@ -562,6 +563,37 @@ func TestMeekLiteUnread(t *testing.T) {
 	}
 	<-full
 	conn.Abort()
+}
+
+// A bridge that takes the connection and sends nothing ends the dial long before the whole
+// handshake might have taken too long, also where the transport has a longer time of its own.
+func TestSilentBridge(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes the connections
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	addr := ln.Addr().String()
+	web := argsOf("url", "http://"+addr+"/x", "utls", "none")
+	for transport, args := range map[string]adapter.Args{nameObfs4: serverFor(t, nameObfs4, nil).Args(), nameWebtunnel: web} {
+		c := clientFor(t, transport, nil)
+		c.silent = 50 * time.Millisecond
+		_, err := c.Dial(t.Context(), addr, args)
+		if d, ok := errors.AsType[*DialError](err); !ok || d.Stage != StageHandshake || d.Received != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: %v", transport, err)
+		}
+	}
+	c := clientFor(t, nameMeekLite, nil)
+	c.polled = 50 * time.Millisecond
+	conn, err := c.Dial(t.Context(), addr, web)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, _ = io.WriteString(conn, "hello")
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Error("meek_lite has read something")
+	}
 }
 
 func TestReplyFor(t *testing.T) {

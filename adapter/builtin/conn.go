@@ -207,6 +207,8 @@ type polled struct {
 	inner     net.Conn
 	cancel    context.CancelFunc // of the dials
 
+	heard atomic.Bool // the web server has sent something
+
 	once  sync.Once
 	rmu   sync.Mutex // meek_lite's Read is not safe beside the drain in Close
 	mu    sync.Mutex
@@ -217,6 +219,14 @@ type polled struct {
 type polledLink struct {
 	*link
 	owner *polled
+}
+
+func (l *polledLink) Read(p []byte) (int, error) {
+	n, err := l.link.Read(p)
+	if n > 0 {
+		l.owner.heard.Store(true)
+	}
+	return n, err
 }
 
 func (l *polledLink) Close() error {

@@ -42,6 +42,11 @@ type link struct {
 	limited bool
 	budget  int
 
+	// silence is how long the peer may send nothing during the handshake; 0: any time, up to
+	// the deadline.
+	silence  time.Duration
+	deadline time.Time
+
 	// guest is the client of a Listener until its handshake is done. Nil: this is no
 	// such connection, or its handshake is done.
 	guest *guest
@@ -82,6 +87,9 @@ func (l *link) Read(p []byte) (int, error) {
 	}
 	if l.limited {
 		l.budget -= n
+	}
+	if l.silence > 0 && n > 0 {
+		_ = l.SetDeadline(l.deadline)
 	}
 	if l.guest != nil {
 		l.got += n
@@ -136,7 +144,7 @@ func (l *link) expect(n int) { l.limited, l.budget = true, n }
 
 // handshakeDone ends the limits of the handshake.
 func (l *link) handshakeDone() {
-	l.limited = false
+	l.limited, l.silence = false, 0
 	if g := l.guest; g != nil {
 		l.guest = nil
 		g.finish()
@@ -188,6 +196,12 @@ func (l *link) SetWriteDeadline(t time.Time) error { return l.tcp.SetWriteDeadli
 func (l *link) SetDeadline(t time.Time) error {
 	if g := l.guest; g != nil {
 		return g.setDeadline(t)
+	}
+	if l.silence > 0 {
+		l.deadline = t
+		if silent := time.Now().Add(l.silence); t.IsZero() || silent.Before(t) {
+			t = silent
+		}
 	}
 	return l.tcp.SetDeadline(t)
 }
