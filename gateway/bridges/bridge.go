@@ -413,6 +413,7 @@ func (b *Bridge) tryAgain() {
 	h.trial, h.tried = true, time.Now()
 	h.mu.Unlock()
 	b.m.spawn(func() {
+		begun := time.Now()
 		ctx, cancel := context.WithTimeout(b.ctx, min(b.settings.Load().limits.Dial, trialLimit))
 		defer cancel()
 		var err error
@@ -435,7 +436,7 @@ func (b *Bridge) tryAgain() {
 			h.recovered()
 			b.m.book.Add(outcome.BridgeRecovered, outcome.By(b.Name()))
 		case b.ctx.Err() == nil:
-			h.bad(err)
+			h.bad(err, time.Since(begun))
 		}
 	})
 }

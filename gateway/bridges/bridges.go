@@ -10,6 +10,7 @@ package bridges
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -334,7 +335,7 @@ func (s *Set) Open(ctx context.Context, r *Route, t routes.Target) (stream.Conn,
 // open opens a connection to t, and waits for the far end's answer.
 func (s *Set) open(ctx context.Context, r *Route, t routes.Target, order []*Bridge) (stream.Conn, error) {
 	if !revive(ctx, order, s.cfg.Limits.Stagger) {
-		return nil, answer.Errorf(answer.NoBridge, "no bridge of the route answers; it is tried again in the background")
+		return nil, rested(order)
 	}
 	together := 1
 	if r.cfg.Pick == config.PickFastest {
@@ -348,6 +349,21 @@ func (s *Set) open(ctx context.Context, r *Route, t routes.Target, order []*Brid
 		err = answer.New(reasonOf([]error{err}), err)
 	}
 	return nil, err
+}
+
+// rested is the error of a request whose bridges are known to answer nothing: why each of
+// them rests.
+func rested(order []*Bridge) error {
+	var causes []error
+	for _, b := range order {
+		if err := b.health.cause(); err != nil {
+			causes = append(causes, fmt.Errorf("bridge %q: %w", b.Name(), err))
+		}
+	}
+	if len(causes) == 0 { // one of them has just recovered
+		return answer.Errorf(answer.NoBridge, "no bridge of the route answers")
+	}
+	return answer.New(answer.NoBridge, fmt.Errorf("no bridge of the route answers; they are tried again in the background: %w", errors.Join(causes...)))
 }
 
 // identity has all settings that a bridge's connections depend on. Its name and its

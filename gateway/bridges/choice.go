@@ -27,6 +27,8 @@ const (
 	// mostLate is how many requests in a row may be without an answer for too long before
 	// the bridge rests, although its far end is there. One may be the destination's fault.
 	mostLate = 3
+	// A bridge that took so long to fail answers nothing, whatever its transport says.
+	longFailure = 10 * time.Second
 )
 
 // health has what the requests over a bridge have shown.
@@ -79,8 +81,9 @@ func (h *health) late() bool {
 }
 
 // bad makes the bridge rest, and tells whether it did not rest before. If the bridge
-// rests already, only the error is noted: many requests may have met the same failure.
-func (h *health) bad(err error) (news bool) {
+// rests already, only the error is noted: many requests may have met the same failure. took
+// is how long it took to fail.
+func (h *health) bad(err error, took time.Duration) (news bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.resting && time.Now().Before(h.until) {
@@ -90,7 +93,7 @@ func (h *health) bad(err error) (news bool) {
 	pause := min(firstRest<<min(h.fails, 10), maxRest)
 	h.fails++
 	h.resting, h.why, h.worked = true, err, false
-	h.silent = answer.Of(err) == answer.Timeout
+	h.silent = took >= longFailure || answer.Of(err) == answer.Timeout
 	h.until = time.Now().Add(pause - time.Duration(rand.Int64N(int64(pause/4))))
 	return true
 }
@@ -117,6 +120,16 @@ func (h *health) sinceTrial() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return time.Since(h.tried)
+}
+
+// cause is the failure for which the bridge rests; nil: it does not rest.
+func (h *health) cause() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.resting {
+		return nil
+	}
+	return h.why
 }
 
 // reviveEvery is the shortest time between two trials of a bridge that answers nothing.
@@ -276,7 +289,11 @@ func openFirst(ctx context.Context, order []*Bridge, together int, stagger time.
 		}
 		return o.Value, o.Err
 	case errors.Is(o.Err, race.ErrNone):
-		return nil, answer.New(reasonOf(o.Failed), errors.Join(o.Failed...))
+		reason := reasonOf(o.Failed)
+		if reason == answer.Timeout && !slices.ContainsFunc(order, (*Bridge).alive) {
+			reason = answer.NoBridge // it is not the destination that has not answered
+		}
+		return nil, answer.New(reason, errors.Join(o.Failed...))
 	}
 	return nil, answer.New(answer.Timeout, o.Err)
 }
@@ -309,7 +326,7 @@ func (b *Bridge) judge(ctx context.Context, err error, took time.Duration) (rest
 		case answer.BadRequest: // it does not know this kind of address
 			return false
 		}
-		return b.health.bad(err)
+		return b.health.bad(err, took)
 	}
 	if ctx.Err() != nil {
 		l := b.settings.Load().limits
@@ -322,7 +339,7 @@ func (b *Bridge) judge(ctx context.Context, err error, took time.Duration) (rest
 			return false // the destination does not answer, and the bridge does
 		}
 	}
-	return b.health.bad(err)
+	return b.health.bad(err, took)
 }
 
 // beaten updates the health of b when another bridge was faster. b had the request for
@@ -342,7 +359,7 @@ func (b *Bridge) beaten(took, stagger time.Duration) {
 		b.learned.forget()
 		err = answer.Errorf(answer.NoBridge, "the far end is there, and has not answered any of the last %d requests", mostLate)
 	}
-	if b.health.bad(err) {
+	if b.health.bad(err, took) {
 		b.failed(err, took)
 	}
 }

@@ -38,12 +38,12 @@ func TestRestGrows(t *testing.T) {
 		var h health
 		longest := firstRest
 		for i := range 20 {
-			if !h.bad(errors.New("no")) {
+			if !h.bad(errors.New("no"), 0) {
 				t.Fatalf("failure %d is no news", i)
 			}
 			rest := time.Until(h.verdict().until)
 			// The other requests that met the same failure change nothing.
-			if h.bad(errors.New("no")) || time.Until(h.verdict().until) != rest {
+			if h.bad(errors.New("no"), 0) || time.Until(h.verdict().until) != rest {
 				t.Errorf("one failure counts twice")
 			}
 			if rest > longest || rest < longest*3/4 {
@@ -56,7 +56,7 @@ func TestRestGrows(t *testing.T) {
 		if v := h.verdict(); v.resting || v.answer != 0 {
 			t.Errorf("after recovering: %+v", v)
 		}
-		h.bad(errors.New("no"))
+		h.bad(errors.New("no"), 0)
 		if rest := time.Until(h.verdict().until); rest > firstRest {
 			t.Errorf("the rest after a recovery lasts %v", rest)
 		}
@@ -71,18 +71,18 @@ func TestChoose(t *testing.T) {
 		want  string
 	}{
 		"first":                     {config.PickFirst, func(a, b *Bridge) {}, "ab"},
-		"first, a rests":            {config.PickFirst, func(a, b *Bridge) { a.health.bad(fail) }, "ba"},
-		"first, both rest":          {config.PickFirst, func(a, b *Bridge) { a.health.fails = 1; a.health.bad(fail); b.health.bad(fail) }, "ba"},
+		"first, a rests":            {config.PickFirst, func(a, b *Bridge) { a.health.bad(fail, 0) }, "ba"},
+		"first, both rest":          {config.PickFirst, func(a, b *Bridge) { a.health.fails = 1; a.health.bad(fail, 0); b.health.bad(fail, 0) }, "ba"},
 		"first, b faster":           {config.PickFirst, func(a, b *Bridge) { a.health.ok(2); b.health.ok(1) }, "ab"},
 		"fastest":                   {config.PickFastest, func(a, b *Bridge) { a.health.ok(2); b.health.ok(1) }, "ba"},
 		"fastest, b not measured":   {config.PickFastest, func(a, b *Bridge) { a.health.ok(1) }, "ba"},
-		"fastest, b rests":          {config.PickFastest, func(a, b *Bridge) { a.health.ok(2); b.health.ok(1); b.health.bad(fail) }, "ab"},
+		"fastest, b rests":          {config.PickFastest, func(a, b *Bridge) { a.health.ok(2); b.health.ok(1); b.health.bad(fail, 0) }, "ab"},
 		"fastest, b has been slow":  {config.PickFastest, func(a, b *Bridge) { a.health.ok(2); b.health.ok(1); b.health.slow(3) }, "ab"},
-		"fastest, b has recovered":  {config.PickFastest, func(a, b *Bridge) { a.health.ok(2); b.health.ok(3); b.health.bad(fail); b.health.recovered() }, "ab"},
+		"fastest, b has recovered":  {config.PickFastest, func(a, b *Bridge) { a.health.ok(2); b.health.ok(3); b.health.bad(fail, 0); b.health.recovered() }, "ab"},
 		"fastest, what was is over": {config.PickFastest, func(a, b *Bridge) { b.health.ok(1); <-time.After(measuredFor + 1); a.health.ok(2) }, "ba"},
 		"spread":                    {config.PickSpread, func(a, b *Bridge) { a.active.Store(2); b.active.Store(1) }, "ba"},
 		"spread, even":              {config.PickSpread, func(a, b *Bridge) {}, "ab"},
-		"spread, b rests":           {config.PickSpread, func(a, b *Bridge) { a.active.Store(2); b.health.bad(fail) }, "ab"},
+		"spread, b rests":           {config.PickSpread, func(a, b *Bridge) { a.active.Store(2); b.health.bad(fail, 0) }, "ab"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -169,7 +169,7 @@ func TestFiltered(t *testing.T) {
 		t.Errorf("it is %v", r)
 	}
 	var h health
-	h.bad(fmt.Errorf("bridge: %w", builtin.ErrFiltered))
+	h.bad(fmt.Errorf("bridge: %w", builtin.ErrFiltered), 0)
 	if !h.dead() {
 		t.Error("the bridge is not known to be silent")
 	}

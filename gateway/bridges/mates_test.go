@@ -29,7 +29,7 @@ func TestChooseLeaving(t *testing.T) {
 			t.Errorf("order %q, %+v", got, s.bridge("a").Status())
 		}
 		echo(t, c)
-		s.bridge("b").health.bad(errBlocked)
+		s.bridge("b").health.bad(errBlocked, 0)
 		if got := order(); got != "ab" {
 			t.Errorf("order %q where b does not work", got)
 		}

@@ -1,11 +1,15 @@
 package bridges
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"io"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"ptgate/adapter"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/config"
 	"ptgate/routes"
@@ -66,6 +70,34 @@ func TestStuckBridge(t *testing.T) {
 			t.Error("the far end was not there in this test")
 		}
 	})
+}
+
+// Where no bridge answers the handshake, a program hears of it, and why, long before the end
+// of limits.dial, although new connections are tried all the time; and the next program at
+// once.
+func TestSilentHandshake(t *testing.T) {
+	for name, via := range map[string][]string{"one": {"a"}, "two": {"a", "b"}} {
+		for _, gives := range []time.Duration{10 * time.Second, 20 * time.Second} {
+			t.Run(fmt.Sprint(name, ", ", gives), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t)
+					s := w.set(config.PickFirst, via...)
+					w.far["a"].silent.Store(int64(gives))
+					w.far["b"].silent.Store(int64(gives))
+					for i, most := range []time.Duration{max(gives, 15*time.Second) + 5*time.Second, 2 * time.Second} {
+						begin := time.Now()
+						ctx, cancel := context.WithTimeout(t.Context(), s.cfg.Limits.Dial)
+						_, err := s.Open(ctx, s.Route(0), example)
+						cancel()
+						took := time.Since(begin)
+						if t.Logf("%v: %v", took, err); took > most || !errors.Is(err, adapter.ReplyTTLExpired) || answer.Of(err) != answer.NoBridge {
+							t.Errorf("request %d was told of %v after %v, want the cause after %v at most", i, err, took, most)
+						}
+					}
+				})
+			})
+		}
+	}
 }
 
 // It may have answered before. Then the requests that are under way are lost, and no more.
@@ -187,7 +219,7 @@ func TestStaysLate(t *testing.T) {
 	for range mostLate {
 		h.late()
 	}
-	h.bad(answer.Errorf(answer.NoBridge, "late"))
+	h.bad(answer.Errorf(answer.NoBridge, "late"), 0)
 	h.recovered()
 	if h.fails != 1 || !h.late() {
 		t.Errorf("a trial has ended it: %d failures, %d late", h.fails, h.lates)

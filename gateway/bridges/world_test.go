@@ -183,6 +183,14 @@ func (p *memoryPT) DialTransport(ctx context.Context, _, addr string, _ adapter.
 	if f.refuses.Load() {
 		return nil, &adapter.DialError{Transport: "fake", Stage: adapter.StageRequest, Err: adapter.ReplyGeneralFailure}
 	}
+	if d := time.Duration(f.silent.Load()); d > 0 {
+		select {
+		case <-time.After(d):
+			return nil, &adapter.DialError{Transport: "fake", Stage: adapter.StageRequest, Err: adapter.ReplyTTLExpired}
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 	if err := f.pass(ctx.Done()); err != nil {
 		return nil, fmt.Errorf("%w: %w", err, context.Cause(ctx))
 	}
@@ -213,6 +221,7 @@ type far struct {
 	dials   atomic.Int64
 	asked   atomic.Int64 // CONNECT requests
 	refuses atomic.Bool  // the PT can't connect
+	silent  atomic.Int64 // after this time without an answer the PT gives a dial up, a time.Duration
 	most    atomic.Int32 // streams of a session
 	code    atomic.Int32 // of the answer
 	delay   atomic.Int64 // before it, a time.Duration

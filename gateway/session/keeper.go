@@ -55,6 +55,10 @@ const (
 	lastRetryLeaving = 500 * time.Millisecond
 	// For so long a far end that has stopped is expected back.
 	expectFor = time.Minute
+	// hopeFor is how long the streams of a session that the far end has never answered wait
+	// while some attempts fail and others run. A person has to hear of it some day, and TCP
+	// has repeated its first packets four times by then.
+	hopeFor = 15 * time.Second
 	// tellAfter is how long a session is without a carrier before the owner is told. Most
 	// have another one sooner.
 	tellAfter = time.Second
@@ -742,7 +746,7 @@ func (c *Client) attemptFailed(v *owned, p *Path, b *budget.Carrier, a *attempt,
 	}
 	pause := min(firstRetry<<min(v.fails-1, 10), limit)
 	v.retryAt = now.Add(pause - time.Duration(rand.Int64N(int64(pause/2))))
-	if v.err != nil || len(v.goodLanes()) > 0 || len(v.attempts) > 0 {
+	if v.err != nil || len(v.goodLanes()) > 0 || len(v.attempts) > 0 && !v.hopeless(now) {
 		return
 	}
 	if v.stage != 0 || now.Before(v.expected) {
@@ -762,6 +766,14 @@ func (c *Client) attemptFailed(v *owned, p *Path, b *budget.Carrier, a *attempt,
 			s.broke(err)
 		}
 	}
+}
+
+// hopeless tells whether nothing is to be expected of the attempts that run: nobody has ever
+// answered, and each of them would have had an answer by now on a way that works. The caller
+// holds mu.
+func (v *owned) hopeless(now time.Time) bool {
+	young := slices.ContainsFunc(v.attempts, func(a *attempt) bool { return now.Sub(a.begun) < otherAge })
+	return !v.met && !young && !v.away.IsZero() && now.Sub(v.away) >= hopeFor
 }
 
 // lose gives a carrier up. The caller holds mu.
