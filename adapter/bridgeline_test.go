@@ -2,6 +2,7 @@ package adapter
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -37,37 +38,58 @@ func TestParseBridgeLineErrors(t *testing.T) {
 		column int
 		text   string
 	}{
-		"":                                     {1, "transport expected"},
-		"Bridge ":                              {8, "transport expected"},
-		"192.0.2.1:443 " + fingerprint:         {1, "transport expected before the address"},
-		"Bridge 192.0.2.1:443":                 {8, "transport expected before the address"},
-		"`obfs4 192.0.2.1:443`":                {1, "a backtick is not part of the line"},
-		"192.0.2.1:443":                        {1, "plain Tor"},
-		"obfs-4 192.0.2.1:443":                 {1, `"obfs-4" is not a transport name`},
-		"obfs4":                                {6, "address:port expected"},
-		"obfs4 192.0.2.1":                      {7, "not address:port"},
-		"obfs4 192.0.2.1:0":                    {7, "not a port"},
-		"obfs4 192.0.2.1:https":                {7, "not a port"},
-		"obfs4 192.0.2.999:1":                  {7, "neither an IP address nor a host name"},
-		"obfs4 [2001:db8::1:1":                 {7, "not address:port"},
-		"obfs4 2001:db8::1:1":                  {7, "not address:port"},
-		"obfs4 [fe80::1%eth0]:1":               {7, "zone"},
-		"obfs4 a..b:1":                         {7, "neither"},
-		"obfs4 a\x10b:1":                       {7, "neither"},
-		"obfs4 [name]:1x":                      {7, "not a port"},
-		"obfs4 192.0.2.1:1 0123":               {19, "neither a fingerprint"},
-		"obfs4 192.0.2.1:1 k=v =v":             {23, "is not key=value"},
-		"obfs4 192.0.2.1:1 k=v v":              {23, "is not key=value"},
-		"obfs4 192.0.2.1:1 k=v " + fingerprint: {23, "is not key=value"},
-		"obfs4 192.0.2.1:1 kéy=v\x00":          {24, "not allowed"},
-		"obfs4 192.0.2.1:1 k=\xff":             {21, "not allowed"},
-		"obfs4é 192.0.2.1:1":                   {1, "not a transport name"},
-		"obfs4 é.example:1":                    {7, "neither"},
+		"":                                            {1, "transport expected"},
+		"Bridge ":                                     {8, "transport expected"},
+		"192.0.2.1:443 " + fingerprint:                {1, "transport expected before the address"},
+		"Bridge 192.0.2.1:443":                        {8, "transport expected before the address"},
+		"`obfs4 192.0.2.1:443`":                       {1, "a backtick is not part of the line"},
+		"192.0.2.1:443":                               {1, "plain Tor"},
+		"obfs-4 192.0.2.1:443":                        {1, `"obfs-4" is not a transport name`},
+		"obfs4":                                       {6, "address:port expected"},
+		"obfs4 192.0.2.1":                             {7, `not address:port: the port is missing, as in "192.0.2.1:443"`},
+		"obfs4 192.0.2.1:0":                           {7, "not a port"},
+		"obfs4 192.0.2.1:https":                       {7, "not a port"},
+		"obfs4 192.0.2.999:1":                         {7, "neither an IP address nor a host name"},
+		"obfs4 [2001:db8::1:1":                        {7, "not address:port"},
+		"obfs4 2001:db8::1:1":                         {7, `brackets, as in "[2001:db8::1]:1"`},
+		"obfs4 [fe80::1%eth0]:1":                      {7, "zone"},
+		"obfs4 a..b:1":                                {7, "neither"},
+		"obfs4 a\x10b:1":                              {7, "neither"},
+		"obfs4 [name]:1x":                             {7, "not a port"},
+		"obfs4 192.0.2.1:1 0123":                      {19, "neither a fingerprint"},
+		"obfs4 192.0.2.1:1 k=v =v":                    {23, "is not key=value"},
+		"obfs4 192.0.2.1:1 k=v v":                     {23, "is not key=value"},
+		"obfs4 192.0.2.1:1 k=v " + fingerprint:        {23, "is not key=value"},
+		"obfs4 192.0.2.1:1 key=é\x00":                 {24, "not allowed"},
+		"obfs4 192.0.2.1:1 kéy=v":                     {20, "U+00E9 stands here, a letter that is none of a to z"},
+		"obfs4 192.0.2.1:1 \u0441ert=v":               {19, "U+0441 stands here"},
+		"\u043ebfs4 192.0.2.1:1 cert=v":               {1, "U+043E stands here"},
+		"\"obfs4 192.0.2.1:1 k=v\"":                   {1, `a quote ("\"") is not part of the line`},
+		"['obfs4 192.0.2.1:1 k=v']":                   {1, "a bracket is not part of the line"},
+		"vmess://c2VjcmV0":                            {1, "a link stands here"},
+		"Hello! It is: obfs4 192.0.2.1:1 k=v":         {1, "the line itself begins at column 15"},
+		"add it 'obfs4 192.0.2.1:1 k=v'":              {1, "the line itself begins at column 9"},
+		"> obfs4 192.0.2.1:1 k=v":                     {1, "the line itself begins at column 3"},
+		"obfs4 192.0.2.1 443 k=v":                     {17, `the port stands apart from its address: write "192.0.2.1:443"`},
+		"obfs4 cert=c2VjcmV0 iat-mode=0":              {7, "address:port is missing before the args"},
+		"obfs4 192.0.2.1:1 $" + fingerprint:           {19, `a fingerprint has no "$" in front`},
+		"obfs4 192.0.2.1:1 " + fingerprint[1:]:        {19, "a fingerprint has 40 hex digits, this one has 39"},
+		"obfs4 192.0.2.1:1 k = v":                     {19, `take away the space before or behind the "="`},
+		"obfs4 192.0.2.1:1 k:v":                       {19, `write "=", not ":"`},
+		"obfs4 192.0.2.1:1 k=a c2VjcmV0 l=v":          {23, "a space or a line break has come into the line"},
+		"obfs4 192.0.2.1:1 k=v obfs4 192.0.2.2:1 k=v": {23, "one more bridge begins here"},
+		"obfs4 192.0.2.1:1 k=vobfs4 192.0.2.2:1 k=v":  {28, "the address of one more bridge stands here"},
+		"obfs4 192.0.2.1:1 k=\xff":                    {21, "not allowed"},
+		"obfs4é 192.0.2.1:1":                          {6, "U+00E9 stands here"},
+		"obfs4 é.example:1":                           {7, "neither"},
 	} {
 		_, err := ParseBridgeLine(s)
 		at, ok := errors.AsType[*BridgeLineError](err)
 		if !ok || at.Column != want.column || !strings.Contains(err.Error(), want.text) {
 			t.Errorf("%q: %v, want column %d: %s", s, err, want.column, want.text)
+		}
+		if strings.Contains(fmt.Sprint(err), "c2VjcmV0") {
+			t.Errorf("%q: %v shows a secret", s, err)
 		}
 	}
 }

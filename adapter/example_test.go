@@ -69,7 +69,7 @@ func ExampleParseBridgeLine() {
 	fmt.Println(err)
 	// Output:
 	// obfs4 192.0.2.20:443 AbCd
-	// bridge line: column 7: "192.0.2.20" is not address:port
+	// bridge line: column 7: "192.0.2.20" is not address:port: the port is missing, as in "192.0.2.20:443"
 }
 
 // A server in front of a fixed service, and what clients need to reach it.

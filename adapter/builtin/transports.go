@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/meeklite"
@@ -121,7 +122,7 @@ var table = []Transport{
 		Client:      true,
 		Server:      true,
 		InProcess:   true,
-		Args:        Params{Known: webtunnelArgs, check: checkWebtunnel},
+		Args:        Params{Known: webtunnelArgs, check: checkWebtunnel, doubt: doubtWebtunnel},
 		Options:     Params{Known: webtunnelArgs, check: checkWebtunnel}, // it announces them to clients
 		NoKeys:      true,
 		Placeholder: true,
@@ -176,6 +177,15 @@ type Params struct {
 	Known []string
 
 	check func(args adapter.Args, pasted bool) []error
+	doubt func(args adapter.Args) []string
+}
+
+// Doubts returns what is right in args, and is probably a mistake. It contains no value.
+func (p *Params) Doubts(args adapter.Args) []string {
+	if p.doubt == nil {
+		return nil
+	}
+	return p.doubt(args)
 }
 
 // Check returns the errors in args that can be found without a connection. If pasted
@@ -220,12 +230,16 @@ const certLength = 70
 
 // certDamage tells why s can't be an obfs4 cert; "" if it can.
 func certDamage(s string) string {
-	raw, err := base64.RawStdEncoding.DecodeString(s)
-	switch {
-	case len(s) != certLength:
+	const base64Letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+	if rest := strings.TrimRight(s, "="); len(rest) == certLength && rest != s {
+		return "\"=\" stands at its end: take it out"
+	}
+	if odd := strings.TrimLeft(s, base64Letters); odd != "" {
+		r, _ := utf8.DecodeRuneInString(odd)
+		return fmt.Sprintf("character %d of it is %q, and only letters, digits, \"+\" and \"/\" can stand there", len(s)-len(odd)+1, r)
+	}
+	if len(s) != certLength {
 		return fmt.Sprintf("a whole one has %d characters, this one has %d", certLength, len(s))
-	case err != nil || len(raw) != 20+32:
-		return "it has other characters than letters, digits, \"+\" and \"/\""
 	}
 	return ""
 }
@@ -251,7 +265,7 @@ func checkHex(args adapter.Args, lengths map[string]int) (errs []error) {
 	for _, a := range args {
 		want, ok := lengths[a.Key]
 		if _, err := hex.DecodeString(a.Value); ok && (err != nil || len(a.Value) != want) {
-			errs = append(errs, fmt.Errorf("%s is damaged: a whole one has %d characters, digits and a to f", a.Key, want))
+			errs = append(errs, fmt.Errorf("%s is damaged: a whole one has %d characters, digits and a to f; copy it anew", a.Key, want))
 		}
 	}
 	return errs
@@ -260,6 +274,9 @@ func checkHex(args adapter.Args, lengths map[string]int) (errs []error) {
 func checkIATMode(args adapter.Args) []error {
 	for _, a := range args {
 		if a.Key == "iat-mode" && a.Value != "0" && a.Value != "1" && a.Value != "2" {
+			if v := strings.TrimRight(a.Value, ".,;:)'\""); v != a.Value && len(v) == 1 {
+				return []error{fmt.Errorf("iat-mode can be 0, 1 or 2: take the %q behind it out", a.Value[1:])}
+			}
 			return []error{errors.New("iat-mode can be 0, 1 or 2")}
 		}
 	}
@@ -285,10 +302,14 @@ func pairObfs4(string) (options, args adapter.Args, err error) {
 
 var webtunnelArgs = []string{"url", "ver", "addr", "servername", "sni-imitation", "utls", "cert", "cert-domain"}
 
-func checkWebtunnel(args adapter.Args, _ bool) (errs []error) {
+func checkWebtunnel(args adapter.Args, pasted bool) (errs []error) {
 	raw, ok := args.Get("url")
 	if !ok {
-		errs = append(errs, errors.New("webtunnel needs url, as in url = \"https://example.com/secret-path\""))
+		example := "url = \"https://example.com/secret-path\""
+		if pasted {
+			example = "\"url=https://example.com/secret-path\", without spaces: copy the bridge line anew"
+		}
+		errs = append(errs, fmt.Errorf("webtunnel needs url, as in %s", example))
 	} else if u, err := checkURL(raw); err != nil {
 		errs = append(errs, err)
 	} else if err := sentWhole(u, raw); err != nil {
@@ -303,6 +324,23 @@ func checkWebtunnel(args adapter.Args, _ bool) (errs []error) {
 		}
 	}
 	return errs
+}
+
+// doubtWebtunnel tells of a url that is hardly that of a bridge.
+func doubtWebtunnel(args adapter.Args) (doubts []string) {
+	raw, _ := args.Get("url")
+	u, err := url.Parse(raw)
+	if err != nil || u.Host == "" {
+		return nil // checkWebtunnel tells of it
+	}
+	if u.Path == "" || u.Path == "/" {
+		doubts = append(doubts, "url has no path, and that of a bridge has a secret one, as in \"https://example.com/secret-path\": copy the whole of it")
+	}
+	a, err := netip.ParseAddr(u.Hostname())
+	if u.Scheme == "http" && (err != nil || !a.IsLoopback()) {
+		doubts = append(doubts, "url begins with http://, so that the network sees the secret path and the tunnel: that of a bridge begins with https://")
+	}
+	return doubts
 }
 
 // sentWhole gives an error for a url with parts that webtunnel would ignore. It uses

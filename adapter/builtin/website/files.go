@@ -64,9 +64,11 @@ func pair(certPEM, keyPEM []byte) (*tls.Certificate, error) {
 	}
 	switch {
 	case strings.Contains(err.Error(), "does not match"):
-		err = adapter.Constant("the key is not that of the certificate")
+		err = adapter.Constant("the key is not that of the certificate: name the two that belong together")
+	case bytes.Contains(keyPEM, []byte("ENCRYPTED")):
+		err = adapter.Constant("the private key has a password, which nobody can give at the start: `openssl pkey -in OLD -out NEW` takes it off")
 	case !bytes.Contains(keyPEM, []byte("PRIVATE KEY-----")):
-		err = adapter.Constant("there is no private key in PEM in it")
+		err = adapter.Constant("there is no private key in PEM in it: one begins with -----BEGIN PRIVATE KEY-----")
 	default:
 		err = adapter.Constant("the private key is damaged, or not whole: copy it anew")
 	}
@@ -82,8 +84,10 @@ func checkChain(certPEM []byte) error {
 			switch {
 			case bytes.Contains(rest, []byte("CERTIFICATE-----")):
 				return errHalf
+			case n == 0 && bytes.Contains(certPEM, []byte("PRIVATE KEY-----")):
+				return adapter.Constant("there is a private key in it, and no certificate: give cert and key their own files; they may be the wrong way round")
 			case n == 0:
-				return adapter.Constant("there is no certificate in PEM in it")
+				return adapter.Constant("there is no certificate in PEM in it: one begins with -----BEGIN CERTIFICATE-----")
 			}
 			return nil
 		}
