@@ -1,9 +1,13 @@
 package routes
 
 import (
+	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	mathbits "math/bits"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -65,6 +69,12 @@ func parsePattern(s string, canon func(string) (string, error)) (Pattern, error)
 		return Pattern{}, errors.New("is a URL: write its host alone, as in \"example.com\" or \"example.com:443\"")
 	case strings.ContainsAny(s, " \t\r\n"):
 		return Pattern{}, errors.New("has a space in it: write each pattern on its own")
+	case strings.ContainsAny(s, ",;"):
+		return Pattern{}, errors.New("has a comma or a semicolon in it: write each pattern on its own, as in [\"example.com\", \"example.org:443\"]")
+	case strings.ContainsAny(s, "^$|()\\"):
+		return Pattern{}, errors.New("has signs in it that no name has: a regular expression, or a rule of another program, is written as \".example.com\" here")
+	case foreignRule(s):
+		return Pattern{}, errors.New("is a rule of another program: write the names and networks themselves, as in \".example.com\", or their list with to_file")
 	case strings.Contains(s, "@"):
 		return Pattern{}, errors.New("has an \"@\" in it: write the host without a user")
 	}
@@ -89,6 +99,51 @@ func parsePattern(s string, canon func(string) (string, error)) (Pattern, error)
 		return p, nil
 	}
 	return p.withName(host, canon)
+}
+
+// foreignRule tells whether a pattern begins with a word of other programs that route.
+func foreignRule(s string) bool {
+	word, rest, ok := strings.Cut(strings.ToLower(s), ":")
+	return ok && strings.Trim(rest, "0123456789-") != "" && slices.Contains([]string{"geosite", "geoip", "domain", "full", "keyword", "regexp", "ext", "rule-set"}, word)
+}
+
+// MeantNetwork tells how a network is written here that is written with a mask, with stars or
+// with a part of its address, as in "192.0.2.*"; "": there is none to be seen in it.
+func MeantNetwork(s string) string {
+	addr, bits, hasBits := strings.Cut(s, "/")
+	if a, err := netip.ParseAddr(addr); err == nil && hasBits {
+		if mask, err := netip.ParseAddr(bits); err == nil && mask.Is4() && a.Is4() {
+			n := binary.BigEndian.Uint32(mask.AsSlice())
+			if ones := mathbits.OnesCount32(n); n == ^uint32(0)<<(32-ones) {
+				if p, err := a.Prefix(ones); err == nil {
+					return strconv.Quote(p.String())
+				}
+			}
+		}
+		return fmt.Sprintf("as in %q: the number behind the slash is from 0 to %d", netip.PrefixFrom(a, a.BitLen()*3/4).Masked(), a.BitLen())
+	}
+	if first, last, ok := strings.Cut(s, "-"); ok {
+		a, err1 := netip.ParseAddr(first)
+		if _, err2 := netip.ParseAddr(last); err1 == nil && err2 == nil {
+			return fmt.Sprintf("a range as networks, as in %q", netip.PrefixFrom(a, a.BitLen()*3/4).Masked())
+		}
+	}
+	parts := strings.Split(strings.TrimSuffix(s, "."), ".")
+	for len(parts) > 1 && parts[len(parts)-1] == "*" {
+		parts = parts[:len(parts)-1]
+	}
+	known := len(parts)
+	if known == 4 || known == 1 && !strings.Contains(s, "*") {
+		return ""
+	}
+	for len(parts) < 4 {
+		parts = append(parts, "0")
+	}
+	a, err := netip.ParseAddr(strings.Join(parts, "."))
+	if err != nil {
+		return ""
+	}
+	return strconv.Quote(netip.PrefixFrom(a, 8*known).String())
 }
 
 // splitPorts cuts s into host and ports. The host has its brackets removed.
@@ -178,7 +233,7 @@ func (p Pattern) withNet(host string) (Pattern, error) {
 	}
 	n, err := netip.ParsePrefix(host)
 	if err != nil {
-		return Pattern{}, fmt.Errorf("has %q for the bits of a network: write a number from 0 to %d", bits, a.BitLen())
+		return Pattern{}, fmt.Errorf("has %q for the bits of a network: write %s", bits, cmp.Or(MeantNetwork(host), fmt.Sprintf("a number from 0 to %d", a.BitLen())))
 	}
 	if m := n.Masked(); m != n {
 		return Pattern{}, fmt.Errorf("has address bits outside its network: write %q for the network, %q for the one address", m, a)
@@ -218,6 +273,8 @@ func (p Pattern) withName(host string, canon func(string) (string, error)) (Patt
 		return Pattern{}, errors.New("has no name: write \"*\" for everything")
 	case strings.HasPrefix(name, "*") && p.kind == kindExact && rest != "" && !strings.Contains(rest, "*"):
 		return Pattern{}, fmt.Errorf("has a \"*\" that is not a whole label: write \"*.%s\" for what is below it, \".%s\" for that and the name itself", rest, rest)
+	case strings.Contains(name, "*") && MeantNetwork(name) != "":
+		return Pattern{}, fmt.Errorf("has a \"*\" in an address: write %s", MeantNetwork(name))
 	case strings.Contains(name, "*"):
 		return Pattern{}, errors.New("has a \"*\" in the wrong place: it stands alone, or once in front as in \"*.example.com\"")
 	case p.kind != kindExact && endsInNumber(name):
@@ -228,6 +285,9 @@ func (p Pattern) withName(host string, canon func(string) (string, error)) (Patt
 	}
 	name, err := canon(name)
 	if err != nil {
+		if meant := MeantNetwork(host); meant != "" {
+			return Pattern{}, fmt.Errorf("%w; for a network write %s", err, meant)
+		}
 		return Pattern{}, err
 	}
 	if err := checkName(name); err != nil {

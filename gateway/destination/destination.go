@@ -49,6 +49,9 @@ func Parse(hostport string) (routes.Target, error) {
 	if i < 0 {
 		return routes.Target{}, invalid("no port: write HOST:PORT")
 	}
+	if strings.Contains(hostport, "://") {
+		return routes.Target{}, invalid("it is a URL: write HOST:PORT")
+	}
 	host, port := hostport[:i], hostport[i+1:]
 	if strings.HasPrefix(host, "[") != strings.HasSuffix(host, "]") ||
 		strings.Contains(host, ":") && !strings.HasPrefix(host, "[") {
@@ -185,7 +188,7 @@ func fromASCII(name string) (string, error) {
 			}
 			label = i + 1
 		default:
-			return "", invalid("the host name has the byte 0x%02x in it", c)
+			return "", invalid("the host name has %s in it: letters, digits, \"-\", \"_\" and \".\" only", sign(c))
 		}
 	}
 	if err := checkLabel(len(name) - label); err != nil {
@@ -200,12 +203,23 @@ func fromASCII(name string) (string, error) {
 	return name, nil
 }
 
+// sign names a byte that no name has. It tells hardly anything of the name.
+func sign(c byte) string {
+	switch {
+	case c == ' ':
+		return "a space"
+	case c < ' ' || c >= 0x7f:
+		return fmt.Sprintf("the byte 0x%02x", c)
+	}
+	return strconv.Quote(string(rune(c)))
+}
+
 func checkLabel(n int) error {
 	switch {
 	case n == 0:
-		return invalid("the host name has an empty label")
+		return invalid("the host name has two dots side by side, or one in front: take one out")
 	case n > maxLabel:
-		return invalid("the host name has a label longer than %d bytes", maxLabel)
+		return invalid("the host name has a label longer than %d bytes, which no name on the Internet has: check it", maxLabel)
 	}
 	return nil
 }
