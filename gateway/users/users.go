@@ -92,17 +92,24 @@ func CheckName(name string) error {
 }
 
 func parseLine(fields []string) (u User, err error) {
+	if strings.ContainsAny(fields[0], ":$=") {
+		// As in a file of htpasswd. What stands here may be a secret.
+		return u, errors.New("a line is as in  NAME $sha256$…, with a space behind the name: `ptgate invite NAME` writes such lines")
+	}
 	u.Name = fields[0]
 	if err := CheckName(u.Name); err != nil {
 		return u, err
 	}
 	if len(fields) < 2 || !credentials.IsDigest(fields[1]) {
-		return u, fmt.Errorf("user %q: behind the name stands $sha256$ and 64 digits of small hex, the SHA-256 of the user's secret", u.Name)
+		return u, fmt.Errorf("user %q: behind the name stands $sha256$ and 64 digits of small hex, the SHA-256 of the user's secret: `ptgate invite` writes such lines", u.Name)
 	}
 	u.Secret = fields[1]
 	seen := map[string]bool{}
 	for _, f := range fields[2:] {
-		key, value, _ := strings.Cut(f, "=")
+		key, value, ok := strings.Cut(f, "=")
+		if !ok {
+			return u, fmt.Errorf("user %q: behind the digest stand expires=, rate=, streams=, quota= or allow= only", u.Name)
+		}
 		if seen[key] {
 			return u, fmt.Errorf("user %q: %s is there twice", u.Name, key)
 		}

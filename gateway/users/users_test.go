@@ -41,7 +41,9 @@ func TestProblems(t *testing.T) {
 		"ann":                                            "stands $sha256$",
 		"ann secret":                                     "stands $sha256$",
 		"ann " + digest + "0":                            "stands $sha256$",
-		"a:b " + digest:                                  "letters, digits",
+		"a:secret " + digest:                             "with a space behind the name",
+		"a/b " + digest:                                  "letters, digits",
+		"ann " + digest + " secret":                      "behind the digest stand expires=",
 		"ann " + digest + " rate=20":                     "20Mbit",
 		"ann " + digest + " rate=20MB":                   "20Mbit",
 		"ann " + digest + " rate=1kbit":                  "64kbit",
@@ -58,6 +60,9 @@ func TestProblems(t *testing.T) {
 		_, _, problems := users.Parse(line)
 		if len(problems) != 1 || !strings.Contains(problems[0].Message, want) {
 			t.Errorf("%q: %v, want %q", line, problems, want)
+		}
+		if strings.Contains(strings.ReplaceAll(problems[0].Message, "user's secret", ""), "secret") {
+			t.Errorf("%q: %v shows it", line, problems)
 		}
 	}
 }
