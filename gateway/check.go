@@ -82,7 +82,7 @@ func usable(dir string) error {
 	case err != nil:
 		return err
 	case !info.IsDir():
-		return fmt.Errorf("%s is not a directory", dir)
+		return fmt.Errorf("%s is not a directory: name one, or take it away", dir)
 	}
 	if err := permissions.CheckDir(dir); err != nil {
 		return fmt.Errorf("%s: %w", dir, err)
@@ -110,7 +110,7 @@ func makeable(dir string) error {
 	case err != nil:
 		return err
 	case !info.IsDir():
-		return fmt.Errorf("%s is not there, and can't be made, because %s is not a directory", dir, above)
+		return fmt.Errorf("%s is not there, and can't be made, because %s is not a directory: name another one", dir, above)
 	case !permissions.Writable(above):
 		return fmt.Errorf("%s is not there, and user %d, as whom this runs, can't make it in %s: "+
 			"as root: install -d -o %[2]d -m 700 %[1]s; or name another directory", dir, os.Geteuid(), above)

@@ -45,7 +45,7 @@ func TestCheck(t *testing.T) {
 		{"no way to make it", 0, 0, 65534, "[listen]\nmixed = \"127.0.0.1:0\"\n" + route, false,
 			`^c.toml:1: state_dir: /\S+ is not there, and user 65534, as whom this runs, can't make it in /\S+: as root: install -d -o 65534 -m 700 /\S+; or`},
 		{"a state that is a file", 0o700, 0, 0, "[listen]\nmixed = \"127.0.0.1:0\"\n" + route + "[pt.it]\ntransports = [\"obfs4\"]\nstate = \"c.toml\"\n", false,
-			`^c.toml:7: pt "it": state: /\S+/c.toml is not a directory$`},
+			`^c.toml:7: pt "it": state: /\S+/c.toml is not a directory: name one, or take it away$`},
 		{"a port that is taken", 0o700, 0, 0, "[listen]\nmixed = \"" + taken.Addr().String() + "\"\n" + route, false,
 			`^c.toml:2: warning: \[listen\]: at the moment: listen tcp .*: address already in use`},
 		{"one for the status page", 0o700, 0, 0, "[listen]\nmixed = \"127.0.0.1:0\"\n" + route + "[admin]\nlisten = \"" + taken.Addr().String() + "\"\n", false,

@@ -8,4 +8,5 @@ import "syscall"
 const (
 	addrInUse    = syscall.EADDRINUSE
 	noPermission = syscall.EACCES
+	noSuchAddr   = syscall.EADDRNOTAVAIL
 )

@@ -7,4 +7,5 @@ import "golang.org/x/sys/windows"
 const (
 	addrInUse    = windows.WSAEADDRINUSE
 	noPermission = windows.WSAEACCES
+	noSuchAddr   = windows.WSAEADDRNOTAVAIL
 )

@@ -149,6 +149,8 @@ func hint(err error, reload bool) string {
 			own = "; if it is this one itself, which a reload can't move to an address that overlaps, restart it"
 		}
 		return " (another program, or another ptgate, has this port: " + whoListens() + " tells which" + own + ")"
+	case failedWith(err, noSuchAddr):
+		return " (this machine has no such address: name one that it has, or leave the address out for all of them, as in \":443\")"
 	case failedWith(err, noPermission) && runtime.GOOS == "linux":
 		return " (ports below 1024 need CAP_NET_BIND_SERVICE: see systemd/ptgate.service)"
 	}

@@ -93,6 +93,9 @@ func listenUnix(path string, mode fs.FileMode) (*socket, error) {
 // files of a directory.
 func trusted(dir string) error {
 	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no directory %s: make it, or write another path", dir)
+	}
 	if err != nil {
 		return err
 	}

@@ -1,12 +1,15 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
@@ -62,12 +65,16 @@ func (l *loading) dotted(nt namedTable) (found bool) {
 func (l *loading) bridgeLine(t *table, b *Bridge) {
 	for _, key := range []string{"transport", "address", "args"} {
 		if t.has(key) {
-			t.fail(t.lineOf(key), "%s and line exclude each other: the line says it already", key)
+			t.fail(t.lineOf(key), "%s and line exclude each other: the line says it already, so take %[1]s out", key)
 		}
 	}
 	line := t.lineOf("line")
 	text := t.pasted("line", TextLine)
 	if t.isBad("line") {
+		return
+	}
+	if says := Foreign(text); says != "" {
+		t.fail(line, "line: %s", says)
 		return
 	}
 	parsed, err := adapter.ParseBridgeLine(text)
@@ -82,7 +89,7 @@ func (l *loading) bridgeLine(t *table, b *Bridge) {
 	}
 	l.checkArgs(t, b, "line", line)
 	if parsed.Fingerprint != "" && t.m["far"] != string(FarForward) {
-		t.warn(line, "line: it has a relay's fingerprint (40 digits), so it leads into the Tor network, which does not work here: an exit of ptgate has none")
+		t.warn(line, "line: it has a relay's fingerprint (40 digits), so it leads into the Tor network, which does not work here: an exit of ptgate has none, so ask its operator for its line")
 	}
 }
 
@@ -121,7 +128,7 @@ func (l *loading) bridgeRest(t *table, b *Bridge) {
 	case b.Far == FarForward:
 		t.fail(line, "user and password go to an exit or a SOCKS5 server; with far = \"forward\" nobody asks for them")
 	case !credential(b.User) || !credential(b.Password):
-		t.fail(line, "user and password go together, each with 1 to 255 bytes and no control characters")
+		t.fail(line, "user and password go together: write both, each with 1 to 255 bytes and no control characters")
 	default:
 		l.secret(t.lineOf("password"))
 	}
@@ -182,6 +189,11 @@ func (l *loading) checkArgs(t *table, b *Bridge, key string, line int) {
 	l.unknownArgs(t, line, key, b.Transport, row.Args.Known, b.Args)
 	for _, err := range row.Args.Check(b.Args, key == "line") {
 		t.fail(line, "%s: %v", key, err)
+	}
+	if pt := l.pts.declared[b.Transport]; pt == nil || pt.Builtin() {
+		for _, doubt := range row.Args.Doubts(b.Args) {
+			t.warn(line, "%s: %s", key, doubt)
+		}
 	}
 }
 
@@ -297,6 +309,10 @@ func (l *loading) program(t *table, pt *PT) {
 		t.fail(line, "exec begins with an empty string: write the program's path")
 		return
 	}
+	if strings.ContainsFunc(name, unicode.IsControl) {
+		t.fail(line, "exec has a control character in it: %s", escapeHint)
+		return
+	}
 	if strings.Contains(name, "/") {
 		name = l.path(name)
 	}
@@ -306,8 +322,11 @@ func (l *loading) program(t *table, pt *PT) {
 		pt.Exec[0] = found
 	case strings.Contains(pt.Exec[0], " ") && len(pt.Exec) == 1:
 		t.warn(line, "exec: there is no program %q: write the program and its arguments as a list, exec = [\"…\", \"…\"]", pt.Exec[0])
+	case errors.Is(err, fs.ErrPermission):
+		t.warn(line, "exec: %q is not executable: chmod +x %[1]s, or its transports will not work", pt.Exec[0])
+		pt.Exec[0] = name
 	default:
-		t.warn(line, "exec: there is no program %q, or it is not executable: install it, or its transports will not work", pt.Exec[0])
+		t.warn(line, "exec: there is no program %q: install it, or its transports will not work", pt.Exec[0])
 		pt.Exec[0] = name
 	}
 }
@@ -362,11 +381,7 @@ func (p *ptTable) find(t *table, transport string, server bool) *PT {
 			names = append(names, r.Name)
 		}
 		names = append(names, slices.Sorted(maps.Keys(p.declared))...)
-		hint := DidYouMean(transport, names)
-		if hint == "" {
-			hint = fmt.Sprintf(": name the program in [pt.NAME], with transports = [%q]", transport)
-		}
-		t.fail(line, "no PT offers the transport %q%s", transport, hint)
+		t.fail(line, "no PT offers the transport %q%s", transport, noSuchTransport(transport, names))
 		return nil
 	}
 	if i := slices.IndexFunc(p.builtin, func(b *PT) bool { return b.Name == transport }); i >= 0 {

@@ -418,7 +418,7 @@ func TestUnreadable(t *testing.T) {
 	deep := write(t, "deep.toml", "\na = "+strings.Repeat("[", 20_000))
 	for path, want := range map[string]string{
 		filepath.Join(dir, "none.toml"): ": can't open it: ",
-		dir:                             ": can't read it: ",
+		dir:                             ": is a directory: name a file",
 		big:                             ": is larger than 16 MiB",
 		deep:                            ":2: brackets are nested too deeply",
 	} {

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -139,10 +140,16 @@ var errTooLarge = fmt.Errorf("is larger than %d MiB: put long lists into files o
 // not be read, it says who must own it.
 func shortError(err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		if errors.Is(err, syscall.EISDIR) {
+			return errors.New("is a directory: name a file")
+		}
 		if errors.Is(err, fs.ErrPermission) {
 			if why := permissions.Denied(pe.Path); why != "" {
 				return fmt.Errorf("can't %s it: %w: %s", pe.Op, pe.Err, why)
 			}
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("can't %s it: %w: correct its name, or make it", pe.Op, pe.Err)
 		}
 		return fmt.Errorf("can't %s it: %w", pe.Op, pe.Err)
 	}
@@ -182,8 +189,11 @@ func decode(doc []byte) (m map[string]any, problem *Problem) {
 	if pe, ok := errors.AsType[toml.ParseError](err); ok {
 		message, line = pe.Message, max(pe.Position.Line, 1)
 	}
-	if strings.Contains(message, "end table name, but got '\\n'") {
+	if strings.Contains(message, "end table name, but got '\\n'") || strings.Contains(message, "delimiter ']', but got '\\n'") {
 		line = max(line-1, 1) // the line that lacks its end
+	}
+	if at := openList(doc, line); at > 0 {
+		return nil, &Problem{Line: at, Message: "the list that begins here has no end: write \"]\" behind its last entry"}
 	}
 	return nil, &Problem{Line: line, Message: cmp.Or(syntaxHint(doc, line, message), syntaxMessage(message))}
 }
@@ -333,7 +343,13 @@ func bindAddr(s string) (netip.AddrPort, error) {
 	case s != "" && strings.Trim(s, "0123456789") == "":
 		return netip.AddrPort{}, fmt.Errorf("%q is a port alone: write \"127.0.0.1:%[1]s\" for this machine, or \":%[1]s\" for all its addresses", s)
 	case strings.HasPrefix(s, "*:"):
-		return netip.AddrPort{}, fmt.Errorf("%q: all addresses of this machine are %q", s, s[1:])
+		return netip.AddrPort{}, fmt.Errorf("%q: all addresses of this machine are written %q", s, s[1:])
+	case strings.Contains(s, "://"):
+		return netip.AddrPort{}, fmt.Errorf("%q is a URL: write its address and port alone, as in \"127.0.0.1:1080\"", s)
+	case strings.ContainsAny(strings.TrimSpace(s), " ,;"):
+		return netip.AddrPort{}, fmt.Errorf("%q has %s in it: each address stands in quotes of its own, as in [\"127.0.0.1:1080\", \"[::1]:1080\"]", s, theSign(s, " ,;"))
+	case err == nil:
+		return netip.AddrPort{}, fmt.Errorf("%q has a zone: write an address without one, or \":%d\" for all of them", s, a.Port())
 	case strings.HasPrefix(s, "localhost:"):
 		return netip.AddrPort{}, fmt.Errorf("%q has a name: write \"127.0.0.1%s\" or \"[::1]%[2]s\"", s, s[len("localhost"):])
 	}
@@ -348,6 +364,10 @@ func bindAddr(s string) (netip.AddrPort, error) {
 			return netip.AddrPort{}, fmt.Errorf("%q: an IPv6 address stands in brackets before its port: write \"[%s]:%s\"", s, host, port)
 		case portErr == nil && n > 65535:
 			return netip.AddrPort{}, fmt.Errorf("%q has the port %q: ports go up to 65535", s, port)
+		case portErr == nil && err != nil && dottedNumbers(host):
+			return netip.AddrPort{}, fmt.Errorf("%q is not an address with a port: an IPv4 address has four numbers, each from 0 to 255 and without a zero in front, as in \"192.0.2.10:443\"", s)
+		case err == nil && portErr != nil:
+			return netip.AddrPort{}, fmt.Errorf("%q: %q is no port: write a number from 1 to 65535", s, port)
 		case portErr == nil && err != nil && !strings.ContainsAny(host, "[]:") && strings.ContainsFunc(host, unicode.IsLetter):
 			return netip.AddrPort{}, fmt.Errorf("%q has a name: write an address of this machine, or %q for all of them", s, ":"+port)
 		}
@@ -380,7 +400,7 @@ func (l *loading) checkBinds() {
 			if a.addr.Port() == 0 || a.addr.Port() != b.addr.Port() || !overlap(a.addr.Addr(), b.addr.Addr()) {
 				continue
 			}
-			b.t.fail(b.line, "%s %s takes the port that %s %s of line %d has already", b.what, b.addr, a.what, a.addr, a.line)
+			b.t.fail(b.line, "%s %s takes the port that %s %s of line %d has already: give one of them another port", b.what, b.addr, a.what, a.addr, a.line)
 			break
 		}
 	}
@@ -693,7 +713,7 @@ func exitTable(t *table, serve []*Serve) Exit {
 	}
 	t.done()
 	if t.m != nil && !slices.ContainsFunc(serve, func(s *Serve) bool { return s.Forward == "" }) {
-		t.warn(t.line(), "no [[serve]] leads to the exit, so that this does nothing")
+		t.warn(t.line(), "no [[serve]] leads to the exit, so that this does nothing: write one, or take [exit] out")
 	}
 	return e
 }
@@ -827,6 +847,23 @@ func reason(err error) string {
 	return strings.TrimPrefix(err.Error(), destination.ErrInvalid.Error()+": ")
 }
 
+// dottedNumbers tells whether a host is meant to be an IPv4 address.
+func dottedNumbers(host string) bool {
+	return strings.Count(host, ".") > 0 && strings.Trim(host, "0123456789.") == ""
+}
+
+// theSign names the first of some signs that a text has.
+func theSign(s, signs string) string {
+	switch i := strings.IndexAny(s, signs); {
+	case i < 0:
+		return "something"
+	case s[i] == ' ':
+		return "a space"
+	default:
+		return strconv.Quote(s[i : i+1])
+	}
+}
+
 // hostPort checks the address of a bridge: a literal address and a port.
 func hostPort(s string) (string, error) {
 	a, err := netip.ParseAddrPort(s)
@@ -838,12 +875,24 @@ func hostPort(s string) (string, error) {
 	case err == nil:
 		return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String(), nil
 	}
+	if i := strings.LastIndexByte(s, ':'); i > 0 && strings.Count(s[i:], "") > 4 && strings.Trim(s[i+1:], "0123456789") == "" {
+		// The last group has the form of a port, such as 443, and a group of 0443 is rare.
+		if a, err := netip.ParseAddr(s[:i]); err == nil && a.Is6() && !strings.HasPrefix(s, "[") {
+			return "", fmt.Errorf("%q: an IPv6 address stands in brackets before its port: write \"[%s]:%s\"", s, s[:i], s[i+1:])
+		}
+	}
 	if a, err := netip.ParseAddr(s); err == nil {
 		return "", fmt.Errorf("%q has no port: write as in %q", s, netip.AddrPortFrom(a, 443))
 	}
 	if host, port, err := net.SplitHostPort(s); err == nil {
 		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 			return "", fmt.Errorf("%q has no port from 1 to 65535", s)
+		}
+		switch _, err := netip.ParseAddr(host); {
+		case err == nil && dottedNumbers(host):
+			return "", fmt.Errorf("%q has brackets, which are for IPv6: write %q", s, host+":"+port)
+		case dottedNumbers(host):
+			return "", fmt.Errorf("%q is not an address with a port: an IPv4 address has four numbers, each from 0 to 255 and without a zero in front, as in \"192.0.2.10:443\"", s)
 		}
 		if _, err := destination.Canonical(host); err == nil {
 			return "", fmt.Errorf("%q has a name: write the IP address, as looking the name up would tell the network where the bridge is", s)

@@ -44,7 +44,7 @@ func (t *table) owners(key string) (uids []uint32) {
 		uid, ok := lookUpUser(it.text)
 		switch {
 		case !ok:
-			t.fail(it.line, "%s: there is no user %q on this machine", key, it.text)
+			t.fail(it.line, "%s: there is no user %q on this machine: write the name or the number of one, or \"self\"", key, it.text)
 		case !slices.Contains(uids, uid):
 			uids = append(uids, uid)
 		}

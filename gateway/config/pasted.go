@@ -212,7 +212,7 @@ func leftOut(removed []Char) string {
 
 // pasted is str for a text that may have been pasted.
 func (t *table) pasted(key string, kind TextKind) string {
-	text := t.str(key, "")
+	text := t.text(key, "")
 	if text == "" {
 		return ""
 	}

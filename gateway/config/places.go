@@ -1,8 +1,11 @@
 package config
 
 import (
+	"fmt"
 	"slices"
 	"strings"
+
+	"ptgate/adapter/builtin"
 )
 
 // places are the tables in which a key can stand, for a message about one that stands in
@@ -21,6 +24,16 @@ var places = map[string][]string{
 		"memory", "client_memory", "client_streams", "client_carriers", "client_new", "shared"},
 }
 
+// placeOfArg is place for an arg of a transport.
+func placeOfArg(key string) string {
+	for _, row := range builtin.Transports() {
+		if slices.Contains(row.Args.Known, key) {
+			return fmt.Sprintf(": it belongs into args of a bridge, as in args = { %s = \"…\" }, or options of a [[serve]]", key)
+		}
+	}
+	return ""
+}
+
 // place is the end of a message about a key that stands in the wrong table: where it
 // belongs, or nothing.
 func place(key string) string {
@@ -31,7 +44,7 @@ func place(key string) string {
 		}
 	}
 	if len(tables) == 0 {
-		return ""
+		return placeOfArg(key)
 	}
 	if slices.Contains(tables, "") {
 		return ": write it above the first [table]; what stands below belongs to that table"

@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"sort"
+	"strings"
+	"unicode"
 
 	"ptgate/routes"
 )
@@ -51,7 +54,7 @@ func (l *loading) routeTables(cfg *Config, tables []*table) {
 	for _, bridge := range cfg.Bridges {
 		if !used[bridge] && len(tables) > 0 {
 			l.problems = append(l.problems, Problem{l.file, bridge.Line,
-				fmt.Sprintf("bridge %q: no route leads to it", bridge.Name), true})
+				fmt.Sprintf("bridge %q: no route leads to it: name it in the via of one", bridge.Name), true})
 		}
 	}
 }
@@ -71,7 +74,7 @@ func (l *loading) reachable(cfg *Config, t *table, rule int) {
 		if cfg.Table.Patterns(rule) == 1 {
 			all = "its pattern is"
 		}
-		t.fail(t.line(), "it can never match: %s taken by earlier routes, %q by %s",
+		t.fail(t.line(), "it can never match: %s taken by earlier routes, %q by %s; write it above them, or take it out",
 			all, cfg.Table.Pattern(routes.Match{Rule: rule}), place(by))
 		return
 	}
@@ -82,7 +85,7 @@ func (l *loading) reachable(cfg *Config, t *table, rule int) {
 			return // lists come last
 		}
 		if by, ok := cfg.Table.Covered(m); ok {
-			t.warn(line, "%q can never match: taken by %s", cfg.Table.Pattern(m), place(by))
+			t.warn(line, "%q can never match: taken by %s; write it above that, or take it out", cfg.Table.Pattern(m), place(by))
 		}
 	}
 }
@@ -122,6 +125,10 @@ func (l *loading) patterns(t *table, r *Route, rule int, b *routes.Builder) {
 			t.fail(it.line, "to_file is empty: write the name of a file")
 			continue
 		}
+		if strings.ContainsFunc(it.text, unicode.IsControl) {
+			t.fail(it.line, "to_file has a control character in it: %s", escapeHint)
+			continue
+		}
 		name := l.shown(it.text)
 		n := 0
 		err := l.readList(l.path(it.text), name, func(line int, text string) error {
@@ -131,7 +138,7 @@ func (l *loading) patterns(t *table, r *Route, rule int, b *routes.Builder) {
 		if err != nil {
 			t.fail(it.line, "to_file: %s: %v", name, err)
 		} else if n == 0 {
-			t.warn(it.line, "to_file: %s has no patterns in it", name)
+			t.warn(it.line, "to_file: %s has no patterns in it, so that it takes nothing: write one a line", name)
 		}
 	}
 }
@@ -159,6 +166,9 @@ func (l *loading) readList(path, shown string, add func(line int, text string) e
 	}
 	limited := &io.LimitedReader{R: f, N: maxList + 1}
 	in := bufio.NewReaderSize(limited, maxListLine)
+	if head, _ := in.Peek(maxListLine); isUTF16(head) {
+		return errors.New(utf16Hint)
+	}
 	bad := 0
 	report := func(line int, message string) {
 		if bad++; bad <= maxBadLines {
@@ -197,6 +207,9 @@ func (l *loading) readList(path, shown string, add func(line int, text string) e
 			if err == nil {
 				err = add(line, clean)
 			}
+			if _, name, ok := strings.Cut(clean, " "); err != nil && ok && isHostsLine(clean) {
+				err = fmt.Errorf("this is a line of a hosts file: write the name alone, as in %q", strings.TrimSpace(name))
+			}
 			if err != nil {
 				report(line, err.Error())
 			}
@@ -217,6 +230,12 @@ func (l *loading) readList(path, shown string, add func(line int, text string) e
 		l.problems = append(l.problems, Problem{File: shown, Line: last, Message: fmt.Sprintf("and %d more lines like these", bad-maxBadLines)})
 	}
 	return nil
+}
+
+// isHostsLine tells whether a line begins with an address, as in /etc/hosts.
+func isHostsLine(s string) bool {
+	_, err := netip.ParseAddr(strings.Fields(s)[0])
+	return err == nil
 }
 
 // ofBridge are the keys that only a bridge written in place brings into a route.
@@ -261,7 +280,7 @@ func (l *loading) via(cfg *Config, t *table, r *Route, rule int) {
 				r.Action = ActionBlock
 			}
 			if len(list) > 1 {
-				t.fail(it.line, "via: %q stands alone", it.text)
+				t.fail(it.line, "via: %q stands alone: write via = %[1]q, or bridges only", it.text)
 			} else if hasPick {
 				t.fail(t.lineOf("pick"), "pick is for bridges: leave it out with via = %q", it.text)
 			}
@@ -270,8 +289,7 @@ func (l *loading) via(cfg *Config, t *table, r *Route, rule int) {
 		b, ok := l.bridges[it.text]
 		switch {
 		case !ok:
-			names := append(slices.Sorted(maps.Keys(l.bridges)), viaDirect, viaBlock)
-			t.fail(it.line, "via: there is no bridge %q%s", it.text, DidYouMean(it.text, names))
+			t.fail(it.line, "via: there is no bridge %q%s", it.text, l.meantBridge(it.text))
 		case seen[it.text]:
 			t.fail(it.line, "via names %q twice", it.text)
 		default:
@@ -279,6 +297,27 @@ func (l *loading) via(cfg *Config, t *table, r *Route, rule int) {
 		}
 		seen[it.text] = true
 	}
+}
+
+// meantBridge is the end of a message about a name in via that no bridge has.
+func (l *loading) meantBridge(name string) string {
+	known := slices.Sorted(maps.Keys(l.bridges))
+	if hint := DidYouMean(name, append(known, viaDirect, viaBlock)); hint != "" {
+		return hint
+	}
+	if word := viaWords[strings.ToLower(name)]; word != "" {
+		return fmt.Sprintf(": did you mean %q?", word)
+	}
+	if len(known) == 0 || len(known) > 5 {
+		return ": write [bridge.NAME] with that name, or the name of one that is there"
+	}
+	return fmt.Sprintf(": there is %q", known)
+}
+
+// viaWords are the words of other programs for direct and block.
+var viaWords = map[string]string{
+	"deny": viaBlock, "reject": viaBlock, "drop": viaBlock, "ban": viaBlock, "blackhole": viaBlock, "refuse": viaBlock,
+	"none": viaDirect, "bypass": viaDirect, "freedom": viaDirect, "noproxy": viaDirect,
 }
 
 // note keeps where pattern n is written, in as few runs as it takes.

@@ -27,6 +27,9 @@ func syntaxHint(doc []byte, line int, message string) string {
 	if hint := oddCharacter(lines[line-1]); hint != "" {
 		return hint
 	}
+	if hint := Foreign(text); hint != "" {
+		return hint
+	}
 	if _, err := adapter.ParseBridgeLine(strings.TrimPrefix(text, "Bridge ")); err == nil {
 		return "this is a bridge line alone: `ptgate add-bridge` adds it to a file, or write [bridge.NAME], and below it line = \"…\""
 	}
@@ -41,26 +44,71 @@ func syntaxHint(doc []byte, line int, message string) string {
 	case strings.Contains(message, "already been defined"):
 		return defined(message)
 	case strings.Contains(message, "escape"), strings.Contains(message, "hexadecimal"):
-		return "in a text in double quotes a backslash begins an escape: write it twice, or put the text in single quotes, as in 'C:\\Users\\me'"
+		return escapeHint
 	case strings.Contains(message, "array terminator"):
 		return "a comma is missing between two entries of the list, or \"]\" at its end"
 	}
 	return ""
 }
 
+// listStart is a key whose value is a list.
+var listStart = regexp.MustCompile(`^` + key + `\s*=\s*\[`)
+
+// openList is the line of a list that goes on into another line, to which it can't go on: one that
+// is the heading of a table, or has a key. 0: the line has no such list above it.
+func openList(doc []byte, line int) int {
+	lines := strings.Split(string(doc), "\n")
+	if line < 2 || line > len(lines) {
+		return 0
+	}
+	if text := strings.TrimSpace(lines[line-1]); text != "" && !strings.HasPrefix(text, "[") && !startsKey.MatchString(text) {
+		return 0
+	}
+	depth := 0
+	for i := line - 2; i >= 0; i-- {
+		text := strings.TrimSpace(outsideQuotes(lines[i]))
+		depth += strings.Count(text, "]") - strings.Count(text, "[")
+		if listStart.MatchString(text) {
+			if depth < 0 {
+				return i + 1
+			}
+			return 0
+		}
+		if strings.HasPrefix(text, "[") || startsKey.MatchString(text) {
+			return 0
+		}
+	}
+	return 0
+}
+
+var startsKey = regexp.MustCompile(`^` + key + `\s*=`)
+
+var quotedText = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|'[^']*'|#.*`)
+
+// outsideQuotes is a line without its texts and its comment.
+func outsideQuotes(line string) string { return quotedText.ReplaceAllString(line, "") }
+
+const escapeHint = "in a text in double quotes a backslash begins an escape: write it twice, or put the text in single quotes, as in 'C:\\Users\\me'"
+
 // encodingHint says what is wrong with the bytes of a document as a whole.
 func encodingHint(doc []byte) string {
 	switch {
-	case bytes.HasPrefix(doc, []byte("\xff\xfe")), bytes.HasPrefix(doc, []byte("\xfe\xff")), bytes.Count(doc, []byte{0}) > len(doc)/4:
-		return "the file is in UTF-16: save it as UTF-8 (in Windows' Notepad: Save as, Encoding)"
+	case isUTF16(doc):
+		return utf16Hint
 	case bytes.IndexByte(doc, 0) >= 0:
-		return "the file has a NUL byte in it: it is damaged, or no configuration"
+		return "the file has a NUL byte in it: it is damaged, or no configuration; name the right one"
 	case !utf8.Valid(doc):
 		return "the file has bytes that are no UTF-8: save it as UTF-8"
 	case bytes.IndexByte(doc, '\r') >= 0 && bytes.IndexByte(doc, '\n') < 0:
 		return "the lines end in a carriage return alone: save the file with line ends of Unix or Windows"
 	}
 	return ""
+}
+
+const utf16Hint = "the file is in UTF-16: save it as UTF-8 (in the Notepad of Windows: Save as, Encoding)"
+
+func isUTF16(doc []byte) bool {
+	return bytes.HasPrefix(doc, []byte("\xff\xfe")) || bytes.HasPrefix(doc, []byte("\xfe\xff")) || bytes.Count(doc, []byte{0}) > len(doc)/4
 }
 
 // oddCharacter names the first character of a line, before its comment, that some programs
@@ -88,17 +136,43 @@ type slip struct {
 
 var slips = []slip{
 	{regexp.MustCompile(`^(<<<<<<<|=======|>>>>>>>)`), says("git has left both sides of a merge here: keep one, and take its marks away")},
+	{regexp.MustCompile(`^(---|\+\+\+|@@)( |$)`), says("this is a diff: use `patch` to put it into a file")},
+	{regexp.MustCompile("^(```|~~~)"), says("this mark is of the page that the text was copied from: take it away, here and at the end")},
+	{regexp.MustCompile(`^(\$ |cat |echo |sudo |export |EOF$)`), says("this is for the shell: take it away, here and at the end")},
 	{regexp.MustCompile(`^(//|;|--|/\*)`), says("a comment begins with \"#\"")},
-	{regexp.MustCompile(`^<`), says("this is a web page, or XML, and no configuration")},
+	{regexp.MustCompile(`^` + key + `\s*=\s*("[^"]*"|'[^']*'|true|false|[^"'\s]+)\s+(//|;)`), func(m []string) string {
+		return fmt.Sprintf("a comment begins with \"#\", not with %q", m[3])
+	}},
+	{regexp.MustCompile(`^` + key + `\s*(==|=>|:=|<-|->)`), func(m []string) string {
+		return fmt.Sprintf("one \"=\" stands between a key and its value: write it for %q", m[2])
+	}},
+	{regexp.MustCompile(`^` + key + `\s*=\s*\(`), func(m []string) string {
+		return fmt.Sprintf("a list stands in square brackets: write %q", m[1]+" = [\"…\", \"…\"]")
+	}},
+	{regexp.MustCompile(`^` + key + `\s*=\s*\{\s*("[^"]*"|'[^']*')\s*[,}]`), func(m []string) string {
+		return fmt.Sprintf("a list stands in square brackets: write %q", m[1]+" = [\"…\", \"…\"]")
+	}},
+	{regexp.MustCompile(`^` + key + `\s*=\s*\[[^"'\]]*[^"'\]\s\d{,\[]`), func(m []string) string {
+		return fmt.Sprintf("text stands in quotes, in a list, too: write %q", m[1]+" = [\"…\", \"…\"]")
+	}},
+	{regexp.MustCompile("^" + key + "\\s*=\\s*`"), says("a backtick is no quote: write plain ones, as in \"text\"")},
+	{regexp.MustCompile(`^` + key + `\s*=\s*"[^"]*"\s*,\s*"`), func(m []string) string {
+		return fmt.Sprintf("several texts are a list, in square brackets: write %q", m[1]+" = [\"…\", \"…\"]")
+	}},
+	{regexp.MustCompile(`^` + key + `\s*=\s*[^"'\s\[{]+"\s*(#.*)?$`), says("a quote is missing at the front of this text: it begins with the same quote that it ends with")},
+	{regexp.MustCompile(`^\[+\s*\]+`), says("there is no name in this heading: write as in [log], [bridge.NAME] or [[route]]")},
+	{regexp.MustCompile(`^<`), says("this is a web page, or XML, and no configuration: name the right file, or fetch it anew")},
 	{regexp.MustCompile(`^\{`), says("this is JSON: a configuration is TOML, as in configs/client.toml")},
+	{regexp.MustCompile(`^\[\[[^\]]*\]?$`), says("the heading of such a table ends in \"]]\"")},
 	{regexp.MustCompile(`^\[+[^\]"]*[^\]\s"A-Za-z0-9_.-][^\]"]*\]`), says("a name in a table's heading has letters, digits, \"-\" and \"_\"; any other stands in quotes, as in [bridge.\"a.b\"]")},
 	{regexp.MustCompile(`^\[+[^\]"]*\S\s+[^\]\s][^\]"]*\]`), says("a name in a table's heading has no space in it: write \"-\" instead")},
-	{regexp.MustCompile(`^\[\[[^\]]*\]?$`), says("the heading of such a table ends in \"]]\"")},
 	{regexp.MustCompile(`^\[[^\[\]]*$`), says("the heading of a table ends in \"]\"")},
 	{regexp.MustCompile(`^` + key + `\s*:`), func(m []string) string {
 		return fmt.Sprintf("a key and its value stand as in  key = value: write \"=\" behind %q, not \":\"", m[1])
 	}},
-	{regexp.MustCompile(`^` + key + `\s+(["'\[{]|\d|true|false)`), func(m []string) string { return fmt.Sprintf("\"=\" is missing behind %q", m[1]) }},
+	{regexp.MustCompile(`^` + key + `\s+(["'\[{]|\d|true|false)`), func(m []string) string {
+		return fmt.Sprintf("\"=\" is missing behind %q: write as in  key = value", m[1])
+	}},
 	{regexp.MustCompile(`^` + key + `\s*=\s*(?i:(true|yes|on)|(false|no|off))\s*(#.*)?$`), func(m []string) string {
 		value := "false"
 		switch {
@@ -115,13 +189,23 @@ var slips = []slip{
 	{regexp.MustCompile(`^` + key + `\s*=\s*("[^"]*"|'[^']*'|true|false|\d+)\s+` + key + `\s*=`), func(m []string) string {
 		return fmt.Sprintf("each key stands in a line of its own: begin a new one before %q", m[3])
 	}},
-	{regexp.MustCompile(`^` + key + `\s*=\s*(#.*)?$`), func(m []string) string { return fmt.Sprintf("there is no value behind %q", m[1]+" =") }},
-	{regexp.MustCompile(`^` + key + `\s*=\s*"[^"]*$`), says("a quote is missing at the end of this text")},
+	{regexp.MustCompile(`^` + key + `\s*(#.*)?$`), func(m []string) string {
+		return fmt.Sprintf("there is no value behind %q: write as in  key = value", m[1])
+	}},
+	{regexp.MustCompile(`^` + key + `\s*=\s*0\d+\s*(#.*)?$`), says("a number has no zero in front; if it is a text, it stands in quotes")},
+	{regexp.MustCompile(`^` + key + `\s*=\s*(#.*)?$`), func(m []string) string {
+		return fmt.Sprintf("there is no value behind %q: write as in  key = value", m[1]+" =")
+	}},
+	{regexp.MustCompile(`^` + key + `\s*=\s*"[^"]*$`), says("a quote is missing at the end of this text: it ends with the same quote that it begins with")},
 	{regexp.MustCompile(`^` + key + `\s*=\s*([^"'\[{\s][^"'#]*?)\s*(#.*)?$`), func(m []string) string {
 		if _, err := toml.Decode("x = "+m[2], &struct{}{}); err == nil {
 			return "" // the value is right
 		}
-		return fmt.Sprintf("text stands in quotes: write %q", m[1]+" = \""+m[2]+"\"")
+		hint := fmt.Sprintf("text stands in quotes: write %q", m[1]+" = \""+m[2]+"\"")
+		if strings.Trim(m[2], "0123456789_+-") == "" {
+			hint += "; a number has 18 digits at most"
+		}
+		return hint
 	}},
 }
 

@@ -11,10 +11,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"ptgate/adapter"
 	"ptgate/gateway/budget"
 	"ptgate/gateway/credentials"
+	"ptgate/routes"
 )
 
 // A table is one TOML table under inspection. Each getter notes that its key is
@@ -93,12 +95,34 @@ func (t *table) get(key string) (any, bool) {
 func (t *table) done() {
 	for _, key := range slices.Sorted(maps.Keys(t.m)) {
 		if !slices.Contains(t.known, key) {
-			t.fail(t.lineOf(key), "unknown key %q%s", key, cmp.Or(DidYouMean(key, t.known), place(key)))
+			t.fail(t.lineOf(key), "unknown key %q%s", key, cmp.Or(DidYouMean(key, t.known), place(key), t.there()))
 		}
 	}
 }
 
+// there is the end of a message about a key that nobody knows: the keys that can stand there.
+func (t *table) there() string {
+	known := slices.Sorted(slices.Values(t.known))
+	if len(known) == 0 {
+		return ""
+	}
+	return ": it can be " + strings.Join(known, ", ")
+}
+
+// str reads a string in one line. A control character in it comes from a backslash, as in a path of
+// Windows.
 func (t *table) str(key, def string) string {
+	s := t.text(key, def)
+	if strings.ContainsFunc(s, unicode.IsControl) {
+		t.fail(t.lineOf(key), "%s has a control character in it: %s", key, escapeHint)
+		t.bad = append(t.bad, key)
+		return def
+	}
+	return s
+}
+
+// text is str for a string that may have any character in it.
+func (t *table) text(key, def string) string {
 	v, ok := t.get(key)
 	if !ok {
 		return def
@@ -172,6 +196,8 @@ func (t *table) duration(key string, def time.Duration, zero bool) time.Duration
 	switch {
 	case !ok || err != nil:
 		t.fail(t.lineOf(key), "%s must be a time with its unit, as in \"10s\", \"1m30s\" or \"500ms\"%s", key, meantTime(v))
+	case d < 0 && zero:
+		t.fail(t.lineOf(key), "%s is %q: it can't be less than zero", key, s)
 	case d < 0 || d == 0 && !zero:
 		t.fail(t.lineOf(key), "%s is %q: it must be more than zero", key, s)
 	default:
@@ -260,8 +286,11 @@ func meant(v any, units map[string]string) string {
 		return ""
 	}
 	unit, ok := units[strings.ToLower(m[2])]
-	if !ok {
+	switch {
+	case !ok:
 		return ""
+	case m[1]+unit == fmt.Sprint(v):
+		return fmt.Sprintf(": %q is too large", v)
 	}
 	return fmt.Sprintf(": write %q", m[1]+unit)
 }
@@ -277,7 +306,11 @@ func meantTime(v any) string {
 }
 
 func meantSize(v any) string {
-	return meant(v, map[string]string{"": "B", "b": "B", "bytes": "B", "k": "KiB", "kb": "KiB", "kib": "KiB", "m": "MiB", "mb": "MiB", "mib": "MiB",
+	none := "B"
+	if n, err := strconv.ParseUint(fmt.Sprint(v), 10, 64); err == nil && n < 4096 {
+		none = "MiB" // hardly anybody means so few bytes
+	}
+	return meant(v, map[string]string{"": none, "b": "B", "bytes": "B", "k": "KiB", "kb": "KiB", "kib": "KiB", "m": "MiB", "mb": "MiB", "mib": "MiB",
 		"g": "GiB", "gb": "GiB", "gib": "GiB"})
 }
 
@@ -379,6 +412,10 @@ func (t *table) named(key, form string) []namedTable {
 	for name, v := range m {
 		s := &table{l: t.l, path: join(join(t.path, key), name), title: fmt.Sprintf("%s %q", key, name)}
 		if s.m, ok = v.(map[string]any); !ok {
+			if _, list := v.([]map[string]any); list {
+				t.fail(s.line(), "%s has two brackets: write [%s], with one", join(key, name), join(key, name))
+				continue
+			}
 			t.fail(s.line(), "%s = … stands where a table is meant: write %s", join(key, name), form)
 			continue
 		}
@@ -505,7 +542,7 @@ func (t *table) users(key string) map[string]string {
 		_, _, oddPassword := Pasted(password, TextSecret)
 		switch {
 		case !ok:
-			s.fail(s.lineOf(name), "the password of %q must be a string", name)
+			s.fail(s.lineOf(name), "the password of %q must be a string: put it in quotes", name)
 		case oddName != nil:
 			s.fail(s.lineOf(name), "the user name %q: %v", name, oddName)
 		case oddPassword != nil:
@@ -549,7 +586,8 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	}
 	p, err := netip.ParsePrefix(s)
 	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("%q is neither an address nor a network: write as in \"192.0.2.7\" or \"2001:db8::/32\"", s)
+		return netip.Prefix{}, fmt.Errorf("%q is neither an address nor a network: write %s", s,
+			cmp.Or(routes.MeantNetwork(s), "as in \"192.0.2.7\" or \"2001:db8::/32\""))
 	}
 	if m := p.Masked(); m != p {
 		return netip.Prefix{}, fmt.Errorf("%q has address bits outside its network: write %q", s, m)

@@ -3,6 +3,7 @@ package config
 import (
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"net/url"
@@ -34,7 +35,7 @@ func (l *loading) website(t *table, s *Serve) {
 		}
 	}
 	if !hasTLS {
-		t.fail(t.lineOf("decoy"), "decoy needs tls: without it, the web server in front shows the pages")
+		t.fail(t.lineOf("decoy"), "decoy needs tls: without it, the web server in front shows the pages, so leave decoy out")
 		return
 	}
 	s.Site = &website.Config{}
@@ -64,6 +65,9 @@ func (l *loading) decoy(t *table, site *website.Config) {
 // fileError leaves out the path, and what was done with it.
 func fileError(err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w: correct its name, or make it", pe.Err)
+		}
 		return pe.Err
 	}
 	return err
@@ -97,9 +101,9 @@ func (l *loading) tls(t *table, s *Serve) {
 	case cert == "" && key == "":
 		t.fail(t.line(), "write acme = \"www.example.com\" for a certificate from Let's Encrypt, or cert and key with the names of their files")
 	case key == "":
-		t.fail(t.line(), "cert needs key, the file with the private key")
+		t.fail(t.line(), "cert needs key: name the file with the private key, too")
 	case cert == "":
-		t.fail(t.line(), "key needs cert, the file with the certificate chain")
+		t.fail(t.line(), "key needs cert: name the file with the certificate chain, too")
 	default:
 		l.pair(t, s, l.shown(cert), l.shown(key))
 	}
@@ -118,6 +122,10 @@ func (l *loading) acme(t *table, s *Serve) {
 	name, err := destination.Canonical(site.Name)
 	_, notIP := netip.ParseAddr(site.Name)
 	switch {
+	case strings.Contains(site.Name, "://"):
+		t.fail(t.lineOf("acme"), "acme: %q is a URL: write its host alone, as in \"www.example.com\"", site.Name)
+	case strings.HasPrefix(site.Name, "*."):
+		t.fail(t.lineOf("acme"), "acme: %q is for all names below one, for which the authority wants a proof that ptgate can't give: write one name, as in \"www%s\"", site.Name, site.Name[1:])
 	case notIP == nil || err == nil && !strings.Contains(name, "."):
 		t.fail(t.lineOf("acme"), "acme: %q is not a full host name, as in \"www.example.com\"", site.Name)
 	case err != nil:
@@ -159,10 +167,10 @@ func (l *loading) pair(t *table, s *Serve, cert, key string) {
 		t.warn(t.lineOf("key"), "key: others can read it (mode %#o): chmod o-rwx %s", info.Mode().Perm(), key)
 	}
 	if now := time.Now(); now.After(c.Leaf.NotAfter) {
-		t.warn(t.lineOf("cert"), "cert: %s has expired on %s", cert, c.Leaf.NotAfter.Format(time.DateOnly))
+		t.warn(t.lineOf("cert"), "cert: %s has expired on %s: renew it", cert, c.Leaf.NotAfter.Format(time.DateOnly))
 	}
 	if host := hostOf(s); host != "" && !isPinned(s) && c.Leaf.VerifyHostname(host) != nil {
-		t.warn(t.lineOf("cert"), "cert: %s is not for %s, the host of url%s", cert, host, names(c.Leaf))
+		t.warn(t.lineOf("cert"), "cert: %s is not for %q, the host of url%s: clients refuse it; get one for that name, or correct url", cert, host, names(c.Leaf))
 	}
 }
 
@@ -170,7 +178,7 @@ func names(c *x509.Certificate) string {
 	if len(c.DNSNames) == 0 {
 		return ""
 	}
-	return ", but for " + strings.Join(c.DNSNames, ", ")
+	return fmt.Sprintf(", but for %q", c.DNSNames)
 }
 
 // warnOther warns if the certificate will be for another name than the one that clients
