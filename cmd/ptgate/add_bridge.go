@@ -85,6 +85,9 @@ writes it there: at the end of the via of the route that has this pattern, such 
 		if text == "" {
 			return errors.New("there is no line: give it whole, as in  obfs4 192.0.2.10:443 cert=... iat-mode=0")
 		}
+		if says := config.Foreign(text); says != "" {
+			return errors.New(says)
+		}
 		line, err := adapter.ParseBridgeLine(text)
 		if err != nil {
 			return err
@@ -140,6 +143,8 @@ func readLine(r io.Reader, terminal bool) (string, error) {
 		switch text := strings.TrimSpace(in.Text()); {
 		case terminal:
 			return text, nil
+		case text != "" && line != "" && config.Foreign(line) != "":
+			return line, nil
 		case text != "" && line != "":
 			return "", errors.New("it has more than one line: add one bridge at a time; a line that was broken in two must be joined first")
 		case text != "":

@@ -102,6 +102,9 @@ func readInvitation(cmd *cobra.Command, text string) (*invitation.Invitation, er
 			return nil, fmt.Errorf("standard input: %w", err)
 		}
 	case !strings.Contains(text, invitation.Scheme):
+		if says := config.Foreign(text); says != "" {
+			return nil, usagef("join: %s", says)
+		}
 		f, err := os.Open(text)
 		if err != nil {
 			if strings.ContainsAny(text, "@,") || strings.Contains(text, "://") || len(text) > 255 { // a part of a link: a secret
@@ -121,6 +124,9 @@ func readInvitation(cmd *cobra.Command, text string) (*invitation.Invitation, er
 	}
 	v, err := invitation.Find(text)
 	if err != nil {
+		if says := config.Foreign(text); says != "" && !strings.Contains(text, invitation.Scheme) {
+			return nil, errors.New(says)
+		}
 		if at := strings.Index(text, invitation.Scheme); at >= 0 {
 			if _, _, wrong := config.Pasted(strings.TrimSpace(text[at:]), config.TextLine); wrong != nil {
 				return nil, fmt.Errorf("%w; the link has %w", err, wrong)

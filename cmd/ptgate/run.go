@@ -42,9 +42,32 @@ SIGINT stop in order: live connections get limits.drain; a second one ends at on
 		if err != nil {
 			return wrongConfig(err)
 		}
-		return runGateway(cmd.Context(), cfg, cmd.ErrOrStderr())
+		err = runGateway(cmd.Context(), cfg, cmd.ErrOrStderr())
+		if err != nil {
+			sayWhere(cfg, *file, cmd.ErrOrStderr())
+		}
+		return err
 	}
 	return cmd
+}
+
+// sayWhere tells which lines of the file name what this machine can't do, as `ptgate check`
+// does. The log has what went wrong.
+func sayWhere(cfg *config.Config, file string, stderr io.Writer) {
+	path, err := config.Find(file)
+	if err != nil {
+		return // there was one when it was loaded
+	}
+	for _, p := range gateway.Check(cfg, path, false) {
+		fmt.Fprintln(withPriority(stderr, priorityOf(p)), p)
+	}
+}
+
+func priorityOf(p config.Problem) string {
+	if p.Warning {
+		return priorityWarning
+	}
+	return priorityError
 }
 
 // load finds and checks the configuration. Problems are printed, one a line.
@@ -67,11 +90,7 @@ func loadWith(file string, stderr io.Writer, warnings bool) (*config.Config, err
 		if !warnings && p.Warning {
 			continue
 		}
-		priority := priorityError
-		if p.Warning {
-			priority = priorityWarning
-		}
-		fmt.Fprintln(withPriority(stderr, priority), p)
+		fmt.Fprintln(withPriority(stderr, priorityOf(p)), p)
 	}
 	if cfg == nil {
 		return nil, exitError(1)

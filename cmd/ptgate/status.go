@@ -45,7 +45,7 @@ func running(ctx context.Context, file, stateDir string) (r runner, err error) {
 		sockets = append(sockets, control.Path(dir, r.file.Path))
 	}
 	if r.socket, err = control.Find(ctx, sockets...); err != nil && unread != nil {
-		err = fmt.Errorf("%s: %w: give the file that ptgate runs with -c FILE", r.shown, unread)
+		err = fmt.Errorf("%s: %w; give the file that ptgate runs with -c FILE", r.shown, unread)
 	} else if err != nil {
 		err = fmt.Errorf("%w. To start it:  ptgate run -c %s. If one runs: with the same file? "+
 			"If another user has started it, with its own state directory: --state-dir DIR", err, r.shown)
