@@ -108,7 +108,8 @@ func readUsage(stateDir, config string) map[string]exit.Usage {
 
 // NotedUsage tells what the users of cfg have used, as a ptgate that ran it has noted.
 func NotedUsage(cfg *config.Config) map[string]exit.Usage {
-	for _, dir := range []string{cfg.StateDir, config.ServiceStateDir} {
+	where, _ := config.Locate(cfg.Path) // it was read a moment ago
+	for _, dir := range where.StateDirs {
 		if all := readUsage(dir, cfg.Path); all != nil {
 			return all
 		}

@@ -90,9 +90,8 @@ func announced(cmd *cobra.Command, file string, cfg *config.Config) (all []serve
 	if err != nil {
 		return nil, "", err
 	}
-	dirs := []string{cfg.StateDir, config.ServiceStateDir} // it may be a system service's file
 	r, err := running(cmd.Context(), file, "")
-	runs := err == nil
+	dirs, runs := r.file.StateDirs, err == nil
 	if runs { // what another user has noted once is of another box
 		dirs = []string{filepath.Dir(r.socket)}
 	}

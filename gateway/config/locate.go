@@ -19,9 +19,9 @@ const ServiceStateDir = "/var/lib/ptgate"
 // A Location has what is needed to find the ptgate that runs a configuration file.
 type Location struct {
 	Path string // absolute, as Config.Path
-	// StateDirs are the state directories that it may use: Named, if the file names
-	// one; the default one; that of a system service; and, for root, the default one of
-	// the file's owner.
+	// StateDirs are the state directories that it may use, the likely ones first: Named, if
+	// the file names one; the default one; and that of a system service. For root, a file of
+	// another user has that of a service first, and then the user's default one.
 	StateDirs []string
 	Named     string // the state directory in the file; "": the file names none
 }
@@ -41,11 +41,14 @@ func Locate(path string) (Location, error) {
 		loc.Named = dir
 		loc.StateDirs = append(loc.StateDirs, dir)
 	}
-	dirs := []string{DefaultStateDir(os.Getenv), ServiceStateDir}
+	own := DefaultStateDir(os.Getenv)
+	dirs := []string{own, ServiceStateDir}
 	if owner, ok := ownerOf(info); ok && os.Geteuid() == 0 && owner != 0 {
+		dirs = []string{ServiceStateDir}
 		if u, err := user.LookupId(strconv.FormatUint(uint64(owner), 10)); err == nil {
 			dirs = append(dirs, DefaultStateDir(func(key string) string { return map[string]string{"HOME": u.HomeDir}[key] }))
 		}
+		dirs = append(dirs, own) // where root has tried it once
 	}
 	for _, dir := range dirs {
 		if !slices.Contains(loc.StateDirs, dir) {

@@ -3,6 +3,7 @@
 package service
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -141,4 +142,16 @@ func TestUpFromSource(t *testing.T) {
 	}
 	m.want(t, "ActiveState=active", "UnitFileState=enabled", "NRestarts=0")
 	m.joined(t, link)
+
+	// An invitation is to the service's box also while that does not run, and so is what is
+	// told of users.
+	m.must(t, "systemctl", "stop", "ptgate")
+	box := regexp.MustCompile(`@[0-9a-f]+/`)
+	later, _ := m.said(t, "env", "HOME=/root", "ptgate", "invite", "later")
+	if got, want := box.FindString(later), box.FindString(link); got != want {
+		t.Errorf("it invites to %q, want %q", got, want)
+	}
+	if out := m.must(t, "env", "HOME=/root", "ptgate", "users", "--json"); !regexp.MustCompile(`"name": "you",[^}]*"up": [1-9]`).MatchString(out) {
+		t.Errorf("users says\n%s", out)
+	}
 }
