@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -15,12 +16,19 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 
 	"ptgate/gateway/admin"
+	"ptgate/gateway/bridges"
+	"ptgate/gateway/budget"
+	"ptgate/gateway/config"
+	"ptgate/gateway/doctor"
+	"ptgate/gateway/outcome"
+	"ptgate/gateway/supervise"
 	"ptgate/integration/realpt"
 )
 
@@ -157,6 +165,87 @@ via = "dead"
 		}
 	})
 
+	// Whatever the state is, nothing is cut off, and axe-core finds nothing.
+	t.Run("states", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		ctx = browse(ctx, t)
+		addr := showStates(t)
+		for _, look := range []struct {
+			name, scheme string
+			width        int64
+		}{{"light", "light", 1100}, {"dark", "dark", 550}, {"narrow", "dark", 320}} {
+			inspect(ctx, t, "states-"+look.name, "http://"+addr+"/", look.scheme, look.width)
+		}
+	})
+
+	// A page that stays open does not get in the way of who looks at it, and finds ptgate again
+	// by itself.
+	t.Run("open", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		ctx = browse(ctx, t)
+		until := func(what, condition string) {
+			t.Helper()
+			if _, err := chromedp.Run(ctx, chromedp.Poll[bool](condition)); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+		addr := freeAddr(t)
+		text := strings.Replace(text, page, addr, 1)
+		first := run(t, "first", text, setting{})
+		var others []net.Conn
+		for range 16 { // as many as there may be
+			conn, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			io.WriteString(conn, "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+			if _, err := conn.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			others = append(others, conn)
+		}
+		if err := chromedp.Do(ctx, chromedp.Navigate("http://"+addr+"/")); err != nil {
+			t.Fatal(err)
+		}
+		until("one page too many", `source === null && !lost.hidden`)
+		for _, conn := range others {
+			conn.Close()
+		}
+		until("a place is free again", `connect(), lost.hidden`)
+
+		for what, script := range map[string]string{
+			"the focus is lost": `(() => {
+				document.getElementById("head-0-0").focus();
+				const part = document.getElementById("head").cloneNode(true);
+				part.append("changed");
+				show(part);
+				return document.activeElement.id === "head-0-0" && document.getElementById("head").textContent.includes("changed");
+			})()`,
+			"a selection is lost": `(() => {
+				const here = document.getElementById("bridges"), part = here.cloneNode(true);
+				part.append("changed");
+				getSelection().selectAllChildren(here.querySelector("li"));
+				show(part);
+				const stays = !here.textContent.includes("changed");
+				getSelection().removeAllRanges();
+				show(part);
+				return stays && here.textContent.includes("changed");
+			})()`,
+		} {
+			if ok, err := chromedp.Run(ctx, chromedp.Evaluate[bool](script)); err != nil || !ok {
+				t.Errorf("%s (%v)", what, err)
+			}
+		}
+
+		first.stop()
+		until("ptgate is gone", `!lost.hidden`)
+		second := run(t, "second", text, setting{})
+		until("ptgate is back", fmt.Sprintf(`lost.hidden && document.getElementById("state").textContent.includes(%q)`, second.file))
+	})
+
 	t.Run("pac", func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
@@ -202,6 +291,67 @@ via = "dead"
 			t.Error("the page is still at its old address")
 		}
 	})
+}
+
+// showStates shows a page on which every state of bridges, routes, transports and users is
+// there at once, with names as long as may be.
+func showStates(t *testing.T) (addr string) {
+	t.Helper()
+	now := time.Now()
+	failing := supervise.Status{State: supervise.Waiting, Failures: 7, Until: now.Add(time.Hour), Error: "pt obfs4proxy: exec: \"/usr/bin/obfs4proxy\": file does not exist"}
+	once := supervise.Status{State: supervise.Running, Failures: 1, Error: "the program has ended: exit status 2"}
+	text := "the network ends a connection when it is about 60s old: 3 connections died there, and others worked; each is used up to 50s"
+	closed := doctor.Diagnose(doctor.Case{Err: syscall.ECONNREFUSED})
+	s := admin.Status{State: "reloading", Config: strings.Repeat("/a-directory", 20), Since: now.Add(-26 * time.Hour), Loaded: now, Active: 8213,
+		Restart: []string{"state_dir", "log.format"}, Box: strings.Repeat("ab", 32), AsksUsers: true,
+		Listeners: []admin.ListenerStatus{{Front: "http", Address: "unix:" + strings.Repeat("/a-directory", 8)}, {Front: "mixed", Address: "127.0.0.1:1080"}}}
+	var names []string
+	for i, b := range []bridges.Status{
+		{State: "idle"}, {State: "connecting"}, {State: "up", RTT: 84 * time.Millisecond, Carriers: 2, Active: 3, In: 5 << 30},
+		{State: "up", Leaving: true}, {State: "up", Changed: true}, {State: "up", PT: &once},
+		{State: "up", Learned: []budget.Learned{{Kind: budget.KindAge, Value: "50s", At: "60s", Text: text}, {Kind: budget.KindAtOnce, Value: "4", Text: text}}},
+		{State: "suspect", Active: 4}, {State: "detached", Detached: now.Add(-time.Minute), Gone: true, Leaving: true},
+		{State: "resting", Reason: "refused", Until: now.Add(time.Hour), Verdict: &closed}, {State: "resting", Reason: "timeout", PT: &failing},
+	} {
+		b.Name, b.Transport = fmt.Sprintf("bridge-%02d-%s", i, strings.Repeat("w", 54)), "obfs4"
+		s.Bridges, names = append(s.Bridges, b), append(names, b.Name)
+		s.Routes = append(s.Routes, admin.RouteStatus{Route: i + 1, Action: "via", Pick: "first", Via: []string{b.Name}, Ready: b.State == "up" || b.Active > 0})
+	}
+	s.Routes = append(s.Routes, admin.RouteStatus{Route: 20, Action: "via", Pick: "fastest", Via: names, Ready: true}, admin.RouteStatus{Route: 21, Action: "direct", Ready: true},
+		admin.RouteStatus{Route: 22, Action: "block", Patterns: 100_000, Ready: true})
+	for _, pt := range []supervise.Status{{State: supervise.Running}, {State: supervise.Starting}, once, failing} {
+		s.Serve = append(s.Serve, admin.ServeStatus{Transport: "obfs4", Address: "[2001:db8::1234:5678:9abc:def0]:8443", In: 5 << 40, PT: pt})
+	}
+	for i := range 500 {
+		s.Users = append(s.Users, admin.UserStatus{Name: []string{strings.Repeat("w", 255), "<b>محمد</b> 東京"}[i%2], Active: i, Up: 5 << 40, Down: 5 << 30})
+	}
+	book := outcome.New(slog.New(slog.DiscardHandler))
+	t.Cleanup(book.Close)
+	for i, row := range outcome.Rows() {
+		if row.Trouble != "" || outcome.Outcome(i) == outcome.ExitRefused {
+			book.Add(outcome.Outcome(i), outcome.By(strings.Repeat("w", 64), "blocked"))
+		}
+	}
+	cfg, problems := config.Load(write(t, scratch(t), "states.toml", "state_dir = \"/nowhere\"\n[[route]]\nto = \"*\"\nvia = \"block\"\n"))
+	if cfg == nil {
+		t.Fatal(problems)
+	}
+	page := admin.New(admin.Config{Running: func() *config.Config { return cfg }, Book: book, Status: func() admin.Status {
+		s := s
+		s.Outcomes = book.Snapshot()
+		return s
+	}})
+	ln := listenIn(t, "", "127.0.0.1:0")
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- page.Serve(ctx, ln) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return ln.Addr().String()
 }
 
 // inspect loads a page in one look, and lets axe-core find what people could not read or
