@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -97,6 +98,7 @@ type Client struct {
 	next     *owned // follows current when it has a carrier; nil: there is none
 	lastUse  time.Time
 	failed   time.Time // when the last attempt failed
+	why      error     // that failure; nil: a carrier has joined since, or none has failed
 	epoch    int       // counts the calls of Renew
 	renewed  []chan struct{}
 	retired  bool
@@ -342,7 +344,7 @@ func (c *Client) Open(ctx context.Context, t routes.Target) (*Stream, error) {
 			err = s.meaning(err)
 		}
 		if !cancelled() || err != nil && ctx.Err() != nil {
-			err = lost("reply", context.Cause(ctx))
+			err = c.noAnswer(ctx)
 		}
 		if err == nil {
 			c.opened(s)
@@ -355,6 +357,17 @@ func (c *Client) Open(ctx context.Context, t routes.Target) (*Stream, error) {
 		last = err
 	}
 	return nil, last
+}
+
+// noAnswer is the error of a request that has got no answer before ctx ended. If no carrier
+// has joined since the last attempt at one failed, it is that failure: it says more.
+func (c *Client) noAnswer(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return c.why
+	}
+	return lost("reply", context.Cause(ctx))
 }
 
 // OpenEarly returns a stream to t before the exit has answered, if a carrier is Trusted.

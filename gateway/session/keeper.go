@@ -705,7 +705,7 @@ func (v *owned) welcome(u *used, h *hello, r *reply) error {
 		}
 	}
 	v.back(again)
-	v.tried, v.fails = 0, 0
+	v.tried, v.fails, v.c.why = 0, 0, nil
 	v.stock.joined(time.Since(u.begun))
 	if v.c.next == v {
 		v.c.current, v.c.next = v, nil
@@ -729,7 +729,7 @@ func (c *Client) attemptFailed(v *owned, p *Path, b *budget.Carrier, a *attempt,
 		b.Closed(now, budget.Life{}) // this side has given it up
 		return
 	}
-	c.failed = now
+	c.failed, c.why = now, err
 	silent := answer.Of(err) == answer.Timeout
 	alive := slices.ContainsFunc(v.carriers, func(u *used) bool {
 		return u.met && u.path == p && u.conn.Silent() < now.Sub(a.begun)

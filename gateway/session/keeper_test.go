@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"ptgate/gateway/answer"
 	"ptgate/gateway/budget"
 )
 
@@ -721,4 +723,39 @@ func TestPlacesDuringAStop(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A request that ends while attempts are under way tells why the last one has failed, not that
+// nobody has answered.
+func TestWhyNobodyAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFarEnd(t, testSettings, answers(0, func(*Stream) {}))
+		ask := func(limit time.Duration) error {
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			s, err := f.client.Open(ctx, example)
+			if err == nil {
+				s.Reset()
+			}
+			return err
+		}
+		f.leads(f.box, 10*time.Second, 0)
+		f.refused.Store(true)
+		if err := ask(5 * time.Second); answer.Of(err) != answer.Timeout {
+			t.Errorf("before an attempt has failed: %v", err)
+		}
+		if err := ask(12 * time.Second); !errors.Is(err, errRefused) {
+			t.Errorf("one attempt has failed, and others are under way: %v", err)
+		}
+		f.leads(f.box, 0, 0)
+		f.refused.Store(false)
+		if err := ask(time.Minute); err != nil {
+			t.Error(err)
+		}
+		f.block(true)
+		if err := ask(5 * time.Second); err == nil || errors.Is(err, errRefused) {
+			t.Errorf("a carrier has joined since, and says nothing: %v", err)
+		}
+		f.block(false)
+	})
 }
