@@ -5,6 +5,7 @@ package integration
 import (
 	"crypto/tls"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"html"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -100,6 +102,7 @@ func TestSituations(t *testing.T) {
 		{"wrong cert", obfs4(strings.Replace(good, strings.Join(fields[2:], " "), strings.Join(strings.Fields(line("", openExit))[2:], " "), 1), ""),
 			"unanswered", "the cert is another server's", "copy the bridge line anew.*keys change when it is installed anew", ""},
 		{"one letter", obfs4(wrongLetter, ""), "unanswered", "a wrong letter", "copy the bridge line anew", ""},
+		{"filtered", obfs4(at(fullQueue(t)), ""), "filtered", "port filtered: the TCP connection does not come up", "firewall", ""},
 		{"silent port", obfs4(at(serveTCP(t, func(c *net.TCPConn) { io.Copy(io.Discard, c) })), ""), "unanswered", "clock of one side is wrong", "date -u", ""},
 		{"another service", obfs4(at(serveTCP(t, func(c *net.TCPConn) { io.Copy(c, io.LimitReader(noise("x"), 9000)) })), ""), "handshake", "not what the bridge line says", "address and args as in the line", ""},
 		{"cut at the first byte", obfs4(at(serveTCP(t, func(c *net.TCPConn) { c.Read(make([]byte, 1)); c.SetLinger(0) })), ""), "reset-on-data", "cut as soon as the handshake begins", "another transport", ""},
@@ -124,6 +127,7 @@ func TestSituations(t *testing.T) {
 		{"no such name", bridge("https://nowhere.ptgate.test/secret", ""), "names", "is not found", "name server", ""},
 		{"poisoned", bridge(fmt.Sprintf("https://poisoned.ptgate.test:%s/secret", portOf(t, freeAddr(t))), ""), "poisoned", "DNS poisoned", "another name server", "closed"},
 	}
+	said := transcriptOf(t, "situations.txt")
 	key := func(name string) string { return strings.NewReplacer(" ", "-", ",", "").Replace(name) }
 	text := "[pt.dust]\nexec = [\"/nonexistent/dust\"]\ntransports = [\"dust\"]\n"
 	var names []string
@@ -145,6 +149,7 @@ func TestSituations(t *testing.T) {
 		} else {
 			t.Errorf("%s: %+v, want %s, %q, %q", tt.name, d, tt.kind, tt.cause, tt.next)
 		}
+		said.add(tt.name, "probe", fmt.Sprintf("%s: %s", d.Kind, d.Says), "next: "+d.Next)
 		if d.Connections > 3 {
 			t.Errorf("%s: %d connections", tt.name, d.Connections)
 		}
@@ -163,7 +168,10 @@ func TestSituations(t *testing.T) {
 		var wg sync.WaitGroup
 		for _, tt := range rows {
 			wg.Go(func() {
-				command(t, nil, "curl", "-s", "-o", "/dev/null", "--max-time", "30", "-x", "http://"+client.http(), "http://"+key(tt.name)+".ptgate.test/")
+				answer := said.curl(t, tt.name, client, key(tt.name)+".ptgate.test")
+				if !matches("`ptgate status`|server's log|[Aa]sk its operator", answer) {
+					t.Errorf("%s: curl gets %q, which names no next step", tt.name, answer)
+				}
 			})
 		}
 		wg.Wait()
@@ -171,6 +179,11 @@ func TestSituations(t *testing.T) {
 		_, body := fetchPage(t, page, "/")
 		for i, tt := range rows {
 			b := status.Bridges[i]
+			if b.Verdict != nil {
+				said.add(tt.name, "status and page", fmt.Sprintf("%s: %s", b.Verdict.Kind, b.Verdict.Says), "next: "+b.Verdict.Next)
+			} else {
+				said.add(tt.name, "status and page", b.State)
+			}
 			switch {
 			case tt.kind == "works":
 				if b.Verdict != nil {
@@ -194,19 +207,37 @@ func TestSituations(t *testing.T) {
 	})
 
 	t.Run("clock", func(t *testing.T) {
-		text := "[bridge.late]\n" + rows[2].bridge + everythingVia("late")
-		file := write(t, dir, "later.toml", text)
+		page := freeAddr(t)
+		client := prepare(t, "client", "[admin]\nlisten = \""+page+"\"\n[limits]\ndial = \"8s\"\n"+fronts+"[bridge.late]\n"+rows[2].bridge+everythingVia("late"))
 		tomorrow := time.Now().Add(24 * time.Hour)
-		if err := os.Chtimes(file, tomorrow, tomorrow); err != nil {
+		if err := os.Chtimes(client.file, tomorrow, tomorrow); err != nil {
 			t.Fatal(err)
 		}
-		if d := probeAll(t, file, hosts, "--timeout", "3s")["late"]; d.Kind != "clock" || !matches("set the clock", d.Next) || len(d.Evidence) == 0 {
+		d := probeAll(t, client.file, hosts, "--timeout", "3s")["late"]
+		said.add("clock", "probe", fmt.Sprintf("%s: %s", d.Kind, d.Says), "next: "+d.Next)
+		if d.Kind != "clock" || !matches("set the clock", d.Next) || len(d.Evidence) == 0 {
 			t.Errorf("%+v", d)
 		}
+		client.start(hosts)
+		said.curl(t, "clock", client, originName)
+		said.verdict(t, "clock", page, "clock", "set the clock")
+	})
+	t.Run("gone silent", func(t *testing.T) {
+		page := freeAddr(t)
+		link := pausable(t, fields[1])
+		client := run(t, "client", "[admin]\nlisten = \""+page+"\"\n[limits]\ndial = \"8s\"\n"+fronts+"[bridge.silent]\n"+obfs4(at(link.addr), "")+everythingVia("silent"), hosts)
+		if out := said.curl(t, "link gone silent", client, "before.ptgate.test"); !matches("cannot look up names", out) {
+			t.Errorf("before: %s", out)
+		}
+		link.pause()
+		said.curl(t, "link gone silent", client, "after.ptgate.test")
+		said.verdict(t, "link gone silent", page, "gone-silent", "another network|look at")
 	})
 	t.Run("forward", func(t *testing.T) {
 		file := write(t, dir, "forward.toml", "[bridge.fixed]\n"+obfs4(good, "far = \"forward\"\n")+everythingVia("fixed"))
-		if d := probeAll(t, file, hosts, "--deep")["fixed"]; d.Kind != "far" || !matches(`set far = "exit"`, d.Next) {
+		d := probeAll(t, file, hosts, "--deep")["fixed"]
+		said.add("far wrong, forward", "probe --deep", fmt.Sprintf("%s: %s", d.Kind, d.Says), "next: "+d.Next)
+		if d.Kind != "far" || !matches(`set far = "exit"`, d.Next) {
 			t.Errorf("%+v", d)
 		}
 	})
@@ -216,16 +247,173 @@ func TestSituations(t *testing.T) {
 		os.Chmod(file, 0)
 		os.Chmod(filepath.Dir(ptgate), 0o755)
 		out, _, code := command(t, nil, "setpriv", "--reuid="+nobody, "--clear-groups", "env", "-i", ptgate, "check", "-c", file)
+		said.add("not readable", "check", strings.ReplaceAll(out, dir+"/", ""))
 		if code != 1 || !matches("permission denied: .+", out) {
 			t.Errorf("exit code %d, %s", code, out)
 		}
 	})
 	t.Run("no HOME", func(t *testing.T) {
 		_, out, code := command(t, nil, "env", "-i", "-C", dir, ptgate, "check")
+		said.add("no HOME", "check", out)
 		if code != 1 || !matches("no configuration file.*-c FILE", out) {
 			t.Errorf("exit code %d, %s", code, out)
 		}
 	})
+}
+
+// A record keeps what is said in each situation, by whom.
+type record struct {
+	file  string
+	mu    sync.Mutex
+	names []string
+	rows  map[string][]string
+}
+
+var update = flag.Bool("update", false, "write what is said into testdata")
+
+// transcriptOf makes a record that is compared with testdata/file when the test has ended.
+func transcriptOf(t *testing.T, file string) *record {
+	r := &record{file: filepath.Join("testdata", file), rows: map[string][]string{}}
+	t.Cleanup(func() {
+		if t.Failed() || strings.Contains(flag.Lookup("test.run").Value.String(), "/") {
+			return // not all of it has been said
+		}
+		var b strings.Builder
+		for _, name := range r.names {
+			fmt.Fprintf(&b, "%s\n%s\n", name, strings.Join(r.rows[name], ""))
+		}
+		if *update {
+			if err := os.WriteFile(r.file, []byte(b.String()), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(r.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := b.String(); got != string(want) {
+			t.Errorf("%s (-update writes it) differs from what is said:\n%s", r.file, got)
+		}
+	})
+	return r
+}
+
+// variable is what differs from run to run.
+var variable = regexp.MustCompile(`\[?[0-9a-f:.]*[0-9a-f]\]?:\d{4,5}\b|\b\d+(\.\d+)?(ms|µs|s)\b`)
+
+// add notes what somebody says in a situation.
+func (r *record) add(name, who string, lines ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.rows[name] == nil {
+		r.names = append(r.names, name)
+	}
+	text := "   " + who + "\n"
+	for _, line := range lines {
+		text += "      " + strings.TrimSpace(variable.ReplaceAllString(line, "…")) + "\n"
+	}
+	r.rows[name] = append(r.rows[name], text)
+}
+
+// curl asks for a page through both fronts, and notes what it gets. It returns the page.
+func (r *record) curl(t *testing.T, name string, client *box, host string) string {
+	var code byte
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		var c *net.TCPConn
+		c, code = socksOpen(t, client.socks(), host, "80")
+		c.Close()
+	})
+	_, out, _ := refusedCurl(t, "-x", "http://"+client.http(), "http://"+host+"/")
+	wg.Wait()
+	head, page, _ := strings.Cut(strings.ReplaceAll(out, "\r\n", "\n"), "\n\n")
+	first, _, _ := strings.Cut(head, "\n")
+	status := regexp.MustCompile(`(?m)^Proxy-Status:.*`).FindString(head)
+	text := html.UnescapeString(regexp.MustCompile(`<p>([^<]*)</p>`).FindString(page))
+	text = strings.TrimSuffix(strings.TrimPrefix(text, "<p>"), "</p>")
+	r.add(name, "curl", first+"; "+status, text, fmt.Sprintf("by SOCKS5: reply %d", code))
+	return text
+}
+
+// verdict notes what the status and the page say of the only bridge.
+func (r *record) verdict(t *testing.T, name, page, kind, next string) {
+	t.Helper()
+	v := fetchStatus(t, page).Bridges[0].Verdict
+	if v == nil {
+		t.Errorf("%s: nothing is known", name)
+		return
+	}
+	r.add(name, "status and page", fmt.Sprintf("%s: %s", v.Kind, v.Says), "next: "+v.Next)
+	if string(v.Kind) != kind || !matches(next, v.Next) {
+		t.Errorf("%s: %+v, want %s, %q", name, v, kind, next)
+	}
+	if _, body := fetchPage(t, page, "/"); !strings.Contains(html.UnescapeString(body), v.Next[1:]) {
+		t.Errorf("%s: the page does not say %q", name, v.Next)
+	}
+}
+
+// fullQueue is a port that drops what asks for a connection, as a firewall does: its queue is
+// full, and nobody takes from it.
+func fullQueue(t *testing.T) (addr string) {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err == nil {
+		t.Cleanup(func() { syscall.Close(fd) })
+		err = syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+	}
+	if err == nil {
+		err = syscall.Listen(fd, 0)
+	}
+	name, nameErr := syscall.Getsockname(fd)
+	if err != nil || nameErr != nil {
+		t.Fatal(err, nameErr)
+	}
+	addr = fmt.Sprintf("127.0.0.1:%d", name.(*syscall.SockaddrInet4).Port)
+	c, err := net.Dial("tcp", addr) // a queue of length 0 has one place
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return addr
+}
+
+// A pausableLink leads to an address until it is paused; then it takes everything, and gives nothing.
+type pausableLink struct {
+	addr   string
+	paused chan struct{}
+}
+
+func (l *pausableLink) pause() { close(l.paused) }
+
+func pausable(t *testing.T, to string) *pausableLink {
+	l := &pausableLink{paused: make(chan struct{})}
+	pipe := func(dst, src net.Conn) {
+		for buf := make([]byte, 32<<10); ; {
+			n, err := src.Read(buf)
+			select {
+			case <-l.paused:
+				n = 0
+			default:
+			}
+			if _, writeErr := dst.Write(buf[:n]); writeErr != nil || err != nil {
+				break
+			}
+		}
+		dst.Close()
+	}
+	l.addr = serveTCP(t, func(c *net.TCPConn) {
+		far, err := net.Dial("tcp", to)
+		if err != nil {
+			return
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { pipe(far, c) })
+		pipe(c, far)
+		far.Close()
+		c.Close()
+		wg.Wait()
+	})
+	return l
 }
 
 func matches(pattern, text string) bool {

@@ -195,10 +195,6 @@ func probeAll(ctx context.Context, cfg *config.Config, chosen func(int) bool, f 
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	var written time.Time
-	if info, err := os.Stat(cfg.Path); err == nil {
-		written = info.ModTime()
-	}
 	quiet := slog.New(slog.DiscardHandler)
 	m := bridges.NewManager(exe, outcome.New(quiet), quiet)
 	defer m.Close()
@@ -209,7 +205,7 @@ func probeAll(ctx context.Context, cfg *config.Config, chosen func(int) bool, f 
 			continue
 		}
 		c := cfg.Bridges[i]
-		o := bridges.ProbeOptions{Wait: f.timeout, Deep: f.deep, Written: written, Tell: func(text string) { tell(c.Name, text) }}
+		o := bridges.ProbeOptions{Wait: f.timeout, Deep: f.deep, Tell: func(text string) { tell(c.Name, text) }}
 		if o.Wait == 0 {
 			o.Wait = cfg.Limits.Dial
 		}

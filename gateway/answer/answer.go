@@ -105,7 +105,8 @@ var table = [...]row{
 	NoBridge: {"no bridge", 0x03, rejected4, http.StatusBadGateway, "destination_unavailable",
 		"No bridge for that destination works at the moment. The bridge may be down or blocked; the gateway's log, its status page and `ptgate status` say why, and what to do."},
 	Timeout: {"timeout", 0x06, rejected4, http.StatusGatewayTimeout, "connection_timeout",
-		"Nobody answered in time. The link may be slow or cut, or the destination is down."},
+		"Nobody answered in time: the link may be slow or cut, the bridge may be silent, or the destination is down. " +
+			"`ptgate status` tells whether the bridge works; if it does, try again later."},
 	Limit: {"limit", 0x01, rejected4, http.StatusServiceUnavailable, "connection_limit_reached",
 		"The proxy, or the server at the far end, has as many connections as it may have, or is about to stop. Try again in a moment."},
 	Credentials: {"credentials", 0xff, user4, http.StatusProxyAuthRequired, "http_request_denied",

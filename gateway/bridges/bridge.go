@@ -57,13 +57,14 @@ type Bridge struct {
 type bridgeSettings struct {
 	cfg     *config.Bridge
 	limits  *config.Limits
+	written time.Time // as in config.Config
 	retired bool
 }
 
 func newBridge(m *Manager, bc *config.Bridge, cfg *config.Config, p *program) *Bridge {
 	b := &Bridge{m: m, learned: newLearned(), unused: make(chan struct{})}
 	b.pt.Store(p)
-	b.settings.Store(&bridgeSettings{cfg: bc, limits: &cfg.Limits})
+	b.settings.Store(&bridgeSettings{cfg: bc, limits: &cfg.Limits, written: cfg.Written})
 	b.ctx, b.stop = context.WithCancel(m.ctx)
 	if bc.Far == config.FarExit {
 		b.path = b.newPath()
@@ -142,16 +143,16 @@ func sessionSettings(c *config.Bridge, l *config.Limits) session.Settings {
 }
 
 // update gives b the settings of a newer configuration.
-func (b *Bridge) update(bc *config.Bridge, l *config.Limits) {
+func (b *Bridge) update(bc *config.Bridge, cfg *config.Config) {
 	s := *b.settings.Load()
 	renamed := s.cfg.Name != bc.Name
-	s.cfg, s.limits = bc, l
+	s.cfg, s.limits, s.written = bc, &cfg.Limits, cfg.Written
 	b.settings.Store(&s)
 	if renamed {
 		b.attach()
 	}
 	if b.session != nil {
-		b.session.Update(sessionSettings(bc, l))
+		b.session.Update(sessionSettings(bc, &cfg.Limits))
 		b.path.Budget.Update(bc.Budget)
 	}
 }

@@ -151,7 +151,7 @@ func (m *Manager) Apply(cfg *config.Config) *Set {
 	for i, bc := range cfg.Bridges {
 		b := kept[i]
 		if b != nil {
-			b.update(bc, &cfg.Limits)
+			b.update(bc, cfg)
 			m.replace(b, bc, cfg)
 		} else {
 			b = newBridge(m, bc, cfg, m.program(bc.PT, bc.Transport, cfg))

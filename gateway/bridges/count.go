@@ -83,7 +83,7 @@ func reasonOfFailure(err error) answer.Reason {
 
 // diagnose says what kind of trouble a failure shows, while there are so many carriers.
 func (b *Bridge) diagnose(err error, carriers int) doctor.Verdict {
-	return doctor.Diagnose(doctor.Case{Bridge: b.config(), Err: err, Now: time.Now(),
+	return doctor.Diagnose(doctor.Case{Bridge: b.config(), Err: err, Now: time.Now(), Written: b.settings.Load().written,
 		Dialling: b.session != nil && carriers == 0, Worked: b.path != nil && b.path.Box() != session.Box{}})
 }
 

@@ -157,8 +157,29 @@ func TestGoneSilent(t *testing.T) {
 		}
 		c, _ := open(t, s)
 		c.Close()
-		if k := b.diagnose(context.DeadlineExceeded, 0).Kind; k != doctor.GoneSilent {
-			t.Errorf("after it has worked: %s", k)
+		for carriers := range 2 {
+			if k := b.diagnose(context.DeadlineExceeded, carriers).Kind; k != doctor.GoneSilent {
+				t.Errorf("after it has worked, with %d carriers: %s", carriers, k)
+			}
+		}
+	})
+}
+
+// A configuration that was written at a later time than it is now tells of a wrong clock, also
+// while ptgate runs, and after a reload.
+func TestClockIsBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		b := w.set(config.PickFirst, "a").Bridges()[0]
+		cfg := &config.Config{Written: time.Now().Add(24 * time.Hour)}
+		b.update(b.config(), cfg)
+		if k := b.diagnose(context.DeadlineExceeded, 0).Kind; k != doctor.Clock {
+			t.Errorf("it is %s", k)
+		}
+		cfg = &config.Config{Written: time.Now()}
+		b.update(b.config(), cfg)
+		if k := b.diagnose(context.DeadlineExceeded, 0).Kind; k != doctor.Unanswered {
+			t.Errorf("later it is %s", k)
 		}
 	})
 }

@@ -31,7 +31,7 @@ const (
 // too little: then it looks at the bridge's address without the transport.
 func (b *Bridge) explain(ctx context.Context, o ProbeOptions, p *Probe) doctor.Verdict {
 	c := b.config()
-	found := doctor.Case{Bridge: c, Err: p.Err, Now: time.Now(), Written: o.Written}
+	found := doctor.Case{Bridge: c, Err: p.Err, Now: time.Now(), Written: b.settings.Load().written}
 	stage := p.Steps[len(p.Steps)-1].Stage
 	if ctx.Err() != nil || stage == StageProgram {
 		return doctor.Diagnose(found)

@@ -50,8 +50,6 @@ type ProbeOptions struct {
 	Wait time.Duration
 	// Deep measures what the network does to connections that work.
 	Deep bool
-	// Written is when the configuration was written; see doctor.Case. Zero: not known.
-	Written time.Time
 	// Tell is called with what is done now, in a few words. Nil: nobody is told.
 	Tell func(text string)
 }

@@ -27,6 +27,8 @@ import (
 type Config struct {
 	// Path is the file, absolute.
 	Path string
+	// Written is when the file was written, by this machine's clock then; zero: not known.
+	Written time.Time
 	// StateDir is absolute; it need not exist yet.
 	StateDir  string
 	StateLine int // of state_dir; 0: the file has none

@@ -57,7 +57,11 @@ func (ld Loader) Load(path string) (*Config, []Problem) {
 	if err := ld.check(path, info); err != nil {
 		return nil, []Problem{{File: path, Message: err.Error()}}
 	}
-	return ld.parse(path, doc, info.Mode())
+	cfg, problems := ld.parse(path, doc, info.Mode())
+	if cfg != nil {
+		cfg.Written = info.ModTime()
+	}
+	return cfg, problems
 }
 
 // Check returns what Load would return if the file at path had the content doc and

@@ -129,6 +129,8 @@ func (c *Case) kind() Verdict {
 		return of(KeptOut, "") // the transport works, and the far end has said nothing
 	case timedOut(err) && c.Dialling:
 		return c.unanswered()
+	case timedOut(err) && c.Worked:
+		return of(GoneSilent, "")
 	case timedOut(err):
 		return of(Silent, "")
 	}
