@@ -202,7 +202,7 @@ func TestPanicInHandshake(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	if _, _, err := acceptObfs4(panickyServer{}, nil); err == nil || !strings.Contains(err.Error(), "panic") {
+	if _, _, err := acceptObfs4(panickyServer{}, nil, nil); err == nil || !strings.Contains(err.Error(), "panic") {
 		t.Errorf("on the server: %v", err)
 	}
 }

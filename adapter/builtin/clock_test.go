@@ -39,7 +39,12 @@ func (j *journal) String() string {
 
 // clientHello is a client's handshake (obfs4-spec section 4) that was made so many hours
 // away from now. cert is that of a bridge line; another one is that of a stranger.
-func clientHello(t *testing.T, cert string, hours int64) []byte {
+func clientHello(t testing.TB, cert string, hours int64) []byte {
+	return paddedHello(t, cert, 100, hours)
+}
+
+// paddedHello is one with so many bytes of padding; 64 bytes are around them.
+func paddedHello(t testing.TB, cert string, padding int, hours int64) []byte {
 	raw, err := base64.RawStdEncoding.DecodeString(cert)
 	if err != nil || len(raw) != 20+32 {
 		t.Fatalf("cert: %d bytes, %v", len(raw), err)
@@ -51,7 +56,7 @@ func clientHello(t *testing.T, cert string, hours int64) []byte {
 		return h.Sum(nil)[:16]
 	}
 	x := randomBytes(t, 32)
-	hello := bytes.Join([][]byte{x, randomBytes(t, 100), mac(x)}, nil)
+	hello := bytes.Join([][]byte{x, randomBytes(t, padding), mac(x)}, nil)
 	hour := time.Now().Unix()/3600 + hours
 	return append(hello, mac(hello, []byte(fmt.Sprint(hour)))...)
 }

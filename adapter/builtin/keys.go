@@ -114,6 +114,7 @@ type obfs4StateFile struct {
 	NodeID     string `json:"node-id"`
 	PrivateKey string `json:"private-key"`
 	DRBGSeed   string `json:"drbg-seed"`
+	IATMode    int    `json:"iat-mode"`
 }
 
 // checkObfs4State tells what is wrong with a state file. It quotes nothing of it.

@@ -52,6 +52,8 @@ type link struct {
 	guest *guest
 	got   int // bytes from guest
 
+	lengths *lengths // what connections of the server share; nil: nothing
+
 	// from is the client's address, if a proxy has told it. It is not valid if the proxy
 	// does not know it. Nil: the client is the peer. ahead is what was read behind the
 	// proxy's header; it is the reader's.

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -87,6 +88,8 @@ type ServerConfig struct {
 	// Left is called when a client has left that Accept has not returned. A crowd of them
 	// leaves memory behind. Nil: nothing is called.
 	Left func()
+	// watch makes the Listener look for new secrets with each client: see ReadKeys.
+	watch bool
 	// Logger gets errors that no method can return. Nil: nothing is logged.
 	Logger *slog.Logger
 }
@@ -104,12 +107,16 @@ type Listener struct {
 	log    *slog.Logger
 	tcp    *net.TCPListener
 	accept func(*link) (net.Conn, netip.AddrPort, error)
-	args   adapter.Args
-	path   string // webtunnel: the secret one, of its url
+	args   atomic.Pointer[adapter.Args]
+	sets   atomic.Pointer[obfs4Sets]   // obfs4: its keys
+	paths  atomic.Pointer[secretPaths] // webtunnel: the secret ones
 	site   *website.Site
 
+	reading sync.Mutex  // held while secrets are read
+	looking sync.Mutex  // guards seen
+	seen    os.FileInfo // the file of the rotation that was read
+
 	ready      chan Conn
-	lengths    lengths
 	handshakes *crowd         // under way, or done and waiting for Accept
 	kept       *crowd         // clients that failed
 	leaving    sync.WaitGroup // guests that were let go, and are not settled; the accept loop's
@@ -171,18 +178,14 @@ func (l *Listener) setUpObfs4() (err error) {
 	if err := os.MkdirAll(l.cfg.StateDir, 0o700); err != nil {
 		return fmt.Errorf("state directory: %w", err)
 	}
-	factory, err := obfs4Server(l.cfg.StateDir, toPT(l.cfg.Options), l.log)
-	if err != nil {
-		return err
-	}
-	l.args = fromPT(*factory.Args())
-	l.accept = func(c *link) (net.Conn, netip.AddrPort, error) { return acceptObfs4(factory, c) }
-	return nil
+	l.accept = func(c *link) (net.Conn, netip.AddrPort, error) { return l.sets.Load().accept(c) }
+	return l.ReadKeys()
 }
 
-func acceptObfs4(factory base.ServerFactory, c *link) (inner net.Conn, from netip.AddrPort, err error) {
+// acceptObfs4 does the handshake on conn, which is c or above it.
+func acceptObfs4(factory base.ServerFactory, conn net.Conn, c *link) (inner net.Conn, from netip.AddrPort, err error) {
 	defer rescue(nameObfs4, &err)
-	inner, err = factory.WrapConn(c)
+	inner, err = factory.WrapConn(conn)
 	if errors.Is(err, obfs4.ErrInvalidHandshake) && c.got < obfs4Longest {
 		err = errClock
 	}
@@ -214,7 +217,9 @@ func addrPort(a net.Addr) netip.AddrPort {
 func (l *Listener) Addr() net.Addr { return l.tcp.Addr() }
 
 // Args returns the args that clients need in their bridge line.
-func (l *Listener) Args() adapter.Args { return l.args }
+func (l *Listener) Args() adapter.Args { return *l.args.Load() }
+
+func (l *Listener) setArgs(args adapter.Args) { l.args.Store(&args) }
 
 // Accept waits for the next client whose handshake is done. The connection's RemoteAddr is
 // the address that Admit has got. After Close, the error is net.ErrClosed.
@@ -336,6 +341,9 @@ func (l *Listener) left() {
 func (l *Listener) handshake(g *guest) (*conn, error) {
 	c := newLink(g.tcp, l.cfg.SendBuffer)
 	c.guest = g
+	if l.cfg.watch {
+		l.look()
+	}
 	release := closeOnDone(l.ctx, g.tcp)
 	var inner net.Conn
 	var from netip.AddrPort
@@ -362,7 +370,7 @@ func (l *Listener) handshake(g *guest) (*conn, error) {
 	conn := newConn(l.row, inner, c)
 	conn.remote = net.TCPAddrFromAddrPort(from)
 	if conn.thin != nil {
-		conn.thin.share(&l.lengths)
+		conn.thin.share(c.lengths)
 	}
 	return conn, nil
 }

@@ -85,6 +85,7 @@ type Transport struct {
 	// is no way to make them.
 	Pair func(public string) (options, args adapter.Args, err error)
 
+	secret *secretKind                    // see Rotate; nil: there is nothing to rotate
 	web    func(adapter.Args) (Web, bool) // the web server that a client connects to; nil: there is none
 	client func(stateDir string) (base.ClientFactory, error)
 	listen func(*Listener) error // makes the keys, and sets accept and args
@@ -109,6 +110,7 @@ var table = []Transport{
 		Options:    Params{Known: append([]string{"iat-mode"}, obfs4Keys...), check: checkObfs4Options},
 		KeyOptions: obfs4Keys,
 		Pair:       pairObfs4,
+		secret:     &obfs4Secret,
 		client:     new(obfs4.Transport).ClientFactory,
 		listen:     (*Listener).setUpObfs4,
 		prime:      true,
@@ -128,6 +130,7 @@ var table = []Transport{
 		Placeholder: true,
 		Front:       true,
 		Pair:        pairWebtunnel,
+		secret:      &webtunnelSecret,
 		web:         webOf,
 		client:      newWebtunnelClient,
 		listen:      (*Listener).setUpWebtunnel,
@@ -456,9 +459,11 @@ func webOf(args adapter.Args) (w Web, ok bool) {
 	return w, true
 }
 
+func newPath() string { return "/" + rand.Text() }
+
 // pairWebtunnel makes a path that nobody can guess. Only the path keeps strangers out.
 func pairWebtunnel(public string) (options, args adapter.Args, err error) {
-	u := url.URL{Scheme: "https", Host: strings.TrimSuffix(public, ":443"), Path: "/" + rand.Text()}
+	u := url.URL{Scheme: "https", Host: strings.TrimSuffix(public, ":443"), Path: newPath()}
 	args.Add("url", u.String())
 	return args, args, nil
 }

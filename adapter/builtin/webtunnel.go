@@ -321,20 +321,74 @@ type aheadConn struct {
 
 func (l *Listener) setUpWebtunnel() error {
 	options := toPT(l.cfg.Options)
-	raw, ok := options.Get("url")
-	if !ok {
-		return adapter.Constant("missing option 'url'")
+	if _, err := configuredPath("", l.cfg.Options); err != nil {
+		return err
 	}
-	u, err := url.Parse(raw)
-	if err != nil {
-		return adapter.Constant("malformed option 'url'") // the error would have the secret path
-	}
-	l.path = u.Path
 	if _, ok := options.Get("ver"); !ok {
 		options.Add("ver", webtunnelproject.Version)
 	}
-	l.args = fromPT(options)
+	l.cfg.Options = fromPT(options)
 	l.accept = l.acceptWebtunnel
+	return l.ReadKeys()
+}
+
+// webtunnelSecret is the path of its url. A web server in front may let a path through that
+// has ended, so that ended ones stay known.
+var webtunnelSecret = secretKind{
+	configured: configuredPath,
+	renew: func(adapter.Args, bool) (adapter.Args, error) {
+		return adapter.Args{{Key: "path", Value: newPath()}}, nil
+	},
+	args:      withPath,
+	take:      (*Listener).takePaths,
+	keepEnded: true,
+}
+
+func configuredPath(_ string, options adapter.Args) (adapter.Args, error) {
+	raw, ok := options.Get("url")
+	if !ok {
+		return nil, adapter.Constant("missing option 'url'")
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		return nil, adapter.Constant("malformed option 'url'") // the error would have the secret path
+	}
+	return adapter.Args{{Key: "path", Value: u.Path}}, nil
+}
+
+func withPath(args, secret adapter.Args) (adapter.Args, error) {
+	raw, _ := args.Get("url")
+	u, err := url.Parse(raw)
+	if err != nil {
+		return nil, adapter.Constant("malformed option 'url'")
+	}
+	u.Path, _ = secret.Get("path")
+	u.RawPath = ""
+	return replaced(args, adapter.Args{{Key: "url", Value: u.String()}}), nil
+}
+
+// secretPaths are the paths of a Listener.
+type secretPaths struct {
+	newest string
+	old    []oldSecret
+}
+
+func (l *Listener) takePaths(r rotation) error {
+	args := l.cfg.Options
+	if r.Of == "" {
+		var err error
+		if r.New, err = configuredPath("", args); err != nil {
+			return err
+		}
+	} else {
+		var err error
+		if args, err = withPath(args, r.New); err != nil {
+			return err
+		}
+	}
+	newest, _ := r.New.Get("path")
+	l.paths.Store(&secretPaths{newest, r.Old})
+	l.setArgs(args)
 	return nil
 }
 
@@ -368,7 +422,30 @@ func (l *Listener) tunnel(conn net.Conn, request *http.Request) (answer string, 
 // isSecret tells whether a request has the secret path. The time that it takes says nothing
 // about how much of the path is right.
 func (l *Listener) isSecret(request *http.Request) bool {
-	return subtle.ConstantTimeCompare([]byte(strings.TrimPrefix(request.URL.Path, "/")), []byte(strings.TrimPrefix(l.path, "/"))) == 1
+	p := l.paths.Load()
+	found := samePath(request, p.newest)
+	now := time.Now()
+	for _, o := range p.old {
+		path, _ := o.Secret.Get("path")
+		if same := samePath(request, path); o.good(now) {
+			found |= same
+		}
+	}
+	return found == 1
+}
+
+// hasEnded tells whether a request has a path that was secret, and is good no more.
+func (l *Listener) hasEnded(request *http.Request) bool {
+	found := 0
+	for _, o := range l.paths.Load().old {
+		path, _ := o.Secret.Get("path")
+		found |= samePath(request, path)
+	}
+	return found == 1 && !l.isSecret(request)
+}
+
+func samePath(request *http.Request, path string) int {
+	return subtle.ConstantTimeCompare([]byte(strings.TrimPrefix(request.URL.Path, "/")), []byte(strings.TrimPrefix(path, "/")))
 }
 
 // acceptWebtunnel reads the request that the web server in front passes on. What is
@@ -390,6 +467,8 @@ func (l *Listener) acceptWebtunnel(c *link) (_ net.Conn, from netip.AddrPort, er
 	}
 	from = addrPort(c.RemoteAddr())
 	switch {
+	case l.hasEnded(request):
+		return nil, from, adapter.Constant("a request with a path that has ended")
 	case !l.isProxy(from.Addr()):
 		// No web server has looked at the path, and the header may be forged.
 		if !l.isSecret(request) {

@@ -1,0 +1,399 @@
+package builtin
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ptgate/adapter"
+)
+
+// rotate gives a Listener a new secret.
+func rotate(t *testing.T, l *Listener, until time.Time) {
+	t.Helper()
+	file, err := Rotate(l.cfg.Transport, l.cfg.StateDir, l.cfg.Options, until)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if err := l.ReadKeys(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// enters tells whether a client with these args gets through to the Listener.
+func enters(t *testing.T, l *Listener, args adapter.Args) bool {
+	t.Helper()
+	if l.cfg.Transport == nameObfs4 { // a client that fails would be kept for a minute
+		cert, _ := args.Get("cert")
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_, kept := sizes(l)
+		if _, err := c.Write(clientHello(t, cert, 0)); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.(*net.TCPConn).CloseWrite()
+		go func() {
+			if s, err := l.Accept(); err == nil {
+				_ = s.Close()
+			}
+		}()
+		got, _ := io.ReadAll(c)
+		untilSizes(t, l, 0, kept)
+		return len(got) > 0
+	}
+	raw, _ := args.Get("url")
+	path := raw[strings.LastIndex(raw, "/"):]
+	args = argsOf("url", fmt.Sprintf("http://%s%s", l.Addr(), path), "utls", "none")
+	go func() {
+		if s, err := l.Accept(); err == nil {
+			_ = s.Close()
+		}
+	}()
+	c, err := clientFor(t, l.cfg.Transport, nil).Dial(t.Context(), l.Addr().String(), args)
+	if err == nil {
+		_ = c.Close()
+	}
+	return err == nil
+}
+
+// Old bridge lines are good beside the new one until their time, and after a new start of
+// the server. Then, or at once if it is asked for, they are not.
+func TestRotate(t *testing.T) {
+	keys, _, err := pairObfs4("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name      string
+		transport string
+		options   adapter.Args
+	}{
+		{"obfs4", nameObfs4, nil},
+		{"obfs4, keys in the options", nameObfs4, keys},
+		{"webtunnel", nameWebtunnel, argsOf("url", "https://example.com/first-path")},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			change := func(c *ServerConfig) { c.Options = tt.options }
+			if tt.transport == nameWebtunnel {
+				change = func(c *ServerConfig) { c.Options, c.TrustedProxies = tt.options, []netip.Prefix{} }
+			}
+			l := serverFor(t, tt.transport, change)
+			expect := func(what string, args adapter.Args, want bool) {
+				t.Helper()
+				if got := enters(t, l, args); got != want {
+					t.Errorf("%s: the client gets in: %v, want %v", what, got, want)
+				}
+			}
+			first := l.Args()
+			expect("before", first, true)
+			later := time.Now().Add(time.Hour)
+			rotate(t, l, later)
+			second := l.Args()
+			if fmt.Sprint(first) == fmt.Sprint(second) {
+				t.Errorf("the args are the same: %v", second)
+			}
+			now, until := Present(tt.transport, l.cfg.StateDir, tt.options, first)
+			if fmt.Sprint(now) != fmt.Sprint(second) || !until.Equal(later) {
+				t.Errorf("Present tells %v until %v", now, until)
+			}
+			expect("the first beside the second", first, true)
+			expect("the second", second, true)
+			rotate(t, l, later.Add(time.Hour))
+			third := l.Args()
+			for i, args := range []adapter.Args{first, second, third} {
+				expect(fmt.Sprint("of three, ", i), args, true)
+			}
+
+			// A new start.
+			state := l.cfg.StateDir
+			l = serverFor(t, tt.transport, func(c *ServerConfig) {
+				change(c)
+				c.StateDir = state
+			})
+			if fmt.Sprint(l.Args()) != fmt.Sprint(third) {
+				t.Errorf("after a new start: %v, want %v", l.Args(), third)
+			}
+			expect("the first after a new start", first, true)
+
+			// The end comes without a call.
+			if sets := l.sets.Load(); sets != nil {
+				sets.old[0].until = time.Now()
+			}
+			if paths := l.paths.Load(); paths != nil {
+				paths.old[0].Until = time.Now()
+			}
+			expect("the first after its time", first, false)
+			expect("the second, whose time is later", second, true)
+
+			rotate(t, l, time.Now())
+			fourth := l.Args()
+			for i, args := range []adapter.Args{first, second, third} {
+				expect(fmt.Sprint("ended at once, ", i), args, false)
+			}
+			expect("the fourth", fourth, true)
+			if now, until := Present(tt.transport, state, tt.options, first); fmt.Sprint(now) != fmt.Sprint(fourth) || !until.IsZero() {
+				t.Errorf("Present tells %v until %v", now, until)
+			}
+			text, err := os.ReadFile(rotationPath(tt.transport, state))
+			if err != nil || tt.transport == nameObfs4 && strings.Contains(string(text), "until") {
+				t.Errorf("keys that have ended are kept: %v\n%s", err, text)
+			}
+
+			// What can't be read changes nothing.
+			if err := os.WriteFile(rotationPath(tt.transport, state), []byte("{"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := l.ReadKeys(); err == nil || !strings.Contains(err.Error(), "damaged") {
+				t.Errorf("a damaged file: %v", err)
+			}
+			expect("the fourth, after that", fourth, true)
+		})
+	}
+}
+
+// Another secret in the configuration counts, whatever was rotated before.
+func TestRotationOfAnother(t *testing.T) {
+	l := serverFor(t, nameObfs4, nil)
+	rotate(t, l, time.Now().Add(time.Hour))
+	if err := os.Remove(filepath.Join(l.cfg.StateDir, obfs4State)); err != nil {
+		t.Fatal(err)
+	}
+	rotated := l.Args()
+	other := serverFor(t, nameObfs4, func(c *ServerConfig) { c.StateDir = l.cfg.StateDir })
+	if fmt.Sprint(other.Args()) == fmt.Sprint(rotated) {
+		t.Error("keys that were made anew are followed by those of an earlier rotation")
+	}
+	if args, until := Present(nameObfs4, l.cfg.StateDir, nil, other.Args()); fmt.Sprint(args) != fmt.Sprint(other.Args()) || !until.IsZero() {
+		t.Errorf("%v until %v", args, until)
+	}
+	rotate(t, other, time.Now().Add(time.Hour))
+}
+
+// The mode that obfs4's own file has stays.
+func TestRotateKeepsMode(t *testing.T) {
+	l := serverFor(t, nameObfs4, nil)
+	path := filepath.Join(l.cfg.StateDir, obfs4State)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = bytes.Replace(text, []byte(`"iat-mode":0`), []byte(`"iat-mode":1`), 1)
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	rotate(t, l, time.Now().Add(time.Hour))
+	if mode, _ := l.Args().Get("iat-mode"); mode != "1" {
+		t.Errorf("mode %s", mode)
+	}
+}
+
+func TestRotateErrors(t *testing.T) {
+	if _, err := Rotate("obfs3", t.TempDir(), nil, time.Now()); !errors.Is(err, ErrNoRotation) {
+		t.Errorf("obfs3: %v", err)
+	}
+	if _, err := Rotate(nameObfs4, t.TempDir(), nil, time.Now()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no keys: %v", err)
+	}
+	l := serverFor(t, nameObfs4, nil)
+	for range mostOld {
+		rotate(t, l, time.Now().Add(time.Hour))
+	}
+	if _, err := Rotate(nameObfs4, l.cfg.StateDir, nil, time.Now().Add(time.Hour)); !errors.Is(err, errManyOld) {
+		t.Errorf("too many: %v", err)
+	}
+	w := serverFor(t, nameWebtunnel, nil)
+	for range mostOld + 3 {
+		rotate(t, w, time.Now())
+	}
+	if r, err := w.row.readRotation(w.cfg.StateDir, w.cfg.Options); err != nil || len(r.Old) != mostOld {
+		t.Errorf("%d ended paths are kept, %v", len(r.Old), err)
+	}
+}
+
+// A probed is what a prober sees: whether there is an answer, and after how many seconds
+// obfs4 closes.
+type probed struct {
+	answered bool
+	closes   time.Duration
+}
+
+// ask lets the server read first, then rest, and then the end.
+func ask(t *testing.T, l *Listener, first, rest []byte) probed {
+	t.Helper()
+	client, server := tcpPair(t)
+	g := newGuest(server, loopback[0].Addr(), true)
+	c := newLink(server, 0)
+	c.guest, c.ahead = g, first
+	if _, err := client.Write(rest); err != nil {
+		t.Fatal(err)
+	}
+	_ = client.CloseWrite()
+	begun := time.Now()
+	_, _, err := l.accept(c)
+	if err == nil && !g.until.IsZero() || err != nil && g.until.IsZero() {
+		t.Errorf("%v, and it closes at %v", err, g.until)
+	}
+	if err != nil {
+		return probed{closes: g.until.Sub(begun).Round(time.Second)}
+	}
+	return probed{answered: true}
+}
+
+// With earlier keys beside the newest, a prober sees what it sees of a server that has one
+// set of keys: whoever it is, and whatever it has recorded of clients of either set.
+func TestRotatedLooksLikeOne(t *testing.T) {
+	two := serverFor(t, nameObfs4, nil)
+	before, _ := two.Args().Get("cert")
+	rotate(t, two, time.Now().Add(time.Hour))
+	after, _ := two.Args().Get("cert")
+
+	// The same newest keys, alone.
+	r, err := two.row.readRotation(two.cfg.StateDir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := serverFor(t, nameObfs4, func(c *ServerConfig) { c.Options = r.New })
+	if cert, _ := one.Args().Get("cert"); cert != after || len(two.sets.Load().old) != 1 {
+		t.Fatal("other keys")
+	}
+
+	garbage := randomBytes(t, 20000)
+	for _, tt := range []struct {
+		name  string
+		hello func(cert string) []byte // nil: garbage
+		cuts  []int                    // where the first read ends
+		again bool                     // the same once more
+		want  bool                     // it is answered
+	}{
+		{"much garbage", nil, []int{1, 8191, 8192, 20000}, false, false},
+		{"a handshake", func(cert string) []byte { return clientHello(t, cert, 0) }, []int{1, 31, 40, 147, 160, 163, 164}, false, true},
+		{"the longest", func(cert string) []byte { return paddedHello(t, cert, 8192-64, 0) }, []int{1, 8000, 8191, 8192}, false, true},
+		{"longer than the longest", func(cert string) []byte { return paddedHello(t, cert, 8193-64, 0) }, []int{1, 8000, 8192}, false, false},
+		{"a handshake, recorded", func(cert string) []byte { return clientHello(t, cert, 0) }, []int{100, 164}, true, false},
+		{"more behind it", func(cert string) []byte { return append(clientHello(t, cert, 0), garbage[:9000]...) }, []int{100, 163, 165, 9000}, false, false},
+		{"more behind the longest", func(cert string) []byte { return append(paddedHello(t, cert, 8192-64, 0), garbage[:300]...) }, []int{8000, 8191}, false, false},
+		{"more behind the longest, which is read apart", func(cert string) []byte { return append(paddedHello(t, cert, 8192-64, 0), garbage[:300]...) }, []int{8192, 8193, 8492}, false, true},
+		{"of another day", func(cert string) []byte { return clientHello(t, cert, -24) }, []int{100, 164}, false, false},
+		{"a wrong MAC", func(cert string) []byte {
+			hello := clientHello(t, cert, 0)
+			hello[len(hello)-1] ^= 1
+			return hello
+		}, []int{100, 164}, false, false},
+		{"too little padding", func(cert string) []byte { return paddedHello(t, cert, 20, 0) }, []int{1, 60, 84}, false, false},
+	} {
+		for _, cut := range tt.cuts {
+			var got [3]probed
+			for i, to := range []struct {
+				l    *Listener
+				cert string
+			}{{one, after}, {two, after}, {two, before}} {
+				text := garbage
+				if tt.hello != nil {
+					text = tt.hello(to.cert)
+				}
+				got[i] = ask(t, to.l, text[:cut], text[cut:])
+				if tt.again {
+					got[i] = ask(t, to.l, text[:cut], text[cut:])
+				}
+			}
+			for i, p := range got {
+				if p.answered != tt.want || p != got[0] {
+					t.Errorf("%s, first read of %d, case %d: %v; a server with one set: %v", tt.name, cut, i, p, got[0])
+				}
+			}
+		}
+	}
+}
+
+// A client of an earlier set is told late that it has failed: not later than others.
+func TestAgainIsNotLate(t *testing.T) {
+	_, server := tcpPair(t)
+	a := &again{link: newLink(server, 0), late: 10 * time.Second}
+	a.guest = newGuest(server, loopback[0].Addr(), true)
+	at := time.Now().Add(time.Minute)
+	if err := a.SetReadDeadline(at); err != nil || !a.guest.until.Equal(at.Add(-a.late)) {
+		t.Errorf("closes at %v, want 10 s before %v; %v", a.guest.until, at, err)
+	}
+}
+
+// A child that nobody tells of a rotation looks for it.
+func TestListenerWatches(t *testing.T) {
+	l := serverFor(t, nameObfs4, func(c *ServerConfig) { c.watch = true })
+	first := l.Args()
+	if _, err := Rotate(nameObfs4, l.cfg.StateDir, nil, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if enters(t, l, first) {
+		t.Error("the first is good still")
+	}
+	if args, _ := Present(nameObfs4, l.cfg.StateDir, nil, first); !enters(t, l, args) {
+		t.Error("the second is not known")
+	}
+}
+
+// A web server in front asks with what path it likes, but not with one that has ended.
+func TestEndedPath(t *testing.T) {
+	l := serverFor(t, nameWebtunnel, func(c *ServerConfig) { c.Options = argsOf("url", "https://example.com/a") })
+	rotate(t, l, time.Now())
+	for path, want := range map[string]bool{"/a": false, "/other": true} {
+		if got := enters(t, l, argsOf("url", "https://example.com"+path)); got != want {
+			t.Errorf("%s: %v", path, got)
+		}
+	}
+	// A request as the site asks about it.
+	request, _ := http.NewRequest(http.MethodGet, "http://x/a", nil)
+	if l.isSecret(request) {
+		t.Error("/a is secret still")
+	}
+}
+
+// The file that is written can be read by people, who copy it to another box.
+func TestRotationFile(t *testing.T) {
+	l := serverFor(t, nameObfs4, nil)
+	rotate(t, l, time.Now().Add(time.Hour))
+	text, err := os.ReadFile(rotationPath(nameObfs4, l.cfg.StateDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r rotation
+	if err := json.Unmarshal(text, &r); err != nil || len(r.Old) != 1 || len(r.New) != 4 {
+		t.Errorf("%v\n%s", err, text)
+	}
+}
+
+// What the search for marks costs a client's handshake.
+func BenchmarkSorter(b *testing.B) {
+	for _, n := range []int{1, mostOld} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			var old []*obfs4Set
+			for range n {
+				old = append(old, &obfs4Set{mark: make([]byte, 52)})
+			}
+			in := make([]byte, 4000)
+			c := &link{}
+			for b.Loop() {
+				c.ahead = in
+				s := &sorter{link: c, old: old}
+				if _, err := s.Read(make([]byte, obfs4Longest)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
