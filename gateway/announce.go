@@ -36,7 +36,7 @@ func Noted(cfg *config.Config, stateDir string) (all []serve.Announced, ok bool)
 		if i < 0 {
 			return nil, false
 		}
-		all = append(all, notes[i].Announced)
+		all = append(all, notes[i].Present(w.cfg, w.state))
 	}
 	return all, true
 }

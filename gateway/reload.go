@@ -62,6 +62,7 @@ func (g *Gateway) apply(cfg *config.Config) error {
 		discard(opened)
 		return err
 	}
+	renewed, _ := g.readKeys(servers) // the log has the error
 
 	// From here on nothing fails.
 	g.limit.SetMax(cfg.Limits.Connections)
@@ -79,7 +80,7 @@ func (g *Gateway) apply(cfg *config.Config) error {
 	for _, s := range without(old.servers, servers) {
 		g.wg.Go(func() { s.Stop(g.cut, cfg.Limits.Drain) })
 	}
-	if started || len(servers) != len(old.servers) {
+	if started || renewed || len(servers) != len(old.servers) {
 		g.note(cfg, servers)
 	}
 	for _, l := range without(old.listeners, listeners) {

@@ -64,6 +64,9 @@ var steps = map[string]step{
 		before: `mkdir users.d; cp server.toml users.d; cd users.d; sed -i 's/^\[exit\]/&\nusers_file = "users"/' server.toml`,
 		want:   `(?s)^ptgate://alice:.*\nalice +idle .*\nrevoked alice`},
 
+	"ptgate rotate -c server.toml": {
+		then: "ptgate bridges -c server.toml", want: `^(obfs4 198\.51\.100\.7:8443 cert=\S+ iat-mode=0\n)+$`},
+
 	"sudo ptgate bridges -c /etc/ptgate/ptgate.toml": {elsewhere: "it is about an installed service: see ptgate bridges above"},
 	added:                           {before: "cd users.d", then: "ptgate users -c server.toml", want: `bob +idle .*rate=20Mbit`},
 	"ps -o rss,nlwp,args -C ptgate": {want: `\d+ +\d+ \S*ptgate run -c `},

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -57,11 +58,14 @@ The lines hold the transport's secrets: whoever has one can use the server.`,
 				return err
 			}
 			if *raw {
-				list = append(list, offered{a.Transport, line, remark})
+				list = append(list, offered{a.Transport, line, remark, a.Old})
 				continue
 			}
 			if remark != "" {
 				fmt.Fprintln(cmd.ErrOrStderr(), "#", remark)
+			}
+			if !a.Old.IsZero() {
+				fmt.Fprintf(cmd.ErrOrStderr(), "# %s: clients with an earlier line get in until %s, too\n", a.Transport, day(a.Old))
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), line)
 			if *qr {
@@ -81,7 +85,12 @@ type offered struct {
 	Transport string `json:"transport"`
 	Line      string `json:"line"`
 	Remark    string `json:"remark,omitempty"` // what is still missing
+	// OldUntil is until when an earlier line is good, too. Zero: there is none.
+	OldUntil time.Time `json:"old_until,omitzero"`
 }
+
+// day is a moment for people to read.
+func day(t time.Time) string { return t.Local().Format("2006-01-02 15:04") }
 
 // announced gives what clients need to know of each [[serve]] of cfg, and the state directory
 // with the keys. file is as given with -c.

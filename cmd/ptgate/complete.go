@@ -2,11 +2,13 @@ package main
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"ptgate/gateway/config"
+	"ptgate/gateway/serve"
 )
 
 // What a shell offers when a word is completed. Cobra does commands and the names of flags.
@@ -50,6 +52,18 @@ func userNames(file *string) cobra.CompletionFunc {
 	return named(file, func(cfg *config.Config) (words []cobra.Completion) {
 		for _, u := range cfg.Exit.FileUsers {
 			words = append(words, u.Name)
+		}
+		return words
+	})
+}
+
+// rotatable offers the [[serve]] of the configuration that can be rotated.
+func rotatable(file *string) cobra.CompletionFunc {
+	return named(file, func(cfg *config.Config) (words []cobra.Completion) {
+		for _, s := range cfg.Serve {
+			if serve.Rotates(s) {
+				words = append(words, cobra.CompletionWithDesc(strconv.Itoa(int(s.Bind.Port())), s.Transport))
+			}
 		}
 		return words
 	})

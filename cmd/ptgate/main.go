@@ -97,7 +97,7 @@ HTTP), as the server at the far end, or both.`,
 	root.AddCommand(
 		newRunCommand(), newCheckCommand(), newExplainCommand(), newDemoCommand(),
 		newPairCommand(), newBridgesCommand(), newAddBridgeCommand(), newProbeCommand(), newEnvCommand(),
-		newUpCommand(), newInviteCommand(), newJoinCommand(), newUsersCommand(), newRevokeCommand(),
+		newUpCommand(), newInviteCommand(), newJoinCommand(), newUsersCommand(), newRevokeCommand(), newRotateCommand(),
 		newStatusCommand(), newReloadCommand(), newPTCommand(), newVersionCommand(),
 	)
 	strict(root)

@@ -249,6 +249,7 @@ func answer(g *gateway.Gateway, cfg *config.Config, reload func(context.Context)
 		Reload:    reload,
 		Users:     func() any { return g.Usage() },
 		ReadUsers: g.ReadUsers,
+		Rotate:    g.Rotate,
 	})
 	if err != nil {
 		log.Warn("`ptgate status` and `ptgate reload` will not find this process", "error", err)

@@ -20,6 +20,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,6 +67,9 @@ type Answers struct {
 	Users func() any
 	// ReadUsers reads the file of users again.
 	ReadUsers func() error
+	// Rotate gives new keys to servers, which are named by name, and ends the present ones
+	// at a time.
+	Rotate func(names []string, until time.Time) error
 }
 
 // Serve listens on path. It replaces the socket of a ptgate that stops or was killed;
@@ -109,17 +113,24 @@ func Serve(path string, a Answers) (*Server, error) {
 			e.Encode(value())
 		})
 	}
-	post := func(what string, do func(context.Context) error) {
+	post := func(what string, do func(context.Context, url.Values) error) {
 		mux.HandleFunc("POST "+what, func(w http.ResponseWriter, r *http.Request) {
-			if err := do(r.Context()); err != nil {
+			if err := do(r.Context(), r.URL.Query()); err != nil {
 				http.Error(w, err.Error(), http.StatusConflict)
 			}
 		})
 	}
 	get("/status", a.Status)
-	post("/reload", a.Reload)
+	post("/reload", func(ctx context.Context, _ url.Values) error { return a.Reload(ctx) })
 	get("/users", a.Users)
-	post("/users", func(context.Context) error { return a.ReadUsers() })
+	post("/users", func(context.Context, url.Values) error { return a.ReadUsers() })
+	post("/rotate", func(_ context.Context, query url.Values) error {
+		until, err := time.Parse(time.RFC3339Nano, query.Get("until"))
+		if err != nil {
+			return err
+		}
+		return a.Rotate(query["serve"], until)
+	})
 	s.http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		closed := s.closed
@@ -224,6 +235,13 @@ func Users(ctx context.Context, path string) ([]byte, error) {
 // ReadUsers asks the ptgate on the socket path to read its file of users, and waits for it.
 func ReadUsers(ctx context.Context, path string) error {
 	_, err := ask(ctx, path, http.MethodPost, "/users")
+	return err
+}
+
+// Rotate asks the ptgate on the socket path for new keys of servers; see Answers.
+func Rotate(ctx context.Context, path string, names []string, until time.Time) error {
+	query := url.Values{"serve": names, "until": {until.Format(time.RFC3339Nano)}}
+	_, err := ask(ctx, path, http.MethodPost, "/rotate?"+query.Encode())
 	return err
 }
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -25,7 +26,8 @@ func TestAsk(t *testing.T) {
 	}
 	var bad error
 	s, err := control.Serve(path, control.Answers{Status: func() any { return map[string]int{"answer": 42} }, Reload: func(context.Context) error { return bad },
-		Users: func() any { return []string{"ann"} }, ReadUsers: func() error { return bad }})
+		Users: func() any { return []string{"ann"} }, ReadUsers: func() error { return bad },
+		Rotate: func(names []string, until time.Time) error { return fmt.Errorf("%q %v", names, until.UTC()) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,6 +49,10 @@ func TestAsk(t *testing.T) {
 	}
 	if err := control.ReadUsers(t.Context(), path); err == nil || err.Error() != bad.Error() {
 		t.Errorf("users: %v", err)
+	}
+	until := time.Date(2027, 1, 2, 3, 4, 5, 6, time.UTC)
+	if err := control.Rotate(t.Context(), path, []string{"obfs4 [::1]:443", "a&b"}, until); err == nil || err.Error() != `["obfs4 [::1]:443" "a&b"] 2027-01-02 03:04:05.000000006 +0000 UTC` {
+		t.Errorf("rotate: %v", err)
 	}
 	if _, err := control.Serve(path, control.Answers{}); !errors.Is(err, control.ErrRunning) {
 		t.Errorf("a second server: %v", err)

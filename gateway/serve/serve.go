@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -72,6 +73,32 @@ type Announced struct {
 	Bind      string       `json:"bind"` // the address to listen on, as configured
 	Address   string       `json:"address"`
 	Args      adapter.Args `json:"args"`
+	// Old is until when earlier args are good, too. Zero: there are none.
+	Old time.Time `json:"old,omitzero"`
+}
+
+// Rotates tells whether a [[serve]] can have new keys beside old ones.
+func Rotates(c *config.Serve) bool {
+	row, _ := builtin.Lookup(c.Transport)
+	return c.PT.Builtin() && row.Rotates()
+}
+
+// Rotate makes new keys for a [[serve]] whose PT has the state directory state. The present
+// ones are good beside them until a time. A Server that runs takes them with ReadKeys. It
+// returns the file that has been written.
+func Rotate(c *config.Serve, state string, until time.Time) (file string, err error) {
+	if !Rotates(c) {
+		return "", fmt.Errorf("%s: %w", c.Transport, builtin.ErrNoRotation)
+	}
+	return builtin.Rotate(c.Transport, state, c.Options, until)
+}
+
+// Present brings a up to date: keys may have been rotated since it was announced.
+func (a Announced) Present(c *config.Serve, state string) Announced {
+	if Rotates(c) {
+		a.Args, a.Old = builtin.Present(c.Transport, state, c.Options, a.Args)
+	}
+	return a
 }
 
 // A Server runs one [[serve]]. Make it with Start, and call Stop.
@@ -197,6 +224,23 @@ func (s *Server) State() string { return s.state }
 
 // Announced returns the transport's address and args.
 func (s *Server) Announced() Announced { return *s.announced.Load() }
+
+// ReadKeys takes keys that Rotate has made, and tells whether the transport's args have
+// changed. Open connections go on. After an error, the earlier keys go on. A child process
+// sees by itself that there are new keys.
+func (s *Server) ReadKeys() (changed bool, err error) {
+	if t, ok := s.pt.Child(); ok {
+		if l, ok := t.(*listener); ok {
+			if err := l.ln.ReadKeys(); err != nil {
+				return false, err
+			}
+		}
+	}
+	was := s.Announced()
+	now := was.Present(s.cfg, s.state)
+	s.announced.Store(&now)
+	return !slices.Equal(was.Args, now.Args), nil
+}
 
 // PT returns the state of the PT.
 func (s *Server) PT() supervise.Status { return s.pt.Status() }

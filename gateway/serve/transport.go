@@ -53,7 +53,8 @@ func (s *Server) open(ctx context.Context) (t transport, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.announced.Store(&Announced{s.key, s.cfg.Transport, s.cfg.Bind.String(), addr, args})
+	a := Announced{Key: s.key, Transport: s.cfg.Transport, Bind: s.cfg.Bind.String(), Address: addr, Args: args}.Present(s.cfg, s.state)
+	s.announced.Store(&a)
 	return t, nil
 }
 

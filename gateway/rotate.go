@@ -1,0 +1,78 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"ptgate/gateway/config"
+	"ptgate/gateway/serve"
+)
+
+// ServeName is how Rotate names a [[serve]].
+func ServeName(c *config.Serve) string { return c.Transport + " " + c.Bind.String() }
+
+// Rotate gives new keys to servers of the running configuration, which are named by
+// ServeName. The present keys are good beside them until a time; if that is not in the
+// future, they end now. Open connections go on.
+func (g *Gateway) Rotate(names []string, until time.Time) error {
+	select {
+	case <-g.ready:
+	default:
+		return errStarting
+	}
+	g.change.Lock()
+	defer g.change.Unlock()
+	if g.stop.Err() != nil {
+		return errStopping
+	}
+	v := g.view.Load()
+	states := make([]serveState, len(v.servers))
+	for i, s := range v.servers {
+		states[i] = serveState{v.cfg.Serve[i], s.State()}
+	}
+	_, err := rotate(states, names, until)
+	changed, readErr := g.readKeys(v.servers)
+	if changed {
+		g.note(v.cfg, v.servers)
+	}
+	return errors.Join(err, readErr)
+}
+
+// Rotate does what the method does, where no ptgate runs cfg. stateDir has the keys, and the
+// notes of all [[serve]]. It returns the files that it has written.
+func Rotate(cfg *config.Config, stateDir string, names []string, until time.Time) (files []string, err error) {
+	where := *cfg
+	where.StateDir = stateDir
+	return rotate(serveStates(&where, readNotes(stateDir)), names, until)
+}
+
+func rotate(states []serveState, names []string, until time.Time) (files []string, err error) {
+	for _, name := range names {
+		i := slices.IndexFunc(states, func(s serveState) bool { return ServeName(s.cfg) == name })
+		if i < 0 {
+			return files, fmt.Errorf("the running configuration has no [[serve]] %s: `ptgate reload` comes first", name)
+		}
+		file, rotateErr := serve.Rotate(states[i].cfg, states[i].state, until)
+		if rotateErr == nil {
+			files = append(files, file)
+		}
+		err = errors.Join(err, rotateErr)
+	}
+	return files, err
+}
+
+// readKeys makes servers take keys that were rotated, and tells whether there were any. After
+// an error, the server goes on with those that it has.
+func (g *Gateway) readKeys(servers []*serve.Server) (changed bool, err error) {
+	for _, s := range servers {
+		renewed, readErr := s.ReadKeys()
+		if readErr != nil {
+			g.log.Error("new keys can't be read: the earlier ones go on", "serve", s.Announced().Transport, "port", s.Bind().Port(), "error", readErr)
+			err = errors.Join(err, fmt.Errorf("%s: %w", s.Announced().Transport, readErr))
+		}
+		changed = changed || renewed
+	}
+	return changed, err
+}
