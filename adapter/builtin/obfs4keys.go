@@ -187,33 +187,32 @@ func (l *Listener) takeObfs4(r rotation) (err error) {
 func (k *obfs4Sets) accept(c *link) (net.Conn, netip.AddrPort, error) {
 	c.lengths = &k.lengths
 	begun := time.Now()
-	s := &sorter{link: c}
+	s := &sorter{link: c, sets: []*obfs4Set{k.newest}}
 	for _, old := range k.old {
 		if begun.Before(old.until) {
-			s.old = append(s.old, old)
+			s.sets = append(s.sets, old)
 		}
 	}
-	if s.old == nil {
+	if len(s.sets) == 1 {
 		return acceptObfs4(k.newest.factory, c, c)
 	}
 	inner, from, err := acceptObfs4(k.newest.factory, s, c)
 	if s.meant != nil {
-		// The keys of the handshake are made now. For the newest set they are made before
-		// the client has said anything, but who has an old line may know that it is old.
 		return acceptObfs4(s.meant.factory, &again{link: c, first: s.got[:s.before], last: s.got[s.before:], late: time.Since(begun)}, c)
 	}
 	s.stop()
 	return inner, from, err
 }
 
-// A sorter is a link that the newest set reads from. It looks for the marks of old sets.
-// When it has found one, the newest set gets an error, and has no more to do with the client.
+// A sorter is a link that the newest set reads from. It looks for the marks of all sets. When
+// it has found one of an old set, the newest set gets an error, and has no more to do with
+// the client.
 type sorter struct {
 	*link
-	old    []*obfs4Set // nil: there is nothing to look for any more
+	sets   []*obfs4Set // the newest first; nil: there is nothing to look for any more
 	got    []byte
 	before int    // how much of got was there before the last read
-	marks  []byte // of old, one after the other; nil: there was too little to make them from
+	marks  []byte // of the sets, one after the other; nil: there was too little to make them from
 	meant  *obfs4Set
 }
 
@@ -224,11 +223,11 @@ const (
 
 var errOldKeys = adapter.Constant("the client has earlier keys")
 
-func (s *sorter) stop() { s.old, s.got, s.marks = nil, nil, nil }
+func (s *sorter) stop() { s.sets, s.got, s.marks = nil, nil, nil }
 
 func (s *sorter) Read(p []byte) (int, error) {
 	n, err := s.link.Read(p)
-	if s.old == nil || err != nil {
+	if s.sets == nil || err != nil {
 		return n, err
 	}
 	s.before = len(s.got)
@@ -237,8 +236,8 @@ func (s *sorter) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	if s.marks == nil {
-		for _, old := range s.old {
-			mac := hmac.New(sha256.New, old.mark)
+		for _, set := range s.sets {
+			mac := hmac.New(sha256.New, set.mark)
 			mac.Write(s.got[:obfs4Representative])
 			s.marks = append(s.marks, mac.Sum(nil)[:obfs4Mark]...)
 		}
@@ -246,20 +245,35 @@ func (s *sorter) Read(p []byte) (int, error) {
 	// As the transport itself: the mark and the MAC are the end of what has come.
 	end := min(len(s.got), obfs4Longest)
 	at := s.got[end-2*obfs4Mark : end-obfs4Mark]
-	for i, old := range s.old {
+	found := -1
+	for i := range s.sets {
 		if hmac.Equal(at, s.marks[i*obfs4Mark:(i+1)*obfs4Mark]) {
-			s.meant = old
+			found = i
 		}
 	}
 	switch {
-	case s.meant != nil:
-		s.old = nil
+	case found > 0:
+		s.meant, s.sets = s.sets[found], nil
 		return 0, errOldKeys
+	case found == 0:
+		// The answer to a client of an old set takes longer: that set makes the keys of its
+		// handshake only now. So that nobody sees two kinds of clients, the newest set makes
+		// such keys once more, for nothing.
+		_, _ = s.sets[0].factory.WrapConn(nobody{s.link})
+		s.stop()
 	case len(s.got) >= obfs4Longest:
 		s.stop() // no set takes it any more
 	}
 	return n, nil
 }
+
+// A nobody is a connection from which nothing comes.
+type nobody struct{ net.Conn }
+
+func (nobody) Read([]byte) (int, error)        { return 0, errOldKeys }
+func (nobody) SetDeadline(time.Time) error     { return nil }
+func (nobody) SetReadDeadline(time.Time) error { return errOldKeys }
+func (nobody) Close() error                    { return nil }
 
 // SetReadDeadline and Close are what the newest set does when the handshake has failed.
 func (s *sorter) SetReadDeadline(t time.Time) error {

@@ -19,7 +19,7 @@ import (
 )
 
 // rotate gives a Listener a new secret.
-func rotate(t *testing.T, l *Listener, until time.Time) {
+func rotate(t testing.TB, l *Listener, until time.Time) {
 	t.Helper()
 	file, err := Rotate(l.cfg.Transport, l.cfg.StateDir, l.cfg.Options, until)
 	if err != nil {
@@ -321,6 +321,19 @@ func TestRotatedLooksLikeOne(t *testing.T) {
 	}
 }
 
+// What was recorded of a client before a rotation is not answered after it.
+func TestRotationRemembers(t *testing.T) {
+	l := serverFor(t, nameObfs4, nil)
+	cert, _ := l.Args().Get("cert")
+	hello := clientHello(t, cert, 0)
+	for i, want := range []bool{true, false, false} {
+		if got := ask(t, l, hello, nil); got.answered != want {
+			t.Errorf("after %d rotations: answered: %v", i, got.answered)
+		}
+		rotate(t, l, time.Now().Add(time.Hour))
+	}
+}
+
 // A client of an earlier set is told late that it has failed: not later than others.
 func TestAgainIsNotLate(t *testing.T) {
 	_, server := tcpPair(t)
@@ -377,6 +390,36 @@ func TestRotationFile(t *testing.T) {
 	}
 }
 
+// How long a client waits for the answer: of a server with one set, and of one with two.
+func BenchmarkRotated(b *testing.B) {
+	l := serverFor(b, nameObfs4, nil)
+	before, _ := l.Args().Get("cert")
+	bench := func(name, cert string) {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				client, server := tcpPair(b)
+				c := newLink(server, 0)
+				c.guest = newGuest(server, loopback[0].Addr(), true)
+				c.ahead = paddedHello(b, cert, 4000, 0)
+				b.StartTimer()
+				if _, _, err := l.accept(c); err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				_ = client.Close()
+				_ = server.Close()
+				b.StartTimer()
+			}
+		})
+	}
+	bench("one set", before)
+	rotate(b, l, time.Now().Add(time.Hour))
+	after, _ := l.Args().Get("cert")
+	bench("two sets, the newest", after)
+	bench("two sets, the old one", before)
+}
+
 // What the search for marks costs a client's handshake.
 func BenchmarkSorter(b *testing.B) {
 	for _, n := range []int{1, mostOld} {
@@ -389,7 +432,7 @@ func BenchmarkSorter(b *testing.B) {
 			c := &link{}
 			for b.Loop() {
 				c.ahead = in
-				s := &sorter{link: c, old: old}
+				s := &sorter{link: c, sets: old}
 				if _, err := s.Read(make([]byte, obfs4Longest)); err != nil {
 					b.Fatal(err)
 				}
