@@ -133,10 +133,14 @@ func TestRotate(t *testing.T) {
 
 			// The end comes without a call.
 			if sets := l.sets.Load(); sets != nil {
-				sets.old[0].until = time.Now()
+				ended := *sets.old[0]
+				ended.until = time.Now()
+				l.sets.Store(&obfs4Sets{newest: sets.newest, old: []*obfs4Set{&ended, sets.old[1]}})
 			}
 			if paths := l.paths.Load(); paths != nil {
-				paths.old[0].Until = time.Now()
+				ended := paths.old[0]
+				ended.Until = time.Now()
+				l.paths.Store(&secretPaths{paths.newest, []oldSecret{ended, paths.old[1]}})
 			}
 			expect("the first after its time", first, false)
 			expect("the second, whose time is later", second, true)

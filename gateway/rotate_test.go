@@ -1,0 +1,69 @@
+package gateway_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ptgate/gateway"
+)
+
+// A running server takes new keys, and says so in its notes. The old ones lead to it still,
+// and what is open stays open. What is wrong changes nothing.
+func TestRotate(t *testing.T) {
+	o := origin(t, echo)
+	server, first := far(t, "")
+	near := start(t, "client", fmt.Sprintf(nearEnd, first))
+	held := mustAsk(t, near, o)
+	cfg := loadText(t, server.path, fmt.Sprintf(farEnd, ""))
+	name := gateway.ServeName(cfg.Serve[0])
+
+	if err := server.Rotate([]string{"obfs4 192.0.2.1:1"}, time.Now()); err == nil || !strings.Contains(err.Error(), "ptgate reload") {
+		t.Errorf("one that is not there: %v", err)
+	}
+	if bridge(server) != first {
+		t.Error("a refused rotation has changed the line")
+	}
+	until := time.Now().Add(time.Hour)
+	if err := server.Rotate([]string{name}, until); err != nil {
+		t.Fatal(err)
+	}
+	second := bridge(server)
+	noted, ok := gateway.Noted(cfg, cfg.StateDir)
+	if !ok || second == first || fmt.Sprint(noted[0].Args) != fmt.Sprint(server.Announced()[0].Args) || !noted[0].Old.Equal(until) {
+		t.Errorf("noted: %v, %v; announced: %v", noted, ok, server.Announced())
+	}
+	for _, line := range []string{first, second} {
+		roundTrip(t, mustAsk(t, start(t, "another", fmt.Sprintf(nearEnd, line)), o), 1<<10)
+	}
+
+	// The file is damaged.
+	file := filepath.Join(cfg.StateDir, "server-obfs4", "obfs4_rotation.json")
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, good[:len(good)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Rotate([]string{name}, until); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("a damaged file: %v", err)
+	}
+	if err := server.Reload(cfg); err != nil || bridge(server) != second {
+		t.Errorf("a reload with a damaged file: %v", err)
+	}
+	// A copy is put in its place, and another ptgate has rotated there.
+	if err := os.WriteFile(file, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if files, err := gateway.Rotate(cfg, cfg.StateDir, []string{name}, until); err != nil || len(files) != 1 || files[0] != file {
+		t.Fatalf("%q, %v", files, err)
+	}
+	if err := server.Reload(cfg); err != nil || bridge(server) == second {
+		t.Errorf("a reload does not take the new keys: %v", err)
+	}
+	roundTrip(t, held, 1<<10)
+}
