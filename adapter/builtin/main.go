@@ -391,7 +391,6 @@ func (c *child) listen(info *pt.ServerInfo, b pt.Bindaddr, stateDir string) erro
 		StateDir:  stateDir,
 		Bind:      b.Addr.String(),
 		Logger:    c.log,
-		watch:     true,
 	}
 	if err := cutOptions(fromPT(b.Options), &cfg); err != nil {
 		return err

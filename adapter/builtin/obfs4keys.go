@@ -9,9 +9,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
+	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/common/drbg"
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/common/ntor"
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
 
@@ -33,13 +35,14 @@ type obfs4Set struct {
 	factory base.ServerFactory
 	mark    []byte    // the key of marks: public key, node ID
 	until   time.Time // of an old set
+	lengths *lengths  // of its connections
 }
 
-// obfs4Sets are those of a Listener.
+// obfs4Sets are those of a Listener. Old sets that have ended are among them: their clients
+// are told from strangers, for the log only.
 type obfs4Sets struct {
-	newest  *obfs4Set
-	old     []*obfs4Set
-	lengths lengths // of all connections
+	newest *obfs4Set
+	old    []*obfs4Set
 }
 
 var obfs4Secret = secretKind{
@@ -47,6 +50,10 @@ var obfs4Secret = secretKind{
 	renew:      renewObfs4,
 	args:       obfs4Args,
 	take:       (*Listener).takeObfs4,
+}
+
+func hasObfs4Keys(options adapter.Args) bool {
+	return slices.ContainsFunc(options, func(a adapter.Arg) bool { return slices.Contains(obfs4Keys, a.Key) })
 }
 
 func configuredObfs4(stateDir string, options adapter.Args) (secret adapter.Args, err error) {
@@ -58,24 +65,26 @@ func configuredObfs4(stateDir string, options adapter.Args) (secret adapter.Args
 	if len(secret) > 0 {
 		return secret, nil
 	}
-	text, err := os.ReadFile(filepath.Join(stateDir, obfs4State))
+	s, err := readObfs4State(stateDir)
 	if err != nil {
-		return nil, err
-	}
-	if err := checkObfs4State(text); err != nil {
-		return nil, err
-	}
-	var s obfs4StateFile
-	if err := json.Unmarshal(text, &s); err != nil {
 		return nil, err
 	}
 	return s.secret(), nil
 }
 
-// secret has the mode, too: the file has it if no option has.
+func readObfs4State(stateDir string) (s obfs4StateFile, err error) {
+	text, err := os.ReadFile(filepath.Join(stateDir, obfs4State))
+	if err != nil {
+		return s, err
+	}
+	if err := checkObfs4State(text); err != nil {
+		return s, err
+	}
+	return s, json.Unmarshal(text, &s)
+}
+
 func (s *obfs4StateFile) secret() adapter.Args {
-	return adapter.Args{{Key: "node-id", Value: s.NodeID}, {Key: "private-key", Value: s.PrivateKey}, {Key: "drbg-seed", Value: s.DRBGSeed},
-		{Key: "iat-mode", Value: strconv.Itoa(s.IATMode)}}
+	return adapter.Args{{Key: "node-id", Value: s.NodeID}, {Key: "private-key", Value: s.PrivateKey}, {Key: "drbg-seed", Value: s.DRBGSeed}}
 }
 
 func renewObfs4(old adapter.Args, apart bool) (adapter.Args, error) {
@@ -86,7 +95,7 @@ func renewObfs4(old adapter.Args, apart bool) (adapter.Args, error) {
 	secret := make(adapter.Args, 0, len(old))
 	for _, a := range old {
 		value, _ := fresh.Get(a.Key)
-		if a.Key == "iat-mode" || a.Key == "drbg-seed" && !apart {
+		if a.Key == "drbg-seed" && !apart {
 			value = a.Value
 		}
 		secret.Add(a.Key, value)
@@ -94,11 +103,15 @@ func renewObfs4(old adapter.Args, apart bool) (adapter.Args, error) {
 	return secret, nil
 }
 
-// obfs4Options are the server's options with a secret. The mode of the options counts.
-func obfs4Options(options, secret adapter.Args) adapter.Args {
+// obfs4Options are the server's options with a secret. The mode is no secret: as without a
+// rotation, it is that of the options or, if they have no keys, of the state file.
+func obfs4Options(stateDir string, options, secret adapter.Args) adapter.Args {
 	out := replaced(options, secret)
-	if mode, ok := options.Get("iat-mode"); ok {
-		out = replaced(out, adapter.Args{{Key: "iat-mode", Value: mode}})
+	if _, ok := options.Get("iat-mode"); ok || hasObfs4Keys(options) {
+		return out
+	}
+	if s, err := readObfs4State(stateDir); err == nil {
+		out.Add("iat-mode", strconv.Itoa(s.IATMode))
 	}
 	return out
 }
@@ -123,6 +136,10 @@ func obfs4Public(secret adapter.Args) (id, public []byte, err error) {
 	if err != nil {
 		return nil, nil, adapter.Constant("private-key is not whole")
 	}
+	text, _ = secret.Get("drbg-seed")
+	if _, err := drbg.SeedFromHex(text); err != nil {
+		return nil, nil, adapter.Constant("drbg-seed is not whole")
+	}
 	return node.Bytes()[:], key.Public().Bytes()[:], nil
 }
 
@@ -136,69 +153,78 @@ func (l *Listener) takeObfs4(r rotation) (err error) {
 			known[s.secret] = s
 		}
 	}
-	set := func(options, secret adapter.Args) (*obfs4Set, error) {
-		s := &obfs4Set{secret: digestOf(secret)}
-		if was := known[s.secret]; was != nil {
-			s.factory, s.mark = was.factory, was.mark
-			return s, nil
-		}
-		if s.factory, err = obfs4Server(l.cfg.StateDir, toPT(options), l.log); err != nil {
-			return nil, err
-		}
-		if secret == nil { // it is made now
-			if secret, err = configuredObfs4(l.cfg.StateDir, options); err != nil {
-				return nil, err
-			}
-			s.secret = digestOf(secret)
-		}
-		id, public, err := obfs4Public(secret)
-		s.mark = append(public, id...)
-		return s, err
-	}
 	sets := new(obfs4Sets)
-	now := time.Now()
 	for _, o := range r.Old {
-		if !o.good(now) || digestOf(o.Secret) == digestOf(r.New) {
-			continue
+		s := known[digestOf(o.Secret)]
+		if s == nil {
+			factory, err := oldObfs4(l.cfg.StateDir, obfs4Options(l.cfg.StateDir, l.cfg.Options, o.Secret))
+			if err != nil {
+				return err
+			}
+			if s, err = newObfs4Set(factory, o.Secret); err != nil {
+				return err
+			}
 		}
-		s, err := set(obfs4Options(l.cfg.Options, o.Secret), o.Secret)
-		if err != nil {
-			return err
-		}
-		s.until = o.Until
-		sets.old = append(sets.old, s)
+		old := *s
+		old.until = o.Until
+		sets.old = append(sets.old, &old)
 	}
-	// The newest is the last: the bridge line in the state directory is to be its own.
 	options, secret := l.cfg.Options, r.New
 	if r.Of != "" {
-		options = obfs4Options(options, secret)
+		options = obfs4Options(l.cfg.StateDir, options, secret)
 	} else {
 		secret, _ = configuredObfs4(l.cfg.StateDir, options) // none: they are made now
 	}
-	if sets.newest, err = set(options, secret); err != nil {
-		return err
+	if sets.newest = known[digestOf(secret)]; sets.newest == nil {
+		factory, err := obfs4Server(l.cfg.StateDir, toPT(options), l.log)
+		if err != nil {
+			return err
+		}
+		if secret == nil {
+			if secret, err = configuredObfs4(l.cfg.StateDir, options); err != nil {
+				return err
+			}
+		}
+		if sets.newest, err = newObfs4Set(factory, secret); err != nil {
+			return err
+		}
 	}
 	l.sets.Store(sets)
 	l.setArgs(fromPT(*sets.newest.factory.Args()))
 	return nil
 }
 
-// accept does the handshake with the set that the client means.
-func (k *obfs4Sets) accept(c *link) (net.Conn, netip.AddrPort, error) {
-	c.lengths = &k.lengths
-	begun := time.Now()
-	s := &sorter{link: c, sets: []*obfs4Set{k.newest}}
-	for _, old := range k.old {
-		if begun.Before(old.until) {
-			s.sets = append(s.sets, old)
+func newObfs4Set(factory base.ServerFactory, secret adapter.Args) (*obfs4Set, error) {
+	id, public, err := obfs4Public(secret)
+	return &obfs4Set{secret: digestOf(secret), factory: factory, mark: append(public, id...), lengths: new(lengths)}, err
+}
+
+// oldObfs4 makes a server of an old set. The bridge line in the state directory stays that of
+// the newest one.
+func oldObfs4(stateDir string, options adapter.Args) (factory base.ServerFactory, err error) {
+	for _, dir := range []string{stateDir, ""} { // a full disk is no reason to stop
+		if factory, _, err = tryObfs4(dir, nil, toPT(options)); err == nil {
+			break
 		}
 	}
-	if len(s.sets) == 1 {
+	return factory, err
+}
+
+// accept does the handshake with the set that the client means.
+func (k *obfs4Sets) accept(c *link) (net.Conn, netip.AddrPort, error) {
+	c.lengths = k.newest.lengths
+	if len(k.old) == 0 {
 		return acceptObfs4(k.newest.factory, c, c)
 	}
+	begun := time.Now()
+	s := &sorter{link: c, sets: append([]*obfs4Set{k.newest}, k.old...), begun: begun}
 	inner, from, err := acceptObfs4(k.newest.factory, s, c)
 	if s.meant != nil {
+		c.lengths = s.meant.lengths
 		return acceptObfs4(s.meant.factory, &again{link: c, first: s.got[:s.before], last: s.got[s.before:], late: time.Since(begun)}, c)
+	}
+	if s.ended && err != nil {
+		err = errEnded
 	}
 	s.stop()
 	return inner, from, err
@@ -210,10 +236,12 @@ func (k *obfs4Sets) accept(c *link) (net.Conn, netip.AddrPort, error) {
 type sorter struct {
 	*link
 	sets   []*obfs4Set // the newest first; nil: there is nothing to look for any more
+	begun  time.Time
 	got    []byte
 	before int    // how much of got was there before the last read
 	marks  []byte // of the sets, one after the other; nil: there was too little to make them from
 	meant  *obfs4Set
+	ended  bool // the client means a set that has ended: to the newest one it is a stranger
 }
 
 const (
@@ -252,14 +280,19 @@ func (s *sorter) Read(p []byte) (int, error) {
 		}
 	}
 	switch {
+	case found > 0 && !s.begun.Before(s.sets[found].until):
+		s.ended = true
+		s.stop()
 	case found > 0:
 		s.meant, s.sets = s.sets[found], nil
 		return 0, errOldKeys
-	case found == 0:
+	case found == 0 && slices.ContainsFunc(s.sets[1:], func(old *obfs4Set) bool { return s.begun.Before(old.until) }):
 		// The answer to a client of an old set takes longer: that set makes the keys of its
 		// handshake only now. So that nobody sees two kinds of clients, the newest set makes
 		// such keys once more, for nothing.
 		_, _ = s.sets[0].factory.WrapConn(nobody{s.link})
+		s.stop()
+	case found == 0:
 		s.stop()
 	case len(s.got) >= obfs4Longest:
 		s.stop() // no set takes it any more
@@ -311,10 +344,15 @@ func (a *again) Read(p []byte) (int, error) {
 	return a.link.Read(p)
 }
 
-// SetReadDeadline counts from the beginning of the handshake while it is under way.
-func (a *again) SetReadDeadline(t time.Time) error {
-	if a.guest != nil {
+// SetDeadline and SetReadDeadline count from the beginning of the handshake while it is under
+// way: the limits of a client are those that it has with one set of keys.
+func (a *again) SetDeadline(t time.Time) error { return a.link.SetDeadline(a.early(t)) }
+
+func (a *again) SetReadDeadline(t time.Time) error { return a.link.SetReadDeadline(a.early(t)) }
+
+func (a *again) early(t time.Time) time.Time {
+	if a.guest != nil && !t.IsZero() {
 		t = t.Add(-a.late)
 	}
-	return a.link.SetReadDeadline(t)
+	return t
 }

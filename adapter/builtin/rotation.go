@@ -33,8 +33,6 @@ type secretKind struct {
 	// take makes the secrets of a rotation those of a Listener. With the zero rotation it
 	// has the configured secret.
 	take func(*Listener, rotation) error
-	// keepEnded says that secrets stay in the file when they have ended.
-	keepEnded bool
 }
 
 // A rotation is the file that says which secret follows the one that was configured. It is
@@ -45,6 +43,9 @@ type rotation struct {
 	Old []oldSecret  `json:"old"` // the oldest first
 }
 
+// An oldSecret stays in the file when it has ended, so that the log tells its clients from
+// strangers. Then it does not begin again if the clock goes back: Until is zero from the next
+// rotation on.
 type oldSecret struct {
 	Secret adapter.Args `json:"secret"`
 	Until  time.Time    `json:"until"`
@@ -81,7 +82,7 @@ func (t *Transport) readRotation(stateDir string, options adapter.Args) (r rotat
 	if err != nil {
 		return r, fmt.Errorf("the keys of the last rotation can't be read: %w", err)
 	}
-	if json.Unmarshal(text, &r) != nil || r.Of == "" || len(r.New) == 0 {
+	if json.Unmarshal(text, &r) != nil || !t.whole(&r) {
 		return rotation{}, fmt.Errorf("%s is damaged: put a copy of the file in its place; "+
 			"if there is none, remove the file: then the keys before the first rotation are good again, and clients need that bridge line", path)
 	}
@@ -89,6 +90,14 @@ func (t *Transport) readRotation(stateDir string, options adapter.Args) (r rotat
 		return rotation{}, nil // what is wrong with the secret is told by who needs it
 	}
 	return r, nil
+}
+
+func (t *Transport) whole(r *rotation) bool {
+	bad := func(secret adapter.Args) bool {
+		_, err := t.secret.args(nil, secret)
+		return err != nil
+	}
+	return r.Of != "" && !bad(r.New) && !slices.ContainsFunc(r.Old, func(o oldSecret) bool { return bad(o.Secret) })
 }
 
 func digestOf(secret adapter.Args) string {
@@ -122,18 +131,17 @@ func Rotate(transport, stateDir string, options adapter.Args, until time.Time) (
 		if until.Before(o.Until) {
 			o.Until = until
 		}
-		switch {
-		case o.good(now):
+		if o.good(now) {
 			good++
-		case !t.secret.keepEnded:
-			continue
+		} else {
+			o.Until = time.Time{}
 		}
 		old = append(old, o)
 	}
 	if good > mostOld {
 		return "", fmt.Errorf("%s: %w", transport, errManyOld)
 	}
-	for i := 0; len(old) > mostOld; { // more are not needed for a front that is forgotten
+	for i := 0; len(old) > mostOld; { // the log can do without more
 		if old[i].good(now) {
 			i++
 		} else {
@@ -187,7 +195,8 @@ func Present(transport, stateDir string, options, args adapter.Args) (now adapte
 }
 
 // ReadKeys takes the secrets that Rotate has written since. After an error, nothing has
-// changed. Open connections go on.
+// changed. Open connections go on. A Listener does the same by itself when the next client
+// comes.
 func (l *Listener) ReadKeys() error {
 	if l.row.secret == nil {
 		return nil
@@ -198,18 +207,30 @@ func (l *Listener) ReadKeys() error {
 	if err != nil {
 		return err
 	}
-	return l.row.secret.take(l, r)
+	if err := l.row.secret.take(l, r); err != nil {
+		return err
+	}
+	l.old = r.Old
+	return nil
 }
 
-// look is ReadKeys if the file has changed: nobody tells the child process of a rotation.
+// look is ReadKeys if the file has changed. The rotation may be the work of another process,
+// or have come while the Listener started.
 func (l *Listener) look() {
+	if l.row.secret == nil {
+		return
+	}
 	info, err := os.Stat(rotationPath(l.row.Name, l.cfg.StateDir))
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return
 	}
 	l.looking.Lock()
 	defer l.looking.Unlock()
-	if l.seen != nil && os.SameFile(l.seen, info) && l.seen.ModTime().Equal(info.ModTime()) {
+	same := l.seen == nil && info == nil
+	if l.seen != nil && info != nil {
+		same = os.SameFile(l.seen, info) && l.seen.ModTime().Equal(info.ModTime())
+	}
+	if same {
 		return
 	}
 	l.seen = info
@@ -217,6 +238,32 @@ func (l *Listener) look() {
 		l.log.Warn("new keys are there, and can't be taken", "transport", l.cfg.Transport, "error", err)
 	}
 }
+
+// tellEnds says in the log when old secrets end, to the minute. It looks at the clock again
+// and again: the clock may be set.
+func (l *Listener) tellEnds() {
+	for last := time.Now(); ; {
+		select {
+		case <-time.After(time.Minute):
+		case <-l.ctx.Done():
+			return
+		}
+		now := time.Now()
+		l.tellEnd(last, now)
+		last = now
+	}
+}
+
+func (l *Listener) tellEnd(last, now time.Time) {
+	l.reading.Lock()
+	defer l.reading.Unlock()
+	if slices.ContainsFunc(l.old, func(o oldSecret) bool { return o.good(last) && !o.good(now) }) {
+		l.log.Info("old bridge lines have ended: clients need the present one of `ptgate bridges`", "transport", l.cfg.Transport, "port", addrPort(l.Addr()).Port())
+	}
+}
+
+// errEnded says that a client has a secret that has ended.
+var errEnded = adapter.Constant("the client's bridge line has ended")
 
 // replaced is args with other values of some keys. Keys that are new come last.
 func replaced(args, by adapter.Args) adapter.Args {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -135,7 +136,7 @@ func TestRotate(t *testing.T) {
 			if sets := l.sets.Load(); sets != nil {
 				ended := *sets.old[0]
 				ended.until = time.Now()
-				l.sets.Store(&obfs4Sets{newest: sets.newest, old: []*obfs4Set{&ended, sets.old[1]}})
+				l.sets.Store(&obfs4Sets{sets.newest, []*obfs4Set{&ended, sets.old[1]}})
 			}
 			if paths := l.paths.Load(); paths != nil {
 				ended := paths.old[0]
@@ -154,10 +155,18 @@ func TestRotate(t *testing.T) {
 			if now, until := Present(tt.transport, state, tt.options, first); fmt.Sprint(now) != fmt.Sprint(fourth) || !until.IsZero() {
 				t.Errorf("Present tells %v until %v", now, until)
 			}
-			text, err := os.ReadFile(rotationPath(tt.transport, state))
-			if err != nil || tt.transport == nameObfs4 && strings.Contains(string(text), "until") {
-				t.Errorf("keys that have ended are kept: %v\n%s", err, text)
+			// They stay ended, whatever clock a new start finds.
+			if r, err := l.row.readRotation(state, tt.options); err != nil || len(r.Old) != 3 || r.Old[0].good(time.Unix(0, 0)) || r.Old[2].good(time.Unix(0, 0)) {
+				t.Errorf("of three that have ended: %v, %v", r.Old, err)
 			}
+			l = serverFor(t, tt.transport, func(c *ServerConfig) {
+				change(c)
+				c.StateDir = state
+			})
+			for i, args := range []adapter.Args{first, second, third} {
+				expect(fmt.Sprint("ended, after a new start, ", i), args, false)
+			}
+			expect("the fourth, after a new start", fourth, true)
 
 			// What can't be read changes nothing.
 			if err := os.WriteFile(rotationPath(tt.transport, state), []byte("{"), 0o600); err != nil {
@@ -204,6 +213,16 @@ func TestRotateKeepsMode(t *testing.T) {
 	rotate(t, l, time.Now().Add(time.Hour))
 	if mode, _ := l.Args().Get("iat-mode"); mode != "1" {
 		t.Errorf("mode %s", mode)
+	}
+
+	// The mode is no key: who changes it has the rotated keys still.
+	text = bytes.Replace(text, []byte(`"iat-mode":1`), []byte(`"iat-mode":2`), 1)
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again := serverFor(t, nameObfs4, func(c *ServerConfig) { c.StateDir = l.cfg.StateDir })
+	if want := replaced(l.Args(), argsOf("iat-mode", "2")); fmt.Sprint(again.Args()) != fmt.Sprint(want) {
+		t.Errorf("with another mode: %v, want %v", again.Args(), want)
 	}
 }
 
@@ -325,6 +344,25 @@ func TestRotatedLooksLikeOne(t *testing.T) {
 	}
 }
 
+// A client of keys that have ended is to a prober what a stranger is.
+func TestEndedLooksLikeStranger(t *testing.T) {
+	l := serverFor(t, nameObfs4, nil)
+	before, _ := l.Args().Get("cert")
+	rotate(t, l, time.Now())
+	after, _ := l.Args().Get("cert")
+	hello := clientHello(t, before, 0)
+	stranger := randomBytes(t, len(hello))
+	for _, cut := range []int{1, 100, len(hello)} {
+		want := ask(t, l, stranger[:cut], stranger[cut:])
+		if got := ask(t, l, hello[:cut], hello[cut:]); got != want || got.answered {
+			t.Errorf("first read of %d: %v, and a stranger %v", cut, got, want)
+		}
+	}
+	if hello := clientHello(t, after, 0); !ask(t, l, hello, nil).answered {
+		t.Error("the newest keys are not good")
+	}
+}
+
 // What was recorded of a client before a rotation is not answered after it.
 func TestRotationRemembers(t *testing.T) {
 	l := serverFor(t, nameObfs4, nil)
@@ -347,30 +385,180 @@ func TestAgainIsNotLate(t *testing.T) {
 	if err := a.SetReadDeadline(at); err != nil || !a.guest.until.Equal(at.Add(-a.late)) {
 		t.Errorf("closes at %v, want 10 s before %v; %v", a.guest.until, at, err)
 	}
-}
-
-// A child that nobody tells of a rotation looks for it.
-func TestListenerWatches(t *testing.T) {
-	l := serverFor(t, nameObfs4, func(c *ServerConfig) { c.watch = true })
-	first := l.Args()
-	if _, err := Rotate(nameObfs4, l.cfg.StateDir, nil, time.Now()); err != nil {
-		t.Fatal(err)
+	if got := a.early(at); !got.Equal(at.Add(-a.late)) || !a.early(time.Time{}).IsZero() {
+		t.Errorf("a handshake may last until %v", got)
 	}
-	if enters(t, l, first) {
-		t.Error("the first is good still")
-	}
-	if args, _ := Present(nameObfs4, l.cfg.StateDir, nil, first); !enters(t, l, args) {
-		t.Error("the second is not known")
+	a.guest = nil
+	if got := a.early(at); !got.Equal(at) {
+		t.Errorf("after the handshake: %v", got)
 	}
 }
 
-// A web server in front asks with what path it likes, but not with one that has ended.
+// A Listener that nobody tells of a rotation sees it when the next client comes: a process of
+// its own, or one that has started in the same moment. So it is if the file is taken away.
+func TestListenerLooks(t *testing.T) {
+	for _, transport := range []string{nameObfs4, nameWebtunnel} {
+		l := serverFor(t, transport, func(c *ServerConfig) {
+			if transport == nameWebtunnel {
+				c.Options, c.TrustedProxies = argsOf("url", "https://example.com/a"), []netip.Prefix{}
+			}
+		})
+		first := l.Args()
+		file, err := Rotate(transport, l.cfg.StateDir, l.cfg.Options, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if enters(t, l, first) {
+			t.Errorf("%s: the first is good still", transport)
+		}
+		args, _ := Present(transport, l.cfg.StateDir, l.cfg.Options, first)
+		if !enters(t, l, args) {
+			t.Errorf("%s: the second is not known", transport)
+		}
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		if !enters(t, l, first) || enters(t, l, args) {
+			t.Errorf("%s: without the file, the first is not good again", transport)
+		}
+	}
+}
+
+// A date that has come while no server ran is kept by the next one. One that is in the
+// future again, because the clock was wrong, is kept as well.
+func TestEndedWhileDown(t *testing.T) {
+	for _, transport := range []string{nameObfs4, nameWebtunnel} {
+		change := func(c *ServerConfig) {
+			if transport == nameWebtunnel {
+				c.Options, c.TrustedProxies = argsOf("url", "https://example.com/a"), []netip.Prefix{}
+			}
+		}
+		l := serverFor(t, transport, change)
+		first := l.Args()
+		rotate(t, l, time.Now().Add(time.Hour))
+		second, state := l.Args(), l.cfg.StateDir
+		file := rotationPath(transport, state)
+		var r rotation
+		set := func(until time.Time) {
+			t.Helper()
+			text, err := os.ReadFile(file)
+			if err == nil {
+				err = json.Unmarshal(text, &r)
+			}
+			if err == nil {
+				r.Old[0].Until = until
+				text, err = json.Marshal(r)
+			}
+			if err := errors.Join(err, os.WriteFile(file, text, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		set(time.Now().Add(-time.Second))
+		l = serverFor(t, transport, func(c *ServerConfig) {
+			change(c)
+			c.StateDir = state
+		})
+		if enters(t, l, first) || !enters(t, l, second) {
+			t.Errorf("%s: the date that has come is not kept", transport)
+		}
+		set(time.Now().Add(time.Hour))
+		if err := l.ReadKeys(); err != nil || !enters(t, l, first) {
+			t.Errorf("%s: a date in the future is not kept, %v", transport, err)
+		}
+	}
+}
+
+// Who comes with a line that has ended is told from strangers in the log, as is the end.
+func TestEndedIsLogged(t *testing.T) {
+	for _, tt := range []struct {
+		transport string
+		site      bool
+	}{{nameObfs4, false}, {nameWebtunnel, false}, {nameWebtunnel, true}} {
+		log := &journal{news: make(chan struct{})}
+		l := serverFor(t, tt.transport, func(c *ServerConfig) {
+			c.Logger = slog.New(slog.NewTextHandler(log, nil))
+			if tt.transport == nameWebtunnel {
+				c.Options = argsOf("url", "https://example.com/first-path")
+			}
+		})
+		first := l.Args()
+		cert, _ := first.Get("cert")
+		until := time.Now().Add(time.Hour)
+		rotate(t, l, until)
+		l.tellEnd(time.Now(), until.Add(-time.Second))
+		if got := log.String(); got != "" {
+			t.Errorf("%s: before the end: %s", tt.transport, got)
+		}
+		l.tellEnd(until.Add(-time.Second), until)
+		l.tellEnd(until, until.Add(time.Minute))
+		if got := log.String(); strings.Count(got, "old bridge lines have ended") != 1 || !strings.Contains(got, "port=") {
+			t.Errorf("%s: the end: %s", tt.transport, got)
+		}
+		rotate(t, l, time.Now())
+		if tt.site {
+			request, _ := http.NewRequest(http.MethodGet, "http://x/first-path", nil)
+			request.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}}
+			if _, ok := l.tunnel(nil, request); ok {
+				t.Error("the website opens a tunnel at a path that has ended")
+			}
+		} else if enters(t, l, first) {
+			t.Errorf("%s: it is good still", tt.transport)
+		}
+		got := log.String()
+		if !strings.Contains(got, "level=WARN") || strings.Count(got, "turned away") != 1 || !strings.Contains(got, "ptgate bridges") {
+			t.Errorf("%s, site %v: a client with an old line: %s", tt.transport, tt.site, got)
+		}
+		for _, secret := range []string{"first-path", cert, "127.0.0.1"} {
+			if secret != "" && strings.Contains(got, secret) {
+				t.Errorf("%s: the log has %q: %s", tt.transport, secret, got)
+			}
+		}
+	}
+}
+
+// A rotation with a part missing is told as damaged, whatever that part is.
+func TestRotationIsWhole(t *testing.T) {
+	for _, tt := range []struct{ transport, old, new string }{
+		{nameObfs4, `"node-id"`, `"node"`},
+		{nameObfs4, `"drbg-seed"`, `"seed"`},
+		{nameWebtunnel, `"path"`, `"way"`},
+	} {
+		l := serverFor(t, tt.transport, nil)
+		rotate(t, l, time.Now().Add(time.Hour))
+		file := rotationPath(tt.transport, l.cfg.StateDir)
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range []int{1, 2} { // of the new secret, of all
+			if err := os.WriteFile(file, bytes.Replace(text, []byte(tt.old), []byte(tt.new), n), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := l.ReadKeys(); err == nil || !strings.Contains(err.Error(), file+" is damaged") {
+				t.Errorf("%s without %s: %v", tt.transport, tt.old, err)
+			}
+		}
+	}
+}
+
+// A web server in front asks with what path it likes, but not with one that has ended: that is
+// answered like one that is not there.
 func TestEndedPath(t *testing.T) {
 	l := serverFor(t, nameWebtunnel, func(c *ServerConfig) { c.Options = argsOf("url", "https://example.com/a") })
 	rotate(t, l, time.Now())
 	for path, want := range map[string]bool{"/a": false, "/other": true} {
-		if got := enters(t, l, argsOf("url", "https://example.com"+path)); got != want {
-			t.Errorf("%s: %v", path, got)
+		go func() {
+			if s, err := l.Accept(); err == nil {
+				_ = s.Close()
+			}
+		}()
+		c, err := clientFor(t, nameWebtunnel, nil).Dial(t.Context(), l.Addr().String(), argsOf("url", fmt.Sprintf("http://%s%s", l.Addr(), path), "utls", "none"))
+		if err == nil {
+			_ = c.Close()
+		}
+		status, _ := errors.AsType[*StatusError](err)
+		if (err == nil) != want || !want && (status == nil || status.Status != http.StatusNotFound) {
+			t.Errorf("%s: %v", path, err)
 		}
 	}
 	// A request as the site asks about it.
@@ -389,7 +577,7 @@ func TestRotationFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	var r rotation
-	if err := json.Unmarshal(text, &r); err != nil || len(r.Old) != 1 || len(r.New) != 4 {
+	if err := json.Unmarshal(text, &r); err != nil || len(r.Old) != 1 || len(r.New) != 3 {
 		t.Errorf("%v\n%s", err, text)
 	}
 }

@@ -88,8 +88,6 @@ type ServerConfig struct {
 	// Left is called when a client has left that Accept has not returned. A crowd of them
 	// leaves memory behind. Nil: nothing is called.
 	Left func()
-	// watch makes the Listener look for new secrets with each client: see ReadKeys.
-	watch bool
 	// Logger gets errors that no method can return. Nil: nothing is logged.
 	Logger *slog.Logger
 }
@@ -112,7 +110,8 @@ type Listener struct {
 	paths  atomic.Pointer[secretPaths] // webtunnel: the secret ones
 	site   *website.Site
 
-	reading sync.Mutex  // held while secrets are read
+	reading sync.Mutex  // held while secrets are read; guards old
+	old     []oldSecret // those of the last rotation
 	looking sync.Mutex  // guards seen
 	seen    os.FileInfo // the file of the rotation that was read
 
@@ -123,6 +122,7 @@ type Listener struct {
 	panics     panicLog
 	strays     adapter.LogLimit // of proxies that do not say who the client is
 	clocks     adapter.LogLimit // of clients whose clock differs
+	ended      adapter.LogLimit // of clients with an old bridge line
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -133,7 +133,7 @@ type Listener struct {
 // calls Close.
 func Listen(cfg ServerConfig) (*Listener, error) {
 	takeStdout()
-	l := &Listener{cfg: cfg, log: orDiscard(cfg.Logger), ready: make(chan Conn), clocks: adapter.LogLimit{Every: time.Minute}}
+	l := &Listener{cfg: cfg, log: orDiscard(cfg.Logger), ready: make(chan Conn), clocks: adapter.LogLimit{Every: time.Minute}, ended: adapter.LogLimit{Every: time.Minute}}
 	files := descriptors.Limit()
 	l.handshakes = newCrowd(cmp.Or(max(cfg.Handshakes, 0), min(defaultHandshakes, files/8)))
 	l.kept = newCrowd(cmp.Or(max(cfg.Delayed, 0), min(defaultDelayed, files/4)))
@@ -167,6 +167,9 @@ func Listen(cfg ServerConfig) (*Listener, error) {
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.wg.Go(l.acceptLoop)
+	if l.row.secret != nil {
+		l.wg.Go(l.tellEnds)
+	}
 	return l, nil
 }
 
@@ -306,6 +309,8 @@ func (l *Listener) serve(g *guest) {
 		case errors.Is(err, errClock):
 			l.clocks.Log(l.log, slog.LevelWarn, "a client with the right cert was turned away: its clock, or that of this machine, is wrong by more than an hour",
 				"transport", l.cfg.Transport, "advice", "compare `date -u` on both; set the clock that is wrong, for instance with NTP")
+		case errors.Is(err, errEnded):
+			l.turnedAway()
 		default:
 			l.log.Debug("handshake failed", "transport", l.cfg.Transport, "error", adapter.WithoutAddresses(err))
 		}
@@ -332,6 +337,12 @@ func (l *Listener) serve(g *guest) {
 	}
 }
 
+// turnedAway is told in the log: its owner does not know why nobody answers.
+func (l *Listener) turnedAway() {
+	l.ended.Log(l.log, slog.LevelWarn, "a client with an old bridge line was turned away: the keys in it have ended",
+		"transport", l.cfg.Transport, "advice", "give its owner the present line: `ptgate bridges`, or a link of `ptgate invite --again`")
+}
+
 func (l *Listener) left() {
 	if l.cfg.Left != nil {
 		l.cfg.Left()
@@ -341,9 +352,7 @@ func (l *Listener) left() {
 func (l *Listener) handshake(g *guest) (*conn, error) {
 	c := newLink(g.tcp, l.cfg.SendBuffer)
 	c.guest = g
-	if l.cfg.watch {
-		l.look()
-	}
+	l.look()
 	release := closeOnDone(l.ctx, g.tcp)
 	var inner net.Conn
 	var from netip.AddrPort

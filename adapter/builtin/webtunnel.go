@@ -333,15 +333,14 @@ func (l *Listener) setUpWebtunnel() error {
 }
 
 // webtunnelSecret is the path of its url. A web server in front may let a path through that
-// has ended, so that ended ones stay known.
+// has ended.
 var webtunnelSecret = secretKind{
 	configured: configuredPath,
 	renew: func(adapter.Args, bool) (adapter.Args, error) {
 		return adapter.Args{{Key: "path", Value: newPath()}}, nil
 	},
-	args:      withPath,
-	take:      (*Listener).takePaths,
-	keepEnded: true,
+	args: withPath,
+	take: (*Listener).takePaths,
 }
 
 func configuredPath(_ string, options adapter.Args) (adapter.Args, error) {
@@ -362,7 +361,11 @@ func withPath(args, secret adapter.Args) (adapter.Args, error) {
 	if err != nil {
 		return nil, adapter.Constant("malformed option 'url'")
 	}
-	u.Path, _ = secret.Get("path")
+	path, ok := secret.Get("path")
+	if !ok {
+		return nil, adapter.Constant("path is missing")
+	}
+	u.Path = path
 	u.RawPath = ""
 	return replaced(args, adapter.Args{{Key: "url", Value: u.String()}}), nil
 }
@@ -407,7 +410,13 @@ func (l *Listener) acceptVisitor(c *link) (net.Conn, netip.AddrPort, error) {
 // tunnel is asked by the website for each request. For all that is not let in, the website
 // answers as if nobody had asked.
 func (l *Listener) tunnel(conn net.Conn, request *http.Request) (answer string, ok bool) {
-	if !l.isSecret(request) || !asksForTunnel(request) {
+	if !asksForTunnel(request) {
+		return "", false
+	}
+	if !l.isSecret(request) {
+		if l.hasEnded(request) {
+			l.turnedAway()
+		}
 		return "", false
 	}
 	c := conn.(*link)
@@ -468,7 +477,10 @@ func (l *Listener) acceptWebtunnel(c *link) (_ net.Conn, from netip.AddrPort, er
 	from = addrPort(c.RemoteAddr())
 	switch {
 	case l.hasEnded(request):
-		return nil, from, adapter.Constant("a request with a path that has ended")
+		// The web server in front still passes the path on. It is to look like any other that
+		// is not there: without an answer, the web server would say that something is.
+		_, _ = c.Write([]byte(notFound))
+		return nil, from, errEnded
 	case !l.isProxy(from.Addr()):
 		// No web server has looked at the path, and the header may be forged.
 		if !l.isSecret(request) {
@@ -485,6 +497,8 @@ func (l *Listener) acceptWebtunnel(c *link) (_ net.Conn, from netip.AddrPort, er
 	}
 	return behindHead(c, in), from, c.SetDeadline(time.Time{})
 }
+
+const notFound = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 
