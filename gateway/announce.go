@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"ptgate/adapter/durable"
 	"ptgate/gateway/config"
@@ -128,8 +129,13 @@ func (g *Gateway) note(cfg *config.Config, servers []*serve.Server) {
 	for _, s := range servers {
 		n := note{s.Announced(), cfg.Path, s.State()}
 		for _, old := range notes {
-			if n.same(old) && !slices.Equal(n.Args, old.Args) {
+			switch {
+			case !n.same(old) || slices.Equal(n.Args, old.Args):
+			case n.Old.IsZero():
 				g.log.Warn("the bridge line has changed: give clients the new one of `ptgate bridges`", "serve", n.Transport, "port", s.Bind().Port())
+			default:
+				g.log.Info("the bridge line has changed, and old ones are good for a while: give clients the new one of `ptgate bridges` before they end",
+					"serve", n.Transport, "port", s.Bind().Port(), "old_until", n.Old.UTC().Format(time.RFC3339))
 			}
 		}
 		mine = append(mine, n)
@@ -149,7 +155,9 @@ type serveState struct {
 // Clients know a server by its keys. So a [[serve]] keeps the directory that its
 // address had before, wherever it stands in the file. One with a new address gets the
 // first directory that nobody else uses now: if it has moved, that is its old one. If the
-// keys are in the options, the transport writes them to a directory of their own.
+// keys are in the options, the transport gets a directory of its own for them. It follows from
+// the keys alone: in it are also the keys of a rotation, which must not end because another
+// option or the port changes.
 func serveStates(cfg *config.Config, notes []note) []serveState {
 	out := make([]serveState, len(cfg.Serve))
 	bases := make([]string, len(cfg.Serve))
@@ -162,9 +170,8 @@ func serveStates(cfg *config.Config, notes []note) []serveState {
 		if s.PT.State == "" {
 			bases[i] = filepath.Join(cfg.StateDir, "server-"+s.Transport)
 			if s.HasKeys() {
-				sum := sha256.Sum256(fmt.Appendf(nil, "%q %s", s.Options, s.Bind))
-				take(i, fmt.Sprintf("%s-keys-%x", bases[i], sum[:4]))
-				continue
+				sum := sha256.Sum256(fmt.Appendf(nil, "%q", s.Keys()))
+				bases[i] += fmt.Sprintf("-keys-%x", sum[:4])
 			}
 		}
 		for _, n := range notes {

@@ -71,6 +71,35 @@ func TestServeStates(t *testing.T) {
 		t.Errorf("with keys: %q, %q, %q", a, b, c)
 	}
 
+	// Where they are does not depend on other options, or on the place: the keys of a rotation
+	// are beside them. One that stays keeps its own, also if another one has the same keys.
+	with := func(port uint16, mode string) *config.Serve {
+		return &config.Serve{Transport: "obfs4", PT: &config.PT{}, Bind: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port),
+			Options: adapter.Args{{Key: "iat-mode", Value: mode}, keys[0]}}
+	}
+	before := serveStates(&config.Config{Path: mine, StateDir: dir, Serve: []*config.Serve{with(1, "0"), with(2, "0")}}, nil)
+	var notes []note
+	for _, s := range before {
+		notes = append(notes, note{serve.Announced{Transport: "obfs4", Bind: s.cfg.Bind.String()}, mine, s.state})
+	}
+	for _, tt := range []struct {
+		name  string
+		serve *config.Serve
+		notes []note
+		want  string
+	}{
+		{"as before", with(1, "0"), notes, before[0].state},
+		{"the second", with(2, "0"), notes, before[1].state},
+		{"another mode", with(1, "1"), notes, before[0].state},
+		{"another port", with(3, "0"), notes[:1], before[0].state},
+		{"another mode, without notes", with(1, "1"), nil, before[0].state},
+	} {
+		cfg := &config.Config{Path: mine, StateDir: dir, Serve: []*config.Serve{tt.serve}}
+		if got := serveStates(cfg, tt.notes)[0].state; got != tt.want {
+			t.Errorf("with keys, %s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+
 	// Notes of several files are kept.
 	if err := writeNotes(cfg, []note{at(mine, "8", "a"), at(other, "7", "b"), at(gone, "6", "c")}, []note{at(mine, "5", "d")}); err != nil {
 		t.Fatal(err)

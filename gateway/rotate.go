@@ -1,9 +1,9 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"ptgate/gateway/config"
@@ -16,7 +16,9 @@ func ServeName(c *config.Serve) string { return c.Transport + " " + c.Bind.Strin
 // Rotate gives new keys to servers of the running configuration, which are named by
 // ServeName. The present keys are good beside them until a time; if that is not in the
 // future, they end now. Open connections go on.
-func (g *Gateway) Rotate(names []string, until time.Time) error {
+//
+// If ctx has ended before it begins, nothing is done: whoever asked has gone, and may ask again.
+func (g *Gateway) Rotate(ctx context.Context, names []string, until time.Time) error {
 	select {
 	case <-g.ready:
 	default:
@@ -26,6 +28,9 @@ func (g *Gateway) Rotate(names []string, until time.Time) error {
 	defer g.change.Unlock()
 	if g.stop.Err() != nil {
 		return errStopping
+	}
+	if err := ctx.Err(); err != nil {
+		return err
 	}
 	v := g.view.Load()
 	states := make([]serveState, len(v.servers))
@@ -49,8 +54,14 @@ func Rotate(cfg *config.Config, stateDir string, names []string, until time.Time
 }
 
 func rotate(states []serveState, names []string, until time.Time) (files []string, err error) {
+	rotated := map[int]bool{} // with port 0, several have one name
 	for _, name := range names {
-		i := slices.IndexFunc(states, func(s serveState) bool { return ServeName(s.cfg) == name })
+		i := -1
+		for n, s := range states {
+			if i < 0 && !rotated[n] && ServeName(s.cfg) == name {
+				i, rotated[n] = n, true
+			}
+		}
 		if i < 0 {
 			return files, fmt.Errorf("the running configuration has no [[serve]] %s: `ptgate reload` comes first", name)
 		}

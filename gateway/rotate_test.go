@@ -1,6 +1,8 @@
 package gateway_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,17 +23,25 @@ func TestRotate(t *testing.T) {
 	cfg := loadText(t, server.path, fmt.Sprintf(farEnd, ""))
 	name := gateway.ServeName(cfg.Serve[0])
 
-	if err := server.Rotate([]string{"obfs4 192.0.2.1:1"}, time.Now()); err == nil || !strings.Contains(err.Error(), "ptgate reload") {
+	if err := server.Rotate(t.Context(), []string{"obfs4 192.0.2.1:1"}, time.Now()); err == nil || !strings.Contains(err.Error(), "ptgate reload") {
 		t.Errorf("one that is not there: %v", err)
 	}
 	if bridge(server) != first {
 		t.Error("a refused rotation has changed the line")
 	}
 	until := time.Now().Add(time.Hour)
-	if err := server.Rotate([]string{name}, until); err != nil {
+	if err := server.Rotate(t.Context(), []string{name}, until); err != nil {
 		t.Fatal(err)
 	}
 	second := bridge(server)
+	if s := server.Status().Serve[0]; !s.OldUntil.Equal(until) {
+		t.Errorf("the status has the end %v", s.OldUntil)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := server.Rotate(gone, []string{name}, until); !errors.Is(err, context.Canceled) || bridge(server) != second {
+		t.Errorf("for somebody who has gone: %v", err)
+	}
 	noted, ok := gateway.Noted(cfg, cfg.StateDir)
 	if !ok || second == first || fmt.Sprint(noted[0].Args) != fmt.Sprint(server.Announced()[0].Args) || !noted[0].Old.Equal(until) {
 		t.Errorf("noted: %v, %v; announced: %v", noted, ok, server.Announced())
@@ -49,7 +59,7 @@ func TestRotate(t *testing.T) {
 	if err := os.WriteFile(file, good[:len(good)/2], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := server.Rotate([]string{name}, until); err == nil || !strings.Contains(err.Error(), "damaged") {
+	if err := server.Rotate(t.Context(), []string{name}, until); err == nil || !strings.Contains(err.Error(), "damaged") {
 		t.Errorf("a damaged file: %v", err)
 	}
 	if err := server.Reload(cfg); err != nil || bridge(server) != second {
@@ -65,5 +75,21 @@ func TestRotate(t *testing.T) {
 	if err := server.Reload(cfg); err != nil || bridge(server) == second {
 		t.Errorf("a reload does not take the new keys: %v", err)
 	}
+	if err := server.Rotate(t.Context(), []string{name}, time.Now()); err != nil || !server.Status().Serve[0].OldUntil.IsZero() {
+		t.Errorf("the end at once: %v, %v", err, server.Status().Serve[0])
+	}
 	roundTrip(t, held, 1<<10)
+}
+
+// Servers whose port the system chooses have one name: each one is rotated once.
+func TestRotateNamesakes(t *testing.T) {
+	cfg := loadText(t, filepath.Join(t.TempDir(), "server.toml"), fmt.Sprintf(farEnd, "")+"\n[[serve]]\ntransport = \"obfs4\"\nbind = \"127.0.0.1:0\"\n")
+	if _, err := gateway.Announce(t.Context(), cfg, ""); err != nil {
+		t.Fatal(err)
+	}
+	names := []string{gateway.ServeName(cfg.Serve[0]), gateway.ServeName(cfg.Serve[1])}
+	files, err := gateway.Rotate(cfg, cfg.StateDir, names, time.Now().Add(time.Hour))
+	if err != nil || len(files) != 2 || files[0] == files[1] {
+		t.Errorf("%q: %q, %v", names, files, err)
+	}
 }

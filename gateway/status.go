@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"ptgate/gateway/admin"
 	"ptgate/gateway/bridges"
@@ -63,8 +64,11 @@ func (g *Gateway) Status() Status {
 	}
 	for _, x := range v.servers {
 		a := x.Announced()
+		if !a.Old.After(time.Now()) {
+			a.Old = time.Time{}
+		}
 		s.Serve = append(s.Serve, ServeStatus{Transport: a.Transport, Address: a.Address, Clients: x.Clients.Load(), Active: x.Active(),
-			In: x.Traffic.In.Load(), Out: x.Traffic.Out.Load(), PT: x.PT()})
+			In: x.Traffic.In.Load(), Out: x.Traffic.Out.Load(), OldUntil: a.Old, PT: x.PT()})
 	}
 	if len(v.servers) > 0 {
 		s.AsksUsers = v.cfg.Exit.AsksUsers()

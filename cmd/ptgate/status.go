@@ -270,6 +270,9 @@ func printStatus(out io.Writer, s *gateway.Status) {
 	for _, x := range s.Serve {
 		more := append([]string{plural(int(x.Clients), "client connection"), plural(int(x.Active), "stream"),
 			size(x.In) + " in", size(x.Out) + " out"}, trouble(&x.PT)...)
+		if !x.OldUntil.IsZero() {
+			more = append(more, "old bridge lines are good until "+day(x.OldUntil))
+		}
 		fmt.Fprintf(w, "serve %s\t%s: %s\n", x.Transport, x.Address, strings.Join(more, ", "))
 	}
 }

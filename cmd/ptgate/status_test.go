@@ -32,6 +32,17 @@ func TestStatusOfPrograms(t *testing.T) {
 	}
 }
 
+// That old bridge lines are good for a while shows.
+func TestStatusOfRotation(t *testing.T) {
+	until := time.Date(2030, 1, 2, 3, 4, 5, 0, time.Local)
+	s := gateway.Status{Serve: []gateway.ServeStatus{{Transport: "obfs4", OldUntil: until}, {Transport: "webtunnel"}}}
+	var out strings.Builder
+	printStatus(&out, &s)
+	if got := out.String(); strings.Count(got, "old bridge lines are good until 2030-01-02 03:04\n") != 1 {
+		t.Error(got)
+	}
+}
+
 // The status page's address is told; without one, why.
 func TestStatusOfPage(t *testing.T) {
 	routes := []gateway.RouteStatus{{}}

@@ -174,6 +174,9 @@ func (v *view) lines(s *gateway.Status, err error, now time.Time) (all []string)
 		if len(last.Serve) == len(s.Serve) {
 			text += fmt.Sprintf(", in %s, out %s", rate(x.In, last.Serve[i].In, since), rate(x.Out, last.Serve[i].Out, since))
 		}
+		if !x.OldUntil.IsZero() {
+			text += ", old lines until " + day(x.OldUntil)
+		}
 		if x.PT.Failures > 0 {
 			text += "; its program fails"
 		}

@@ -167,6 +167,9 @@ func (s *Server) makeView() *view {
 		sv := serveView{Name: x.Transport + " at " + x.Address, More: fmt.Sprintf("%s of clients, %s; %s from clients, %s to clients.",
 			plural(x.Clients, "connection"), plural(x.Active, "stream"), size(x.In), size(x.Out))}
 		sv.Look, sv.Text = serveWords(&x.PT, now)
+		if !x.OldUntil.IsZero() {
+			sv.More += " Old bridge lines are good until " + x.OldUntil.Local().Format("2006-01-02 15:04") + "."
+		}
 		v.Serves = append(v.Serves, sv)
 	}
 	users := byUse(v.Status.Users)

@@ -67,7 +67,7 @@ func TestPage(t *testing.T) {
 		},
 		Routes: []RouteStatus{{Route: 1, Line: 6, Action: "via", Via: []string{"tokyo", "paris"}, Pick: "fastest", Ready: true}, {Route: 2, Line: 9, Action: "via", Via: []string{"<b>paris</b>"}},
 			{Route: 3, Line: 12, Action: "direct", Ready: true}, {Route: 4, Line: 15, Action: "block", Ready: true}},
-		Serve: []ServeStatus{{Transport: "obfs4", Address: "0.0.0.0:443", Clients: 3, Active: 5, In: 4096, PT: supervise.Status{State: supervise.Running}}},
+		Serve: []ServeStatus{{Transport: "obfs4", Address: "0.0.0.0:443", Clients: 3, Active: 5, In: 4096, OldUntil: time.Date(2030, 1, 2, 3, 4, 5, 0, time.Local), PT: supervise.Status{State: supervise.Running}}},
 		Users: []UserStatus{{Name: "alice", Active: 2}, {Name: "bob", Last: time.Now().Add(-3 * time.Hour), Up: 5 << 20}},
 		Box:   "abcd",
 	})
@@ -77,7 +77,7 @@ func TestPage(t *testing.T) {
 	p.book.Add(outcome.BridgeRecovered, outcome.By("tokyo")) // no trouble
 	_, body := p.get(t, "/?name=www.example.com:80")
 	for _, want := range []string{"works, 84 ms; works around 1 limit of the network", "By obfs4.", "The network stops a connection after about 16KiB.", "&lt;b&gt;paris&lt;/b&gt;", "resting: refused", "Port closed. The bridge rests.", "Is the server running?",
-		"tokyo, paris (the fastest)", "no bridge works", "directly, without a bridge", "nowhere: blocked", "alice", "3 h ago", "5.0 MiB", "obfs4 at 0.0.0.0:443", "box abcd",
+		"tokyo, paris (the fastest)", "no bridge works", "directly, without a bridge", "nowhere: blocked", "alice", "3 h ago", "5.0 MiB", "obfs4 at 0.0.0.0:443", "Old bridge lines are good until 2030-01-02 03:04.", "box abcd",
 		"Requests of programs got an error for an answer.", "1 s ago, 2 times; front http, reason blocked",
 		"<th scope=\"row\">unreachable</th>", "via tokyo (obfs4, exit)", "by route 1 at line 7", "http://localhost/proxy.pac", "curl -x socks5h://127.0.0.1:1080", "v1.2", "Not all routes work", "There is no way to the destination from this server.",
 		"<code>ptgate explain NAME</code>"} {

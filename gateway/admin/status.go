@@ -71,6 +71,10 @@ type ServeStatus struct {
 	In        int64  `json:"in"`      // bytes from clients, without those that a PT itself sends to the service
 	Out       int64  `json:"out"`     // bytes to clients, in the same way
 
+	// OldUntil is until when bridge lines from before a rotation are good, too. Zero: they
+	// are not.
+	OldUntil time.Time `json:"old_until,omitzero"`
+
 	PT supervise.Status `json:"pt"`
 }
 

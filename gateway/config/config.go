@@ -195,9 +195,17 @@ type Serve struct {
 // HasKeys tells whether the options have the transport's keys, as `ptgate pair`
 // writes them. If not, the transport makes keys and keeps them in its state
 // directory.
-func (s *Serve) HasKeys() bool {
+func (s *Serve) HasKeys() bool { return len(s.Keys()) > 0 }
+
+// Keys are the options with the transport's keys.
+func (s *Serve) Keys() (keys adapter.Args) {
 	row, _ := builtin.Lookup(s.Transport)
-	return slices.ContainsFunc(s.Options, func(a adapter.Arg) bool { return slices.Contains(row.KeyOptions, a.Key) })
+	for _, a := range s.Options {
+		if slices.Contains(row.KeyOptions, a.Key) {
+			keys = append(keys, a)
+		}
+	}
+	return keys
 }
 
 // Exit is the [exit] table: which destinations the exit of this server may open.

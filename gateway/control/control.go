@@ -69,7 +69,7 @@ type Answers struct {
 	ReadUsers func() error
 	// Rotate gives new keys to servers, which are named by name, and ends the present ones
 	// at a time.
-	Rotate func(names []string, until time.Time) error
+	Rotate func(ctx context.Context, names []string, until time.Time) error
 }
 
 // Serve listens on path. It replaces the socket of a ptgate that stops or was killed;
@@ -124,12 +124,12 @@ func Serve(path string, a Answers) (*Server, error) {
 	post("/reload", func(ctx context.Context, _ url.Values) error { return a.Reload(ctx) })
 	get("/users", a.Users)
 	post("/users", func(context.Context, url.Values) error { return a.ReadUsers() })
-	post("/rotate", func(_ context.Context, query url.Values) error {
+	post("/rotate", func(ctx context.Context, query url.Values) error {
 		until, err := time.Parse(time.RFC3339Nano, query.Get("until"))
 		if err != nil {
 			return err
 		}
-		return a.Rotate(query["serve"], until)
+		return a.Rotate(ctx, query["serve"], until)
 	})
 	s.http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()

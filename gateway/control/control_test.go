@@ -27,7 +27,9 @@ func TestAsk(t *testing.T) {
 	var bad error
 	s, err := control.Serve(path, control.Answers{Status: func() any { return map[string]int{"answer": 42} }, Reload: func(context.Context) error { return bad },
 		Users: func() any { return []string{"ann"} }, ReadUsers: func() error { return bad },
-		Rotate: func(names []string, until time.Time) error { return fmt.Errorf("%q %v", names, until.UTC()) }})
+		Rotate: func(_ context.Context, names []string, until time.Time) error {
+			return fmt.Errorf("%q %v", names, until.UTC())
+		}})
 	if err != nil {
 		t.Fatal(err)
 	}

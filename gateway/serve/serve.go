@@ -227,7 +227,7 @@ func (s *Server) Announced() Announced { return *s.announced.Load() }
 
 // ReadKeys takes keys that Rotate has made, and tells whether the transport's args have
 // changed. Open connections go on. After an error, the earlier keys go on. A child process
-// sees by itself that there are new keys.
+// sees by itself that there are new keys, and so does a transport that starts at the same time.
 func (s *Server) ReadKeys() (changed bool, err error) {
 	if t, ok := s.pt.Child(); ok {
 		if l, ok := t.(*listener); ok {
@@ -236,10 +236,13 @@ func (s *Server) ReadKeys() (changed bool, err error) {
 			}
 		}
 	}
-	was := s.Announced()
-	now := was.Present(s.cfg, s.state)
-	s.announced.Store(&now)
-	return !slices.Equal(was.Args, now.Args), nil
+	for {
+		was := s.announced.Load()
+		now := was.Present(s.cfg, s.state)
+		if s.announced.CompareAndSwap(was, &now) { // the transport may start again in this moment
+			return !slices.Equal(was.Args, now.Args), nil
+		}
+	}
 }
 
 // PT returns the state of the PT.
