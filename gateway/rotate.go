@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"ptgate/gateway/config"
@@ -37,7 +38,7 @@ func (g *Gateway) Rotate(ctx context.Context, names []string, until time.Time) e
 	for i, s := range v.servers {
 		states[i] = serveState{v.cfg.Serve[i], s.State()}
 	}
-	_, err := rotate(states, names, until)
+	err := rotate(states, names, until)
 	changed, readErr := g.readKeys(v.servers)
 	if changed {
 		g.note(v.cfg, v.servers)
@@ -46,32 +47,28 @@ func (g *Gateway) Rotate(ctx context.Context, names []string, until time.Time) e
 }
 
 // Rotate does what the method does, where no ptgate runs cfg. stateDir has the keys, and the
-// notes of all [[serve]]. It returns the files that it has written.
-func Rotate(cfg *config.Config, stateDir string, names []string, until time.Time) (files []string, err error) {
+// notes of all [[serve]].
+func Rotate(cfg *config.Config, stateDir string, names []string, until time.Time) error {
 	where := *cfg
 	where.StateDir = stateDir
 	return rotate(serveStates(&where, readNotes(stateDir)), names, until)
 }
 
-func rotate(states []serveState, names []string, until time.Time) (files []string, err error) {
-	rotated := map[int]bool{} // with port 0, several have one name
+func rotate(states []serveState, names []string, until time.Time) (err error) {
+	var chosen []serveState
 	for _, name := range names {
-		i := -1
-		for n, s := range states {
-			if i < 0 && !rotated[n] && ServeName(s.cfg) == name {
-				i, rotated[n] = n, true
-			}
-		}
+		i := slices.IndexFunc(states, func(s serveState) bool {
+			return ServeName(s.cfg) == name && !slices.Contains(chosen, s) // with port 0, several have one name
+		})
 		if i < 0 {
-			return files, fmt.Errorf("the running configuration has no [[serve]] %s: `ptgate reload` comes first", name)
+			return fmt.Errorf("the running configuration has no [[serve]] %s: `ptgate reload` comes first", name)
 		}
-		file, rotateErr := serve.Rotate(states[i].cfg, states[i].state, until)
-		if rotateErr == nil {
-			files = append(files, file)
-		}
-		err = errors.Join(err, rotateErr)
+		chosen = append(chosen, states[i])
 	}
-	return files, err
+	for _, s := range chosen {
+		err = errors.Join(err, serve.Rotate(s.cfg, s.state, until))
+	}
+	return err
 }
 
 // readKeys makes servers take keys that were rotated, and tells whether there were any. After

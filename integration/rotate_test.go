@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -75,7 +77,7 @@ func TestRotate(t *testing.T) {
 			reach("third", third, own).stop()
 			for _, line := range []string{first, second} {
 				box := prepare(t, "ended", fronts+lineBridge(line, "")+everythingVia("far"))
-				stdout, stderr, code := command(t, nil, ptgate, "probe", "-c", box.file, "--timeout", "3s")
+				stdout, stderr, code := command(t, nil, ptgate, "probe", "-c", box.file, "--timeout", "1s")
 				if code == 0 {
 					t.Errorf("who has an old line gets in\n%s%s", stdout, stderr)
 				}
@@ -89,5 +91,23 @@ func TestRotate(t *testing.T) {
 			answers("after a reload")
 			reach("third, again", third, own)
 		})
+	}
+}
+
+// TestRotatePartly has one of two servers fail: the new line of the other one is printed.
+func TestRotatePartly(t *testing.T) {
+	server := run(t, "server", fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = %q\n[[serve]]\ntransport = \"webtunnel\"\nbind = %q\n"+
+		"[serve.options]\nurl = \"http://192.0.2.1/first-path\"\n", freeAddr(t), freeAddr(t))+openExit, setting{})
+	server.at("rotate", "-c", server.file)
+	files, err := filepath.Glob(filepath.Join(filepath.Dir(server.file), "*", "server-webtunnel", "webtunnel_rotation.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%q, %v", files, err)
+	}
+	if err := os.WriteFile(files[0], []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stdout, stderr, code := command(t, nil, ptgate, "rotate", "-c", server.file)
+	if code != 1 || !strings.HasPrefix(stdout, "obfs4 ") || strings.Count(stdout, "\n") != 1 || !strings.Contains(stderr, "webtunnel_rotation.json is damaged") {
+		t.Errorf("code %d\n%s%s", code, stdout, stderr)
 	}
 }

@@ -108,13 +108,13 @@ func digestOf(secret adapter.Args) string {
 // Rotate makes a new secret for a server, which has run before, and writes it to the state
 // directory. The present one, and the earlier ones that are good still, stay good beside it:
 // until a time, or until the earlier time that was set before. If that time is not in the
-// future, all of them end now. It returns the file that it has written.
+// future, all of them end now. The file belongs to whom the state directory belongs.
 //
 // A Listener that runs takes the file with ReadKeys.
-func Rotate(transport, stateDir string, options adapter.Args, until time.Time) (file string, err error) {
+func Rotate(transport, stateDir string, options adapter.Args, until time.Time) error {
 	t, _ := Lookup(transport)
 	if t.secret == nil {
-		return "", fmt.Errorf("%s: %w", transport, ErrNoRotation)
+		return fmt.Errorf("%s: %w", transport, ErrNoRotation)
 	}
 	r, err := t.readRotation(stateDir, options)
 	if err == nil && r.Of == "" {
@@ -122,7 +122,7 @@ func Rotate(transport, stateDir string, options adapter.Args, until time.Time) (
 		r.Of = digestOf(r.New)
 	}
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", transport, err)
+		return fmt.Errorf("%s: %w", transport, err)
 	}
 	now := time.Now()
 	var old []oldSecret
@@ -139,7 +139,7 @@ func Rotate(transport, stateDir string, options adapter.Args, until time.Time) (
 		old = append(old, o)
 	}
 	if good > mostOld {
-		return "", fmt.Errorf("%s: %w", transport, errManyOld)
+		return fmt.Errorf("%s: %w", transport, errManyOld)
 	}
 	for i := 0; len(old) > mostOld; { // the log can do without more
 		if old[i].good(now) {
@@ -149,21 +149,17 @@ func Rotate(transport, stateDir string, options adapter.Args, until time.Time) (
 		}
 	}
 	if r.New, err = t.renew(r.New, good == 0); err != nil {
-		return "", fmt.Errorf("%s: %w", transport, err)
+		return fmt.Errorf("%s: %w", transport, err)
 	}
 	r.Old = old
 	text, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {
-		return "", err
+		return err
 	}
-	if err := os.MkdirAll(stateDir, 0o700); err != nil {
-		return "", fmt.Errorf("state directory: %w", err)
+	if err := durable.WriteOwned(rotationPath(transport, stateDir), text, 0o600); err != nil {
+		return fmt.Errorf("%s: the new keys can't be kept: %w", transport, err)
 	}
-	file = rotationPath(transport, stateDir)
-	if err := durable.WriteFile(file, text, 0o600); err != nil {
-		return "", fmt.Errorf("%s: the new keys can't be kept: %w", transport, err)
-	}
-	return file, nil
+	return nil
 }
 
 func (t *Transport) renew(old adapter.Args, apart bool) (secret adapter.Args, err error) {

@@ -22,11 +22,10 @@ import (
 // rotate gives a Listener a new secret.
 func rotate(t testing.TB, l *Listener, until time.Time) {
 	t.Helper()
-	file, err := Rotate(l.cfg.Transport, l.cfg.StateDir, l.cfg.Options, until)
-	if err != nil {
+	if err := Rotate(l.cfg.Transport, l.cfg.StateDir, l.cfg.Options, until); err != nil {
 		t.Fatal(err)
 	}
-	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+	if info, err := os.Stat(rotationPath(l.cfg.Transport, l.cfg.StateDir)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
 	}
 	if err := l.ReadKeys(); err != nil {
@@ -227,17 +226,17 @@ func TestRotateKeepsMode(t *testing.T) {
 }
 
 func TestRotateErrors(t *testing.T) {
-	if _, err := Rotate("obfs3", t.TempDir(), nil, time.Now()); !errors.Is(err, ErrNoRotation) {
+	if err := Rotate("obfs3", t.TempDir(), nil, time.Now()); !errors.Is(err, ErrNoRotation) {
 		t.Errorf("obfs3: %v", err)
 	}
-	if _, err := Rotate(nameObfs4, t.TempDir(), nil, time.Now()); !errors.Is(err, os.ErrNotExist) {
+	if err := Rotate(nameObfs4, t.TempDir(), nil, time.Now()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no keys: %v", err)
 	}
 	l := serverFor(t, nameObfs4, nil)
 	for range mostOld {
 		rotate(t, l, time.Now().Add(time.Hour))
 	}
-	if _, err := Rotate(nameObfs4, l.cfg.StateDir, nil, time.Now().Add(time.Hour)); !errors.Is(err, errManyOld) {
+	if err := Rotate(nameObfs4, l.cfg.StateDir, nil, time.Now().Add(time.Hour)); !errors.Is(err, errManyOld) {
 		t.Errorf("too many: %v", err)
 	}
 	w := serverFor(t, nameWebtunnel, nil)
@@ -404,8 +403,7 @@ func TestListenerLooks(t *testing.T) {
 			}
 		})
 		first := l.Args()
-		file, err := Rotate(transport, l.cfg.StateDir, l.cfg.Options, time.Now())
-		if err != nil {
+		if err := Rotate(transport, l.cfg.StateDir, l.cfg.Options, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		if enters(t, l, first) {
@@ -415,7 +413,7 @@ func TestListenerLooks(t *testing.T) {
 		if !enters(t, l, args) {
 			t.Errorf("%s: the second is not known", transport)
 		}
-		if err := os.Remove(file); err != nil {
+		if err := os.Remove(rotationPath(transport, l.cfg.StateDir)); err != nil {
 			t.Fatal(err)
 		}
 		if !enters(t, l, first) || enters(t, l, args) {

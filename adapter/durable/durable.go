@@ -17,7 +17,44 @@ import (
 // permissions perm. After an error, the old file is unchanged, unless the error is
 // that of the sync of the directory.
 func WriteFile(name string, data []byte, perm fs.FileMode) error {
-	part, err := temporary(name, data, perm) // a rename works within one file system only
+	return replace(name, data, perm, func(*os.File) error { return nil })
+}
+
+// WriteOwned is WriteFile for a file that belongs to whom its directory belongs, also if this
+// process is root: somebody else has to read it. The directory is made, with mode 0700, if it
+// is not there; it belongs to whom the one above belongs.
+func WriteOwned(name string, data []byte, perm fs.FileMode) error {
+	if err := mkdirOwned(filepath.Dir(name)); err != nil {
+		return err
+	}
+	return replace(name, data, perm, giveToDir)
+}
+
+// mkdirOwned lets nobody see a directory whose owner is wrong still.
+func mkdirOwned(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	above := filepath.Dir(dir)
+	if err := mkdirOwned(above); err != nil {
+		return err
+	}
+	part, err := os.MkdirTemp(above, "."+filepath.Base(dir)+".*")
+	if err != nil {
+		return err
+	}
+	if err = ownLike(part, above); err == nil {
+		err = os.Rename(part, dir)
+	}
+	if err != nil {
+		_ = os.Remove(part)
+		return err
+	}
+	return syncDir(above)
+}
+
+func replace(name string, data []byte, perm fs.FileMode, own func(*os.File) error) error {
+	part, err := temporary(name, data, perm, own) // a rename works within one file system only
 	if err != nil {
 		return err
 	}
@@ -50,7 +87,7 @@ func WriteNew(name string, data []byte, perm fs.FileMode) error {
 
 // linkNew writes a file beside the one called name, and gives it that name.
 func linkNew(name string, data []byte, perm fs.FileMode) error {
-	part, err := temporary(name, data, perm)
+	part, err := temporary(name, data, perm, func(*os.File) error { return nil })
 	if err != nil {
 		return err
 	}
@@ -58,15 +95,15 @@ func linkNew(name string, data []byte, perm fs.FileMode) error {
 	return os.Link(part, name)
 }
 
-// temporary writes a file beside the one called name.
-func temporary(name string, data []byte, perm fs.FileMode) (part string, err error) {
+// temporary writes a file beside the one called name. own gives it its owner.
+func temporary(name string, data []byte, perm fs.FileMode, own func(*os.File) error) (part string, err error) {
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
 	if err != nil {
 		return "", err
 	}
 	_, err = f.Write(data)
 	// Some file systems tell of a full disk only when asked to sync or to close.
-	if err := errors.Join(err, f.Chmod(perm), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(err, own(f), f.Chmod(perm), f.Sync(), f.Close()); err != nil {
 		return "", errors.Join(err, os.Remove(f.Name()))
 	}
 	return f.Name(), nil

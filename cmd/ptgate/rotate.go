@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,16 +32,18 @@ same port; then they end, without a restart. A running ptgate takes the new keys
 once, and what is open stays open.
 
 SERVE is a transport, or a port as in bind, of the configuration; without one, every
-[[serve]] gets new keys that can have them. Other programs than ptgate itself, and
-other transports, can't be rotated.
+[[serve]] gets new keys that can have them. Another program such as obfs4proxy has one
+set of keys, and other transports have none: they can't be rotated.
 
 The keys are in state_dir: the configuration stays as it is, also where it has keys or
 a url of its own. A backup needs both.`,
 		Example: `  ptgate rotate
   ptgate rotate -c server.toml 443 --keep 7d
+  ptgate rotate webtunnel --keep 2026-12-31 --json
   ptgate rotate --now`,
 		SuggestFor: []string{"renew", "rekey"},
 	}
+	raw := jsonFlag(cmd)
 	file := configFlag(cmd)
 	keep := cmd.Flags().String("keep", "30d", "how long old lines are good, as in 30d or 12h, or until `WHEN`: a day as in 2026-12-31")
 	completeFlag(cmd, "keep", cobra.NoFileCompletions)
@@ -70,27 +73,41 @@ a url of its own. A backup needs both.`,
 			return err
 		}
 		// It makes the keys if there are none yet.
-		_, stateDir, err := announced(cmd, *file, cfg)
+		before, stateDir, err := announced(cmd, *file, cfg)
 		if err != nil {
 			return err
 		}
-		told, err := rotateKeys(cmd.Context(), *file, cfg, stateDir, chosen, until)
-		if err != nil {
-			return err
-		}
+		told, rotateErr := rotateKeys(cmd.Context(), *file, cfg, stateDir, chosen, until)
 		all, _, err := announced(cmd, *file, cfg)
 		if err != nil {
-			return err
+			return errors.Join(rotateErr, err)
 		}
+		// After an error, some have new keys still: their lines are needed.
+		list := make([]offered, 0, len(all))
 		for i, s := range cfg.Serve {
 			switch {
 			case slices.Contains(chosen, s):
-				if err := printRotated(cmd, s, all[i]); err != nil {
-					return err
+				if slices.Equal(before[i].Args, all[i].Args) {
+					continue
+				}
+				o, err := rotated(cmd.ErrOrStderr(), s, all[i])
+				if err != nil {
+					return errors.Join(rotateErr, err)
+				}
+				if list = append(list, o); !*raw {
+					fmt.Fprintln(cmd.OutOrStdout(), o.Line)
 				}
 			case len(args) == 0:
-				fmt.Fprintf(cmd.ErrOrStderr(), "# %s on port %d stays as it is: it can't be rotated\n", s.Transport, s.Bind.Port())
+				fmt.Fprintf(cmd.ErrOrStderr(), "# %s on port %d stays as it is: %s\n", s.Transport, s.Bind.Port(), fixed(s))
 			}
+		}
+		if *raw && (rotateErr == nil || len(list) > 0) {
+			if err := printJSON(cmd.OutOrStdout(), list); err != nil {
+				return errors.Join(rotateErr, err)
+			}
+		}
+		if rotateErr != nil {
+			return rotateErr
 		}
 		note := "# Hand the new lines out before then. Invitations that are made from now on have them; links of before have the old ones."
 		if *end {
@@ -125,7 +142,7 @@ func choose(cfg *config.Config, words []string) (chosen []*config.Serve, err err
 				continue
 			}
 			if found = true; !serve.Rotates(s) {
-				return nil, fmt.Errorf("%s on port %d can't be rotated: obfs4 and webtunnel can, where ptgate itself speaks them", s.Transport, s.Bind.Port())
+				return nil, fmt.Errorf("%s on port %d can't be rotated: %s", s.Transport, s.Bind.Port(), fixed(s))
 			}
 			if !slices.Contains(chosen, s) {
 				chosen = append(chosen, s)
@@ -140,6 +157,16 @@ func choose(cfg *config.Config, words []string) (chosen []*config.Serve, err err
 		}
 	}
 	return chosen, nil
+}
+
+// fixed says why a [[serve]] can't be rotated.
+func fixed(s *config.Serve) string {
+	row, _ := builtin.Lookup(s.Transport)
+	if !row.Rotates() {
+		return "it has no keys that ptgate could renew"
+	}
+	return fmt.Sprintf("its program (%s) has one set of keys at a time. Let ptgate itself speak %s, or put new keys on another port with a second [[serve]]",
+		filepath.Base(s.PT.Exec[0]), s.Transport)
 }
 
 // rotateKeys has the running ptgate make new keys; told is false if none runs. Then it makes
@@ -166,33 +193,15 @@ func rotateKeys(ctx context.Context, file string, cfg *config.Config, stateDir s
 	if err := lock(dir); err != nil { // two commands at once must not lose each other's keys
 		return false, err
 	}
-	files, err := gateway.Rotate(cfg, stateDir, names, until)
-	for _, name := range files {
-		err = errors.Join(err, likeDir(name, stateDir), likeDir(filepath.Dir(name), stateDir))
-	}
-	return false, err
+	return false, gateway.Rotate(cfg, stateDir, names, until)
 }
 
-// likeDir gives a file the owner of the state directory: who runs ptgate has to read it.
-func likeDir(name, dir string) error {
-	info, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(keepOwner(f, info), f.Close())
-}
-
-// printRotated prints the new line, and until when the old ones are good.
-func printRotated(cmd *cobra.Command, s *config.Serve, a serve.Announced) error {
+// rotated makes the new line, and says until when the old ones are good.
+func rotated(out io.Writer, s *config.Serve, a serve.Announced) (o offered, err error) {
 	line, remark, err := bridgeLine(s, a)
 	if err != nil {
-		return err
+		return o, err
 	}
-	out := cmd.ErrOrStderr()
 	if remark != "" {
 		fmt.Fprintln(out, "#", remark)
 	}
@@ -205,6 +214,5 @@ func printRotated(cmd *cobra.Command, s *config.Serve, a serve.Announced) error 
 	} else {
 		fmt.Fprintf(out, "# %s on port %d: old lines are good until %s\n", s.Transport, s.Bind.Port(), day(a.Old))
 	}
-	fmt.Fprintln(cmd.OutOrStdout(), line)
-	return nil
+	return offered{s.Transport, line, remark, a.Old}, nil
 }

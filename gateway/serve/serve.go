@@ -84,11 +84,10 @@ func Rotates(c *config.Serve) bool {
 }
 
 // Rotate makes new keys for a [[serve]] whose PT has the state directory state. The present
-// ones are good beside them until a time. A Server that runs takes them with ReadKeys. It
-// returns the file that has been written.
-func Rotate(c *config.Serve, state string, until time.Time) (file string, err error) {
+// ones are good beside them until a time. A Server that runs takes them with ReadKeys.
+func Rotate(c *config.Serve, state string, until time.Time) error {
 	if !Rotates(c) {
-		return "", fmt.Errorf("%s: %w", c.Transport, builtin.ErrNoRotation)
+		return fmt.Errorf("%s: %w", c.Transport, builtin.ErrNoRotation)
 	}
 	return builtin.Rotate(c.Transport, state, c.Options, until)
 }
