@@ -254,7 +254,7 @@ func (l *Listener) tellEnd(last, now time.Time) {
 	l.reading.Lock()
 	defer l.reading.Unlock()
 	if slices.ContainsFunc(l.old, func(o oldSecret) bool { return o.good(last) && !o.good(now) }) {
-		l.log.Info("old bridge lines have ended: clients need the present one of `ptgate bridges`", "transport", l.cfg.Transport, "port", addrPort(l.Addr()).Port())
+		l.log.Info("old bridge lines have ended: clients need the present one of `ptgate bridges`", "transport", l.cfg.Transport)
 	}
 }
 
