@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"ptgate/adapter/builtin"
 	"ptgate/gateway/config"
 	"ptgate/gateway/permissions"
 )
@@ -37,6 +38,14 @@ func Check(cfg *config.Config, file string, running bool) (problems []config.Pro
 		}
 		if err := usable(p.State); err != nil {
 			report(p.Line, false, "pt %q: state: %v", p.Name, err)
+		}
+	}
+	for _, s := range serveStates(cfg, readNotes(cfg.StateDir)) {
+		if !s.cfg.PT.Builtin() {
+			continue
+		}
+		if err := builtin.CheckKeys(s.cfg.Transport, s.state, s.cfg.Options); err != nil && !errors.Is(err, fs.ErrPermission) {
+			report(s.cfg.Line, false, "%s: its keys: %v", s.cfg.Transport, err)
 		}
 	}
 	for i, s := range cfg.Serve {

@@ -96,3 +96,34 @@ func TestCheck(t *testing.T) {
 		})
 	}
 }
+
+// Check finds keys in the state directory that Run can't use, with the line of their server.
+func TestCheckFindsDamagedKeys(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.toml")
+	cfg := loadText(t, path, "[[serve]]\ntransport = \"webtunnel\"\nbind = \"127.0.0.1:0\"\noptions = { url = \"https://example.com/x\" }\n"+
+		"[[serve]]\ntransport = \"obfs4\"\nbind = \"127.0.0.1:0\"\n")
+	if got := gateway.Check(cfg, path, false); len(got) > 0 {
+		t.Errorf("no keys yet: %v", got)
+	}
+	for file, want := range map[string]struct {
+		line int
+		says string
+	}{"server-obfs4/obfs4_state.json": {6, "obfs4: its keys: "}, "server-webtunnel/webtunnel_rotation.json": {2, "webtunnel: its keys: "}} {
+		file = filepath.Join(cfg.StateDir, file)
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, running := range []bool{false, true} {
+			got := gateway.Check(cfg, path, running)
+			if len(got) != 1 || got[0].Line != want.line || got[0].Warning || !strings.Contains(got[0].Message, want.says) || !strings.Contains(got[0].Message, file) {
+				t.Errorf("%v, want line %d, %s%s", got, want.line, want.says, file)
+			}
+		}
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -78,7 +79,7 @@ func readObfs4State(stateDir string) (s obfs4StateFile, err error) {
 		return s, err
 	}
 	if err := checkObfs4State(text); err != nil {
-		return s, err
+		return s, fmt.Errorf("%s: %w", filepath.Join(stateDir, obfs4State), err)
 	}
 	return s, json.Unmarshal(text, &s)
 }

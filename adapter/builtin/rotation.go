@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -98,6 +99,19 @@ func (t *Transport) whole(r *rotation) bool {
 		return err != nil
 	}
 	return r.Of != "" && !bad(r.New) && !slices.ContainsFunc(r.Old, func(o oldSecret) bool { return bad(o.Secret) })
+}
+
+// CheckKeys tells what is wrong with the files of a server's secrets, if there are any.
+func CheckKeys(transport, stateDir string, options adapter.Args) error {
+	t, _ := Lookup(transport)
+	if t.secret == nil {
+		return nil
+	}
+	if _, err := t.secret.configured(stateDir, options); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	_, err := t.readRotation(stateDir, options)
+	return err
 }
 
 func digestOf(secret adapter.Args) string {
@@ -229,10 +243,11 @@ func (l *Listener) look() {
 	if same {
 		return
 	}
-	l.seen = info
-	if err := l.ReadKeys(); err != nil {
-		l.log.Warn("new keys are there, and can't be taken", "transport", l.cfg.Transport, "error", err)
+	if err := l.ReadKeys(); err != nil { // the next client tries again: there may be no descriptor now
+		l.unread.Log(l.log, slog.LevelWarn, "new keys are there, and can't be taken", "transport", l.cfg.Transport, "error", err)
+		return
 	}
+	l.seen = info
 }
 
 // tellEnds says in the log when old secrets end, to the minute. It looks at the clock again
@@ -244,6 +259,7 @@ func (l *Listener) tellEnds() {
 		case <-l.ctx.Done():
 			return
 		}
+		l.look() // perhaps no client has come since the rotation
 		now := time.Now()
 		l.tellEnd(last, now)
 		last = now

@@ -12,7 +12,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -419,6 +421,119 @@ func TestListenerLooks(t *testing.T) {
 		if !enters(t, l, first) || enters(t, l, args) {
 			t.Errorf("%s: without the file, the first is not good again", transport)
 		}
+	}
+}
+
+// Clients that come in the middle of rotations get in, whichever of the good lines they have.
+func TestClientsWhileRotating(t *testing.T) {
+	for _, transport := range []string{nameObfs4, nameWebtunnel} {
+		l := serverFor(t, transport, func(c *ServerConfig) {
+			if transport == nameWebtunnel {
+				c.Options, c.TrustedProxies = argsOf("url", "http://192.0.2.1/a"), []netip.Prefix{}
+			}
+		})
+		var accepting, clients sync.WaitGroup
+		accepting.Go(func() {
+			for {
+				s, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_ = s.Close()
+			}
+		})
+		done := make(chan struct{})
+		for range 3 {
+			client := clientFor(t, transport, nil)
+			clients.Go(func() {
+				for ; ; runtime.Gosched() {
+					select {
+					case <-done:
+						return
+					default:
+					}
+					args := l.Args()
+					if transport == nameWebtunnel {
+						raw, _ := args.Get("url")
+						args = argsOf("url", strings.Replace(raw, "192.0.2.1", l.Addr().String(), 1), "utls", "none")
+					}
+					c, err := client.Dial(t.Context(), l.Addr().String(), args)
+					if err != nil {
+						t.Errorf("%s: %v", transport, err)
+						return
+					}
+					_ = c.Close()
+				}
+			})
+		}
+		for range mostOld {
+			rotate(t, l, time.Now().Add(time.Hour))
+		}
+		close(done)
+		clients.Wait()
+		_ = l.Close()
+		accepting.Wait()
+	}
+}
+
+// New keys that can't be read at once are taken when they can. The log is not flooded.
+func TestListenerLooksAgain(t *testing.T) {
+	log := &journal{news: make(chan struct{})}
+	l := serverFor(t, nameObfs4, func(c *ServerConfig) { c.Logger = slog.New(slog.NewTextHandler(log, nil)) })
+	first := l.Args()
+	if err := Rotate(nameObfs4, l.cfg.StateDir, nil, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	state := filepath.Join(l.cfg.StateDir, obfs4State)
+	keys, err := os.ReadFile(state)
+	if err := errors.Join(err, os.Remove(state), os.Mkdir(state, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if !enters(t, l, first) {
+			t.Error("the keys are gone")
+		}
+	}
+	if got := log.String(); strings.Count(got, "can't be taken") != 1 {
+		t.Errorf("log: %s", got)
+	}
+	if err := errors.Join(os.Remove(state), os.WriteFile(state, keys, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if enters(t, l, first) {
+		t.Error("the new keys are not taken")
+	}
+}
+
+// What is wrong with files of keys is found without a server.
+func TestCheckKeys(t *testing.T) {
+	for _, transport := range []string{nameObfs4, nameWebtunnel} {
+		l := serverFor(t, transport, nil)
+		check := func(want string) {
+			t.Helper()
+			if err := CheckKeys(transport, l.cfg.StateDir, l.cfg.Options); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %q", transport, err, want)
+			}
+		}
+		check("")
+		rotate(t, l, time.Now().Add(time.Hour))
+		check("")
+		if err := os.WriteFile(rotationPath(transport, l.cfg.StateDir), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		check("is damaged")
+		if transport == nameObfs4 {
+			if err := os.WriteFile(filepath.Join(l.cfg.StateDir, obfs4State), []byte("{}"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			check("node-id is missing")
+		}
+	}
+	if err := CheckKeys("obfs3", t.TempDir(), nil); err != nil {
+		t.Error(err)
+	}
+	if err := CheckKeys(nameObfs4, t.TempDir(), nil); err != nil {
+		t.Errorf("no keys yet: %v", err)
 	}
 }
 

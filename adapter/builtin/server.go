@@ -123,6 +123,7 @@ type Listener struct {
 	strays     adapter.LogLimit // of proxies that do not say who the client is
 	clocks     adapter.LogLimit // of clients whose clock differs
 	ended      adapter.LogLimit // of clients with an old bridge line
+	unread     adapter.LogLimit // of new keys that can't be taken
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -133,7 +134,8 @@ type Listener struct {
 // calls Close.
 func Listen(cfg ServerConfig) (*Listener, error) {
 	takeStdout()
-	l := &Listener{cfg: cfg, log: orDiscard(cfg.Logger), ready: make(chan Conn), clocks: adapter.LogLimit{Every: time.Minute}, ended: adapter.LogLimit{Every: time.Minute}}
+	l := &Listener{cfg: cfg, log: orDiscard(cfg.Logger), ready: make(chan Conn), clocks: adapter.LogLimit{Every: time.Minute}, ended: adapter.LogLimit{Every: time.Minute},
+		unread: adapter.LogLimit{Every: time.Minute}}
 	files := descriptors.Limit()
 	l.handshakes = newCrowd(cmp.Or(max(cfg.Handshakes, 0), min(defaultHandshakes, files/8)))
 	l.kept = newCrowd(cmp.Or(max(cfg.Delayed, 0), min(defaultDelayed, files/4)))
