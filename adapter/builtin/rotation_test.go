@@ -674,6 +674,24 @@ func TestEndedPath(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
+
+	// Past the web server, it is answered as little as any other.
+	l = serverFor(t, nameWebtunnel, func(c *ServerConfig) {
+		c.Options, c.TrustedProxies = argsOf("url", "https://example.com/a"), []netip.Prefix{}
+	})
+	rotate(t, l, time.Now())
+	for _, path := range []string{"/a", "/other"} {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_, _ = fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", path)
+		if got, err := io.ReadAll(c); len(got) > 0 {
+			t.Errorf("%s, past the web server: %q, %v", path, got, err)
+		}
+	}
+
 	// A request as the site asks about it.
 	request, _ := http.NewRequest(http.MethodGet, "http://x/a", nil)
 	if l.isSecret(request) {

@@ -478,8 +478,11 @@ func (l *Listener) acceptWebtunnel(c *link) (_ net.Conn, from netip.AddrPort, er
 	switch {
 	case l.hasEnded(request):
 		// The web server in front still passes the path on. It is to look like any other that
-		// is not there: without an answer, the web server would say that something is.
-		_, _ = c.Write([]byte(notFound))
+		// is not there: without an answer, the web server would say that something is. Past the
+		// web server, no stranger gets an answer.
+		if l.isProxy(from.Addr()) {
+			_, _ = c.Write([]byte(notFound))
+		}
 		return nil, from, errEnded
 	case !l.isProxy(from.Addr()):
 		// No web server has looked at the path, and the header may be forged.
