@@ -44,7 +44,8 @@ func Check(cfg *config.Config, file string, running bool) (problems []config.Pro
 		if !s.cfg.PT.Builtin() {
 			continue
 		}
-		if err := builtin.CheckKeys(s.cfg.Transport, s.state, s.cfg.Options); err != nil && !errors.Is(err, fs.ErrPermission) {
+		// What is wrong with the directory has been said.
+		if err := builtin.CheckKeys(s.cfg.Transport, s.state, s.cfg.Options); err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.ENOTDIR) {
 			report(s.cfg.Line, false, "%s: its keys: %v", s.cfg.Transport, err)
 		}
 	}
