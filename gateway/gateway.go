@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"ptgate/gateway/admin"
+	"ptgate/gateway/answer"
 	"ptgate/gateway/bridges"
 	"ptgate/gateway/config"
 	"ptgate/gateway/exit"
@@ -48,6 +49,7 @@ type Gateway struct {
 	exit     *exit.Exit
 	bare     func()                         // as router.bare
 	sessions atomic.Pointer[session.Server] // nil: nothing was served yet
+	ways     atomic.Pointer[[]byte]         // the list that clients get; nil: nothing was served yet
 
 	// view is what runs now. Readers load it; a reload swaps it.
 	view      atomic.Pointer[view]
@@ -97,6 +99,16 @@ func New(cfg *config.Config, exe string, log *slog.Logger) *Gateway {
 			"advice", "it may have looked the name up by itself: set it to socks5h:// instead of socks5://, or, in Firefox, tick \"Proxy DNS when using SOCKS v5\"; this is said once")
 	})
 	g.exit = exit.New(func() *exit.Settings { return g.view.Load().exit }, g.book, log)
+	g.manager.Direct = func(a netip.AddrPort, private bool) error {
+		if g.view.Load() != nil {
+			return g.exit.Direct(a, private)
+		}
+		if !private && !exit.Public(a.Addr()) { // at the start nothing listens yet
+			return answer.Errorf(answer.Blocked, "a private address")
+		}
+		return nil
+	}
+	g.manager.Told = g.told
 	g.exit.Used(readUsage(cfg.StateDir, cfg.Path))
 	g.exit.SetUsers(exitUsers(&cfg.Exit))
 	g.view.Store(g.newView(cfg))
@@ -136,6 +148,12 @@ func (g *Gateway) newPolicy(cfg *config.Config) *exit.Settings {
 		UserStreams: cfg.Limits.ClientStreams,
 		Hosts:       cfg.Exit.Hosts,
 		Own:         func() []netip.AddrPort { return g.view.Load().ownAddresses() },
+		Ways: func() []byte {
+			if text := g.ways.Load(); text != nil {
+				return *text
+			}
+			return nil
+		},
 	}
 }
 

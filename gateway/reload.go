@@ -77,6 +77,7 @@ func (g *Gateway) apply(cfg *config.Config) error {
 	next.listeners, next.servers, next.own = listeners, servers, addresses(cfg, listeners, servers)
 	g.swap(&next)
 	next.set.Retire()
+	g.offer(cfg, servers) // before the old ones stop
 	for _, s := range without(old.servers, servers) {
 		g.wg.Go(func() { s.Stop(g.cut, cfg.Limits.Drain) })
 	}
@@ -93,6 +94,19 @@ func (g *Gateway) apply(cfg *config.Config) error {
 		g.serve(l)
 	}
 	return nil
+}
+
+// told makes the bridges that a box has told of part of what runs.
+func (g *Gateway) told() {
+	g.change.Lock()
+	defer g.change.Unlock()
+	if g.stop.Err() != nil {
+		return
+	}
+	next := *g.view.Load()
+	next.set = g.manager.Apply(next.cfg)
+	g.view.Store(&next)
+	next.set.Retire()
 }
 
 // atStart are the keys that a reload does not put to work, but for state_dir, which makes

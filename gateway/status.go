@@ -57,7 +57,7 @@ func (g *Gateway) Status() Status {
 	}
 	s.NoAdmin = v.noPage
 	for i, r := range v.cfg.Routes {
-		s.Routes = append(s.Routes, routeStatus(v.cfg, i, r, s.Bridges))
+		s.Routes = append(s.Routes, routeStatus(v, i, r, s.Bridges))
 	}
 	if sessions := g.sessions.Load(); sessions != nil {
 		s.Box = sessions.Box().String()
@@ -81,8 +81,8 @@ func (g *Gateway) Status() Status {
 	return s
 }
 
-func routeStatus(cfg *config.Config, i int, r *config.Route, all []bridges.Status) RouteStatus {
-	s := RouteStatus{Route: i + 1, Line: r.Line, Patterns: cfg.Table.Patterns(i)}
+func routeStatus(v *view, i int, r *config.Route, all []bridges.Status) RouteStatus {
+	s := RouteStatus{Route: i + 1, Line: r.Line, Patterns: v.cfg.Table.Patterns(i)}
 	switch r.Action {
 	case config.ActionDirect:
 		s.Action, s.Ready = "direct", true
@@ -90,9 +90,9 @@ func routeStatus(cfg *config.Config, i int, r *config.Route, all []bridges.Statu
 		s.Action, s.Ready = "block", true
 	default:
 		s.Action, s.Pick = "via", string(r.Pick)
-		for _, b := range r.Via {
-			s.Via = append(s.Via, b.Name)
-			s.Ready = s.Ready || slices.ContainsFunc(all, func(x bridges.Status) bool { return x.Name == b.Name && x.Worked })
+		s.Via = v.set.Route(i).Via()
+		for _, name := range s.Via {
+			s.Ready = s.Ready || slices.ContainsFunc(all, func(x bridges.Status) bool { return x.Name == name && x.Worked })
 		}
 	}
 	return s

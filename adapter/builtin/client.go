@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"syscall"
 	"time"
 
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
@@ -262,7 +263,7 @@ func (c *Client) connect(ctx context.Context, addr string, stage *Stage) (*link,
 		}
 		return newLink(tcp, c.cfg.SendBuffer), nil
 	}
-	tcp, err := c.dialTCP(ctx, c.cfg.Proxy.Host)
+	tcp, err := c.dialTCP(context.WithValue(ctx, checkKey{}, nil), c.cfg.Proxy.Host)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errProxy, err)
 	}
@@ -281,6 +282,15 @@ func (c *Client) connect(ctx context.Context, addr string, stage *Stage) (*link,
 		return nil, err
 	}
 	return newLink(tcp, c.cfg.SendBuffer), nil
+}
+
+type checkKey struct{}
+
+// WithCheck gives a context with which Client.Dial asks check about each address before it
+// connects there. An error of check ends that. Where there is a proxy, nobody asks: the proxy
+// looks names up. A Polled transport does not ask either.
+func WithCheck(ctx context.Context, check func(netip.AddrPort) error) context.Context {
+	return context.WithValue(ctx, checkKey{}, check)
 }
 
 // dialTCP connects directly, from the configured source address.
@@ -316,6 +326,15 @@ func (c *Client) dialTCP(ctx context.Context, addr string) (*net.TCPConn, error)
 
 func dialFrom(ctx context.Context, source netip.Addr, addr string) (*net.TCPConn, error) {
 	var d net.Dialer
+	if check, ok := ctx.Value(checkKey{}).(func(netip.AddrPort) error); ok {
+		d.Control = func(_, address string, _ syscall.RawConn) error {
+			a, err := netip.ParseAddrPort(address)
+			if err != nil {
+				return err
+			}
+			return check(a)
+		}
+	}
 	if source.IsValid() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
 	}

@@ -611,3 +611,44 @@ func TestReplyFor(t *testing.T) {
 		}
 	}
 }
+
+// Each address is checked before a connection to it, also one that a name leads to.
+func TestWithCheck(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	c, err := NewClient(ClientConfig{Transport: "webtunnel"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bound, err := NewClient(ClientConfig{Transport: "webtunnel", BindV4: netip.MustParseAddr("127.0.0.1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := errors.New("not there")
+	for _, host := range []string{"127.0.0.1", "localhost"} {
+		for _, c := range []*Client{c, bound} {
+			var asked []netip.AddrPort
+			var mu sync.Mutex
+			ctx := WithCheck(t.Context(), func(a netip.AddrPort) error {
+				mu.Lock()
+				defer mu.Unlock()
+				asked = append(asked, a)
+				return refused
+			})
+			_, err := c.Dial(ctx, Placeholder, adapter.Args{{Key: "url", Value: "http://" + host + ":" + port + "/x"}})
+			mu.Lock()
+			if !errors.Is(err, refused) || len(asked) == 0 || !slices.Contains(asked, netip.MustParseAddrPort("127.0.0.1:"+port)) {
+				t.Errorf("%s: asked about %v, %v", host, asked, err)
+			}
+			mu.Unlock()
+		}
+	}
+	ln.(*net.TCPListener).SetDeadline(time.Unix(1, 0))
+	if _, err := ln.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("it was connected to: %v", err)
+	}
+}

@@ -3,17 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"ptgate/adapter"
 	"ptgate/adapter/builtin"
 	"ptgate/gateway"
 	"ptgate/gateway/config"
@@ -53,7 +49,7 @@ The lines hold the transport's secrets: whoever has one can use the server.`,
 			fmt.Fprintln(cmd.ErrOrStderr(), "# the exit asks for a user and password ([exit] users or users_file): a client needs  user  and  password  in its [bridge.NAME], too")
 		}
 		for i, a := range all {
-			line, remark, err := bridgeLine(cfg.Serve[i], a)
+			line, remark, err := gateway.BridgeLine(cfg.Serve[i], a)
 			if err != nil {
 				return err
 			}
@@ -131,44 +127,4 @@ func keysInState(cfg *config.Config) bool {
 		row, _ := builtin.Lookup(s.Transport)
 		return !row.NoKeys && !s.HasKeys()
 	})
-}
-
-// isLiteral tells whether addr has no name in it: neither ptgate nor tor takes a line
-// that has one.
-func isLiteral(addr string) bool {
-	_, err := netip.ParseAddrPort(addr)
-	return err == nil
-}
-
-// bridgeLine makes a line of what a transport announces. A remark tells the
-// operator what is still missing.
-func bridgeLine(s *config.Serve, a serve.Announced) (line, remark string, err error) {
-	addr := s.Public
-	row, _ := builtin.Lookup(s.Transport)
-	switch {
-	case row.Placeholder && (addr == "" || addr == s.Bind.String() || !isLiteral(addr)):
-		addr = builtin.Placeholder
-	case addr == "":
-		addr = a.Address
-		switch host, port, err := net.SplitHostPort(a.Address); {
-		case err != nil:
-			return "", "", fmt.Errorf("%s announces the address %q: %w", s.Transport, a.Address, err)
-		case net.ParseIP(host).IsUnspecified():
-			addr = "YOUR-PUBLIC-ADDRESS:" + port
-			remark = fmt.Sprintf("%s listens on all addresses: which one do clients dial? Set it as  public = \"HOST:%s\"  in its [[serve]]", s.Transport, port)
-		}
-	}
-	var b strings.Builder
-	b.WriteString(s.Transport + " " + addr)
-	for _, arg := range a.Args {
-		fmt.Fprintf(&b, " %s=%s", arg.Key, arg.Value)
-	}
-	if remark != "" {
-		return b.String(), remark, nil
-	}
-	l, err := adapter.ParseBridgeLine(b.String())
-	if err != nil {
-		return "", "", fmt.Errorf("%s: %w", s.Transport, err)
-	}
-	return l.String(), "", nil
 }

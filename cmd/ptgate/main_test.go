@@ -119,7 +119,7 @@ func serveFile(ts *testscript.TestScript, neg bool, args []string) {
 	if c := answer(g, cfg, again, slog.New(slog.DiscardHandler)); c != nil {
 		ts.Defer(c.Close)
 	}
-	line, _, err := bridgeLine(cfg.Serve[0], g.Announced()[0])
+	line, _, err := gateway.BridgeLine(cfg.Serve[0], g.Announced()[0])
 	ts.Check(err)
 	ts.Setenv("LINE", line)
 	ts.Setenv("ADDRESS", g.Announced()[0].Address)

@@ -198,7 +198,7 @@ func rotateKeys(ctx context.Context, file string, cfg *config.Config, stateDir s
 
 // rotated makes the new line, and says until when the old ones are good.
 func rotated(out io.Writer, s *config.Serve, a serve.Announced) (o offered, err error) {
-	line, remark, err := bridgeLine(s, a)
+	line, remark, err := gateway.BridgeLine(s, a)
 	if err != nil {
 		return o, err
 	}

@@ -173,7 +173,7 @@ func invite(cmd *cobra.Command, file string, cfg *config.Config, u users.User, a
 		if cfg.Serve[i].Forward != "" {
 			continue // it leads to a service, not to the exit
 		}
-		line, remark, err := bridgeLine(cfg.Serve[i], a)
+		line, remark, err := gateway.BridgeLine(cfg.Serve[i], a)
 		if err != nil {
 			return "", err
 		}

@@ -52,6 +52,7 @@ type Bridge struct {
 	mates   atomic.Pointer[[]*Bridge]
 	notes   notes
 	changed atomic.Bool // it leads to another box than at first
+	asks    asking
 }
 
 type bridgeSettings struct {
@@ -77,6 +78,7 @@ func newBridge(m *Manager, bc *config.Bridge, cfg *config.Config, p *program) *B
 			Resumed:  b.resumed,
 			Ended:    b.streamsLost,
 			Leaves:   b.leaves,
+			News:     b.news,
 			Memory:   m.memory,
 		})
 	}
@@ -92,12 +94,18 @@ func (b *Bridge) newPath() *session.Path {
 		noise = int64(builtin.HandshakeCost(c.Transport)) // only the program sees its connection
 	}
 	mark := markOf(c)
-	return &session.Path{
+	p := &session.Path{
 		Name: b.Name,
 		Dial: func(ctx context.Context) (stream.Conn, error) {
 			c := b.config()
 			if a, err := netip.ParseAddrPort(c.Address); err == nil {
 				b.path.Budget.Network(network.ID(a))
+			}
+			if c.Told != "" {
+				if err := b.m.mayTell(c); err != nil {
+					return nil, err
+				}
+				ctx = builtin.WithCheck(ctx, func(a netip.AddrPort) error { return b.m.mayDial(c, a) })
 			}
 			return b.pt.Load().dial(ctx, c)
 		},
@@ -107,6 +115,11 @@ func (b *Bridge) newPath() *session.Path {
 		Met:       func(x session.Box) { b.met(b.m.boxes.set(mark, x), x) },
 		Excuse:    func(begun time.Time) bool { return b.pt.Load().restarted(begun) },
 	}
+	if c.Told != "" {
+		p.Only = session.Box([]byte(c.Told))
+		p.Box, p.Met = func() session.Box { return p.Only }, func(session.Box) {}
+	}
+	return p
 }
 
 // met notes which box the bridge leads to, and warns when that is another one than before.
@@ -181,6 +194,7 @@ type Status struct {
 
 	Box      string           `json:"box,omitempty"`         // the box behind an exit, in short; "": not known
 	Changed  bool             `json:"box_changed,omitempty"` // it is another one than at first
+	Told     bool             `json:"told,omitempty"`        // the box has told of it, and no file has it
 	Over     []string         `json:"over,omitempty"`        // the bridges of the carriers
 	Detached time.Time        `json:"detached,omitzero"`     // since when streams wait for a carrier; zero: they don't
 	Leaving  bool             `json:"leaving,omitempty"`     // the box is about to stop, or has just stopped
@@ -196,7 +210,7 @@ type Status struct {
 // Status returns the bridge's present state.
 func (b *Bridge) Status() Status {
 	c := b.config()
-	s := Status{Name: c.Name, Transport: c.Transport, Far: string(c.Far), State: "idle",
+	s := Status{Name: c.Name, Transport: c.Transport, Far: string(c.Far), State: "idle", Told: c.Told != "",
 		Active: b.active.Load(), In: b.Traffic.In.Load(), Out: b.Traffic.Out.Load(), PT: b.pt.Load().status()}
 	if s.PT != nil {
 		s.PTStarts = s.PT.Starts

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -39,8 +40,16 @@ type Manager struct {
 	startPT func(context.Context, adapter.ClientConfig) (clientPT, error) // startClient, but for tests
 	wall    func() time.Time                                              // the wall clock; nil: time.Now. Tests set it
 
+	// Direct returns an error if a connection from here may not go to an address; private:
+	// only if it would come back to this process. Nil: no way that a box tells of is used.
+	Direct func(a netip.AddrPort, private bool) error
+	// Told is called when a box has told of other ways than before: Apply then gives a Set with
+	// them. Nil: it is not called.
+	Told func()
+
 	private atomic.Bool // log.private of the newest configuration
 	boxes   boxes
+	told    told
 
 	ctx  context.Context // ends when the manager is closed
 	stop context.CancelFunc
@@ -68,7 +77,7 @@ func NewManager(exe string, book *outcome.Book, log *slog.Logger) *Manager {
 			book.Add(outcome.MemoryReset, outcome.By(end))
 		}
 	}
-	m.boxes.log = log
+	m.boxes.log, m.told.boxes = log, &m.boxes
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	m.spawn(m.maintain)
 	return m
@@ -133,6 +142,14 @@ type Route struct {
 	via []*Bridge
 }
 
+// Via has the names of the route's bridges, also of those that boxes have told of.
+func (r *Route) Via() (names []string) {
+	for _, b := range r.via {
+		names = append(names, b.Name())
+	}
+	return names
+}
+
 // ErrRetired says that a reload has removed the bridge before the request came. The
 // caller makes the request again with the newest Set.
 var ErrRetired = adapter.Constant("the bridge is no longer configured")
@@ -140,12 +157,15 @@ var ErrRetired = adapter.Constant("the bridge is no longer configured")
 // Apply makes the Set of a configuration. Bridges and PTs whose own settings have not
 // changed keep their connections. Call Retire on the Set once new requests use it.
 func (m *Manager) Apply(cfg *config.Config) *Set {
-	s := &Set{m: m, cfg: cfg}
+	s := &Set{m: m}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.private.Store(cfg.Log.Private)
 	m.memory.Limit(cfg.Limits.Memory, cfg.Limits.ClientMemory)
 	m.boxes.load(cfg.StateDir)
+	m.told.load(cfg.StateDir)
+	cfg = m.withTold(cfg)
+	s.cfg = cfg
 	kept := m.keep(cfg)
 	byConfig := map[*config.Bridge]*Bridge{}
 	for i, bc := range cfg.Bridges {
@@ -311,7 +331,8 @@ func (m *Manager) maintain() {
 // Route returns the route with index i in config.Config.Routes.
 func (s *Set) Route(i int) *Route { return s.routes[i] }
 
-// Bridges lists all bridges in the configuration's order.
+// Bridges lists all bridges in the configuration's order, and then those that boxes have
+// told of.
 func (s *Set) Bridges() []*Bridge { return s.all }
 
 // Open opens a connection to t over one of the route's bridges; the caller closes it. An
@@ -370,7 +391,7 @@ func rested(order []*Bridge) error {
 // place in the file are not among them. Two bridges of one configuration may have the
 // same identity.
 func identity(b *config.Bridge, cfg *config.Config) string {
-	id := b.Transport + "\x00" + b.Address + "\x00" + string(b.Far) + "\x00" + b.User + "\x00" + b.Password + "\x00" + argsOf(b)
+	id := b.Told + "\x00" + b.Transport + "\x00" + b.Address + "\x00" + string(b.Far) + "\x00" + b.User + "\x00" + b.Password + "\x00" + argsOf(b)
 	if b.Far != config.FarExit {
 		id += "\x00" + ptKey(b.PT, b.Transport, cfg) // streams of a session move to another program
 	}

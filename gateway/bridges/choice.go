@@ -199,11 +199,12 @@ func choose(via []*Bridge, pick config.Pick) []*Bridge {
 		v       verdict
 		streams int64
 		leaving bool
+		told    bool
 	}
 	cs := make([]candidate, len(via))
 	for i, b := range via {
 		far := b.sessionStatus()
-		cs[i] = candidate{b, b.health.verdict(), b.active.Load(), far.Leaving}
+		cs[i] = candidate{b, b.health.verdict(), b.active.Load(), far.Leaving, b.config().Told != ""}
 		if !cs[i].v.resting && (far.Suspect || !far.Detached.IsZero()) {
 			cs[i].v.resting, cs[i].v.until = true, time.Now()
 		}
@@ -226,6 +227,12 @@ func choose(via []*Bridge, pick config.Pick) []*Bridge {
 		}
 		if x.leaving != y.leaving { // its box is about to stop
 			if x.leaving {
+				return 1
+			}
+			return -1
+		}
+		if x.told != y.told { // what the user wrote comes first
+			if x.told {
 				return 1
 			}
 			return -1
@@ -257,12 +264,12 @@ func choose(via []*Bridge, pick config.Pick) []*Bridge {
 func unmeasured(order []*Bridge) int {
 	n := 0
 	for n < len(order) {
-		if v := order[n].health.verdict(); v.fresh || v.resting {
+		if v := order[n].health.verdict(); v.fresh || v.resting || order[n].config().Told != "" {
 			break
 		}
 		n++
 	}
-	if n > 0 && n < len(order) && !order[n].health.verdict().resting {
+	if n > 0 && n < len(order) && !order[n].health.verdict().resting && order[n].config().Told == "" {
 		n++
 	}
 	return max(n, 1)

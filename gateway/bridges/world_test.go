@@ -22,6 +22,7 @@ import (
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/session"
 	"ptgate/gateway/stream"
+	"ptgate/gateway/ways"
 	"ptgate/routes"
 )
 
@@ -225,14 +226,17 @@ type far struct {
 	most    atomic.Int32 // streams of a session
 	code    atomic.Int32 // of the answer
 	delay   atomic.Int64 // before it, a time.Duration
+	told    atomic.Int64 // how often the list of ways was asked for
+	ways    atomic.Pointer[[]byte]
 	way     atomic.Int64 // how long a granted connection moves nothing, a time.Duration
 
 	mu     sync.Mutex
 	gate   chan struct{} // closed: bytes pass
 	conns  []net.Conn
 	key    ed25519.PrivateKey // of the box
-	group  *session.Group     // of its sessions
-	groups []*session.Group   // and of those from before
+	server *session.Server
+	group  *session.Group   // of its sessions
+	groups []*session.Group // and of those from before
 }
 
 func newFar() *far {
@@ -309,6 +313,7 @@ func (f *far) begin(key ed25519.PrivateKey) {
 	server := session.NewServer(key, nil, func() session.ServerSettings { return session.ServerSettings{Resume: time.Hour} })
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.server = server
 	f.key, f.group = key, server.Group(func() int { return int(f.most.Load()) }, quiet, f.answer)
 	f.groups = append(f.groups, f.group)
 }
@@ -329,12 +334,22 @@ const badVersion = 1 << 10
 // answer answers one request.
 func (f *far) answer(s *session.Stream) func() {
 	defer s.Close()
-	greeting, request := make([]byte, 3), make([]byte, 4+1+len(example.Name)+2)
+	greeting, head := make([]byte, 3), make([]byte, 4+1)
 	if _, err := io.ReadFull(s, greeting); err != nil {
 		return nil
 	}
 	s.Write([]byte{5, 0})
-	if _, err := io.ReadFull(s, request); err != nil {
+	if _, err := io.ReadFull(s, head); err != nil {
+		return nil
+	}
+	rest := make([]byte, int(head[4])+2)
+	if _, err := io.ReadFull(s, rest); err != nil {
+		return nil
+	}
+	if string(rest[:len(rest)-2]) == ways.Name {
+		s.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0})
+		f.told.Add(1)
+		ways.Serve(s, *f.ways.Load())
 		return nil
 	}
 	f.asked.Add(1)

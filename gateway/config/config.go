@@ -112,6 +112,12 @@ type Bridge struct {
 	Budget budget.Limits
 	PT     *PT // the program that speaks Transport; never nil
 	Line   int
+
+	// Told is the key of the box that has told of the bridge, which is no key of a file. It
+	// must be that box. "": the user wrote the bridge. ToldHosts are the hosts that the user
+	// wrote for the same box.
+	Told      string
+	ToldHosts []string
 }
 
 // Pick says how a route chooses among its bridges.

@@ -56,6 +56,9 @@ type Settings struct {
 	// Own gives the addresses on which this process listens. They are never dialled,
 	// whatever the policy is. Nil: there are none.
 	Own func() []netip.AddrPort
+	// Ways gives the list of ways to this box, for clients that ask for it (package ways). Nil,
+	// or no list: there is none.
+	Ways func() []byte
 }
 
 // An Exit opens connections. Its methods may be called from any goroutine.

@@ -13,6 +13,7 @@ import (
 	"ptgate/gateway/relay"
 	"ptgate/gateway/socks"
 	"ptgate/gateway/stream"
+	"ptgate/gateway/ways"
 )
 
 // ServeConn serves one SOCKS5 session on c, which is a carrier's stream or a bare
@@ -65,14 +66,14 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, client string, plac
 		s.account.in.Add(int64(len(o.Early)))
 		c = newMetered(c, s.account)
 	}
-	if s.measured {
+	if s.inside != nil {
 		upstream.Close()
 		return func() {
 			defer s.place.Release()
 			defer s.leave()
 			defer c.Close()
 			defer context.AfterFunc(ctx, func() { c.Reset() })()
-			measure.Serve(stream.Ahead(c, o.Early))
+			s.inside(stream.Ahead(c, o.Early))
 		}
 	}
 	return func() {
@@ -118,10 +119,10 @@ type session struct {
 	due    time.Time // when the request has to be complete; zero: no limit
 	hs     socks.Session
 
-	relay    *relay.Options
-	asked    bool // there was a request for a destination
-	measured bool // the destination is package measure
-	place    *taken
+	relay  *relay.Options
+	asked  bool           // there was a request for a destination
+	inside func(net.Conn) // serves a destination that is part of the exit; nil: it is none
+	place  *taken
 
 	roster  *roster  // nil: nobody is asked
 	account *account // of the user; nil: not known
@@ -164,13 +165,13 @@ func (s *session) refused(r answer.Reason) {
 	}
 }
 
-// measure takes a place. There is nothing to dial: what stands for the destination is never
-// used.
-func (s *session) measure() (stream.Conn, error) {
+// within takes a place for a destination that is part of the exit. There is nothing to
+// dial: what stands for the destination is never used.
+func (s *session) within(serve func(net.Conn)) (stream.Conn, error) {
 	if !s.place.Acquire() {
 		return nil, answer.Errorf(answer.Limit, "exit: no place is free")
 	}
-	s.measured = true
+	s.inside = serve
 	nothing, end := net.Pipe()
 	end.Close()
 	return stream.From(nothing), nil
@@ -187,11 +188,13 @@ func (s *session) dial(host string, port int) (stream.Conn, error) {
 	case err != nil:
 		err = answer.New(answer.BadRequest, err)
 	case t.Name == measure.Name:
-		c, err = s.measure()
+		c, err = s.within(measure.Serve)
+	case t.Name == ways.Name && s.set.Ways != nil:
+		c, err = s.within(func(c net.Conn) { ways.Serve(c, s.set.Ways()) })
 	case s.account != nil:
 		err = s.account.may(t)
 	}
-	if err == nil && !s.measured {
+	if err == nil && s.inside == nil {
 		// The end of the client's direction is no departure: it may have sent all that
 		// it has to say.
 		ctx, done := stream.Watch(s.ctx, s.conn, watchAfter, false)
@@ -200,6 +203,7 @@ func (s *session) dial(host string, port int) (stream.Conn, error) {
 		done()
 	}
 	switch {
+	case err == nil && s.inside != nil: // nothing was opened
 	case err == nil:
 		s.exit.book.Add(outcome.ExitOpened, outcome.By())
 	case !left: // the destination's answer, not the client's end

@@ -26,6 +26,7 @@ import (
 	"ptgate/gateway/relay"
 	sessions "ptgate/gateway/session"
 	"ptgate/gateway/stream"
+	"ptgate/gateway/ways"
 	"ptgate/routes"
 
 	"ptgate/gateway/testkit"
@@ -735,6 +736,46 @@ func TestNoNames(t *testing.T) {
 		if said := strings.Contains(log.String(), "names can't be looked up") && strings.Contains(log.String(), "resolv.conf"); said != tt.log {
 			t.Errorf("%v: in the log: %v, want %v\n%s", tt.err, said, tt.log, &log)
 		}
+	}
+}
+
+// An exit gives the list of the ways to its box to its users, and to nobody else.
+func TestWays(t *testing.T) {
+	asks := "\x05\x01\x00\x03" + string(rune(len(ways.Name))) + ways.Name + "\x00\x01"
+	list := func() []byte { return []byte("the list") }
+	for _, tt := range []struct {
+		users map[string]string
+		ways  func() []byte
+		send  string
+		want  string
+	}{
+		{nil, list, hello + asks, success + "the list"},
+		{nil, func() []byte { return nil }, hello + asks, success},
+		{map[string]string{"u": "p"}, list, "\x05\x01\x02\x01\x01u\x01p" + asks, "\x05\x02\x01\x00" + success[2:] + "the list"},
+		{map[string]string{"u": "p"}, list, "\x05\x01\x02\x01\x01u\x01x" + asks, "\x05\x02\x01\x01"},
+		{map[string]string{"u": "p"}, list, hello + asks, "\x05\xff"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			set := &Settings{Policy: Policy{DenyPrivate: true}, Ways: tt.ways}
+			e := newExit(set, nil, fails(errRefused))
+			if tt.users != nil {
+				e.SetUsers(withPasswords(tt.users))
+			}
+			client, server := net.Pipe()
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				if then := e.ServeConn(t.Context(), stream.From(server), "", &places{left: 1}, relay.Options{}); then != nil {
+					then()
+				}
+			})
+			wg.Go(func() { io.WriteString(client, tt.send) })
+			got, _ := io.ReadAll(client)
+			if string(got) != tt.want {
+				t.Errorf("%q: %q, want %q", tt.send, got, tt.want)
+			}
+			client.Close()
+			wg.Wait()
+		})
 	}
 }
 

@@ -329,6 +329,9 @@ func (s *Server) Stop(ctx context.Context, drain time.Duration) {
 	soon, cancelSoon := context.WithDeadline(ctx, begun.Add(drain-min(lateGrace, drain/2)))
 	defer cancelSoon()
 	s.wait(soon, func() bool { return s.early.Load() == 0 })
+	if s.sessions != nil {
+		s.sessions.AwaitNews(soon) // such as where the box is from now on
+	}
 	s.leave(true)
 	s.wait(ctx, func() bool { return s.active.Load() == 0 })
 	if running {

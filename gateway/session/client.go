@@ -51,6 +51,9 @@ type Path struct {
 	// is known.
 	Box func() Box
 	Met func(Box)
+	// Only is the box that the path has to lead to: no other one is accepted, and nothing of
+	// a stream goes there before it has shown who it is. Zero: any box.
+	Only Box
 	// Excuse tells whether connections of this path that were begun at that time may have
 	// ended for a reason that is not the network's. Nil: no.
 	Excuse func(begun time.Time) bool
@@ -77,6 +80,9 @@ type Options struct {
 	// Leaves is called when the far end has said that it is about to stop. Nil: it is not
 	// called.
 	Leaves func()
+	// News is called with the serial of the news of a box when it says so. It must not wait.
+	// Who has them then calls Client.Has. Nil: it is not called.
+	News func(Box, uint64)
 	// Memory is that of the process. Nil: one with the default limits.
 	Memory *Memory
 }
@@ -220,6 +226,7 @@ type owned struct {
 	retryAt  time.Time
 	away     time.Time // since when it has no carrier that answers; zero: it has one
 	noticed  bool      // Options.Detached was called since then
+	told     uint64    // the serial of the far end's news; 0: it has said none
 
 	carriers []*used    // those in lanes, and attempts that have a connection
 	attempts []*attempt // the youngest last

@@ -45,6 +45,7 @@ type owner interface {
 	dropped(*lane)             // the end does not use this lane any more
 	pong(l *lane, sent uint64) // the answer to a ping that was sent at that time
 	peerLeaves(stage uint64)   // see stageSoon and stageNow
+	news(serial uint64) error  // the peer has said the serial of its news, or of those that it has
 	ended(error)               // the session is over
 }
 
@@ -765,7 +766,7 @@ func missing(p carrier.Piece, n int64, resume bool) (out []byte, lost []uint64, 
 		switch f.kind {
 		case frameAck, framePing, framePong, frameLast, frameBudget, frameGone:
 			continue
-		case frameLeaving, frameClose, frameReset:
+		case frameLeaving, frameClose, frameReset, frameNews:
 		default:
 			if !resume {
 				if at > n && !slices.Contains(lost, f.id) {
@@ -862,6 +863,8 @@ func (e *end) frame(l *lane, f frame, data []byte) error {
 		e.owner.peerLeaves(f.id)
 	case frameClose:
 		e.fail(errPeerClosed)
+	case frameNews:
+		return e.owner.news(f.id)
 	case frameBudget:
 		if e.client {
 			return broken("a budget from the far end")

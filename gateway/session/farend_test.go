@@ -308,7 +308,8 @@ type farEnd struct {
 	ways    []*way
 	slept   time.Duration // by the wall clock only
 	resumed int
-	waited  int // how often Detached was called
+	waited  int      // how often Detached was called
+	heard   []uint64 // the serials of news
 }
 
 // newFarEnd makes a Client and a box, which end with the test.
@@ -332,6 +333,13 @@ func newFarEnd(t testing.TB, s Settings, handle func(*Stream)) *farEnd {
 		f.mu.Lock()
 		f.waited++
 		f.mu.Unlock()
+	}, News: func(b Box, serial uint64) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if b != f.box.Box() {
+			t.Errorf("news of the box %s", b)
+		}
+		f.heard = append(f.heard, serial)
 	}})
 	t.Cleanup(func() {
 		for _, w := range f.ways {

@@ -13,8 +13,12 @@ import (
 	"ptgate/gateway/carrier"
 )
 
-// Bits of features. A bit is used on a session if both ends have it. There is none yet.
-const features = 0
+// Bits of features. A bit is used on a session if both ends have it.
+const (
+	featureNews = 1 << 0 // frameNews
+
+	features = featureNews
+)
 
 // Flags of a gateway's hello.
 const (

@@ -281,19 +281,18 @@ func (v *owned) beside() time.Duration {
 }
 
 // nextPath is the path of the next attempt: the own one and the others in turn. A session
-// that the far end does not have yet begins on the own path only.
+// that the far end does not have yet begins on the own path, or on one that has to lead to
+// the same box.
 func (v *owned) nextPath(paths []*Path) *Path {
 	own := paths[0]
-	if !v.met {
-		return own
-	}
 	var other []*Path
 	for _, p := range paths[1:] {
-		if b := p.Box(); b == v.box || b == (Box{}) {
+		b := p.Box()
+		if v.met && (b == v.box || b == (Box{})) || !v.met && p.Only != (Box{}) && p.Only == own.Box() {
 			other = append(other, p)
 		}
 	}
-	lost := own.Box() != v.box && own.Box() != (Box{})
+	lost := v.met && own.Box() != v.box && own.Box() != (Box{})
 	if len(other) > 0 && (v.tried%2 == 1 || lost) {
 		return other[v.tried/2%len(other)]
 	}
@@ -581,7 +580,7 @@ func (c *Client) connect(ctx context.Context, v *owned, a *attempt, b *budget.Ca
 	a.used = u
 	// What the streams have to send goes out with the first bytes, which saves a round trip:
 	// but only to the box that the session is with.
-	l.closed = v.met && a.path.Box() != v.box
+	l.closed = v.met && a.path.Box() != v.box || !v.met && a.path.Only != (Box{})
 	v.add(l)
 	c.mu.Unlock()
 	u.conn.Start(carrier.Watch{
@@ -657,6 +656,9 @@ func (v *owned) welcome(u *used, h *hello, r *reply) error {
 	box, err := r.box(h)
 	if err != nil {
 		return err
+	}
+	if only := u.path.Only; only != (Box{}) && box != only && (box != (Box{}) || v.box != only) {
+		return errOtherBox
 	}
 	if box != (Box{}) {
 		u.path.Met(box)

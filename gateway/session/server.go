@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ptgate/adapter"
@@ -51,6 +52,7 @@ type Server struct {
 	key      ed25519.PrivateKey
 	settings func() ServerSettings
 	memory   *Memory
+	serial   atomic.Uint64 // of the news; 0: there are none
 
 	mu       sync.Mutex // taken after the mu of an end
 	sessions map[sessionID]*served
@@ -106,6 +108,7 @@ type served struct {
 	secret [secretSize]byte
 	client string
 	resume time.Duration
+	told   news // guarded by the end's mu
 
 	// Guarded by the Server's mu.
 	away   bool // it has no carrier
@@ -380,6 +383,7 @@ func (g *Group) attach(conn stream.Conn, h *hello, o ServeOptions) (attached, *c
 	l.pipe = c
 	v.attached()
 	v.add(l) // which drops it at once if its budget allows nothing
+	v.tell()
 	v.mu.Unlock()
 	return attached{l, v}, c, nil
 }
@@ -414,6 +418,7 @@ func (g *Group) find(h *hello, client string) (*served, byte) {
 	}
 	v := &served{server: s, group: g, id: h.id, secret: h.proof, client: client,
 		resume: min(set.Resume, time.Duration(min(h.resume, 1<<20))*time.Second)}
+	v.told.hears = h.features&featureNews != 0
 	v.end = newEnd(&v.own, false, v, s.memory, v.resume > 0, orBuffer(set.Buffer), g.maxStreams())
 	if client != "" {
 		p := s.peers[client]

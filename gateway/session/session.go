@@ -19,7 +19,8 @@
 //     longer each time, with some chance in it. Every Path's budget is kept to (package
 //     budget).
 //   - If the own Path does not work, the others are tried in turn, but none that is known to
-//     lead to another box. No byte of a stream goes to a box before it has shown that it is
+//     lead to another box. Before the box is known, only those are tried that have to lead to
+//     the box of the own Path (Path.Only). No byte of a stream goes to a box before it has shown that it is
 //     the one that has the session.
 //   - An attempt that gives no sign for some seconds gets another one beside it. What waits
 //     for the first one to answer goes over whichever answers first.
@@ -54,7 +55,7 @@
 //
 // The gateway's hello goes on so:
 //
-//	features  4 bytes, big endian: one bit for each extension that it knows; none yet
+//	features  4 bytes, big endian: one bit for each extension that it knows. 1: news
 //	flags     1 byte. 1: begin the session if there is none. 2: this carrier is an extra one
 //	id        16 bytes: of the session, made by chance
 //	proof     16 bytes. With flag 1: the session's secret, made by chance. Otherwise a MAC
@@ -102,6 +103,7 @@
 //	11 leaving  stage: the far end is about to stop
 //	12 close    code (0): the session ends, and all streams with it
 //	13 budget   bytes: what hello's budget says, from now on
+//	14 news     serial: see below. Only if both sides have the bit of news
 //
 // An unknown type, or what contradicts what was said before, ends the session.
 //
@@ -121,7 +123,7 @@
 // with gone, and how many bytes it has taken. It takes no more from it after that. It says
 // it again if the carrier with that gone is lost before it was confirmed. Who gets a gone
 // answers with its own, if it has not sent one, and then sends again what the other side has
-// not taken: data from the very byte, and fin, stop, reset, window, leaving and close. It does
+// not taken: data from the very byte, and fin, stop, reset, window, leaving, close and news. It does
 // not send again ack, ping, pong, last and budget, which belong to a carrier; gone is sent
 // again as said. A gone with the number of a carrier that never came means that it must not
 // come any more.
@@ -135,6 +137,11 @@
 // A box that is about to stop says leaving 1: new streams had better go elsewhere, but are
 // taken. Then leaving 2: it resets new streams with code 2. Streams that live go on. At last
 // it sends close on every carrier.
+//
+// The far end has something to say to those who may use it, which changes now and then: its
+// news. It says the serial of its news when a session begins, and again when there are
+// newer ones. The gateway asks for them in a stream if it does not have them, and then says
+// the same serial. A box that is about to stop waits a moment for that.
 //
 // # Pacing and memory
 //

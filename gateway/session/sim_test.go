@@ -107,6 +107,7 @@ func (x *simSide) accept(s *Stream)     { x.sim.stream(x, s) }
 func (x *simSide) dropped(*lane)        {}
 func (x *simSide) pong(*lane, uint64)   {}
 func (x *simSide) peerLeaves(st uint64) { x.leaves = max(x.leaves, st) }
+func (x *simSide) news(uint64) error    { return nil }
 func (x *simSide) ended(err error)      { x.done = err }
 
 // A simConn is a carrier. Direction 0 is that to the server.

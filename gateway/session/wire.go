@@ -22,13 +22,14 @@ const (
 	frameLeaving            // stage
 	frameClose              // code
 	frameBudget             // bytes
+	frameNews               // serial
 	frameTypes
 )
 
 // fields is how many numbers follow the type of a frame.
 var fields = [frameTypes]int{
 	frameData: 3, frameFin: 2, frameStop: 2, frameReset: 2, frameWindow: 2, frameAck: 2, frameGone: 2,
-	frameLast: 0, framePing: 1, framePong: 1, frameLeaving: 1, frameClose: 1, frameBudget: 1,
+	frameLast: 0, framePing: 1, framePong: 1, frameLeaving: 1, frameClose: 1, frameBudget: 1, frameNews: 1,
 }
 
 const (
@@ -43,7 +44,7 @@ const (
 // A frame is the header of one frame. What the fields mean depends on the type.
 type frame struct {
 	kind byte
-	id   uint64 // stream, carrier, token, stage, code, bytes
+	id   uint64 // stream, carrier, token, stage, code, bytes, serial
 	at   uint64 // offset, position, code
 	n    uint64 // length
 }

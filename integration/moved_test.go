@@ -1,0 +1,48 @@
+//go:build integration
+
+package integration
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestMoved has a server give up its port for another one. A client that knew only the old
+// one goes on, and also after its restart.
+func TestMoved(t *testing.T) {
+	o := serveOrigin(t)
+	first, second := freeAddr(t), freeAddr(t)
+	at := func(addr string) string {
+		return fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = %q\n", addr) + openExit + debugLog
+	}
+	server := run(t, "server", at(first), setting{hosts: originHosts})
+	text := fronts + lineBridge(bridgeLine(t, server), "") + everythingVia("far") + debugLog
+	client := run(t, "client", text, setting{})
+	carries(t, client, o)
+
+	write(t, server.dir, "server.toml", "state_dir = \""+server.state+"\"\n"+at(second))
+	must(t, ptgate, "reload", "-c", server.file)
+	client.log.wait(t, "the server has told of the ways to it")
+	if line := bridgeLine(t, server); !strings.Contains(line, second) {
+		t.Errorf("the server's line is %q", line)
+	}
+	carries(t, client, o)
+	status := must(t, ptgate, "status", "-c", client.file)
+	if !strings.Contains(status, "bridge far+obfs4") || !strings.Contains(status, "its server has told of it") {
+		t.Errorf("status:\n%s", status)
+	}
+	client.stop()
+	if strings.Contains(client.log.String(), second) {
+		t.Error("the log has the address")
+	}
+
+	again := prepare(t, "again", "")
+	write(t, again.dir, "again.toml", "state_dir = \""+client.state+"\"\n"+text)
+	again.start(setting{})
+	carries(t, again, o)
+	if all, err := filepath.Glob(filepath.Join(client.state, "ways.json")); len(all) != 1 {
+		t.Errorf("%q, %v", all, err)
+	}
+}
