@@ -78,8 +78,7 @@ func (g *Gateway) list(cfg *config.Config, key ed25519.PrivateKey, lines []strin
 	return list, text
 }
 
-// isLiteral tells whether addr has no name in it: neither ptgate nor tor takes a line
-// that has one.
+// isLiteral tells whether addr has no name in it: tor takes no line that has one.
 func isLiteral(addr string) bool {
 	_, err := netip.ParseAddrPort(addr)
 	return err == nil

@@ -46,3 +46,20 @@ func TestMoved(t *testing.T) {
 		t.Errorf("%q, %v", all, err)
 	}
 }
+
+// TestBridgeName has a bridge at a name. The system looks it up, as there is no other bridge.
+func TestBridgeName(t *testing.T) {
+	o := serveOrigin(t)
+	addr := freeAddr(t)
+	server := run(t, "server", fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = %q\n", addr)+openExit+debugLog, setting{hosts: originHosts})
+	line := strings.Replace(bridgeLine(t, server), addr, "home.ptgate.test:"+portOf(t, addr), 1)
+	for _, table := range []string{"", "[pt.it]\nisolate = true\ntransports = [\"obfs4\"]\n"} {
+		client := run(t, "client", fronts+lineBridge(line, "")+everythingVia("far")+debugLog+table,
+			setting{hosts: plainHosts + "127.0.0.1 home.ptgate.test\n"})
+		carries(t, client, o)
+		client.stop()
+		if strings.Contains(client.log.String(), "home.ptgate.test") {
+			t.Error("the log has the name")
+		}
+	}
+}

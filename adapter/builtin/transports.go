@@ -70,8 +70,7 @@ type Transport struct {
 
 	// Placeholder says that the transport does not connect to the address of a bridge
 	// line. The args say where it connects to, and they may have a name. All other
-	// transports connect to the address. It must be an IP address then: looking up a
-	// name would tell the network where the bridge is.
+	// transports connect to the address.
 	Placeholder bool
 
 	// Front says that a web server stands in front of the transport's server, at the

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -15,7 +14,6 @@ import (
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
 	"ptgate/gateway/doctor"
-	"ptgate/gateway/network"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/redact"
 	"ptgate/gateway/session"
@@ -53,6 +51,7 @@ type Bridge struct {
 	notes   notes
 	changed atomic.Bool // it leads to another box than at first
 	asks    asking
+	name    nameState
 }
 
 type bridgeSettings struct {
@@ -63,7 +62,7 @@ type bridgeSettings struct {
 }
 
 func newBridge(m *Manager, bc *config.Bridge, cfg *config.Config, p *program) *Bridge {
-	b := &Bridge{m: m, learned: newLearned(), unused: make(chan struct{})}
+	b := &Bridge{m: m, learned: newLearned(), unused: make(chan struct{}), name: nameState{turn: make(chan struct{}, 1)}}
 	b.pt.Store(p)
 	b.settings.Store(&bridgeSettings{cfg: bc, limits: &cfg.Limits, written: cfg.Written})
 	b.ctx, b.stop = context.WithCancel(m.ctx)
@@ -95,20 +94,8 @@ func (b *Bridge) newPath() *session.Path {
 	}
 	mark := markOf(c)
 	p := &session.Path{
-		Name: b.Name,
-		Dial: func(ctx context.Context) (stream.Conn, error) {
-			c := b.config()
-			if a, err := netip.ParseAddrPort(c.Address); err == nil {
-				b.path.Budget.Network(network.ID(a))
-			}
-			if c.Told != "" {
-				if err := b.m.mayTell(c); err != nil {
-					return nil, err
-				}
-				ctx = builtin.WithCheck(ctx, func(a netip.AddrPort) error { return b.m.mayDial(c, a) })
-			}
-			return b.pt.Load().dial(ctx, c)
-		},
+		Name:      b.Name,
+		Dial:      b.dial,
 		Budget:    budget.New(c.Budget, noise),
 		Handshake: int64(builtin.HandshakeCost(c.Transport)),
 		Box:       func() session.Box { return b.m.boxes.get(mark) },
@@ -383,7 +370,7 @@ func (b *Bridge) openStream(ctx context.Context, t routes.Target) (stream.Conn, 
 // openRaw opens a new PT connection for one application.
 func (b *Bridge) openRaw(ctx context.Context, t routes.Target) (stream.Conn, error) {
 	s := b.settings.Load()
-	c, err := b.pt.Load().dial(ctx, s.cfg)
+	c, err := b.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -436,7 +423,7 @@ func (b *Bridge) tryAgain() {
 			err = b.session.Check(ctx)
 		} else {
 			var c stream.Conn
-			if c, err = b.pt.Load().dial(ctx, b.config()); err == nil {
+			if c, err = b.dial(ctx); err == nil {
 				if b.config().Far == config.FarSOCKS5 {
 					err = within(ctx, c, func() error { return session.Greet(c, authOf(b.config())) })
 				}

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -39,6 +40,8 @@ type Manager struct {
 
 	startPT func(context.Context, adapter.ClientConfig) (clientPT, error) // startClient, but for tests
 	wall    func() time.Time                                              // the wall clock; nil: time.Now. Tests set it
+	// lookupHost asks the system for the addresses of a name. Tests set it.
+	lookupHost func(context.Context, string) ([]netip.Addr, error)
 
 	// Direct returns an error if a connection from here may not go to an address; private:
 	// only if it would come back to this process. Nil: no way that a box tells of is used.
@@ -76,6 +79,9 @@ func NewManager(exe string, book *outcome.Book, log *slog.Logger) *Manager {
 		for range streams {
 			book.Add(outcome.MemoryReset, outcome.By(end))
 		}
+	}
+	m.lookupHost = func(ctx context.Context, host string) ([]netip.Addr, error) {
+		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	}
 	m.boxes.log, m.told.boxes = log, &m.boxes
 	m.ctx, m.stop = context.WithCancel(context.Background())

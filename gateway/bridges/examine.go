@@ -115,7 +115,7 @@ func (b *Bridge) askForward(ctx context.Context, o ProbeOptions, p *Probe) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	p.Connections++
-	conn, err := b.pt.Load().dial(ctx, b.config())
+	conn, err := b.dial(ctx)
 	if err != nil {
 		return
 	}
@@ -226,7 +226,7 @@ func (e *examination) start(number int) *trial {
 // run opens the connection and reads what comes.
 func (t *trial) run() {
 	e, c := t.e, t.e.b.config()
-	conn, err := e.b.pt.Load().dial(e.ctx, c)
+	conn, err := e.b.dial(e.ctx)
 	if err != nil {
 		t.fail(err)
 		return

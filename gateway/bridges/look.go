@@ -48,10 +48,10 @@ func (b *Bridge) explain(ctx context.Context, o ProbeOptions, p *Probe) doctor.V
 		if err := lookAtWeb(ctx, web, row.Front); err != nil {
 			found.Err = err
 		}
-	case !hasWeb && !row.Placeholder && !told && stage == StageTransport:
+	case !hasWeb && !row.Placeholder && !told && stage == StageTransport && b.literal() != "":
 		o.Tell("looking at the address without the transport")
 		p.Connections++
-		held, err := hold(ctx, c.Address)
+		held, err := hold(ctx, b.literal())
 		if err != nil {
 			found.Err = err
 		} else {
@@ -60,7 +60,7 @@ func (b *Bridge) explain(ctx context.Context, o ProbeOptions, p *Probe) doctor.V
 	}
 	if d, ok := errors.AsType[*builtin.DialError](found.Err); ok && direct && d.Stage == builtin.StageHandshake && d.Received == 0 && broken(d.Err) {
 		o.Tell("looking whether a silent connection is cut, too")
-		addr := c.Address
+		addr := b.literal()
 		if hasWeb {
 			addr = web.Addr
 		}

@@ -108,7 +108,7 @@ func (b *Bridge) connect(ctx context.Context, o ProbeOptions, p *Probe) {
 	o.Tell("connecting through the transport")
 	p.Connections++
 	if !step(StageTransport, func() (err error) {
-		conn, err = b.pt.Load().dial(ctx, c)
+		conn, err = b.dial(ctx)
 		return err
 	}) {
 		return

@@ -19,6 +19,7 @@ import (
 	"ptgate/adapter"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/config"
+	"ptgate/gateway/lookup"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/session"
 	"ptgate/gateway/stream"
@@ -228,7 +229,8 @@ type far struct {
 	delay   atomic.Int64 // before it, a time.Duration
 	told    atomic.Int64 // how often the list of ways was asked for
 	ways    atomic.Pointer[[]byte]
-	way     atomic.Int64 // how long a granted connection moves nothing, a time.Duration
+	names   atomic.Pointer[string] // the answer to each question; nil: there is none
+	way     atomic.Int64           // how long a granted connection moves nothing, a time.Duration
 
 	mu     sync.Mutex
 	gate   chan struct{} // closed: bytes pass
@@ -350,6 +352,15 @@ func (f *far) answer(s *session.Stream) func() {
 		s.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0})
 		f.told.Add(1)
 		ways.Serve(s, *f.ways.Load())
+		return nil
+	}
+	if _, ok := lookup.Question(string(rest[:len(rest)-2])); ok {
+		if names := f.names.Load(); names != nil {
+			s.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0})
+			io.WriteString(s, *names)
+		} else {
+			s.Write([]byte{5, 4, 0, 1, 0, 0, 0, 0, 0, 0})
+		}
 		return nil
 	}
 	f.asked.Add(1)

@@ -100,7 +100,7 @@ const (
 type Bridge struct {
 	Name      string
 	Transport string
-	Address   string // host:port with a literal address
+	Address   string // host:port; the host is a literal address or a name
 	// Args go to the PT with each connection. A key may repeat; the order is kept.
 	Args       adapter.Args
 	Far        Far

@@ -578,3 +578,29 @@ func TestBudget(t *testing.T) {
 		t.Errorf("resume %v, resume_buffer %d", cfg.Limits.Resume, cfg.Limits.ResumeBuffer)
 	}
 }
+
+// The address of a bridge may have a name. It has one spelling.
+func TestBridgeName(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.toml")
+	const args = ` cert=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA iat-mode=0`
+	for addr, want := range map[string]string{
+		"Home.Example.net:443":  "home.example.net:443",
+		"home.example.net.:443": "home.example.net:443",
+		"home.example.net:0443": "home.example.net:443",
+		"home.example.net:0":    "",
+		"home.example.net:":     "",
+		"127.1:443":             "",
+	} {
+		text := "[listen]\nsocks5 = \"127.0.0.1:0\"\n[bridge.a]\nline = \"obfs4 " + addr + args + "\"\n[[route]]\nto = \"*\"\nvia = \"a\"\n"
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg, problems := Load(path)
+		switch {
+		case cfg == nil && want != "":
+			t.Errorf("%s: %v", addr, problems)
+		case cfg != nil && cfg.Bridges[0].Address != want:
+			t.Errorf("%s: %q, want %q", addr, cfg.Bridges[0].Address, want)
+		}
+	}
+}

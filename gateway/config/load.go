@@ -622,15 +622,11 @@ func (l *loading) public(t *table, s *Serve) {
 		return
 	}
 	target, err := destination.Parse(text)
-	row, _ := builtin.Lookup(s.Transport)
-	switch {
-	case err != nil:
+	if err != nil {
 		t.fail(t.lineOf("public"), "public: %q: %s", text, reason(err))
-	case target.Name != "" && !row.Placeholder:
-		t.fail(t.lineOf("public"), "public: %q has a name: write the IP address, as clients look up no bridge's name", text)
-	default:
-		s.Public = destination.Format(target)
+		return
 	}
+	s.Public = destination.Format(target)
 }
 
 // trust reads whom a transport behind a web server believes who the client is. The
@@ -868,7 +864,7 @@ func theSign(s, signs string) string {
 	}
 }
 
-// hostPort checks the address of a bridge: a literal address and a port.
+// hostPort checks the address of a bridge: a literal address or a name, and a port.
 func hostPort(s string) (string, error) {
 	a, err := netip.ParseAddrPort(s)
 	switch {
@@ -889,7 +885,8 @@ func hostPort(s string) (string, error) {
 		return "", fmt.Errorf("%q has no port: write as in %q", s, netip.AddrPortFrom(a, 443))
 	}
 	if host, port, err := net.SplitHostPort(s); err == nil {
-		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 {
 			return "", fmt.Errorf("%q has no port from 1 to 65535", s)
 		}
 		switch _, err := netip.ParseAddr(host); {
@@ -898,8 +895,8 @@ func hostPort(s string) (string, error) {
 		case dottedNumbers(host):
 			return "", fmt.Errorf("%q is not an address with a port: an IPv4 address has four numbers, each from 0 to 255 and without a zero in front, as in \"192.0.2.10:443\"", s)
 		}
-		if _, err := destination.Canonical(host); err == nil {
-			return "", fmt.Errorf("%q has a name: write the IP address, as looking the name up would tell the network where the bridge is", s)
+		if name, err := destination.Canonical(host); err == nil {
+			return net.JoinHostPort(name, strconv.FormatUint(n, 10)), nil
 		}
 	}
 	return "", fmt.Errorf("%q is not an address with a port: write as in \"192.0.2.10:443\" or \"[2001:db8::10]:443\"", s)

@@ -1,6 +1,7 @@
 package exit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,11 +66,8 @@ func (e *Exit) dial(ctx context.Context, t routes.Target, place Place) (c net.Co
 	defer cancel()
 
 	p := &s.Policy
-	if p.Allow != nil && !asked(p.Allow, t) {
-		return nil, answer.Errorf(answer.Blocked, "exit: not allowed by [exit] allow")
-	}
-	if matches(p.Deny, t) {
-		return nil, answer.Errorf(answer.Blocked, "exit: denied by [exit] deny")
+	if err := p.mayAsk(t); err != nil {
+		return nil, err
 	}
 	addrs, known := s.Hosts[t.Name]
 	if t.Addr.IsValid() {
@@ -93,6 +91,59 @@ func (e *Exit) dial(ctx context.Context, t routes.Target, place Place) (c net.Co
 		return e.dialAddrs(ctx, f)
 	}
 	return e.dialName(ctx, p, t)
+}
+
+// mayAsk returns an error if t is not allowed as the client has written it.
+func (p *Policy) mayAsk(t routes.Target) error {
+	if p.Allow != nil && !asked(p.Allow, t) {
+		return answer.Errorf(answer.Blocked, "exit: not allowed by [exit] allow")
+	}
+	if matches(p.Deny, t) {
+		return answer.Errorf(answer.Blocked, "exit: denied by [exit] deny")
+	}
+	return nil
+}
+
+// lookup gives the addresses of a name to which Dial would connect: at least one, IPv4 first.
+// Every error has an answer.Reason.
+func (e *Exit) lookup(ctx context.Context, t routes.Target) (addrs []netip.Addr, err error) {
+	s := e.settings()
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(s.Dial, time.Minute))
+	defer cancel()
+	if err := s.Policy.mayAsk(t); err != nil {
+		return nil, err
+	}
+	var found [len(families)]finding
+	if known, ok := s.Hosts[t.Name]; ok {
+		found[0] = e.sift(&s.Policy, known, t.Port)
+	} else {
+		var wg sync.WaitGroup
+		for i, f := range families {
+			wg.Go(func() {
+				all, ok := e.resolver.cached(t.Name, f)
+				var err error
+				if !ok {
+					all, err = e.resolver.lookup(ctx, t.Name, f)
+				}
+				found[i] = e.sift(&s.Policy, all, t.Port)
+				if err != nil {
+					found[i].err = err
+				}
+			})
+		}
+		wg.Wait()
+	}
+	var all finding
+	for _, f := range found {
+		all.add(f)
+	}
+	for _, a := range all.allowed {
+		addrs = append(addrs, a.Addr())
+	}
+	if len(addrs) == 0 {
+		return nil, all.why()
+	}
+	return addrs, nil
 }
 
 // A finding is what is known of the addresses of a destination.
@@ -137,18 +188,24 @@ func (f *finding) add(g finding) {
 
 // dialAddrs dials a destination all of whose addresses are known.
 func (e *Exit) dialAddrs(ctx context.Context, f finding) (net.Conn, error) {
-	switch {
-	case len(f.allowed) > 0:
+	if len(f.allowed) > 0 {
 		return e.race(ctx, interleave(f.allowed), nil)
+	}
+	return nil, f.why()
+}
+
+// why says why no address may be dialled.
+func (f *finding) why() error {
+	switch {
 	case f.err != nil:
 		// A client takes Blocked and NotFound as final, and this may change.
-		return nil, failed(f.err)
+		return failed(f.err)
 	case f.own:
-		return nil, answer.Errorf(answer.Blocked, "exit: it would come back to ptgate itself")
+		return answer.Errorf(answer.Blocked, "exit: it would come back to ptgate itself")
 	case f.denied:
-		return nil, answer.Errorf(answer.Blocked, "exit: address denied by [exit] deny")
+		return answer.Errorf(answer.Blocked, "exit: address denied by [exit] deny")
 	}
-	return nil, answer.Errorf(answer.NotFound, "exit: the name has no address")
+	return answer.Errorf(answer.NotFound, "exit: the name has no address")
 }
 
 // dialName looks up both families of a name at the same time. It begins to connect as

@@ -8,12 +8,14 @@ import (
 	"ptgate/adapter/socks5"
 	"ptgate/gateway/answer"
 	"ptgate/gateway/destination"
+	"ptgate/gateway/lookup"
 	"ptgate/gateway/measure"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/relay"
 	"ptgate/gateway/socks"
 	"ptgate/gateway/stream"
 	"ptgate/gateway/ways"
+	"ptgate/routes"
 )
 
 // ServeConn serves one SOCKS5 session on c, which is a carrier's stream or a bare
@@ -177,6 +179,31 @@ func (s *session) within(serve func(net.Conn)) (stream.Conn, error) {
 	return stream.From(nothing), nil
 }
 
+// isQuestion tells whether a client wants to know the addresses of a name.
+func isQuestion(t routes.Target) bool {
+	_, ok := lookup.Question(t.Name)
+	return ok
+}
+
+// lookup looks up the name that a client asks about, if the client may connect there.
+func (s *session) lookup(question routes.Target) (stream.Conn, error) {
+	name, _ := lookup.Question(question.Name)
+	t, err := destination.FromHostPort(name, int(question.Port))
+	if err != nil || t.Name == "" {
+		return nil, answer.Errorf(answer.BadRequest, "exit: no name to look up")
+	}
+	if s.account != nil {
+		if err := s.account.may(t); err != nil {
+			return nil, err
+		}
+	}
+	addrs, err := s.exit.lookup(s.ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	return s.within(func(c net.Conn) { lookup.Serve(c, addrs) })
+}
+
 // dial opens the destination that the client asks for.
 func (s *session) dial(host string, port int) (stream.Conn, error) {
 	s.asked = true
@@ -189,6 +216,8 @@ func (s *session) dial(host string, port int) (stream.Conn, error) {
 		err = answer.New(answer.BadRequest, err)
 	case t.Name == measure.Name:
 		c, err = s.within(measure.Serve)
+	case isQuestion(t):
+		c, err = s.lookup(t)
 	case t.Name == ways.Name && s.set.Ways != nil:
 		c, err = s.within(func(c net.Conn) { ways.Serve(c, s.set.Ways()) })
 	case s.account != nil:

@@ -21,6 +21,7 @@ import (
 	"ptgate/gateway/answer"
 	"ptgate/gateway/carrier"
 	"ptgate/gateway/destination"
+	"ptgate/gateway/lookup"
 	"ptgate/gateway/measure"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/relay"
@@ -775,6 +776,62 @@ func TestWays(t *testing.T) {
 			}
 			client.Close()
 			wg.Wait()
+		})
+	}
+}
+
+// An exit tells which addresses of a name it would connect to, and no others.
+func TestLookup(t *testing.T) {
+	names := map[string]string{
+		"home.example.net": "8.8.8.8 2606:4700::1111", "lan.example.net": "10.0.0.1",
+		"both.example.net": "10.0.0.1 8.8.4.4", "own.example.net": "9.9.9.9", "none.example.net": "",
+	}
+	own := func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("9.9.9.9:443")} }
+	public := Policy{DenyPrivate: true}
+	for _, tt := range []struct {
+		policy Policy
+		name   string
+		want   string
+		code   byte
+	}{
+		{public, "home.example.net", "8.8.8.8\n2606:4700::1111\n", 0},
+		{public, "both.example.net", "8.8.4.4\n", 0},
+		{public, "lan.example.net", "", 2},
+		{Policy{}, "lan.example.net", "10.0.0.1\n", 0},
+		{Policy{}, "own.example.net", "", 2},
+		{public, "none.example.net", "", 4},
+		{Policy{Allow: new(routes.Table)}, "home.example.net", "", 2},
+		{public, "127.0.0.1", "", 1},
+		{public, "127.1", "", 1},
+		{public, "x" + lookup.Suffix, "", 4}, // no question about a question
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			e := newExit(&Settings{Policy: tt.policy, Own: own}, names, fails(errRefused))
+			e.isLocal = func(netip.Addr) (bool, error) { return false, nil }
+			e.resolver.ask = func(context.Context, string, family) ([]netip.Addr, error) { return nil, nil }
+			client, server := net.Pipe()
+			var wg sync.WaitGroup
+			p := &places{left: 1}
+			wg.Go(func() {
+				if then := e.ServeConn(t.Context(), stream.From(server), "", p, relay.Options{}); then != nil {
+					then()
+				}
+			})
+			full := tt.name + lookup.Suffix
+			wg.Go(func() { io.WriteString(client, hello+"\x05\x01\x00\x03"+string(rune(len(full)))+full+"\x01\xbb") })
+			got, _ := io.ReadAll(client)
+			ok := string(got) == success+tt.want
+			if tt.code != 0 {
+				ok = len(got) > 3 && got[3] == tt.code
+			}
+			if !ok {
+				t.Errorf("%s: %q, want %q, code %d", tt.name, got, tt.want, tt.code)
+			}
+			client.Close()
+			wg.Wait()
+			if p.taken != 0 {
+				t.Error("a place is not given back")
+			}
 		})
 	}
 }

@@ -1,0 +1,171 @@
+package bridges
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ptgate/gateway/config"
+)
+
+// named is a world with a bridge "n" at a name, beside "a". The system gives the addresses of
+// system.
+type named struct {
+	*world
+	system func() ([]netip.Addr, error)
+	asked  int // how often the system was
+}
+
+const (
+	namedAt = "home.example.net:443"
+	firstAt = "192.0.2.30:443"
+	nextAt  = "192.0.2.31:443"
+)
+
+func newNamed(t testing.TB) *named {
+	n := &named{world: newWorld(t)}
+	n.far[firstAt], n.far[nextAt] = newFar(), newFar()
+	n.system = func() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("::ffff:192.0.2.30")}, nil }
+	n.m.lookupHost = func(_ context.Context, host string) ([]netip.Addr, error) {
+		if host != "home.example.net" {
+			t.Errorf("the name %q", host)
+		}
+		n.asked++
+		return n.system()
+	}
+	return n
+}
+
+var errLookup = errors.New("no such host")
+
+// Without another bridge, the system looks the name up, and not for each connection. When the
+// bridge has moved, it is looked up again.
+func TestNameSystem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNamed(t)
+		s := n.set(config.PickFirst, namedAt)
+		c, _ := open(t, s)
+		echo(t, c)
+		c.Close()
+		for range 5 {
+			n.far[firstAt].reset()
+			<-time.After(20 * time.Second)
+			c, _ := open(t, s)
+			echo(t, c)
+			c.Close()
+		}
+		if n.asked != 1 {
+			t.Errorf("the system was asked %d times", n.asked)
+		}
+		n.system = func() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("192.0.2.31")}, nil }
+		n.far[firstAt].refuses.Store(true)
+		n.far[firstAt].reset()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		s.Open(ctx, s.Route(0), example) // fails, and so shows it
+		cancel()
+		<-time.After(10 * time.Minute)
+		c, _ = open(t, s)
+		echo(t, c)
+		c.Close()
+		if n.far[nextAt].dials.Load() == 0 {
+			t.Error("the new address was not used")
+		}
+	})
+}
+
+// A bridge that works is asked, and the system is not.
+func TestNameThroughBridge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNamed(t)
+		cfg := n.config(config.PickFirst, "a", namedAt)
+		cfg.Routes = append(cfg.Routes, &config.Route{Via: cfg.Bridges[1:], Pick: config.PickFirst})
+		s := n.apply(cfg)
+		c, _ := open(t, s) // over a
+		defer c.Close()
+		answer := "192.0.2.31\n"
+		n.far["a"].names.Store(&answer)
+		over, err := s.Open(t.Context(), s.Route(1), example)
+		if err != nil {
+			t.Fatal(err)
+		}
+		echo(t, over)
+		over.Close()
+		if n.asked != 0 || n.far[nextAt].dials.Load() == 0 {
+			t.Errorf("the system was asked %d times", n.asked)
+		}
+		// It works no more, nor does the system: what was known before is used.
+		n.system = func() ([]netip.Addr, error) { return nil, errLookup }
+		answer = "nonsense"
+		<-time.After(time.Hour)
+		n.far[nextAt].reset()
+		over, err = s.Open(t.Context(), s.Route(1), example)
+		if err != nil {
+			t.Fatal(err)
+		}
+		over.Close()
+		if n.asked == 0 {
+			t.Error("the system was not asked")
+		}
+	})
+}
+
+// Nobody knows the name.
+func TestNameUnknown(t *testing.T) {
+	for _, err := range []error{errLookup, nil} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNamed(t)
+			n.system = func() ([]netip.Addr, error) { return nil, err }
+			s := n.set(config.PickFirst, namedAt)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if c, err := s.Open(ctx, s.Route(0), example); err == nil {
+				c.Close()
+				t.Error("a request was opened")
+			}
+		})
+	}
+}
+
+// One of several addresses works. It comes first from then on.
+func TestNameSeveral(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNamed(t)
+		n.system = func() ([]netip.Addr, error) {
+			return []netip.Addr{netip.MustParseAddr("192.0.2.30"), netip.MustParseAddr("192.0.2.31")}, nil
+		}
+		n.far[firstAt].refuses.Store(true)
+		s := n.set(config.PickFirst, namedAt)
+		for range 5 {
+			c, _ := open(t, s)
+			echo(t, c)
+			c.Close()
+			n.far[nextAt].reset()
+			<-time.After(10 * time.Second)
+		}
+		if dials := n.far[firstAt].dials.Load(); dials > 2 { // two connections may have begun at the same time
+			t.Errorf("%d dials of the address that does not work", dials)
+		}
+	})
+}
+
+// With an upstream proxy, the proxy looks names up and nobody else.
+func TestNameNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNamed(t)
+		cfg := n.config(config.PickFirst, namedAt)
+		proxied := *cfg.Bridges[0].PT
+		proxied.Proxy = "socks5://192.0.2.1:1080"
+		cfg.Bridges[0].PT = &proxied
+		n.far[namedAt] = newFar()
+		s := n.apply(cfg)
+		c, _ := open(t, s)
+		echo(t, c)
+		c.Close()
+		if n.asked != 0 {
+			t.Errorf("the system was asked %d times", n.asked)
+		}
+	})
+}
