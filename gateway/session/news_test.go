@@ -263,3 +263,14 @@ func TestOnlyBegins(t *testing.T) {
 		})
 	}
 }
+
+// News that a lost carrier had are said again, also in a session whose streams end with it.
+func TestNewsAgain(t *testing.T) {
+	b := frame{kind: frameNews, id: 7}.append(nil)
+	for _, resume := range []bool{true, false} {
+		out, lost, err := missing(carrier.Piece{B: b}, 0, resume)
+		if string(out) != string(b) || len(lost) != 0 || err != nil {
+			t.Errorf("resume %v: %q, %v, %v", resume, out, lost, err)
+		}
+	}
+}
