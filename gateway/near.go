@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -96,6 +97,9 @@ func (r *router) Dial(ctx context.Context, t routes.Target) (stream.Conn, error)
 }
 
 func (r *router) open(ctx context.Context, v *view, t routes.Target) (stream.Conn, error) {
+	if strings.HasSuffix(t.Name, destination.Inside) {
+		return nil, answer.Errorf(answer.Blocked, "a name of ptgate's own, which is no destination of programs")
+	}
 	m, ok := v.cfg.Table.Lookup(t)
 	if t.Addr.IsValid() && exit.Public(t.Addr) && v.cfg.Table.HasNames() && (!ok || !v.cfg.Table.Pattern(m).IsNet()) {
 		r.bare()

@@ -240,6 +240,11 @@ func isNumber(label string) bool {
 	return true
 }
 
+// Inside is the end of the names of services that an exit has for gateways, such as package
+// measure. No host can have such a name (RFC 6761 section 6.4). A gateway asks for them by
+// itself, and never for a program: what they answer may be the secrets of a bridge.
+const Inside = ".ptgate.invalid"
+
 // Format prints a target as Parse reads it.
 func Format(t routes.Target) string {
 	if t.Addr.IsValid() {

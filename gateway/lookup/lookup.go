@@ -13,10 +13,12 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"ptgate/gateway/destination"
 )
 
 // Suffix is what follows the name in question.
-const Suffix = ".lookup.ptgate.invalid"
+const Suffix = ".lookup" + destination.Inside
 
 // Most is how many addresses an answer has at most.
 const Most = 16

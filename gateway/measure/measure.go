@@ -11,11 +11,13 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"ptgate/gateway/destination"
 )
 
 // Name and Port are the destination.
 const (
-	Name = "measure.ptgate.invalid"
+	Name = "measure" + destination.Inside
 	Port = 1
 )
 

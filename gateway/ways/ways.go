@@ -30,11 +30,12 @@ import (
 	"time"
 
 	"ptgate/adapter"
+	"ptgate/gateway/destination"
 )
 
 // Name and Port are the destination.
 const (
-	Name = "ways.ptgate.invalid"
+	Name = "ways" + destination.Inside
 	Port = 1
 )
 
