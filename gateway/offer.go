@@ -98,7 +98,7 @@ func BridgeLine(s *config.Serve, a serve.Announced) (line, remark string, err er
 		case err != nil:
 			return "", "", fmt.Errorf("%s announces the address %q: %w", s.Transport, a.Address, err)
 		case net.ParseIP(host).IsUnspecified():
-			addr = "YOUR-PUBLIC-ADDRESS:" + port
+			addr = config.YourAddress + ":" + port
 			remark = fmt.Sprintf("%s listens on all addresses: which one do clients dial? Set it as  public = \"HOST:%s\"  in its [[serve]]", s.Transport, port)
 		}
 	}

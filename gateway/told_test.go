@@ -43,6 +43,22 @@ func refuses(t testing.TB, addr string) {
 	}
 }
 
+// A program gets nothing of what a server has for gateways, such as its bridge lines.
+func TestWaysInside(t *testing.T) {
+	server := start(t, "server", strings.Replace(fmt.Sprintf(farEnd, ""), `"127.0.0.1:0"`, fmt.Sprintf("%q", freeAddr(t)), 1))
+	near := start(t, "client", fmt.Sprintf(nearEnd, bridge(server)))
+	roundTrip(t, mustAsk(t, near, origin(t, echo)), 10)
+	for _, to := range []string{"ways.ptgate.invalid:1", "WAYS.ptgate.invalid.:1", "measure.ptgate.invalid:1", "localhost.lookup.ptgate.invalid:80"} {
+		c, err := ask(t, near, to)
+		if err == nil || !strings.Contains(err.Error(), "0x02") {
+			t.Errorf("%s: %v", to, err)
+		}
+		if err == nil {
+			c.Close()
+		}
+	}
+}
+
 // A server moves to another port, while a client uses it and while it does not. The client,
 // which knew the old one only, goes on, and also after its restart.
 func TestMoved(t *testing.T) {
@@ -82,8 +98,11 @@ func TestMoved(t *testing.T) {
 	roundTrip(t, mustAsk(t, near, o), 1<<16)
 	near.stop()
 
-	name := filepath.Join(near.path+".state", "ways.json")
-	if info, err := os.Stat(name); err != nil || runtime.GOOS != "windows" && info.Mode() != 0o600 {
+	notes, _ := filepath.Glob(filepath.Join(near.path+".state", "ways-*.json"))
+	if len(notes) != 1 {
+		t.Fatalf("notes %q", notes)
+	}
+	if info, err := os.Stat(notes[0]); err != nil || runtime.GOOS != "windows" && info.Mode() != 0o600 {
 		t.Errorf("%v, %v", info, err)
 	}
 	again := startAt(t, near.path, text)

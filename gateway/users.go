@@ -92,8 +92,7 @@ const usageEvery = time.Minute
 // usagePath is the file in the state directory with what the users of a configuration file
 // have used. It is named as the control socket is.
 func usagePath(stateDir, config string) string {
-	id := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(control.Path(stateDir, config)), "control-"), ".sock")
-	return filepath.Join(stateDir, "usage-"+id+".json")
+	return filepath.Join(stateDir, "usage-"+control.ID(config)+".json")
 }
 
 // readUsage reads that file. What can't be read is none.

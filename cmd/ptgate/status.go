@@ -221,7 +221,7 @@ func printStatus(out io.Writer, s *gateway.Status) {
 	for _, b := range s.Bridges {
 		more := []string{b.State}
 		if b.Told {
-			more = append(more, "its server has told of it")
+			more = append(more, "learned from its server")
 		}
 		if !b.Detached.IsZero() {
 			more = append(more, "streams wait for a carrier since "+b.Detached.Format(time.TimeOnly))

@@ -64,6 +64,7 @@ func TestPage(t *testing.T) {
 		Bridges: []bridges.Status{
 			{Name: "tokyo", Transport: "obfs4", State: "up", RTT: 84 * time.Millisecond, Learned: []budget.Learned{{Text: "the network stops a connection after about 16KiB"}}},
 			{Name: "<b>paris</b>", Transport: "webtunnel", State: "resting", Reason: "refused", Verdict: &doctor.Verdict{Says: "port closed", Itself: "the bridge rests", Next: "is the server running?"}},
+			{Name: "tokyo+webtunnel", Transport: "webtunnel", State: "idle", Told: true},
 		},
 		Routes: []RouteStatus{{Route: 1, Line: 6, Action: "via", Via: []string{"tokyo", "paris"}, Pick: "fastest", Ready: true}, {Route: 2, Line: 9, Action: "via", Via: []string{"<b>paris</b>"}},
 			{Route: 3, Line: 12, Action: "direct", Ready: true}, {Route: 4, Line: 15, Action: "block", Ready: true}},
@@ -76,7 +77,7 @@ func TestPage(t *testing.T) {
 	p.book.Add(outcome.ExitRefused, outcome.By("unreachable"))
 	p.book.Add(outcome.BridgeRecovered, outcome.By("tokyo")) // no trouble
 	_, body := p.get(t, "/?name=www.example.com:80")
-	for _, want := range []string{"works, 84 ms; works around 1 limit of the network", "By obfs4.", "The network stops a connection after about 16KiB.", "&lt;b&gt;paris&lt;/b&gt;", "resting: refused", "Port closed. The bridge rests.", "Is the server running?",
+	for _, want := range []string{"works, 84 ms; works around 1 limit of the network", "By obfs4.", "learned from its server: no file has it", "The network stops a connection after about 16KiB.", "&lt;b&gt;paris&lt;/b&gt;", "resting: refused", "Port closed. The bridge rests.", "Is the server running?",
 		"tokyo, paris (the fastest)", "no bridge works", "directly, without a bridge", "nowhere: blocked", "alice", "3 h ago", "5.0 MiB", "obfs4 at 0.0.0.0:443", "Old bridge lines are good until 2030-01-02 03:04.", "box abcd",
 		"Requests of programs got an error for an answer.", "1 s ago, 2 times; front http, reason blocked",
 		"<th scope=\"row\">unreachable</th>", "via tokyo (obfs4, exit)", "by route 1 at line 7", "http://localhost/proxy.pac", "curl -x socks5h://127.0.0.1:1080", "v1.2", "Not all routes work", "There is no way to the destination from this server.",

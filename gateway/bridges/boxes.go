@@ -67,18 +67,6 @@ func (b *boxes) load(dir string) {
 	}
 }
 
-// has tells whether a bridge leads to a box, in hex.
-func (b *boxes) has(box string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, known := range b.known {
-		if known == box {
-			return true
-		}
-	}
-	return false
-}
-
 // get returns the box of a bridge; zero: it is not known.
 func (b *boxes) get(mark string) (box session.Box) {
 	b.mu.Lock()

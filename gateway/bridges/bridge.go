@@ -115,6 +115,7 @@ func (b *Bridge) met(before, now session.Box) {
 		return
 	}
 	b.m.spawn(b.m.boxes.write) // the session's lock is held here
+	b.m.retell.Store(true)
 	if before == (session.Box{}) {
 		return
 	}

@@ -46,13 +46,14 @@ type Manager struct {
 	// Direct returns an error if a connection from here may not go to an address; private:
 	// only if it would come back to this process. Nil: no way that a box tells of is used.
 	Direct func(a netip.AddrPort, private bool) error
-	// Told is called when a box has told of other ways than before: Apply then gives a Set with
-	// them. Nil: it is not called.
+	// Told is called when there may be other ways that boxes have told of than before: Apply
+	// then gives a Set with them. Nil: no box is asked.
 	Told func()
 
 	private atomic.Bool // log.private of the newest configuration
 	boxes   boxes
 	told    told
+	retell  atomic.Bool // a bridge leads to another box than was known
 
 	ctx  context.Context // ends when the manager is closed
 	stop context.CancelFunc
@@ -83,7 +84,7 @@ func NewManager(exe string, book *outcome.Book, log *slog.Logger) *Manager {
 	m.lookupHost = func(ctx context.Context, host string) ([]netip.Addr, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	}
-	m.boxes.log, m.told.boxes = log, &m.boxes
+	m.boxes.log, m.told.log = log, log
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	m.spawn(m.maintain)
 	return m
@@ -169,7 +170,7 @@ func (m *Manager) Apply(cfg *config.Config) *Set {
 	m.private.Store(cfg.Log.Private)
 	m.memory.Limit(cfg.Limits.Memory, cfg.Limits.ClientMemory)
 	m.boxes.load(cfg.StateDir)
-	m.told.load(cfg.StateDir)
+	m.told.load(cfg)
 	cfg = m.withTold(cfg)
 	s.cfg = cfg
 	kept := m.keep(cfg)
@@ -314,7 +315,8 @@ func (m *Manager) retire(b *Bridge, drain time.Duration) {
 	m.release(b.pt.Load())
 }
 
-// maintain closes carriers that are not needed, and forgets old learned destinations.
+// maintain closes carriers that are not needed, and forgets old learned destinations. It asks
+// for another Set after a bridge has led to another box.
 func (m *Manager) maintain() {
 	t := time.NewTicker(5 * time.Second)
 	defer t.Stop()
@@ -323,6 +325,9 @@ func (m *Manager) maintain() {
 		case <-m.ctx.Done():
 			return
 		case <-t.C:
+		}
+		if m.retell.Swap(false) && m.Told != nil {
+			m.Told() // the ways to it may be known, and those to the other one are of no use
 		}
 		m.mu.Lock()
 		all := m.bridges

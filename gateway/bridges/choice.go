@@ -210,8 +210,10 @@ func choose(via []*Bridge, pick config.Pick) []*Bridge {
 		}
 	}
 	now := time.Now()
+	// While what the user wrote works, nobody needs to know whether another way works again.
+	works := slices.ContainsFunc(cs, func(c candidate) bool { return !c.told && !c.v.resting })
 	for _, c := range cs {
-		if c.v.resting && now.After(c.v.until) {
+		if c.v.resting && now.After(c.v.until) && !(c.told && works) {
 			c.b.tryAgain()
 		}
 	}

@@ -1,14 +1,20 @@
 package bridges
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"ptgate/gateway/config"
+	"ptgate/gateway/doctor"
 )
 
 // named is a world with a bridge "n" at a name, beside "a". The system gives the addresses of
@@ -127,6 +133,91 @@ func TestNameUnknown(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A far end that knows that there is no such name is believed, and the system is not asked.
+// Addresses of the far end's own network are no answer.
+func TestNameAnswers(t *testing.T) {
+	for answer, asks := range map[string]bool{"": false, "10.0.0.1\n": true, "127.0.0.1\n::1\n": true, "nonsense": true, "10.0.0.1\n192.0.2.31\n": false} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNamed(t)
+			cfg := n.config(config.PickFirst, "a", namedAt)
+			cfg.Routes = append(cfg.Routes, &config.Route{Via: cfg.Bridges[1:], Pick: config.PickFirst})
+			s := n.apply(cfg)
+			c, _ := open(t, s) // over a
+			defer c.Close()
+			n.far["a"].names.Store(&answer)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			over, err := s.Open(ctx, s.Route(1), example)
+			if err == nil {
+				over.Close()
+			}
+			if (err == nil) != (answer != "") || (n.asked > 0) != asks {
+				t.Errorf("%q: the system was asked %d times, %v", answer, n.asked, err)
+			}
+			if answer == "" && doctor.Diagnose(doctor.Case{Err: err}).Kind != doctor.Names {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// It is said once that the system is asked, without the name.
+func TestNameSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNamed(t)
+		var log bytes.Buffer
+		n.m.log = slog.New(slog.NewTextHandler(&log, nil))
+		n.system = func() ([]netip.Addr, error) {
+			return nil, &net.DNSError{Err: "no such host", Name: "home.example.net", IsNotFound: true}
+		}
+		cfg := n.config(config.PickFirst, namedAt)
+		cfg.Bridges[0].Name, cfg.Log.Private = "home", true
+		s := n.apply(cfg)
+		for range 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			if c, err := s.Open(ctx, s.Route(0), example); err == nil {
+				c.Close()
+			}
+			cancel()
+			<-time.After(time.Minute)
+		}
+		if v := s.bridge("home").Status().Verdict; v == nil || v.Kind != doctor.Names {
+			t.Errorf("%+v", v)
+		}
+		if strings.Count(log.String(), "the system looks up the name") != 1 || strings.Contains(log.String(), "example.net") {
+			t.Errorf("the log: %s", &log)
+		}
+	})
+}
+
+// An address from which nothing comes back does not keep the others from being used. No more
+// of them are used than make sense.
+func TestNameFiltered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNamed(t)
+		n.system = func() ([]netip.Addr, error) {
+			all := []netip.Addr{netip.MustParseAddr("192.0.2.30"), netip.MustParseAddr("192.0.2.31")}
+			return append(all, slices.Repeat(all[:1], 1000)...), nil
+		}
+		n.far[firstAt].block(true)
+		s := n.set(config.PickFirst, namedAt)
+		for range 3 {
+			begun := time.Now()
+			c, _ := open(t, s)
+			echo(t, c)
+			c.Close()
+			if took := time.Since(begun); took > 2*addrStagger {
+				t.Errorf("after %v", took)
+			}
+			n.far[nextAt].reset()
+			<-time.After(time.Minute)
+		}
+		if addrs, _ := s.all[0].name.known("home.example.net"); len(addrs) != mostAddrs || addrs[0].String() != "192.0.2.31" {
+			t.Errorf("%v", addrs)
+		}
+	})
 }
 
 // One of several addresses works. It comes first from then on.

@@ -2,11 +2,12 @@ package bridges
 
 import (
 	"context"
-	"crypto/ed25519"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
@@ -22,6 +23,7 @@ import (
 	"ptgate/adapter/builtin"
 	"ptgate/adapter/durable"
 	"ptgate/gateway/config"
+	"ptgate/gateway/control"
 	"ptgate/gateway/redact"
 	"ptgate/gateway/session"
 	"ptgate/gateway/ways"
@@ -34,90 +36,169 @@ import (
 // So a box can add ways to itself and to nobody else. It may not lead its clients into
 // their own network either: see mayTell.
 
-// toldFile has the lists of ways in the state directory, by the box in hex.
-const toldFile = "ways.json"
-
-// maxTold is how many boxes may have a list in the file.
-const maxTold = 256
+const (
+	// maxTold is how many boxes may have a list.
+	maxTold = 256
+	// toldFor is how long a list is used that its box has not confirmed. All its ways are
+	// bad then.
+	toldFor = 90 * 24 * time.Hour
+	// heardEvery is how often it is noted that a box has confirmed its list.
+	heardEvery = 24 * time.Hour
+)
 
 // told keeps the lists of ways that boxes have given, over restarts.
 type told struct {
-	boxes *boxes // those that are known; a list of another one is not kept
-	file  sync.Mutex
+	log  *slog.Logger
+	file sync.Mutex // held while the file is written; taken before mu
 
 	mu    sync.Mutex
-	dir   string            // where the file is; "": nowhere
-	texts map[string]string // as they were signed, by the box; the map is never changed
+	name  string                 // the file; "": there is none
+	lists map[session.Box]toldBy // the map is never changed
 }
 
-// load reads the file of a state directory, once. A file that can't be read is as good as
-// none: the boxes tell again.
-func (t *told) load(dir string) {
+// A toldBy is what one box has told.
+type toldBy struct {
+	Text  string    `json:"text"`  // the list as it was signed
+	Heard time.Time `json:"heard"` // when the box has last said that it is its newest
+
+	list ways.List
+}
+
+// toldPath is the file in the state directory with what boxes have told the ptgate that runs
+// this configuration.
+func toldPath(cfg *config.Config) string {
+	return filepath.Join(cfg.StateDir, "ways-"+control.ID(cfg.Path)+".json")
+}
+
+// load reads the file of a configuration, once. What can't be read is as good as not there:
+// the boxes tell again.
+func (t *told) load(cfg *config.Config) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.dir == dir {
+	name := toldPath(cfg)
+	if t.name == name {
 		return
 	}
-	t.dir, t.texts = dir, map[string]string{}
-	text, err := os.ReadFile(filepath.Join(dir, toldFile))
+	t.name, t.lists = name, map[session.Box]toldBy{}
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	var all map[string]toldBy
+	if err == nil {
+		err = json.Unmarshal(text, &all)
+	}
+	for key, x := range all {
+		var box session.Box
+		if n, e := hex.Decode(box[:], []byte(key[:min(len(key), 2*len(box))])); e != nil || n != len(box) || len(key) != 2*n {
+			err = errors.New("a name in it is no box")
+			continue
+		}
+		list, e := ways.Open(box[:], []byte(x.Text))
+		if e != nil {
+			err = e
+			continue
+		}
+		x.list = list
+		t.lists[box] = x
+	}
 	if err != nil {
-		return
-	}
-	if err := json.Unmarshal(text, &t.texts); err != nil || t.texts == nil {
-		t.texts = map[string]string{}
-		t.boxes.log.Warn("the file of ways that servers told of can't be read: they tell again", "file", toldFile)
+		t.log.Warn("what servers have told of the ways to them can't be read, all of it or a part: they tell again", "file", filepath.Base(name), "error", adapter.WithoutAddresses(err))
 	}
 }
 
-// get returns the list of a box. It has no serial if there is none.
+// get returns the list of a box. It has no serial if there is none, or one that is too old.
 func (t *told) get(box session.Box) ways.List {
 	t.mu.Lock()
-	text := t.texts[hex.EncodeToString(box[:])]
-	t.mu.Unlock()
-	list, err := ways.Open(ed25519.PublicKey(box[:]), []byte(text))
-	if err != nil {
-		return ways.List{}
+	defer t.mu.Unlock()
+	if x := t.lists[box]; time.Since(x.Heard) < toldFor {
+		return x.list
 	}
-	return list
+	return ways.List{}
 }
 
 // set keeps a text with the list of a box, and writes the file. changed: it is a newer list
 // than the one before.
 func (t *told) set(box session.Box, text []byte) (list ways.List, changed bool, err error) {
-	if list, err = ways.Open(ed25519.PublicKey(box[:]), text); err != nil {
+	if list, err = ways.Open(box[:], text); err != nil {
 		return list, false, err
 	}
-	t.file.Lock()
-	defer t.file.Unlock()
-	if list.Serial <= t.get(box).Serial {
+	before := t.get(box)
+	if list.Serial < before.Serial {
+		return list, false, errors.New("the list of ways is older than the one that is known")
+	}
+	if list.Serial == before.Serial {
 		return list, false, nil
 	}
 	t.mu.Lock()
-	texts := maps.Clone(t.texts)
-	t.mu.Unlock()
-	if texts == nil {
-		texts = map[string]string{}
-	}
-	maps.DeleteFunc(texts, func(box, _ string) bool { return !t.boxes.has(box) })
-	if len(texts) >= maxTold {
+	if _, known := t.lists[box]; !known && len(t.lists) >= maxTold {
+		t.mu.Unlock()
 		return list, false, errors.New("too many boxes have told of ways")
 	}
-	texts[hex.EncodeToString(box[:])] = string(text)
-	t.mu.Lock()
-	t.texts = texts
-	dir := t.dir
+	t.put(box, toldBy{string(text), time.Now(), list})
 	t.mu.Unlock()
-	if dir == "" {
-		return list, true, nil
+	t.write()
+	return list, true, nil
+}
+
+// put changes the list of a box. The caller holds mu.
+func (t *told) put(box session.Box, x toldBy) {
+	lists := maps.Clone(t.lists)
+	if lists == nil {
+		lists = map[session.Box]toldBy{}
 	}
-	file, err := json.MarshalIndent(texts, "", "  ")
+	lists[box] = x
+	t.lists = lists
+}
+
+// heard notes that a box has confirmed its list.
+func (t *told) heard(box session.Box) {
+	t.mu.Lock()
+	x, known := t.lists[box]
+	news := known && time.Since(x.Heard).Abs() > heardEvery
+	if news {
+		x.Heard = time.Now()
+		t.put(box, x)
+	}
+	t.mu.Unlock()
+	if news {
+		t.write()
+	}
+}
+
+// keep forgets the lists of all boxes but those, and what is too old. It tells whether the
+// file has to be written.
+func (t *told) keep(boxes map[session.Box]bool) (changed bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	lists := maps.Clone(t.lists)
+	maps.DeleteFunc(lists, func(box session.Box, x toldBy) bool { return !boxes[box] || time.Since(x.Heard) >= toldFor })
+	changed = len(lists) != len(t.lists)
+	t.lists = lists
+	return changed
+}
+
+// write writes the file. It takes as long as the disk does.
+func (t *told) write() {
+	t.file.Lock()
+	defer t.file.Unlock()
+	t.mu.Lock()
+	name, lists := t.name, t.lists // which is never changed
+	t.mu.Unlock()
+	if name == "" {
+		return
+	}
+	all := map[string]toldBy{}
+	for box, x := range lists {
+		all[hex.EncodeToString(box[:])] = x
+	}
+	text, err := json.MarshalIndent(all, "", "  ")
 	if err == nil {
-		err = durable.WriteFile(filepath.Join(dir, toldFile), append(file, '\n'), 0o600)
+		err = durable.WriteFile(name, append(text, '\n'), 0o600)
 	}
 	if err != nil {
-		t.boxes.log.Warn("the ways that a server told of can't be written down", "file", toldFile, "error", err)
+		t.log.Warn("what servers have told of the ways to them can't be written down", "file", filepath.Base(name), "error", err)
 	}
-	return list, true, nil
 }
 
 // A said is what a box has said of its list.
@@ -145,10 +226,15 @@ const (
 	askQuiet = time.Hour
 	// askLimit is how long the box may take.
 	askLimit = time.Minute
+	// asks is how often the box is asked for one list if there is no answer, or a wrong one.
+	asks = 5
 )
 
 // news gets the list of a box that says it has one with this serial. It does not wait.
 func (b *Bridge) news(box session.Box, serial uint64) {
+	if b.m.Told == nil {
+		return // nobody would use it
+	}
 	b.asks.said.Store(&said{box, serial})
 	if !b.asks.busy.Swap(true) && !b.m.spawn(b.ask) {
 		b.asks.busy.Store(false)
@@ -158,12 +244,16 @@ func (b *Bridge) news(box session.Box, serial uint64) {
 // ask gets the newest list, and again if there are newer ones by then.
 func (b *Bridge) ask() {
 	a := &b.asks
-	for {
+	for failed := 0; ; {
 		if time.Since(a.last) > askQuiet {
 			a.pause = firstAsk
 		}
 		asked := a.said.Load()
-		b.askWays(asked.box, asked.serial)
+		if b.askWays(asked.box, asked.serial) {
+			failed = 0
+		} else {
+			failed++
+		}
 		t := time.NewTimer(a.pause)
 		a.last, a.pause = time.Now(), min(2*a.pause, lastAsk)
 		select {
@@ -172,20 +262,25 @@ func (b *Bridge) ask() {
 			t.Stop()
 			return // and stays busy
 		}
-		if a.said.Load() == asked {
+		switch {
+		case a.said.Load() != asked:
+			failed = 0
+		case failed == 0 || failed == asks:
 			a.busy.Store(false)
 			if a.said.Load() == asked || a.busy.Swap(true) {
 				return
 			}
+			failed = 0
 		}
 	}
 }
 
-// askWays asks the box for its list, and keeps it.
-func (b *Bridge) askWays(box session.Box, serial uint64) {
+// askWays asks the box for its list, and keeps it. ok: the list is here.
+func (b *Bridge) askWays(box session.Box, serial uint64) (ok bool) {
 	if b.m.told.get(box).Serial >= serial {
+		b.m.told.heard(box)
 		b.session.Has(box, serial)
-		return
+		return true
 	}
 	ctx, cancel := context.WithTimeout(b.ctx, askLimit)
 	defer cancel()
@@ -197,15 +292,14 @@ func (b *Bridge) askWays(box session.Box, serial uint64) {
 	}
 	if err != nil {
 		b.m.log.Debug("the ways to a server are not known", "bridge", b.Name(), "error", redact.Text(err, b.m.private.Load()))
-		return
+		return false
 	}
 	if changed {
 		b.m.log.Info("the server has told of the ways to it", "bridge", b.Name(), "ways", len(list.Lines))
-		if b.m.Told != nil {
-			b.m.Told()
-		}
+		b.m.Told()
 	}
 	b.session.Has(box, list.Serial)
+	return true
 }
 
 func (b *Bridge) readWays(ctx context.Context) ([]byte, error) {
@@ -218,34 +312,37 @@ func (b *Bridge) readWays(ctx context.Context) ([]byte, error) {
 }
 
 // withTold returns cfg with a bridge for each way that boxes have told of. Those come behind
-// all others, in the list and in the routes.
+// all others, in the list and in the routes. What boxes have told to which no bridge of cfg
+// leads is forgotten.
 func (m *Manager) withTold(cfg *config.Config) *config.Config {
-	type group struct{ box, user, password string }
-	type family struct {
-		box     session.Box
-		written []*config.Bridge // the bridges that lead there
+	type group struct {
+		box            session.Box
+		user, password string
 	}
 	var order []group
-	families := map[group]*family{}
+	families := map[group][]*config.Bridge{} // the bridges that lead there, as the user wrote them
+	boxes := map[session.Box]bool{}
 	for _, bc := range cfg.Bridges {
 		box := m.boxes.get(markOf(bc))
 		if bc.Far != config.FarExit || box == (session.Box{}) {
 			continue
 		}
-		g := group{string(box[:]), bc.User, bc.Password}
+		boxes[box] = true
+		g := group{box, bc.User, bc.Password}
 		if families[g] == nil {
-			families[g] = &family{box: box}
 			order = append(order, g)
 		}
-		families[g].written = append(families[g].written, bc)
+		families[g] = append(families[g], bc)
+	}
+	if m.told.keep(boxes) {
+		m.spawn(m.told.write) // mu is held here
 	}
 	with := *cfg
 	with.Bridges, with.Routes = slices.Clone(cfg.Bridges), slices.Clone(cfg.Routes)
 	for _, g := range order {
-		f := families[g]
 		var more []*config.Bridge
-		for _, line := range m.told.get(f.box).Lines {
-			bc := m.toldBridge(cfg, f.written, f.box, line)
+		for _, line := range m.told.get(g.box).Lines {
+			bc := m.toldBridge(cfg, families[g], g.box, line)
 			if bc != nil && !slices.ContainsFunc(more, func(x *config.Bridge) bool { return markOf(x) == markOf(bc) }) {
 				bc.Name = freeName(with.Bridges, bc.Name)
 				more = append(more, bc)
@@ -256,7 +353,7 @@ func (m *Manager) withTold(cfg *config.Config) *config.Config {
 			continue
 		}
 		for i, r := range with.Routes {
-			if slices.ContainsFunc(r.Via, func(bc *config.Bridge) bool { return slices.Contains(f.written, bc) }) {
+			if slices.ContainsFunc(r.Via, func(bc *config.Bridge) bool { return slices.Contains(families[g], bc) }) {
 				longer := *r
 				longer.Via = append(slices.Clone(r.Via), more...)
 				with.Routes[i] = &longer
@@ -285,87 +382,111 @@ func (m *Manager) toldBridge(cfg *config.Config, written []*config.Bridge, box s
 	bc := *written[0]
 	bc.Name += "+" + l.Transport
 	bc.Transport, bc.Address, bc.Args = l.Transport, l.Addr, l.Args
-	bc.Told = string(box[:])
-	row, _ := builtin.Lookup(l.Transport)
-	bc.PT = programFor(cfg, row, l.Transport)
-	if bc.PT == nil || len(row.Args.Check(l.Args, true)) > 0 ||
-		slices.ContainsFunc(cfg.Bridges, func(x *config.Bridge) bool { return markOf(x) == markOf(&bc) }) {
-		return nil
-	}
-	for _, x := range written {
-		bc.ToldHosts = append(bc.ToldHosts, hostOf(x))
-	}
-	if err := m.mayTell(&bc); err != nil {
+	bc.Told, bc.Written = string(box[:]), written
+	row, known := builtin.Lookup(l.Transport)
+	bc.PT = programFor(cfg, row, &bc)
+	wrote := func(yes func(*config.Bridge) bool) bool { return slices.ContainsFunc(cfg.Bridges, yes) }
+	switch {
+	case bc.PT == nil, len(row.Args.Check(l.Args, true)) > 0,
+		wrote(func(x *config.Bridge) bool { return markOf(x) == markOf(&bc) }),
+		// Nobody knows where the args of such a program may lead.
+		!known && !wrote(func(x *config.Bridge) bool { return x.Transport == bc.Transport && argsOf(x) == argsOf(&bc) }),
+		m.mayTell(&bc) != nil:
 		return nil
 	}
 	return &bc
 }
 
-// programFor is the program for a transport: one that the configuration has, or this one.
-func programFor(cfg *config.Config, row *builtin.Transport, transport string) *config.PT {
+// programFor is the program for a bridge that was told of: one that the configuration has,
+// or this one.
+func programFor(cfg *config.Config, row *builtin.Transport, bc *config.Bridge) *config.PT {
 	for _, p := range cfg.PTs {
-		if slices.Contains(p.Transports, transport) {
+		if slices.Contains(p.Transports, bc.Transport) {
 			return p
 		}
 	}
 	for _, b := range cfg.Bridges {
-		if b.Transport == transport {
+		if b.Transport == bc.Transport {
 			return b.PT
 		}
 	}
-	if row.Inside() && row.Client {
-		return &config.PT{Name: transport, Transports: []string{transport}}
+	if !row.Inside() || !row.Client {
+		return nil
 	}
-	return nil
+	pt := &config.PT{Name: bc.Transport, Transports: []string{bc.Transport}}
+	if from := bc.Written[0].PT; from != nil { // the same way out of this machine
+		pt.Proxy, pt.BindV4, pt.BindV6 = from.Proxy, from.BindV4, from.BindV6
+	}
+	return pt
 }
 
 // target is the host:port that a bridge's connections go to; "": the args do not tell.
 func target(b *config.Bridge) string {
 	row, _ := builtin.Lookup(b.Transport)
 	if !row.Placeholder {
-		return b.Address
+		return strings.ToLower(b.Address)
 	}
 	web, ok := builtin.WebOf(b.Transport, b.Args)
 	if !ok || row.Polled {
 		return "" // or there may be several
 	}
-	return web.Addr
+	return strings.ToLower(web.Addr)
 }
 
-// hostOf is the host of target.
-func hostOf(b *config.Bridge) string {
-	host, _, err := net.SplitHostPort(target(b))
+// hostOf is the host of a target; "": there is none.
+func hostOf(target string) string {
+	host, _, err := net.SplitHostPort(target)
 	if err != nil {
 		return ""
 	}
-	return strings.ToLower(host)
+	return host
 }
 
-var errTold = adapter.Constant("the server has told of a way that leads elsewhere than to a public address")
+var errTold = adapter.Constant("the server has told of a way that may not be used")
 
-// mayTell returns an error if a box may not have its clients use a way: to an address that
-// is not public, or is one of this machine. The host that the user wrote for the same box
-// may be anything but a listener of this process. A name is checked when it was looked up,
-// which only a transport inside this process does.
+// mayTell returns an error if a box may not have its clients use a way. They would show
+// their address to the box, or leave this machine by another way, where the user took care
+// that they do not; or the way leads to an address that mayDial does not allow. A name that
+// the user has not written for the same box is checked when a transport inside this process
+// has looked it up. No other way leads to such a name.
 func (m *Manager) mayTell(b *config.Bridge) error {
 	to := target(b)
-	host, _, err := net.SplitHostPort(to)
-	if err != nil || m.Direct == nil {
+	host := hostOf(to)
+	hidden := !slices.ContainsFunc(b.Written, func(x *config.Bridge) bool { return target(x) != "" })
+	detour := slices.ContainsFunc(b.Written, func(x *config.Bridge) bool {
+		return x.PT.Proxy != b.PT.Proxy || x.PT.BindV4 != b.PT.BindV4 || x.PT.BindV6 != b.PT.BindV6
+	})
+	if m.Direct == nil || host == "" || hidden || detour {
 		return errTold
 	}
 	if a, err := netip.ParseAddrPort(to); err == nil {
 		return m.mayDial(b, a)
 	}
+	_, err := netip.ParseAddr(host)
 	row, _ := builtin.Lookup(b.Transport)
-	if _, err := netip.ParseAddr(host); err == nil || !row.Placeholder || !inside(b.PT, b.Transport) {
+	checked := row.Placeholder && inside(b.PT, b.Transport) && b.PT.Proxy == ""
+	if err == nil || !checked && (row.Placeholder || !wroteHost(b)) {
 		return errTold
 	}
 	return nil
 }
 
-// mayDial returns an error if a bridge that was told of may not lead to an address.
+// wroteHost tells whether the user wrote the host of a way for the same box.
+func wroteHost(b *config.Bridge) bool {
+	return slices.ContainsFunc(b.Written, func(x *config.Bridge) bool { return hostOf(target(x)) == hostOf(target(b)) })
+}
+
+// mayDial returns an error if a bridge that was told of may not lead to an address: one that
+// is not public, or that is of this machine. At the host that the user wrote for the same box
+// it may be any, but for a listener of this process. What a web server gets is a request that
+// makes sense to others, too: if it is not public, the user must have written its port as well.
 func (m *Manager) mayDial(b *config.Bridge, a netip.AddrPort) error {
-	if m.Direct(a, slices.Contains(b.ToldHosts, hostOf(b))) != nil {
+	row, _ := builtin.Lookup(b.Transport)
+	private := wroteHost(b)
+	if row.Placeholder {
+		private = slices.ContainsFunc(b.Written, func(x *config.Bridge) bool { return target(x) == target(b) })
+	}
+	if m.Direct(a, private) != nil {
 		return errTold
 	}
 	return nil

@@ -3,6 +3,8 @@ package bridges
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"net/netip"
@@ -10,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,11 +43,12 @@ func toldWorld(t testing.TB) (w *world, sets func() *Set) {
 	w.far[moved].end()
 	w.far[moved].begin(w.far["a"].key)
 	w.m.Direct = func(netip.AddrPort, bool) error { return nil }
-	now := w.set(config.PickFirst, "a")
-	w.m.Told = func() { now = w.apply(w.config(config.PickFirst, "a")) }
+	var now atomic.Pointer[Set]
+	now.Store(w.set(config.PickFirst, "a"))
+	w.m.Told = func() { now.Store(w.apply(w.config(config.PickFirst, "a"))) }
 	return w, func() *Set {
 		synctest.Wait()
-		return now
+		return now.Load()
 	}
 }
 
@@ -197,7 +201,11 @@ func TestToldLast(t *testing.T) {
 		c, _ := open(t, set())
 		synctest.Wait()
 		c.Close()
-		w.set(config.PickFirst) // the old bridges end
+		end := func() { // the old bridges end
+			w.set(config.PickFirst)
+			w.m.told.set(w.far["a"].server.Box(), *w.far["a"].ways.Load())
+		}
+		end()
 		for _, pick := range []config.Pick{config.PickFirst, config.PickFastest, config.PickSpread} {
 			s := w.set(pick, "a")
 			order := choose(s.Route(0).via, pick)
@@ -209,11 +217,11 @@ func TestToldLast(t *testing.T) {
 			if order := choose(s.Route(0).via, pick); order[0].Name() != "a" {
 				t.Errorf("%s: %s first, when it is faster", pick, order[0].Name())
 			}
-			s.bridge("a").health.bad(errBlocked)
+			s.bridge("a").health.bad(errBlocked, maxRest)
 			if order := choose(s.Route(0).via, pick); order[0].Name() == "a" {
 				t.Errorf("%s: what does not work is first", pick)
 			}
-			w.set(config.PickFirst)
+			end()
 		}
 	})
 }
@@ -226,7 +234,7 @@ func TestMayTell(t *testing.T) {
 	defer m.Close()
 	box := session.Box{1}
 	m.Direct = func(a netip.AddrPort, private bool) error {
-		if a.Port() == 9050 || !private && !strings.HasPrefix(a.String(), "192.0.2.") {
+		if a.Port() == 9050 || !private && !strings.HasPrefix(a.Addr().Unmap().String(), "192.0.2.") {
 			return errOwn
 		}
 		return nil
@@ -234,6 +242,9 @@ func TestMayTell(t *testing.T) {
 	written := []*config.Bridge{
 		{Name: "home", Transport: "obfs4", Address: "10.0.0.5:443", Far: config.FarExit, User: "u", Password: "p", Carriers: 3},
 		{Name: "web", Transport: "webtunnel", Address: "192.0.2.1:443", Args: adapter.Args{{Key: "url", Value: "https://Home.example.com/x"}}, Far: config.FarExit},
+		{Name: "here", Transport: "obfs4", Address: "127.0.0.1:443", Far: config.FarExit},
+		{Name: "named", Transport: "obfs4", Address: "named.example.com:443", Far: config.FarExit},
+		{Name: "own", Transport: "own", Address: "192.0.2.77:1", Args: adapter.Args{{Key: "k", Value: "v"}}, Far: config.FarExit},
 	}
 	for _, b := range written {
 		b.PT = &config.PT{Name: b.Transport, Transports: []string{b.Transport}}
@@ -247,18 +258,27 @@ func TestMayTell(t *testing.T) {
 		obfs4("10.0.0.5:444"):                                  true,  // the host that the user wrote
 		obfs4("10.0.0.5:9050"):                                 false,
 		obfs4("10.0.0.6:443"):                                  false,
-		obfs4("127.0.0.1:443"):                                 false,
+		obfs4("127.0.0.1:444"):                                 true, // as above
+		obfs4("127.0.0.2:443"):                                 false,
 		obfs4("[::1]:443"):                                     false,
+		obfs4("[::ffff:10.0.0.6]:443"):                         false,
+		obfs4("[fe80::1%eth0]:443"):                            false,
 		obfs4("0.0.0.0:443"):                                   false,
-		obfs4("host.example.com:443"):                          false, // a name is not looked up
+		obfs4("host.example.com:443"):                          false, // a name that the user has not written
+		obfs4("Named.example.com:444"):                         true,
 		"obfs4 192.0.2.9:443 cert=short":                       false,
 		"obfs3 192.0.2.9:443":                                  false, // a program that is not there
 		"unknown 192.0.2.9:443":                                false,
+		"own 192.0.2.9:443 k=v":                                true,
+		"own 192.0.2.9:443":                                    false, // args that the user has not written
+		"own 192.0.2.9:443 k=w":                                false,
 		web + "https://192.0.2.9/y":                            true,
-		web + "https://www.example.com/y":                      true, // checked when it is looked up
-		web + "https://127.0.0.1/y":                            false,
+		web + "https://www.example.com/y":                      true,  // checked when it is looked up
+		web + "https://127.0.0.1/y":                            true,  // the very port that the user wrote
+		web + "http://127.0.0.1:8080/y":                        false, // the host that the user wrote, but what a web server there may do
+		web + "https://10.0.0.5:8443/y":                        false,
 		web + "https://10.0.0.7/y":                             false,
-		web + "https://127.1/y":                                false,
+		web + "https://127.1:8080/y":                           false,
 		web + "https://a/y addr=10.0.0.7:1":                    false,
 		"snowflake 192.0.2.1:443":                              false,
 		"meek_lite 192.0.2.1:443 url=https://www.example.com/": false, // not checked when it connects
@@ -274,14 +294,19 @@ func TestMayTell(t *testing.T) {
 			t.Errorf("%+v", bc)
 		}
 	}
-	// What the name leads to.
-	for url, want := range map[string]bool{"https://home.example.com/y": true, "https://www.example.com/y": false} {
-		bc := m.toldBridge(cfg, written, box, web+url)
+	// What a name leads to.
+	for line, want := range map[string]bool{
+		web + "https://home.example.com/y":      true,
+		web + "https://home.example.com:8080/y": false,
+		web + "https://www.example.com/y":       false,
+		obfs4("named.example.com:444"):          true,
+	} {
+		bc := m.toldBridge(cfg, written, box, line)
 		if got := m.mayDial(bc, netip.MustParseAddrPort("10.0.0.1:443")) == nil; got != want {
-			t.Errorf("%s to a private address: %v, want %v", url, got, want)
+			t.Errorf("%s to a private address: %v, want %v", line, got, want)
 		}
 		if m.mayDial(bc, netip.MustParseAddrPort("10.0.0.1:9050")) == nil || m.mayDial(bc, netip.MustParseAddrPort("192.0.2.5:443")) != nil {
-			t.Error(url)
+			t.Error(line)
 		}
 	}
 	isolated := &config.Config{Bridges: written, PTs: []*config.PT{{Name: "w", Transports: []string{"webtunnel"}, Isolate: true}}}
@@ -291,6 +316,46 @@ func TestMayTell(t *testing.T) {
 	m.Direct = nil
 	if m.toldBridge(cfg, written, box, obfs4("192.0.2.9:443")) != nil {
 		t.Error("nobody knows which addresses are private")
+	}
+}
+
+// What a box tells shows it no address that the user keeps from it, and leaves this machine
+// by the way that the user has chosen.
+func TestMayTellHidden(t *testing.T) {
+	m := NewManager("", outcome.New(quiet), quiet)
+	defer m.Close()
+	m.Direct = func(netip.AddrPort, bool) error { return nil }
+	obfs4 := "obfs4 192.0.2.9:443 cert=" + strings.Repeat("A", 70) + " iat-mode=0"
+	literal, named := "webtunnel 192.0.2.1:443 url=https://192.0.2.9/y", "webtunnel 192.0.2.1:443 url=https://www.example.com/y"
+	source := netip.MustParseAddr("192.0.2.99")
+	for _, tt := range []struct {
+		what      string
+		transport string
+		pt        config.PT
+		others    []*config.PT
+		line      string
+		want      bool
+	}{
+		{"fronted", "meek_lite", config.PT{}, nil, obfs4, false},
+		{"by volunteers", "snowflake", config.PT{}, nil, obfs4, false},
+		{"direct", "obfs4", config.PT{}, nil, literal, true},
+		{"proxy", "obfs4", config.PT{Proxy: "socks5://192.0.2.3:1080"}, nil, literal, true},
+		{"proxy that looks up", "obfs4", config.PT{Proxy: "socks5://192.0.2.3:1080"}, nil, named, false},
+		{"source address", "obfs4", config.PT{BindV4: source}, nil, literal, true},
+		{"another program without the proxy", "obfs4", config.PT{Proxy: "socks5://192.0.2.3:1080"}, []*config.PT{{Name: "w", Transports: []string{"webtunnel"}}}, literal, false},
+		{"another program without the source address", "obfs4", config.PT{BindV4: source}, []*config.PT{{Name: "w", Transports: []string{"webtunnel"}}}, literal, false},
+	} {
+		pt := tt.pt
+		pt.Name, pt.Transports = tt.transport, []string{tt.transport}
+		b := &config.Bridge{Name: "a", Transport: tt.transport, Address: "192.0.2.1:443", Far: config.FarExit, PT: &pt,
+			Args: adapter.Args{{Key: "url", Value: "https://front.example.com/"}}}
+		bc := m.toldBridge(&config.Config{Bridges: []*config.Bridge{b}, PTs: tt.others}, []*config.Bridge{b}, session.Box{1}, tt.line)
+		if (bc != nil) != tt.want {
+			t.Errorf("%s: %v, want %v", tt.what, bc != nil, tt.want)
+		}
+		if bc != nil && (bc.PT.Proxy != pt.Proxy || bc.PT.BindV4 != pt.BindV4) {
+			t.Errorf("%s: %+v", tt.what, bc.PT)
+		}
 	}
 }
 
@@ -337,53 +402,208 @@ func TestToldRoutes(t *testing.T) {
 }
 
 // The file is written for its user only; one that is damaged counts as none, and a list that
-// somebody has changed in it, too.
+// somebody has changed in it, too. Both are told. A list is kept as long as its box confirms it.
 func TestToldFile(t *testing.T) {
 	f := newFar()
 	defer f.end()
 	box := f.server.Box()
 	text := ways.List{Serial: 1, Lines: []string{"fake " + moved}}.Sign(f.key)
-	dir := t.TempDir()
+	cfg := &config.Config{StateDir: t.TempDir(), Path: "/etc/ptgate.toml"}
+	name := toldPath(cfg)
 	var log bytes.Buffer
 	fresh := func() *told {
-		b := &boxes{log: slog.New(slog.NewTextHandler(&log, nil)), known: map[string]string{}}
-		b.set("x", box)
-		n := &told{boxes: b}
-		n.load(dir)
+		n := &told{log: slog.New(slog.NewTextHandler(&log, nil))}
+		n.load(cfg)
 		return n
 	}
-	if _, changed, err := fresh().set(box, text); !changed || err != nil {
+	n := fresh()
+	if _, changed, err := n.set(box, text); !changed || err != nil {
 		t.Fatal(changed, err)
 	}
-	name := filepath.Join(dir, toldFile)
 	if got := fresh().get(box); got.Serial != 1 || len(got.Lines) != 1 {
 		t.Errorf("%+v", got)
 	}
 	if got := fresh().get(session.Box{1}); got.Serial != 0 {
 		t.Errorf("of another box: %+v", got)
 	}
+	if log.Len() > 0 {
+		t.Errorf("the log: %s", &log)
+	}
 	whole, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, bad := range [][]byte{nil, []byte("{"), []byte("null"), []byte("[]"), bytes.Replace(whole, []byte("192.0.2.20"), []byte("192.0.2.66"), 1)} {
+	changed := bytes.Replace(whole, []byte("192.0.2.20"), []byte("192.0.2.66"), 1)
+	for _, bad := range [][]byte{nil, []byte("{"), []byte("[]"), []byte(`{"ab": {}}`), []byte(`{"` + strings.Repeat("x", 64) + `": {}}`), changed} {
+		log.Reset()
 		os.WriteFile(name, bad, 0o600)
 		n := fresh()
 		if got := n.get(box); got.Serial != 0 || got.Lines != nil {
 			t.Errorf("%.20q: %+v", bad, got)
 		}
+		if said := log.String(); !strings.Contains(said, "can't be read") || strings.Contains(said, "192.0.2.") || strings.Contains(said, filepath.Dir(name)) {
+			t.Errorf("%.20q: the log: %s", bad, said)
+		}
 		if _, changed, err := n.set(box, text); !changed || err != nil || fresh().get(box).Serial != 1 {
 			t.Errorf("%.20q: %v, %v", bad, changed, err)
 		}
 	}
+	// What one box has damaged leaves the others.
+	other := newFar()
+	defer other.end()
+	n = fresh()
+	n.set(other.server.Box(), ways.List{Serial: 3}.Sign(other.key))
+	whole, _ = os.ReadFile(name)
+	os.WriteFile(name, bytes.Replace(whole, []byte("192.0.2.20"), []byte("192.0.2.66"), 1), 0o600)
+	if n := fresh(); n.get(box).Serial != 0 || n.get(other.server.Box()).Serial != 3 {
+		t.Errorf("%+v", n.lists)
+	}
+	// One that was signed before the newest one is refused, also after a restart.
+	os.WriteFile(name, whole, 0o600)
+	n = fresh()
+	if _, changed, err := n.set(other.server.Box(), ways.List{Serial: 2, Lines: []string{"fake 192.0.2.66:1"}}.Sign(other.key)); changed || err == nil {
+		t.Errorf("an old list: %v, %v", changed, err)
+	}
 	// A box to which no bridge leads is forgotten.
-	n := fresh()
-	n.boxes.known = map[string]string{}
-	n.boxes.set("x", session.Box{1})
-	if _, _, err := n.set(box, ways.List{Serial: 2}.Sign(f.key)); err != nil {
-		t.Fatal(err)
+	if !n.keep(map[session.Box]bool{box: true}) || n.keep(map[session.Box]bool{box: true}) {
+		t.Error("what is kept")
 	}
-	if strings.Contains(log.String(), "192.0.2.") {
-		t.Errorf("the log: %s", &log)
+	n.write()
+	if got, _ := os.ReadFile(name); bytes.Contains(got, []byte(hex.EncodeToString(other.key.Public().(ed25519.PublicKey)))) || !bytes.Contains(got, []byte("192.0.2.20")) {
+		t.Errorf("%s", got)
 	}
+	// Another configuration with the same directory has a file of its own.
+	cfg.Path += "2"
+	if got := fresh().get(box); got.Serial != 0 {
+		t.Errorf("of another configuration: %+v", got)
+	}
+}
+
+// A list that its box has not confirmed for a long time is used no more.
+func TestToldOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, set := toldWorld(t)
+		w.far["a"].tells(1, "fake "+moved)
+		box := w.far["a"].server.Box()
+		passes := func(long time.Duration) { // since it was heard of last
+			x := w.m.told.lists[box]
+			x.Heard = x.Heard.Add(-long)
+			w.m.told.put(box, x)
+		}
+		for range 4 {
+			w.far["a"].group.Close() // it says again what it has said, in another session
+			w.far["a"].begin(w.far["a"].key)
+			w.far["a"].server.Tell(1)
+			c, _ := open(t, w.set(config.PickFirst, "a"))
+			<-time.After(time.Minute)
+			c.Close()
+			if got := names(set()); got != "a a+fake" {
+				t.Fatalf("bridges %q", got)
+			}
+			passes(toldFor - time.Hour)
+		}
+		if s := w.set(config.PickFirst, "a"); names(s) != "a a+fake" {
+			t.Errorf("bridges %q", names(s))
+		}
+		passes(time.Hour)
+		if s := w.set(config.PickFirst, "a"); names(s) != "a" || len(w.m.told.lists) != 0 {
+			t.Errorf("bridges %q", names(s))
+		}
+	})
+}
+
+// Where the list is known already, and a bridge turns out to lead to its box, the ways are
+// used: the user has pasted another line of that box.
+func TestToldKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, set := toldWorld(t)
+		w.far["c"] = newFar()
+		w.far["c"].end()
+		w.far["c"].begin(w.far["a"].key)
+		w.far["a"].tells(1, "fake "+moved)
+		w.far["c"].tells(1, "fake "+moved)
+		var now atomic.Pointer[Set]
+		w.m.Told = func() { now.Store(w.set(config.PickFirst, "c", "a")) }
+		c, _ := open(t, set())
+		synctest.Wait()
+		c.Close()
+		s := w.set(config.PickFirst, "c", "a")
+		if got := names(s); got != "c a a+fake" {
+			t.Fatalf("bridges %q", got)
+		}
+		w.far["a"].refuses.Store(true)
+		c, _ = open(t, s)
+		<-time.After(time.Minute)
+		c.Close()
+		if s := now.Load(); s == nil || names(s) != "c a c+fake" { // it has the settings of c
+			t.Errorf("%+v", s)
+		}
+		// And when it leads to another box, they are those of a.
+		w.far["c"].end()
+		w.far["c"].begin(nil)
+		w.far["c"].reset()
+		<-time.After(time.Minute)
+		s = now.Load()
+		c, _ = open(t, s)
+		<-time.After(time.Minute)
+		c.Close()
+		if got := names(now.Load()); got != "c a a+fake" {
+			t.Errorf("bridges %q", got)
+		}
+	})
+}
+
+// If the box does not answer at first, it is asked again, but not without end.
+func TestToldAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, set := toldWorld(t)
+		w.far["a"].server.Tell(1) // it has no list
+		c, _ := open(t, set())
+		defer c.Close()
+		<-time.After(3 * time.Second)
+		if n := w.far["a"].told.Load(); n < 2 {
+			t.Errorf("asked %d times", n)
+		}
+		w.far["a"].tells(1, "fake "+moved)
+		<-time.After(time.Minute)
+		if got := names(set()); got != "a a+fake" {
+			t.Errorf("bridges %q", got)
+		}
+		before := w.far["a"].told.Load()
+		wrong := []byte("hello")
+		w.far["a"].ways.Store(&wrong)
+		w.far["a"].server.Tell(2)
+		<-time.After(24 * time.Hour)
+		if n := w.far["a"].told.Load() - before; n != asks {
+			t.Errorf("asked %d times for a list that is none", n)
+		}
+	})
+}
+
+// While what the user wrote works, a way that was told and that does not work is left alone.
+func TestToldLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, set := toldWorld(t)
+		w.far["a"].tells(1, "fake "+moved)
+		c, _ := open(t, set())
+		defer c.Close()
+		w.far[moved].refuses.Store(true)
+		s := set()
+		s.bridge("a+fake").health.bad(errBlocked, maxRest)
+		for range 60 {
+			<-time.After(time.Minute)
+			c, _ := open(t, set())
+			c.Close()
+		}
+		if n := w.far[moved].dials.Load(); n != 0 {
+			t.Errorf("%d dials", n)
+		}
+		s.bridge("a").health.bad(errBlocked, maxRest)
+		w.far[moved].refuses.Store(false)
+		choose(s.Route(0).via, config.PickFirst)
+		synctest.Wait()
+		if n := w.far[moved].dials.Load(); n == 0 {
+			t.Error("it is not tried when it is needed")
+		}
+	})
 }

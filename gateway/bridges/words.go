@@ -58,6 +58,9 @@ func (s *Status) Brief(now time.Time) string {
 	case s.Leaving:
 		words = append(words, "its server is about to stop")
 	}
+	if s.Told {
+		words = append(words, "learned from its server: no file has it")
+	}
 	if s.Changed {
 		words = append(words, "it leads to another box than before")
 	}

@@ -27,6 +27,7 @@ func TestWords(t *testing.T) {
 		{Status{State: "resting", Until: now.Add(-time.Second)}, "resting; again with the next request"},
 		{Status{State: "idle", Gone: true}, "idle: nothing needs it; its server has stopped, and is expected back"},
 		{Status{State: "up", Leaving: true}, "works; its server is about to stop"},
+		{Status{State: "idle", Told: true}, "idle: nothing needs it; learned from its server: no file has it"},
 		{Status{State: "up", Changed: true}, "works; it leads to another box than before"},
 		{Status{State: "up", Learned: []budget.Learned{{Kind: budget.KindBytes, Value: "14KiB", At: "16KiB"}, {Kind: budget.KindNew, Value: "3/30s", At: "3 new connections in 30s"}}},
 			"works; the network freezes a connection after about 16KiB from the far end; " +

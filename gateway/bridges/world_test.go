@@ -229,7 +229,7 @@ type far struct {
 	delay   atomic.Int64 // before it, a time.Duration
 	told    atomic.Int64 // how often the list of ways was asked for
 	ways    atomic.Pointer[[]byte]
-	names   atomic.Pointer[string] // the answer to each question; nil: there is none
+	names   atomic.Pointer[string] // the addresses of each name; "": it does not exist; nil: they can't be looked up
 	way     atomic.Int64           // how long a granted connection moves nothing, a time.Duration
 
 	mu     sync.Mutex
@@ -351,15 +351,20 @@ func (f *far) answer(s *session.Stream) func() {
 	if string(rest[:len(rest)-2]) == ways.Name {
 		s.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0})
 		f.told.Add(1)
-		ways.Serve(s, *f.ways.Load())
+		if list := f.ways.Load(); list != nil {
+			ways.Serve(s, *list)
+		}
 		return nil
 	}
 	if _, ok := lookup.Question(string(rest[:len(rest)-2])); ok {
-		if names := f.names.Load(); names != nil {
+		switch names := f.names.Load(); {
+		case names == nil: // it can't look names up
+			s.Write([]byte{5, 4, 0, 1, 0, 0, 0, 0, 0, 3})
+		case *names == "":
+			s.Write([]byte{5, 4, 0, 1, 0, 0, 0, 0, 0, 2})
+		default:
 			s.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0})
 			io.WriteString(s, *names)
-		} else {
-			s.Write([]byte{5, 4, 0, 1, 0, 0, 0, 0, 0, 0})
 		}
 		return nil
 	}

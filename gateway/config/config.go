@@ -114,10 +114,10 @@ type Bridge struct {
 	Line   int
 
 	// Told is the key of the box that has told of the bridge, which is no key of a file. It
-	// must be that box. "": the user wrote the bridge. ToldHosts are the hosts that the user
-	// wrote for the same box.
-	Told      string
-	ToldHosts []string
+	// must be that box. "": the user wrote the bridge. Written are the bridges that the user
+	// wrote and that lead to the same box.
+	Told    string
+	Written []*Bridge
 }
 
 // Pick says how a route chooses among its bridges.

@@ -590,6 +590,9 @@ func TestBridgeName(t *testing.T) {
 		"home.example.net:0":    "",
 		"home.example.net:":     "",
 		"127.1:443":             "",
+		"192.0.2.1O:443":        "", // a letter in the place of a zero
+		"YOUR-PUBLIC-ADDRESS:1": "",
+		"nas:443":               "nas:443",
 	} {
 		text := "[listen]\nsocks5 = \"127.0.0.1:0\"\n[bridge.a]\nline = \"obfs4 " + addr + args + "\"\n[[route]]\nto = \"*\"\nvia = \"a\"\n"
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

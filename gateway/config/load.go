@@ -864,6 +864,9 @@ func theSign(s, signs string) string {
 	}
 }
 
+// YourAddress stands in a bridge line in the place of an address that only the operator knows.
+const YourAddress = "YOUR-PUBLIC-ADDRESS"
+
 // hostPort checks the address of a bridge: a literal address or a name, and a port.
 func hostPort(s string) (string, error) {
 	a, err := netip.ParseAddrPort(s)
@@ -895,7 +898,15 @@ func hostPort(s string) (string, error) {
 		case dottedNumbers(host):
 			return "", fmt.Errorf("%q is not an address with a port: an IPv4 address has four numbers, each from 0 to 255 and without a zero in front, as in \"192.0.2.10:443\"", s)
 		}
-		if name, err := destination.Canonical(host); err == nil {
+		name, err := destination.Canonical(host)
+		last := name[strings.LastIndexByte(name, '.')+1:]
+		switch {
+		case err != nil:
+		case strings.EqualFold(name, YourAddress):
+			return "", fmt.Errorf("%q: write the server's address in the place of %s", s, YourAddress)
+		case last[0] >= '0' && last[0] <= '9': // no such top-level domain exists: it would be asked for all the same
+			return "", fmt.Errorf("%q is neither an IP address with a port nor a name with one: is a character of the address wrong?", s)
+		default:
 			return net.JoinHostPort(name, strconv.FormatUint(n, 10)), nil
 		}
 	}

@@ -35,8 +35,14 @@ import (
 // config (an absolute path). Two configuration files with the same state directory have
 // different sockets.
 func Path(stateDir, config string) string {
+	return filepath.Join(stateDir, "control-"+ID(config)+".sock")
+}
+
+// ID is the part of the names of files in the state directory that tells which configuration
+// file (an absolute path) they belong to.
+func ID(config string) string {
 	sum := sha256.Sum256([]byte(config))
-	return filepath.Join(stateDir, "control-"+hex.EncodeToString(sum[:4])+".sock")
+	return hex.EncodeToString(sum[:4])
 }
 
 // A Server answers on a socket until Close. The caller of Serve calls Close.

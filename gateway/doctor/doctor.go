@@ -25,7 +25,7 @@ const (
 	// On this box.
 	Program Kind = "program" // the transport program does not start
 	NoRoute Kind = "no-route"
-	Names   Kind = "names"    // the name of a web server in front is not found
+	Names   Kind = "names"    // the name of the bridge, or of a web server in front, is not found
 	Poison  Kind = "poisoned" // that name leads to an address that can't be right
 	Clock   Kind = "clock"
 
@@ -89,8 +89,8 @@ var table = map[Kind]words{
 	Program: {"the transport program does not start", "it is started again, less and less often", ""},
 	NoRoute: {"no route to host: this machine has no way to the bridge's address", rests,
 		"look at this machine's own connection first; an IPv6 address needs IPv6 here"},
-	Names: {"the name in the bridge's args (url or front) is not found", rests,
-		"is the name right, and can this machine look names up? If others can, give the bridge an addr, or this machine another name server"},
+	Names: {"the name in the bridge's address or args (url or front) is not found", rests,
+		"is the name right, and can this machine look names up? If others can, give the bridge its IP address (beside a url: as addr), or this machine another name server"},
 	Poison: {"the name in the bridge's args (url or front) leads to an address that no public server has: the answer to the look-up is false (DNS poisoned), or the server is on a private network", rests,
 		"use another name server (over TLS or HTTPS), or give the bridge an addr with the server's address"},
 	Clock: {"the clock of this machine is wrong", "nothing can be done about it from here",

@@ -216,6 +216,7 @@ type owned struct {
 	box    Box           // known when met
 	kept   time.Duration // so long the far end keeps it without a carrier; known when met
 	met    bool          // the far end has the session
+	names  bool          // the far end looks names up; known when met
 	stage  uint64
 	// The far end has just stopped, and is expected back until then.
 	expected time.Time
@@ -473,6 +474,7 @@ type Status struct {
 	Replayed   int64     // bytes that were sent again, in the present sessions
 	Held       int64     // bytes that are kept for that
 	Box        Box       // zero: not known
+	Names      bool      // the far end looks names up (package lookup)
 	// Resume is how long the far end keeps the session without a connection.
 	Resume time.Duration
 }
@@ -493,7 +495,7 @@ func (c *Client) Status() Status {
 		s.Replayed += v.replayed
 		s.Held += v.held
 		if v == c.current {
-			s.Box, s.Resume = v.box, v.kept
+			s.Box, s.Resume, s.Names = v.box, v.kept, v.names
 			s.Gone = v.stage == 0 && !v.met && time.Now().Before(v.expected)
 			s.Leaving = v.stage != 0 || s.Gone
 		}

@@ -15,9 +15,10 @@ import (
 
 // Bits of features. A bit is used on a session if both ends have it.
 const (
-	featureNews = 1 << 0 // frameNews
+	featureNews  = 1 << 0 // frameNews
+	featureNames = 1 << 1 // the far end looks names up for a gateway (package lookup)
 
-	features = featureNews
+	features = featureNews | featureNames
 )
 
 // Flags of a gateway's hello.

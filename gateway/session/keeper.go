@@ -687,7 +687,7 @@ func (v *owned) welcome(u *used, h *hello, r *reply) error {
 	}
 	again := v.met
 	if !v.met {
-		v.met, v.box = true, box
+		v.met, v.box, v.names = true, box, r.features&featureNames != 0
 		v.kept = time.Duration(min(r.resume, 1<<20)) * time.Second
 	}
 	u.met, v.path = true, u.path

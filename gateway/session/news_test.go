@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"io"
 	"net"
@@ -10,7 +11,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"ptgate/gateway/budget"
 	"ptgate/gateway/carrier"
+	"ptgate/gateway/stream"
 )
 
 // serials are those of the news that the client was told of.
@@ -118,6 +121,50 @@ func TestNewsOlderGateway(t *testing.T) {
 			}
 			near.Close()
 			<-done
+		})
+	}
+}
+
+// A gateway sees whether the far end looks names up: an older one does not.
+func TestNames(t *testing.T) {
+	_, key, _ := ed25519.GenerateKey(nil)
+	for _, features := range []uint32{0, featureNews, features, 1<<32 - 1} {
+		synctest.Test(t, func(t *testing.T) {
+			near, far := net.Pipe()
+			var box Box
+			path := &Path{Name: func() string { return "a" }, Budget: budget.New(budget.Limits{}, 0),
+				Dial: func(ctx context.Context) (stream.Conn, error) {
+					if near == nil {
+						return nil, errRefused
+					}
+					c := stream.From(near)
+					near = nil
+					return c, nil
+				},
+				Box: func() Box { return box }, Met: func(b Box) { box = b }}
+			c := NewClient(testSettings, Options{Paths: func() []*Path { return []*Path{path} }})
+			go c.Open(t.Context(), example)
+			if _, err := io.ReadFull(far, make([]byte, len(carrier.Preamble))); err != nil {
+				t.Fatal(err)
+			}
+			body, err := readBody(far)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h, err := parseHello(body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := reply{features: features, answer: answerWelcome, resume: 60, mac: mac(h.proof, roleBox, h.id, h.number),
+				key: key.Public().(ed25519.PublicKey), signature: ed25519.Sign(key, h.signed())}
+			go io.Copy(io.Discard, far)
+			far.Write(r.append())
+			synctest.Wait()
+			if st := c.Status(); !st.Alive() || st.Names != (features&featureNames != 0) {
+				t.Errorf("features %b: %+v", features, st)
+			}
+			far.Close()
+			c.Close(0)
 		})
 	}
 }

@@ -55,7 +55,8 @@
 //
 // The gateway's hello goes on so:
 //
-//	features  4 bytes, big endian: one bit for each extension that it knows. 1: news
+//	features  4 bytes, big endian: one bit for each extension that it knows. 1: news;
+//	          2: the far end looks names up for a gateway, see package lookup
 //	flags     1 byte. 1: begin the session if there is none. 2: this carrier is an extra one
 //	id        16 bytes: of the session, made by chance
 //	proof     16 bytes. With flag 1: the session's secret, made by chance. Otherwise a MAC
