@@ -27,7 +27,7 @@ const (
 	lookupTime  = 5 * time.Second
 	bridgesTime = 8 * time.Second
 	// An answer is used for lookupFor. If no connection comes up, it is not trusted any
-	// longer than lookupAgain.
+	// longer than lookupAgain, nor is it trusted longer that there is no answer.
 	lookupFor   = 5 * time.Minute
 	lookupAgain = 10 * time.Second
 	// mostAddrs is how many addresses of a name are used, and addrStagger how long one is
@@ -44,6 +44,7 @@ type nameState struct {
 	mu     sync.Mutex
 	host   string
 	addrs  []netip.Addr // the one that has worked last comes first
+	err    error        // why there are none
 	looked time.Time
 	failed bool // no connection came up since then
 }
@@ -119,7 +120,7 @@ func (b *Bridge) literal() string {
 	if _, err := netip.ParseAddr(host); err == nil {
 		return c.Address
 	}
-	addrs, _ := b.name.known(host)
+	addrs, _, _ := b.name.known(host)
 	if len(addrs) == 0 {
 		return ""
 	}
@@ -143,29 +144,35 @@ func (n *nameState) fails() {
 	n.failed = true
 }
 
-// known returns the addresses of a name; fresh: they need not be looked up now.
-func (n *nameState) known(host string) (addrs []netip.Addr, fresh bool) {
+// known returns the addresses of a name, or why there are none; fresh: it need not be looked
+// up now.
+func (n *nameState) known(host string) (addrs []netip.Addr, fresh bool, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.host != host {
-		return nil, false
+		return nil, false, nil
 	}
 	age := time.Since(n.looked)
-	return n.addrs, age < lookupAgain || age < lookupFor && !n.failed
+	return n.addrs, age < lookupAgain || age < lookupFor && !n.failed, n.err
 }
 
-func (n *nameState) set(host string, addrs []netip.Addr) {
+// set notes the result of a look-up. If it has failed, the addresses from before stay.
+func (n *nameState) set(host string, addrs []netip.Addr, err error) ([]netip.Addr, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.host, n.addrs, n.looked, n.failed = host, addrs, time.Now(), false
+	if err != nil && n.host == host && len(n.addrs) > 0 {
+		addrs, err = n.addrs, nil
+	}
+	n.host, n.addrs, n.err, n.looked, n.failed = host, addrs, err, time.Now(), err != nil
+	return addrs, err
 }
 
 // lookup gives the addresses of a name in the bridge's address. It asks the far end of a
 // bridge that works, so that nobody near sees the question. Only if no far end answers, it
 // asks the system. If nobody knows, it gives the addresses from before.
 func (b *Bridge) lookup(ctx context.Context, host, port string) ([]netip.Addr, error) {
-	if addrs, fresh := b.name.known(host); fresh {
-		return addrs, nil
+	if addrs, fresh, err := b.name.known(host); fresh {
+		return addrs, err
 	}
 	select {
 	case b.name.turn <- struct{}{}:
@@ -173,23 +180,20 @@ func (b *Bridge) lookup(ctx context.Context, host, port string) ([]netip.Addr, e
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	old, fresh := b.name.known(host)
-	if fresh {
-		return old, nil // another one has asked
+	if addrs, fresh, err := b.name.known(host); fresh {
+		return addrs, err // another one has asked
 	}
 	addrs, err := b.askBridges(ctx, host, port)
 	if errors.Is(err, errNobody) && ctx.Err() == nil {
 		addrs, err = b.askSystem(ctx, host)
 	}
-	switch {
-	case err == nil:
-		addrs = addrs[:min(len(addrs), mostAddrs)]
-		b.name.set(host, addrs)
-		return addrs, nil
-	case len(old) > 0:
-		return old, nil
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx) // which says nothing of the name
+		}
+		err = answer.New(answer.NoBridge, &builtin.DialError{Transport: b.config().Transport, Stage: builtin.StageConnect, Err: err})
 	}
-	return nil, answer.New(answer.NoBridge, &builtin.DialError{Transport: b.config().Transport, Stage: builtin.StageConnect, Err: err})
+	return b.name.set(host, addrs[:min(len(addrs), mostAddrs)], err)
 }
 
 var errNobody = errors.New("no far end looks the name up")

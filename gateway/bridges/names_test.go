@@ -163,6 +163,41 @@ func TestNameAnswers(t *testing.T) {
 	}
 }
 
+// Nobody answers the question. A request fails in time, and says why; the question is not
+// asked all the time.
+func TestNameSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNamed(t)
+		n.m.lookupHost = func(ctx context.Context, _ string) ([]netip.Addr, error) {
+			n.asked++
+			<-ctx.Done()
+			return nil, &net.DNSError{Err: "i/o timeout", Name: "home.example.net", IsTimeout: true}
+		}
+		s := n.set(config.PickFirst, namedAt)
+		begun := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		c, err := s.Open(ctx, s.Route(0), example)
+		if err == nil {
+			c.Close()
+		}
+		if took := time.Since(begun); took > 2*lookupTime || doctor.Diagnose(doctor.Case{Err: err}).Kind != doctor.Names {
+			t.Errorf("after %v: %v", took, err)
+		}
+		for range 60 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			if c, err := s.Open(ctx, s.Route(0), example); err == nil {
+				c.Close()
+			}
+			cancel()
+			<-time.After(time.Second)
+		}
+		if n.asked > 14 {
+			t.Errorf("asked %d times in 2 minutes", n.asked)
+		}
+	})
+}
+
 // It is said once that the system is asked, without the name.
 func TestNameSaid(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -214,7 +249,7 @@ func TestNameFiltered(t *testing.T) {
 			n.far[nextAt].reset()
 			<-time.After(time.Minute)
 		}
-		if addrs, _ := s.all[0].name.known("home.example.net"); len(addrs) != mostAddrs || addrs[0].String() != "192.0.2.31" {
+		if addrs, _, _ := s.all[0].name.known("home.example.net"); len(addrs) != mostAddrs || addrs[0].String() != "192.0.2.31" {
 			t.Errorf("%v", addrs)
 		}
 	})

@@ -104,8 +104,8 @@ func (p *Policy) mayAsk(t routes.Target) error {
 	return nil
 }
 
-// lookup gives the addresses of a name to which Dial would connect: at least one, IPv4 first.
-// Every error has an answer.Reason.
+// lookup gives the addresses of a name to which Dial would connect, and public ones of this
+// machine: at least one, IPv4 first. Every error has an answer.Reason.
 func (e *Exit) lookup(ctx context.Context, t routes.Target) (addrs []netip.Addr, err error) {
 	s := e.settings()
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(s.Dial, time.Minute))
@@ -115,7 +115,7 @@ func (e *Exit) lookup(ctx context.Context, t routes.Target) (addrs []netip.Addr,
 	}
 	var found [len(families)]finding
 	if known, ok := s.Hosts[t.Name]; ok {
-		found[0] = e.sift(&s.Policy, known, t.Port)
+		found[0] = e.show(&s.Policy, known, t.Port)
 	} else {
 		var wg sync.WaitGroup
 		for i, f := range families {
@@ -125,7 +125,7 @@ func (e *Exit) lookup(ctx context.Context, t routes.Target) (addrs []netip.Addr,
 				if !ok {
 					all, err = e.resolver.lookup(ctx, t.Name, f)
 				}
-				found[i] = e.sift(&s.Policy, all, t.Port)
+				found[i] = e.show(&s.Policy, all, t.Port)
 				if err != nil {
 					found[i].err = err
 				}
@@ -144,6 +144,19 @@ func (e *Exit) lookup(ctx context.Context, t routes.Target) (addrs []netip.Addr,
 		return nil, all.why()
 	}
 	return addrs, nil
+}
+
+// show is sift for addresses that are told to a client. A public one may be of this machine,
+// to which Dial does not connect: the bridge that the client asks about may lead here, too.
+func (e *Exit) show(p *Policy, addrs []netip.Addr, port uint16) (f finding) {
+	for _, a := range addrs {
+		if a = a.Unmap(); public(a) && len(meant(a)) == 0 && !matches(p.DenyNets, routes.Target{Addr: a, Port: port}) {
+			f.allowed = append(f.allowed, netip.AddrPortFrom(a, port))
+			continue
+		}
+		f.add(e.sift(p, []netip.Addr{a}, port))
+	}
+	return f
 }
 
 // A finding is what is known of the addresses of a destination.

@@ -798,7 +798,8 @@ func TestLookup(t *testing.T) {
 		{public, "both.example.net", "8.8.4.4\n", 0},
 		{public, "lan.example.net", "", 2},
 		{Policy{}, "lan.example.net", "10.0.0.1\n", 0},
-		{Policy{}, "own.example.net", "", 2},
+		{public, "own.example.net", "9.9.9.9\n", 0}, // the box itself, by its name
+		{Policy{DenyNets: table(t, "9.9.9.9")}, "own.example.net", "", 2},
 		{public, "none.example.net", "", 4},
 		{Policy{Allow: new(routes.Table)}, "home.example.net", "", 2},
 		{public, "127.0.0.1", "", 1},
@@ -807,7 +808,7 @@ func TestLookup(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			e := newExit(&Settings{Policy: tt.policy, Own: own}, names, fails(errRefused))
-			e.isLocal = func(netip.Addr) (bool, error) { return false, nil }
+			e.isLocal = func(a netip.Addr) (bool, error) { return a.String() == "9.9.9.9", nil }
 			e.resolver.ask = func(context.Context, string, family) ([]netip.Addr, error) { return nil, nil }
 			client, server := net.Pipe()
 			var wg sync.WaitGroup
