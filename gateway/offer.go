@@ -44,11 +44,11 @@ func (g *Gateway) offer(cfg *config.Config, servers []*serve.Server) {
 	sessions.Tell(list.Serial)
 }
 
-// offered are the bridge lines of the exit: what `ptgate bridges` prints. A line in which
-// the operator has to fill in something is no line.
+// offered are the bridge lines of the exit of which clients are told: what `ptgate bridges`
+// prints. A line in which the operator has to fill in something is no line.
 func offered(cfg *config.Config, all []serve.Announced) (lines []string) {
 	for i, a := range all {
-		if cfg.Serve[i].Forward != "" {
+		if cfg.Serve[i].Forward != "" || !cfg.Serve[i].Tell {
 			continue
 		}
 		if line, remark, err := BridgeLine(cfg.Serve[i], a); err == nil && remark == "" {

@@ -58,10 +58,11 @@ func TestOfferList(t *testing.T) {
 // Clients are told of the ways to the exit, as `ptgate bridges` prints them.
 func TestOffered(t *testing.T) {
 	cfg := &config.Config{Serve: []*config.Serve{
-		{Transport: "obfs4", Public: "192.0.2.10:443"},
-		{Transport: "obfs4", Public: "192.0.2.10:444", Forward: "127.0.0.1:22"},
-		{Transport: "obfs4"}, // on all addresses
-		{Transport: "webtunnel", Public: "127.0.0.1:4000"},
+		{Transport: "obfs4", Public: "192.0.2.10:443", Tell: true},
+		{Transport: "obfs4", Public: "192.0.2.10:444", Tell: true, Forward: "127.0.0.1:22"},
+		{Transport: "obfs4", Tell: true}, // on all addresses
+		{Transport: "webtunnel", Public: "127.0.0.1:4000", Tell: true},
+		{Transport: "obfs4", Public: "192.0.2.10:446"}, // for some people only
 	}}
 	var all []serve.Announced
 	for range cfg.Serve {

@@ -191,6 +191,7 @@ type Serve struct {
 	ProxyFrom []netip.Prefix
 	ProxyWait time.Duration
 	Forward   string // host:port of a fixed service; "": the exit
+	Tell      bool   // clients of the exit are told of it
 	// ProxyProtocol is the version of the PROXY protocol in which that service is told who
 	// the client is. 0: it is not told.
 	ProxyProtocol int

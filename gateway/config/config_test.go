@@ -134,8 +134,8 @@ func TestEverything(t *testing.T) {
 	}
 	proxy := &PT{Name: "obfs4proxy", Exec: []string{"/usr/bin/obfs4proxy", "-enableLogging"}, Transports: []string{"obfs3", "dust"},
 		Proxy: "socks5://127.0.0.1:9050", State: filepath.Join(dir, "pt"),
-		BindV4: netip.MustParseAddr("192.0.2.99"), BindV6: netip.MustParseAddr("2001:db8::99"), Line: 93}
-	inside := &PT{Name: "inside", Transports: []string{"webtunnel"}, Env: []string{"EMPTY=", "SSL_CERT_FILE=/etc/own.pem"}, Isolate: true, Line: 101}
+		BindV4: netip.MustParseAddr("192.0.2.99"), BindV6: netip.MustParseAddr("2001:db8::99"), Line: 94}
+	inside := &PT{Name: "inside", Transports: []string{"webtunnel"}, Env: []string{"EMPTY=", "SSL_CERT_FILE=/etc/own.pem"}, Isolate: true, Line: 102}
 	obfs4 := &PT{Name: "obfs4", Transports: []string{"obfs4"}}
 	tokyo := &Bridge{Name: "tokyo", Transport: "obfs4", Address: "192.0.2.10:443", Far: FarExit, User: "me", Password: "pass",
 		Args:       argsOf("cert", "XHQQLQGlwhGz44t+DM2ekE1+VWVcS8Dg1G3p3PKLtwBiNw2zDPjp/NEOPDaVCm0RKMootA", "iat-mode", "0"),
@@ -165,8 +165,8 @@ func TestEverything(t *testing.T) {
 		},
 		Serve: []*Serve{
 			{Transport: "obfs4", Bind: netip.MustParseAddrPort("[::]:8443"), Public: "198.51.100.1:443", Options: argsOf("iat-mode", "1"),
-				Allow: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, Deny: []netip.Prefix{netip.MustParsePrefix("198.51.100.7/32")}, PT: obfs4, Line: 67},
-			{Transport: "obfs3", Bind: netip.MustParseAddrPort("192.0.2.1:444"), Public: "192.0.2.1:444", Forward: "localhost:22", PT: proxy, Line: 75},
+				Allow: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, Deny: []netip.Prefix{netip.MustParsePrefix("198.51.100.7/32")}, Tell: true, PT: obfs4, Line: 67},
+			{Transport: "obfs3", Bind: netip.MustParseAddrPort("192.0.2.1:444"), Public: "192.0.2.1:444", Forward: "localhost:22", Tell: true, PT: proxy, Line: 75},
 			{Transport: "webtunnel", Bind: netip.MustParseAddrPort("127.0.0.1:8000"), Public: "www.example.com:443",
 				Options: argsOf("url", "https://www.example.com/path"), TrustedHops: 2,
 				TrustedProxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.80/32"), netip.MustParsePrefix("10.0.0.0/8")}, PT: inside, Line: 81},
@@ -174,7 +174,7 @@ func TestEverything(t *testing.T) {
 		Exit: Exit{DenyPrivate: true, Users: map[string]string{"me": "pass"}},
 		PTs:  []*PT{proxy, inside, obfs4},
 		Admin: Admin{Listen: []string{"[::1]:9180", "unix:/run/ptgate/admin.sock"}, SocketMode: 0o660,
-			Users: map[string]string{"me": "word"}, Line: 105},
+			Users: map[string]string{"me": "word"}, Line: 106},
 		Limits: Limits{Connections: 100, Handshake: 5 * time.Second, Dial: time.Minute, Stagger: 500 * time.Millisecond,
 			Idle: time.Hour, HalfOpen: 90 * time.Second, Drain: 0, Resume: 5 * time.Minute, ResumeBuffer: 1 << 20,
 			Memory: 1 << 30, ClientMemory: 256 << 20, ClientStreams: 5000, ClientCarriers: 100, ClientNew: 1000,

@@ -587,6 +587,7 @@ func (l *loading) serveTable(t *table) *Serve {
 			}
 		}
 	}
+	s.Tell = t.boolean("tell", true)
 	s.ProxyProtocol = t.integer("proxy_protocol", 0, 0, 2)
 	if s.ProxyProtocol != 0 && !t.has("forward") {
 		t.fail(t.lineOf("proxy_protocol"), "proxy_protocol tells a fixed service who the client is: it needs forward")

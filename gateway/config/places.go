@@ -16,7 +16,7 @@ var places = map[string][]string{
 	"[listen]":   {"mixed", "socks5", "http", "socket_mode", "owners", "allow", "users"},
 	"[bridge.…]": {"line", "transport", "address", "args", "far", "user", "password", "optimistic", "carriers", "budget"},
 	"[[route]]":  {"to", "to_file", "via", "pick", "private"},
-	"[[serve]]":  {"transport", "bind", "public", "options", "allow", "deny", "forward", "trusted_hops", "trusted_proxies", "proxy_protocol", "proxy_from", "tls", "decoy"},
+	"[[serve]]":  {"transport", "bind", "public", "options", "allow", "deny", "forward", "tell", "trusted_hops", "trusted_proxies", "proxy_protocol", "proxy_from", "tls", "decoy"},
 	"[exit]":     {"allow", "deny", "users"},
 	"[admin]":    {"socket_mode", "owners", "users"},
 	"[pt.…]":     {"exec", "transports", "proxy", "state", "env", "bind_v4", "bind_v6", "isolate"},
