@@ -3,6 +3,7 @@ package exit
 import (
 	"context"
 	"net"
+	"net/netip"
 	"time"
 
 	"ptgate/adapter/socks5"
@@ -186,7 +187,7 @@ func isQuestion(t routes.Target) bool {
 }
 
 // lookup looks up the name that a client asks about, if the client may connect there.
-func (s *session) lookup(question routes.Target) (stream.Conn, error) {
+func (s *session) lookup(ctx context.Context, question routes.Target) (stream.Conn, error) {
 	name, _ := lookup.Question(question.Name)
 	t, err := destination.FromHostPort(name, int(question.Port))
 	if err != nil || t.Name == "" {
@@ -197,11 +198,17 @@ func (s *session) lookup(question routes.Target) (stream.Conn, error) {
 			return nil, err
 		}
 	}
-	addrs, err := s.exit.lookup(s.ctx, t)
+	var addrs []netip.Addr
+	c, err := s.within(func(c net.Conn) { lookup.Serve(c, addrs) })
 	if err != nil {
 		return nil, err
 	}
-	return s.within(func(c net.Conn) { lookup.Serve(c, addrs) })
+	if addrs, err = s.exit.lookup(ctx, t); err != nil {
+		s.inside = nil
+		s.place.Release()
+		return nil, err
+	}
+	return c, nil
 }
 
 // dial opens the destination that the client asks for.
@@ -217,7 +224,10 @@ func (s *session) dial(host string, port int) (stream.Conn, error) {
 	case t.Name == measure.Name:
 		c, err = s.within(measure.Serve)
 	case isQuestion(t):
-		c, err = s.lookup(t)
+		ctx, done := stream.Watch(s.ctx, s.conn, watchAfter, true)
+		c, err = s.lookup(ctx, t)
+		left = ctx.Err() != nil
+		done()
 	case t.Name == ways.Name && s.set.Ways != nil:
 		c, err = s.within(func(c net.Conn) { ways.Serve(c, s.set.Ways()) })
 	case s.account != nil:

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -832,6 +833,41 @@ func TestLookup(t *testing.T) {
 			wg.Wait()
 			if p.taken != 0 {
 				t.Error("a place is not given back")
+			}
+		})
+	}
+}
+
+// A look-up takes a place, as a connection does, and ends when its client leaves.
+func TestLookupPlace(t *testing.T) {
+	for _, left := range []int{0, 1} {
+		synctest.Test(t, func(t *testing.T) {
+			e := newExit(&Settings{Policy: Policy{DenyPrivate: true}}, nil, fails(errRefused))
+			var asked atomic.Bool
+			e.resolver.ask = func(ctx context.Context, _ string, _ family) ([]netip.Addr, error) {
+				asked.Store(true)
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			begun := time.Now()
+			client, server := net.Pipe()
+			var wg sync.WaitGroup
+			p := &places{left: left}
+			var ended time.Time
+			wg.Go(func() {
+				if then := e.ServeConn(t.Context(), stream.From(server), "", p, relay.Options{}); then != nil {
+					then()
+				}
+				ended = time.Now()
+			})
+			full := "home.example.net" + lookup.Suffix
+			wg.Go(func() { io.WriteString(client, hello+"\x05\x01\x00\x03"+string(rune(len(full)))+full+"\x01\xbb") })
+			wg.Go(func() { io.Copy(io.Discard, client) })
+			<-time.After(5 * time.Second)
+			client.Close()
+			wg.Wait()
+			if asked.Load() != (left > 0) || ended.Sub(begun) > 6*time.Second || p.taken != 0 {
+				t.Errorf("with %d places: asked %v, until %v; %d places taken", left, asked.Load(), ended.Sub(begun), p.taken)
 			}
 		})
 	}
