@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"ptgate/adapter"
@@ -81,7 +82,7 @@ func (t *told) load(cfg *config.Config) {
 	}
 	t.name, t.lists = name, map[session.Box]toldBy{}
 	text, err := os.ReadFile(name)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) { // the start tells of the latter
 		return
 	}
 	var all map[string]toldBy

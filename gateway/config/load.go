@@ -627,6 +627,12 @@ func (l *loading) public(t *table, s *Serve) {
 		t.fail(t.lineOf("public"), "public: %q: %s", text, reason(err))
 		return
 	}
+	if target.Name != "" {
+		if _, err := hostPort(text); err != nil {
+			t.fail(t.lineOf("public"), "public: %v", err)
+			return
+		}
+	}
 	s.Public = destination.Format(target)
 }
 
@@ -900,13 +906,15 @@ func hostPort(s string) (string, error) {
 			return "", fmt.Errorf("%q is not an address with a port: an IPv4 address has four numbers, each from 0 to 255 and without a zero in front, as in \"192.0.2.10:443\"", s)
 		}
 		name, err := destination.Canonical(host)
-		last := name[strings.LastIndexByte(name, '.')+1:]
+		labels := strings.Split(name, ".")
+		last := labels[len(labels)-1]
 		switch {
 		case err != nil:
 		case strings.EqualFold(name, YourAddress):
-			return "", fmt.Errorf("%q: write the server's address in the place of %s", s, YourAddress)
-		case last[0] >= '0' && last[0] <= '9': // no such top-level domain exists: it would be asked for all the same
-			return "", fmt.Errorf("%q is neither an IP address with a port nor a name with one: is a character of the address wrong?", s)
+			return "", fmt.Errorf("%q: write the address of the server in the place of %s", s, YourAddress)
+		case last[0] >= '0' && last[0] <= '9', // there is no such top-level domain, and it would be asked for all the same
+			len(labels) == 4 && strings.Trim(strings.Join(labels[:3], ""), "0123456789") == "":
+			return "", fmt.Errorf("%q is neither an IP address with a port nor a name with one: a character of the address is wrong, so correct it, as in \"192.0.2.10:443\"", s)
 		default:
 			return net.JoinHostPort(name, strconv.FormatUint(n, 10)), nil
 		}
