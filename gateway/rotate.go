@@ -42,6 +42,7 @@ func (g *Gateway) Rotate(ctx context.Context, names []string, until time.Time) e
 	changed, readErr := g.readKeys(v.servers)
 	if changed {
 		g.note(v.cfg, v.servers)
+		g.offer(v.cfg, v.servers)
 	}
 	return errors.Join(err, readErr)
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"ptgate/gateway"
 	"ptgate/gateway/bridges"
 )
 
@@ -111,4 +112,25 @@ func TestMoved(t *testing.T) {
 	if !strings.Contains(log, "the server has told of the ways to it") || strings.Contains(log, second) || strings.Contains(log, third) {
 		t.Errorf("the log: %s", log)
 	}
+}
+
+// A server gets new keys, and the old ones end at once. A client that is connected hears of
+// the new line, and gets in with it later.
+func TestRotateIsTold(t *testing.T) {
+	server := start(t, "server", fmt.Sprintf(farEnd, ""))
+	text := fmt.Sprintf(nearEnd, bridge(server))
+	near := start(t, "client", text)
+	o := origin(t, echo)
+	roundTrip(t, mustAsk(t, near, o), 1<<10)
+	live := mustAsk(t, near, o)
+	name := gateway.ServeName(loadText(t, server.path, fmt.Sprintf(farEnd, "")).Serve[0])
+	if err := server.Rotate(t.Context(), []string{name}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if b := hears(t, near, 2)[1]; b.Name != "far+obfs4" || !b.Told {
+		t.Errorf("%+v", b)
+	}
+	roundTrip(t, live, 1<<10)
+	near.stop()
+	roundTrip(t, mustAsk(t, startAt(t, near.path, text), o), 1<<10)
 }
