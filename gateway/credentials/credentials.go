@@ -115,7 +115,7 @@ func Network(a net.Addr) string {
 	if !ok {
 		return ""
 	}
-	return subnet.Of(tcp.AddrPort().Addr()).String()
+	return subnet.Of(tcp.AddrPort().Addr()).Addr().String()
 }
 
 // A digest stands for a guess, or for a client. It needs the Guard's key, so nobody can

@@ -351,7 +351,7 @@ func TestCheck(t *testing.T) {
 
 func TestNetwork(t *testing.T) {
 	for addr, want := range map[string]string{
-		"192.0.2.1:5": "192.0.2.1/32", "[::ffff:192.0.2.1]:5": "192.0.2.1/32", "[2001:db8:1:2:3::4]:5": "2001:db8:1:2::/64", "[fe80::1%eth0]:5": "fe80::/64",
+		"192.0.2.1:5": "192.0.2.1", "[::ffff:192.0.2.1]:5": "192.0.2.1", "[2001:db8:1:2:3::4]:5": "2001:db8:1:2::", "[fe80::1%eth0]:5": "fe80::",
 	} {
 		a, err := net.ResolveTCPAddr("tcp", addr)
 		if err != nil {
