@@ -24,6 +24,7 @@ func TestLoops(t *testing.T) {
 transport = "obfs4"
 bind = "127.0.0.1:0"
 `)
+	plain := freeAddr(t)
 	direct := start(t, "direct", `
 [admin]
 listen = "127.0.0.1:0"
@@ -33,13 +34,18 @@ http = "127.0.0.1:0"
 [[serve]]
 transport = "obfs4"
 bind = "127.0.0.1:0"
+[[serve]]
+transport = "webtunnel"
+bind = "127.0.0.1:0"
+options = { url = "https://www.example.com/secret" }
+tls = { acme = "www.example.com", directory = "https://127.0.0.1:1/", http = "`+plain+`" }
 [[route]]
 to = ["127.0.0.0/8", "0.0.0.0", "localhost", "*"]
 via = "direct"
 private = true
 `)
 	port := func(addr string) string { return addr[strings.LastIndexByte(addr, ':'):] }
-	for _, own := range []string{direct.Addresses(inbound.SOCKS5)[0], direct.Addresses(inbound.HTTP)[0], direct.Announced()[0].Address, direct.Status().Admin[0]} {
+	for _, own := range []string{direct.Addresses(inbound.SOCKS5)[0], direct.Addresses(inbound.HTTP)[0], direct.Announced()[0].Address, direct.Status().Admin[0], plain} {
 		for _, host := range []string{"127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]"} {
 			if _, err := ask(t, direct, host+port(own)); code(err) != answer.Blocked.SOCKS() {
 				t.Errorf("%s: %v", host+port(own), err)

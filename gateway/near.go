@@ -43,8 +43,8 @@ type view struct {
 	noPage    string           // why there is no status page; "": there is one
 }
 
-// addresses are those on which the listeners and servers listen, and those under which
-// clients know the servers.
+// addresses are those on which the listeners and servers listen, also without TLS, and those
+// under which clients know the servers.
 func addresses(cfg *config.Config, listeners []*listener, servers []*serve.Server) (all []netip.AddrPort) {
 	add := func(s string) {
 		if a, err := netip.ParseAddrPort(s); err == nil {
@@ -60,6 +60,9 @@ func addresses(cfg *config.Config, listeners []*listener, servers []*serve.Serve
 	for _, s := range cfg.Serve {
 		if row, _ := builtin.Lookup(s.Transport); !row.Placeholder {
 			add(s.Public)
+		}
+		if s.Site != nil {
+			add(s.Site.HTTP)
 		}
 	}
 	return all

@@ -25,7 +25,8 @@ func main() {
 		// Transports make much short-lived garbage over a small live heap.
 		collect.Start()
 	}
-	log.SetOutput(io.Discard) // libraries write there; a command that has a log adopts it
+	log.SetOutput(io.Discard)          // libraries write there; a command that has a log adopts it
+	cobra.EnableCaseInsensitive = true // a phone writes the first word with a capital
 	stop, err := adapter.AdoptOrphans()
 	code := run(context.Background(), os.Args[1:])
 	if err == nil { // otherwise the system can't do it
@@ -102,6 +103,7 @@ HTTP), as the server at the far end, or both.`,
 	)
 	strict(root)
 	completeWords(root)
+	root.InitDefaultHelpFlag() // so that in  ptgate --help up  the flag does not take the word for its value
 	root.SetFlagErrorFunc(noFlag)
 	return root
 }
@@ -110,7 +112,7 @@ HTTP), as the server at the far end, or both.`,
 func noCommand(root *cobra.Command, word string) error {
 	var names []string
 	for _, c := range root.Commands() {
-		if slices.Contains(c.SuggestFor, word) {
+		if slices.Contains(c.SuggestFor, strings.ToLower(word)) {
 			return usagef("there is no command %q: did you mean %q?", word, c.Name())
 		}
 		names = append(names, c.Name())

@@ -42,6 +42,9 @@ SIGINT stop in order: live connections get limits.drain; a second one ends at on
 		if err != nil {
 			return wrongConfig(err)
 		}
+		if err := runsAlready(cmd.Context(), cfg.Path); err != nil {
+			return err
+		}
 		err = runGateway(cmd.Context(), cfg, cmd.ErrOrStderr())
 		if err != nil {
 			sayWhere(cfg, *file, cmd.ErrOrStderr())
@@ -225,6 +228,7 @@ func runGateway(stop context.Context, cfg *config.Config, stderr io.Writer) erro
 				defer c.Close()
 			}
 			if stop.Err() == nil {
+				log.Info("ready", "next", whatNext(cfg, g.Addresses))
 				notify(log, daemon.SdNotifyReady)
 			}
 		case s := <-signals:

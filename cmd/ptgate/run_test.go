@@ -108,6 +108,9 @@ func TestRunSignals(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- runGateway(t.Context(), cfg, log) }()
 	_, addr, _ := strings.Cut(strings.TrimSpace(log.await(t, "msg=listening")), "address=")
+	if ready := log.await(t, "msg=ready"); !strings.Contains(ready, "curl -x socks5h://"+addr+" ") || !strings.Contains(ready, "ptgate status -c "+path) {
+		t.Error(ready)
+	}
 
 	self := func(s syscall.Signal) {
 		t.Helper()
@@ -129,12 +132,8 @@ func TestRunSignals(t *testing.T) {
 	log.await(t, "ptgate.toml:11: [limits]: unknown key")
 	log.await(t, "the running configuration stays")
 	write(strings.Replace(direct, "\"direct\"\nprivate = true", `"block"`, 1))
-	for { // it may be listening and not quite ready
-		self(syscall.SIGHUP)
-		if strings.Contains(log.await(t, "reload"), "msg=reloaded") {
-			break
-		}
-	}
+	self(syscall.SIGHUP)
+	log.await(t, "msg=reloaded")
 
 	// A client that waits gets its drain time, until the second signal.
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

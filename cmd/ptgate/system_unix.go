@@ -18,15 +18,23 @@ import (
 	"ptgate/gateway/config"
 )
 
+// fewFiles is a limit of open files that many people at once may use up: some
+// 1900 connections.
+const fewFiles = 4096
+
 // checkFileLimit tells of limits.connections that can't be had. Go itself raises the
-// soft limit to the hard one. Who has asked for no number is hardly in need of it.
+// soft limit to the hard one. Who has asked for no number is hardly in need of it, and hears
+// of it only where the limit is a small one.
 func checkFileLimit(log *slog.Logger, limits *config.Limits) {
-	level := slog.LevelWarn
-	if limits.DefaultConnections {
-		level = slog.LevelInfo
-	}
 	need := 2*uint64(limits.Connections) + 64 + uint64(descriptors.Kept()) // two each
 	if files := descriptors.Limit(); files != descriptors.Unlimited && uint64(files) < need {
+		level := slog.LevelWarn
+		switch {
+		case limits.DefaultConnections && files >= fewFiles:
+			level = slog.LevelDebug
+		case limits.DefaultConnections:
+			level = slog.LevelInfo
+		}
 		log.Log(context.Background(), level, "this process may have fewer open files than limits.connections may need: "+
 			"raise LimitNOFILE (systemd) or ulimit -n, or lower limits.connections",
 			"connections", limits.Connections, "needed", need, "files", files)

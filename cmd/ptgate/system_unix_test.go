@@ -17,27 +17,33 @@ func TestCheckFileLimit(t *testing.T) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
 		t.Fatal(err)
 	}
-	few := before
-	few.Cur = 1024
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &few); err != nil {
-		t.Fatal(err)
-	}
 	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before)
 	const much = 1<<30 - 64
 	for _, c := range []struct {
+		many   bool // 4096 files, otherwise 1024
 		limits config.Limits
 		want   string // in the log; "": nothing
 	}{
-		{config.Limits{Connections: 1}, ""},
-		{config.Limits{Connections: (1024 - 160 - 64) / 2}, ""},
-		{config.Limits{Connections: (1024-160-64)/2 + 1}, "level=WARN"}, // the last 160 are kept back
-		{config.Limits{Connections: much}, "level=WARN"},
-		{config.Limits{Connections: much, DefaultConnections: true}, "level=INFO"},
-		{config.Limits{Connections: much}, "or lower limits.connections"},
-		{config.Limits{Connections: much}, "needed=2147483744 "},
+		{false, config.Limits{Connections: 1}, ""},
+		{false, config.Limits{Connections: (1024 - 160 - 64) / 2}, ""},
+		{false, config.Limits{Connections: (1024-160-64)/2 + 1}, "level=WARN"}, // the last 160 are kept back
+		{false, config.Limits{Connections: much}, "level=WARN"},
+		{false, config.Limits{Connections: much, DefaultConnections: true}, "level=INFO"},
+		{true, config.Limits{Connections: much, DefaultConnections: true}, "level=DEBUG"},
+		{true, config.Limits{Connections: much}, "level=WARN"},
+		{false, config.Limits{Connections: much}, "or lower limits.connections"},
+		{false, config.Limits{Connections: much}, "needed=2147483744 "},
 	} {
+		few := before
+		few.Cur = 1024
+		if c.many {
+			few.Cur = 4096
+		}
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &few); err != nil {
+			t.Fatal(err)
+		}
 		var b bytes.Buffer
-		checkFileLimit(slog.New(slog.NewTextHandler(&b, nil)), &c.limits)
+		checkFileLimit(slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{Level: slog.LevelDebug})), &c.limits)
 		if got := b.String(); !strings.Contains(got, c.want) || c.want == "" && got != "" {
 			t.Errorf("%+v: %q, want %q in it", c.limits, got, c.want)
 		}

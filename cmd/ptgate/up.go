@@ -55,6 +55,8 @@ Given again, it starts what does not run, and changes nothing else.`,
 	file := configFlag(cmd)
 	addresses := cmd.Flags().StringArray("address", nil, "`HOST[:PORT]` at which clients reach this server (port 443, if none is given); may be given several times")
 	cmd.Flags().StringVar(&u.transport, "transport", "", "the transport of all addresses, instead of the one that fits each: "+strings.ReplaceAll(pairable(), " and ", " or "))
+	cmd.Flags().StringVar(&u.directory, "acme-directory", "", "the `URL` of the directory of another authority than Let's Encrypt")
+	cmd.Flags().StringVar(&u.ca, "acme-ca", "", "`FILE` with the certificates that sign that authority's own, where the system does not know them")
 	cmd.Flags().StringVar(&u.decoy, "decoy", "", "what the website shows: a `DIRECTORY`, or http://127.0.0.1:8080")
 	name := cmd.Flags().String("name", "", "`NAME` of the user that is invited")
 	cmd.Flags().BoolVar(&u.front, "front", false, "run in front, and install no service")
@@ -94,6 +96,9 @@ Given again, it starts what does not run, and changes nothing else.`,
 			if err := bindable(cfg); err != nil {
 				return err
 			}
+		}
+		if fresh != "" {
+			warnNear(cmd.ErrOrStderr(), cfg)
 		}
 		firewall(cmd.ErrOrStderr(), cfg)
 		where, err := filepath.Abs(path) // the service is elsewhere
@@ -150,6 +155,7 @@ type up struct {
 	cmd              *cobra.Command
 	ask              questions
 	transport, decoy string
+	directory, ca    string // of the authority; "": Let's Encrypt
 	front            bool
 }
 
@@ -176,7 +182,7 @@ func (u *up) configuration(file string, addresses []string) (path string, cfg *c
 			case err != nil:
 				return "", nil, "", err
 			case !same:
-				return "", nil, "", usagef("%s is there already, and says what is served: leave --address, --transport and --decoy out, or name another file with -c", path)
+				return "", nil, "", usagef("%s is there already, and says what is served: leave --address, --transport, --decoy and --acme-... out, or name another file with -c", path)
 			}
 			return path, cfg, "", hasUsersFile(cfg)
 		}
@@ -210,7 +216,7 @@ func (u *up) configuration(file string, addresses []string) (path string, cfg *c
 // serves tells whether cfg serves what the flags say, and nothing else. Without them it does.
 func (u *up) serves(cfg *config.Config, addresses []string) (bool, error) {
 	if len(addresses) == 0 {
-		return u.transport == "" && u.decoy == "", nil
+		return u.transport+u.decoy+u.directory+u.ca == "", nil
 	}
 	for _, address := range addresses {
 		t, err := upAddress(address)
@@ -226,7 +232,7 @@ func (u *up) serves(cfg *config.Config, addresses []string) (bool, error) {
 			case s.Transport != row.Name || s.Bind.Port() != t.Port:
 				return false
 			case row.Front:
-				return s.Site != nil && s.Site.Name == t.Name && (u.decoy == "" || u.decoy == s.Site.Decoy)
+				return s.Site != nil && s.Site.Name == t.Name && (u.decoy == "" || u.decoy == s.Site.Decoy) && (u.directory == "" || u.directory == s.Site.Directory)
 			}
 			return s.Public == destination.Format(t)
 		}) {
@@ -292,10 +298,23 @@ func (u *up) serverText(addresses []string) (string, error) {
 			fmt.Fprintf(&b, "public    = %q\n", public)
 			continue
 		}
-		if !u.ask.confirm("The certificate of " + t.Name + " comes from Let's Encrypt. Do you accept its terms (https://letsencrypt.org/repository/)") {
-			return "", usagef("--address %s: a certificate of Let's Encrypt needs that you accept its terms (https://letsencrypt.org/repository/): say so with --yes", address)
+		authority, terms := "Let's Encrypt", "https://letsencrypt.org/repository/"
+		tls := fmt.Sprintf("acme = %q", t.Name)
+		if u.directory != "" {
+			authority, terms = "another authority", "see "+u.directory
+			tls += fmt.Sprintf(", directory = %q", u.directory)
 		}
-		fmt.Fprintf(&b, "tls       = { acme = %q }\n", t.Name)
+		if u.ca != "" {
+			ca, err := filepath.Abs(u.ca)
+			if err != nil {
+				return "", err
+			}
+			tls += fmt.Sprintf(", ca = %q", ca)
+		}
+		if !u.ask.confirm("The certificate of " + t.Name + " comes from " + authority + ". Do you accept its terms (" + terms + ")") {
+			return "", usagef("--address %s: a certificate of %s needs that you accept its terms (%s): say so with --yes", address, authority, terms)
+		}
+		fmt.Fprintf(&b, "tls       = { %s }\n", tls)
 		if u.decoy != "" {
 			fmt.Fprintf(&b, "decoy     = %q    # what everybody sees who does not know the path\n", u.decoy)
 		} else {
@@ -356,6 +375,39 @@ func (u *up) fits(row *builtin.Transport, t routes.Target, address string) error
 		return usagef("--address %s: %s needs a name and port 443, for the certificate; behind a web server use  ptgate pair --transport %[2]s", address, row.Name)
 	}
 	return nil
+}
+
+// warnNear tells of addresses that lead here only from nearby. That is right for a trial,
+// and for clients in the same network.
+func warnNear(out io.Writer, cfg *config.Config) {
+	for _, s := range cfg.Serve {
+		a, err := netip.ParseAddrPort(s.Public)
+		if err != nil {
+			continue // a name
+		}
+		if near := nearby(a.Addr()); near != "" {
+			fmt.Fprintf(out, "# warning: %s is %s: clients elsewhere can't reach it. They need this server's public address "+
+				"(behind a router, the router's, which has to pass the port on)\n", a.Addr(), near)
+		}
+	}
+}
+
+// shared is what providers use between them and their customers (RFC 6598).
+var shared = netip.MustParsePrefix("100.64.0.0/10")
+
+// nearby says from where only an address can be reached; "": from everywhere.
+func nearby(a netip.Addr) string {
+	switch a = a.Unmap(); {
+	case a.IsLoopback():
+		return "this machine itself"
+	case a.IsPrivate():
+		return "an address of a private network"
+	case a.IsLinkLocalUnicast():
+		return "an address of one link"
+	case shared.Contains(a):
+		return "an address behind a provider's NAT"
+	}
+	return ""
 }
 
 // who is the user to invite; "": there are users already.

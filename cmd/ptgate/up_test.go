@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -27,5 +28,20 @@ func TestServiceUnit(t *testing.T) {
 	if u := userUnit("/opt/50% off/ptgate", "/home/a/c.toml"); !strings.Contains(u, `ExecStart="/opt/50%% off/ptgate" run -c "/home/a/c.toml"`) ||
 		!strings.Contains(u, "\nRestartPreventExitStatus=78\n") { // a configuration with an error is not tried for ever
 		t.Error(u)
+	}
+}
+
+// Only an address that leads to one machine from everywhere is good for clients elsewhere.
+// Those of documentation stand for such ones.
+func TestNearby(t *testing.T) {
+	for address, want := range map[string]string{
+		"127.0.0.1": "itself", "::1": "itself", "::ffff:127.0.0.1": "itself",
+		"10.1.2.3": "private", "172.16.0.1": "private", "192.168.1.2": "private", "fd00::1": "private",
+		"169.254.1.1": "one link", "fe80::1": "one link", "100.64.0.1": "NAT", "100.127.255.255": "NAT",
+		"198.51.100.7": "", "2001:db8::1": "", "100.128.0.1": "", "172.32.0.1": "",
+	} {
+		if got := nearby(netip.MustParseAddr(address)); !strings.Contains(got, want) || want == "" && got != "" {
+			t.Errorf("%s: %q, want %q", address, got, want)
+		}
 	}
 }
