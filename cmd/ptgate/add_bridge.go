@@ -74,7 +74,7 @@ writes it there: at the end of the via of the route that has this pattern, such 
 				return fmt.Errorf("standard input: %w", err)
 			}
 		}
-		if strings.Contains(text, invitation.Scheme) {
+		if invitation.In(text) {
 			return errors.New("this is an invitation, not a bridge line: use `ptgate join`")
 		}
 		text, around, _ := config.Pasted(text, config.TextLine) // what is around the quotes

@@ -46,7 +46,7 @@ or as FILE.old2 and so on where that is there already.`,
   ptgate join - --out client.toml
   ptgate join link.txt --service`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if strings.Contains(strings.Join(args, " "), invitation.Scheme) {
+			if invitation.In(strings.Join(args, " ")) {
 				return nil // it may have come with spaces, and is not shown
 			}
 			if len(args) > 1 {
@@ -101,7 +101,7 @@ func readInvitation(cmd *cobra.Command, text string) (*invitation.Invitation, er
 		if text, err = readLink(cmd.InOrStdin(), terminal); err != nil {
 			return nil, fmt.Errorf("standard input: %w", err)
 		}
-	case !strings.Contains(text, invitation.Scheme):
+	case !invitation.In(text):
 		if says := config.Foreign(text); says != "" {
 			return nil, usagef("join: %s", says)
 		}
@@ -123,15 +123,14 @@ func readInvitation(cmd *cobra.Command, text string) (*invitation.Invitation, er
 		text = string(b)
 	}
 	v, err := invitation.Find(text)
-	if err != nil {
-		if says := config.Foreign(text); says != "" && !strings.Contains(text, invitation.Scheme) {
+	if err != nil && !invitation.In(text) {
+		if says := config.Foreign(text); says != "" {
 			return nil, errors.New(says)
 		}
-		if at := strings.Index(text, invitation.Scheme); at >= 0 {
-			if _, _, wrong := config.Pasted(strings.TrimSpace(text[at:]), config.TextLine); wrong != nil {
-				return nil, fmt.Errorf("%w; the link has %w", err, wrong)
-			}
-		}
+	}
+	if broken, ok := errors.AsType[*invitation.BrokenError](err); ok {
+		return nil, fmt.Errorf("%w. It breaks off at line %d, column %d, at %s, which no link has", errors.Unwrap(broken), broken.Line, broken.Column,
+			config.Char{Rune: broken.Rune}.Name())
 	}
 	return v, err
 }

@@ -33,12 +33,18 @@ type Char struct {
 }
 
 // String names the character and its place.
-func (c Char) String() string {
+func (c Char) String() string { return fmt.Sprintf("%s at character %d", c.Name(), c.At) }
+
+// Name names the character.
+func (c Char) Name() string {
 	name, ok := charNames[c.Rune]
 	if !ok {
-		name = classNames[classOf(c.Rune)]
+		name, ok = classNames[classOf(c.Rune)]
 	}
-	return fmt.Sprintf("%U (%s) at character %d", c.Rune, name, c.At)
+	if !ok {
+		return fmt.Sprintf("%U (%q)", c.Rune, string(c.Rune))
+	}
+	return fmt.Sprintf("%U (%s)", c.Rune, name)
 }
 
 // Pasted checks a text that people copy from mail, chats, web pages and documents.

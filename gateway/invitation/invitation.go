@@ -14,8 +14,10 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"ptgate/adapter"
 	"ptgate/gateway/session"
@@ -78,20 +80,80 @@ var (
 	errTwo    = errors.New("there is more than one invitation: give one at a time")
 )
 
+// A BrokenError is about a link in which, or behind which, there is a character that no link
+// has, before it has come to its end.
+type BrokenError struct {
+	Rune         rune
+	Line, Column int // its place in the whole text, from 1, in characters
+}
+
+func (e *BrokenError) Error() string {
+	return fmt.Sprintf("%v (line %d, column %d: %U, which no link has)", errCut, e.Line, e.Column, e.Rune)
+}
+
+// Unwrap tells that the link has not come whole.
+func (e *BrokenError) Unwrap() error { return errCut }
+
+// index is where the first link begins in a text, or -1. Some programs write the scheme in
+// capitals.
+func index(text string) int {
+	for i := 0; i+len(Scheme) <= len(text); i++ {
+		if strings.EqualFold(text[i:i+len(Scheme)], Scheme) {
+			return i
+		}
+	}
+	return -1
+}
+
+// In tells whether a text seems to have a link in it.
+func In(text string) bool { return index(text) >= 0 }
+
 // Find finds the one link in a text. Words and quotes may stand around it, and mail may have
-// folded it or put "> " before its lines: its sum tells where it ends, and that it is whole.
-// An error has nothing of the text in it.
+// folded it, put "> " before its lines, or encoded it: its sum tells where it ends, and that
+// it is whole. An error has nothing of the text in it, but for one character that no link
+// has.
 func Find(text string) (*Invitation, error) {
+	v, err := find(text)
+	if errors.Is(err, errCut) {
+		// The sum decides which reading is the right one.
+		if plain := unquote(text); plain != text {
+			if v, err := find(plain); err == nil {
+				return v, nil
+			}
+		}
+	}
+	return v, err
+}
+
+var (
+	soft = regexp.MustCompile(`=\s+`)
+	hexa = regexp.MustCompile(`=[0-9A-Fa-f]{2}`)
+)
+
+// unquote undoes quoted-printable (RFC 2045 section 6.7). The line break behind a "=" may have
+// become a space.
+func unquote(text string) string {
+	return hexa.ReplaceAllStringFunc(soft.ReplaceAllString(text, ""), func(s string) string {
+		b, _ := hex.DecodeString(s[1:])
+		return string(b)
+	})
+}
+
+func find(text string) (*Invitation, error) {
 	var found *Invitation
 	whole := ""
 	err := errNoLink
-	for at := strings.Index(text, Scheme); at >= 0; at = strings.Index(text, Scheme) {
-		text = text[at+len(Scheme):]
-		link, v, e := first(text)
+	rest := text
+	for at := index(rest); at >= 0; at = index(rest) {
+		rest = rest[at+len(Scheme):]
+		link, v, bad, e := first(rest)
 		switch {
 		case e != nil:
 			if found == nil {
 				err = e
+				if bad >= 0 {
+					err = broken(text, len(text)-len(rest)+bad)
+				}
 			}
 		case found != nil && link != whole:
 			return nil, errTwo
@@ -102,28 +164,37 @@ func Find(text string) (*Invitation, error) {
 	return found, err
 }
 
-// first reads the link whose text begins here, behind the scheme.
-func first(text string) (string, *Invitation, error) {
-	next := strings.Index(text, Scheme)
-	link := []byte(Scheme)
+// broken is the error about the character of text at a byte.
+func broken(text string, at int) error {
+	before := text[:at]
+	r, _ := utf8.DecodeRuneInString(text[at:])
+	line := before[strings.LastIndexByte(before, '\n')+1:]
+	return &BrokenError{r, strings.Count(before, "\n") + 1, utf8.RuneCountInString(line) + 1}
+}
+
+// first reads the link whose text begins here, behind the scheme. If a character stops it,
+// bad is where that stands; otherwise bad is -1.
+func first(text string) (link string, v *Invitation, bad int, err error) {
+	next := index(text)
+	b := []byte(Scheme)
 	for i, c := range text {
 		switch {
 		case i == next:
-			return "", nil, errCut
+			return "", nil, -1, errCut
 		case c < 0x80 && strings.ContainsRune(plain, c):
-			link = append(link, byte(c))
+			b = append(b, byte(c))
 			// The sum is the last part, of eight digits.
-			if n := len(link) - 9; n > len(Scheme) && link[n] == '/' && sum(string(link[:n])) == string(link[n+1:]) {
-				v, err := Parse(string(link))
-				return string(link), v, err
+			if n := len(b) - 9; n > len(Scheme) && b[n] == '/' && sum(string(b[:n])) == string(b[n+1:]) {
+				v, err := Parse(string(b))
+				return string(b), v, -1, err
 			}
 		case c == '>' || unicode.IsSpace(c) || unicode.In(c, unicode.Cf, unicode.Mn):
 			// what mail puts there, or nobody sees
 		default:
-			return "", nil, errCut
+			return "", nil, i, errCut
 		}
 	}
-	return "", nil, errCut
+	return "", nil, -1, errCut
 }
 
 // Parse reads a link.

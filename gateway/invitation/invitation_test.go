@@ -1,7 +1,10 @@
 package invitation_test
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"mime/quotedprintable"
 	"reflect"
 	"strings"
 	"testing"
@@ -69,15 +72,24 @@ func TestFind(t *testing.T) {
 	other.User = "bob"
 	folded := link[:40] + "\r\n> " + link[40:90] + "\n  " + link[90:len(link)-3] + "\n" + link[len(link)-3:]
 	for name, text := range map[string]string{
-		"alone":        link + "\n",
-		"curly quotes": "“" + link + "”",
-		"text around":  "Hello Ann,\nhere is your link ptgate://...:\n" + link + "\nBye, Bob",
-		"full stop":    "It is " + link + ". Bye",
-		"quoted":       "> Hello\n> " + folded + "\n> Bye",
-		"angles":       "<" + link + ">",
-		"spaces":       link[:50] + " " + link[50:],
-		"invisible":    "\ufeff" + link[:50] + "\u200b" + link[50:] + "\u2069",
-		"twice":        link + "\n" + folded,
+		"alone":         link + "\n",
+		"curly quotes":  "“" + link + "”",
+		"text around":   "Hello Ann,\nhere is your link ptgate://...:\n" + link + "\nBye, Bob",
+		"full stop":     "It is " + link + ". Bye",
+		"quoted":        "> Hello\n> " + folded + "\n> Bye",
+		"angles":        "<" + link + ">",
+		"spaces":        link[:50] + " " + link[50:],
+		"invisible":     "\ufeff" + link[:50] + "\u200b" + link[50:] + "\u2069",
+		"twice":         link + "\n" + folded,
+		"capitals":      "PTGATE://" + link[len(invitation.Scheme):],
+		"capital":       "Ptgate://" + link[len(invitation.Scheme):],
+		"punctuation":   "(" + link + "), and then?",
+		"angles, fold":  "<" + folded + ">.",
+		"mark":          "[" + link + "](" + link + ")",
+		"encoded":       quotedPrintable(t, "Here it is – "+link+".\n"),
+		"soft spaces":   strings.ReplaceAll(quotedPrintable(t, link), "=\r\n", "= "),
+		"soft LF":       strings.ReplaceAll(quotedPrintable(t, link), "\r\n", "\n"),
+		"small letters": strings.ReplaceAll(quotedPrintable(t, link), "=3D", "=3d"),
 	} {
 		if got, err := invitation.Find(text); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %v", name, err)
@@ -91,10 +103,50 @@ func TestFind(t *testing.T) {
 		link + "\n" + other.String():    "more than one",
 		link[:80] + "\n" + link[:80]:    "not come whole",
 		strings.ToUpper(link[9:]) + "x": "begins with ptgate://",
+		strings.ToUpper(link):           "not come whole",
 	} {
 		if v, err := invitation.Find(text); err == nil || v != nil || !strings.Contains(err.Error(), wrong) || strings.Contains(err.Error(), "abc") {
 			t.Errorf("%q: %v, %v", text, v, err)
 		}
+	}
+}
+
+// quotedPrintable is a text as mail carries it.
+func quotedPrintable(t *testing.T, text string) string {
+	t.Helper()
+	var b strings.Builder
+	w := quotedprintable.NewWriter(&b)
+	if _, err := io.WriteString(w, text); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// What breaks a link is named with its place.
+func TestBroken(t *testing.T) {
+	link := sample(t).String()
+	for _, tt := range []struct {
+		text string
+		want invitation.BrokenError
+	}{
+		{link[:60] + "…", invitation.BrokenError{Rune: '…', Line: 1, Column: 61}},
+		{"Hällo\n “" + link[:60] + "–" + link[61:], invitation.BrokenError{Rune: '–', Line: 2, Column: 63}},
+		{link[:20] + "\n> " + link[20:40] + "!" + link[41:], invitation.BrokenError{Rune: '!', Line: 2, Column: 23}},
+		{"ptgate://...:\n" + link[:60] + "\ufffd", invitation.BrokenError{Rune: '\ufffd', Line: 2, Column: 61}},
+	} {
+		_, err := invitation.Find(tt.text)
+		if got, ok := errors.AsType[*invitation.BrokenError](err); !ok || *got != tt.want || !strings.Contains(err.Error(), "not come whole") {
+			t.Errorf("%q: %v", tt.text, err)
+		}
+	}
+	if _, err := invitation.Find(link[:70] + "\n"); err == nil || strings.Contains(err.Error(), "column") {
+		t.Error(err)
+	}
+	if !invitation.In("see pTgate://") || invitation.In("ptgate:/ /") {
+		t.Error("In")
 	}
 }
 
