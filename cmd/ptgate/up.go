@@ -116,6 +116,11 @@ Given again, it starts what does not run, and changes nothing else.`,
 				return err
 			}
 		}
+		for _, s := range cfg.Serve {
+			if s.Site != nil && s.Site.Name != "" && fresh != "" {
+				fmt.Fprintf(cmd.ErrOrStderr(), "# the certificate of %s is asked for when the server starts. %s works when the log says: there is a new certificate\n", s.Site.Name, s.Transport)
+			}
+		}
 		if service {
 			if err := u.install(where, cfg.Exit.UsersFile); err != nil {
 				return err

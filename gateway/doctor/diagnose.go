@@ -153,6 +153,12 @@ func (c *Case) web() (Verdict, bool) {
 	if isA[*net.DNSError](c.Err) {
 		return of(Names, ""), true
 	}
+	if alert, ok := errors.AsType[*net.OpError](c.Err); ok && alert.Op == "remote error" && alert.Err.Error() == noCertificate {
+		v := of(Certificate, "", "the web server ends the handshake with the TLS alert internal_error, as one without a certificate does")
+		v.Says = "TLS: the web server has no certificate to show"
+		v.Next = "a new server gets its certificate within a minute: try again then. If it stays so, its log says why the authority gives none"
+		return v, true
+	}
 	if h, ok := errors.AsType[x509.HostnameError](c.Err); ok {
 		if c.poisoned() {
 			return of(Poison, "", "the certificate there is for another name"), true
@@ -184,6 +190,9 @@ func (c *Case) web() (Verdict, bool) {
 	}
 	return Verdict{}, false
 }
+
+// noCertificate is how crypto/tls words the alert of a server of Go that has no certificate.
+const noCertificate = "tls: internal error"
 
 func dates(c *x509.Certificate) []string {
 	if c == nil || c.NotBefore.IsZero() {

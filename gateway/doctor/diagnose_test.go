@@ -30,6 +30,24 @@ import (
 var yes, no = true, false
 
 // Each error of a bridge, the kind of trouble that it shows, and words of the advice.
+// noCertificateError is what a client gets from a server that waits for its certificate.
+func noCertificateError(t *testing.T) error {
+	a, b := net.Pipe()
+	defer a.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer b.Close()
+		_ = tls.Server(b, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, errors.New("none yet") }}).Handshake()
+	}()
+	err := tls.Client(a, &tls.Config{ServerName: "www.example.com"}).Handshake()
+	<-done
+	if err == nil {
+		t.Fatal("there is a certificate")
+	}
+	return err
+}
+
 func TestDiagnose(t *testing.T) {
 	named := &config.PT{Name: "apart", Exec: []string{"/opt/pt"}, Line: 3}
 	start := func(err error) error { return &adapter.StartError{Err: err} }
@@ -85,6 +103,7 @@ func TestDiagnose(t *testing.T) {
 		{Case{Err: shake(x509.CertificateInvalidError{Reason: x509.Expired, Cert: &x509.Certificate{NotAfter: now}}, 900), Now: now.AddDate(1, 0, 0)}, Certificate, "expired"},
 		{Case{Err: shake(x509.CertificateInvalidError{Reason: x509.Expired, Cert: &x509.Certificate{NotBefore: now}}, 900), Now: now.Add(-48 * time.Hour)}, Clock, "set the clock"},
 		{Case{Err: shake(builtin.ErrOtherCertificate, 900)}, Certificate, "intercepted"},
+		{Case{Err: shake(noCertificateError(t), 7)}, Certificate, "within a minute: try again"},
 		{Case{Err: shake(&builtin.StatusError{Status: 404}, 900)}, WebPath, "path"},
 		{Case{Err: shake(&builtin.StatusError{Status: 502}, 900)}, WebBackend, "start ptgate"},
 		{Case{Err: shake(&builtin.StatusError{Status: 200}, 900)}, WebServer, "upgrades"},

@@ -265,6 +265,7 @@ func TestACME(t *testing.T) {
 			site.Directory, site.CAFile = directory, ca
 			state := t.TempDir()
 			l, log := acmeServer(t, state, port, site)
+			log.await(t, "the authority is asked for a certificate")
 			log.await(t, "there is a new certificate")
 			first := shown(t, l, roots)
 			// Nobody sees that it comes from ACME.

@@ -175,6 +175,9 @@ func (a *authority) keep(ctx context.Context, renew func(context.Context) error)
 			wait = time.Until(renewal(c.Leaf))
 		}
 		if wait <= 0 {
+			if a.now.Load() == nil {
+				a.log.Info("the authority is asked for a certificate: until there is one, nobody comes in this way")
+			}
 			err := renew(ctx)
 			if err == nil {
 				if wait = time.Until(renewal(a.now.Load().Leaf)); wait <= 0 {
