@@ -226,11 +226,8 @@ func printStatus(out io.Writer, s *gateway.Status) {
 		if !b.Detached.IsZero() {
 			more = append(more, "streams wait for a carrier since "+b.Detached.Format(time.TimeOnly))
 		}
-		switch {
-		case b.Gone:
-			more = append(more, "its server has stopped, and is expected back")
-		case b.Leaving:
-			more = append(more, "its server is about to stop")
+		if text := b.Leave(time.Now()); text != "" {
+			more = append(more, text)
 		}
 		if b.Carriers > 0 {
 			carriers := plural(b.Carriers, "carrier")

@@ -147,7 +147,7 @@ Given again, it starts what does not run, and changes nothing else.`,
 		if runs || service || *noStart {
 			return nil
 		}
-		fmt.Fprintf(cmd.ErrOrStderr(), "# running, until Ctrl-C; later:  ptgate run -c %s\n", path)
+		fmt.Fprintf(cmd.ErrOrStderr(), "# running, until Ctrl-C; later:  ptgate run%s\n", dashC(cfg.Path))
 		if cfg, err = loadErrors(path, cmd.ErrOrStderr()); err != nil { // the users are new
 			return err
 		}

@@ -77,6 +77,8 @@ func newBridge(m *Manager, bc *config.Bridge, cfg *config.Config, p *program) *B
 			Resumed:  b.resumed,
 			Ended:    b.streamsLost,
 			Leaves:   b.leaves,
+			Gone:     b.gone,
+			Back:     b.back,
 			News:     b.news,
 			Memory:   m.memory,
 		})
@@ -186,7 +188,9 @@ type Status struct {
 	Over     []string         `json:"over,omitempty"`        // the bridges of the carriers
 	Detached time.Time        `json:"detached,omitzero"`     // since when streams wait for a carrier; zero: they don't
 	Leaving  bool             `json:"leaving,omitempty"`     // the box is about to stop, or has just stopped
-	Gone     bool             `json:"gone,omitempty"`        // it has just stopped, and is expected back
+	Gone     bool             `json:"gone,omitempty"`        // it has stopped, after it had said so, and is not back
+	Stopped  time.Time        `json:"stopped,omitzero"`      // since then
+	Awaited  time.Time        `json:"awaited,omitzero"`      // until when requests wait for it then; zero: they don't
 	Replayed int64            `json:"replayed"`              // bytes that were sent again, in the present session
 	Held     int64            `json:"held"`                  // bytes that are kept for that
 	Learned  []budget.Learned `json:"learned,omitempty"`     // limits of the network that carriers keep to
@@ -205,7 +209,8 @@ func (b *Bridge) Status() Status {
 	}
 	far := b.sessionStatus()
 	s.Carriers, s.RTT = far.Carriers, far.RTT
-	s.Over, s.Detached, s.Leaving, s.Gone, s.Replayed, s.Held = far.Over, far.Detached, far.Leaving, far.Gone, far.Replayed, far.Held
+	s.Over, s.Detached, s.Leaving, s.Stopped, s.Awaited = far.Over, far.Detached, far.Leaving, far.Stopped, far.Awaited
+	s.Gone, s.Replayed, s.Held = !far.Stopped.IsZero(), far.Replayed, far.Held
 	if b.path != nil {
 		s.Box, s.Changed, s.Learned = b.path.Box().String(), b.changed.Load(), b.path.Budget.Why(time.Now())
 	}

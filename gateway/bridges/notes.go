@@ -55,6 +55,14 @@ func (b *Bridge) streamsLost(streams int, err error) {
 // leaves counts a far end that is about to stop.
 func (b *Bridge) leaves() { b.m.book.Add(outcome.BoxLeaves, outcome.By(b.Name())) }
 
+// gone counts a far end that has stopped.
+func (b *Bridge) gone() { b.m.book.Add(outcome.BoxGone, outcome.By(b.Name())) }
+
+// back counts a far end that is there again after it had stopped.
+func (b *Bridge) back(away time.Duration) {
+	b.m.book.Add(outcome.BoxBack, outcome.By(b.Name()), "after", away.Round(100*time.Millisecond))
+}
+
 // detached counts a session whose streams wait for a carrier.
 func (b *Bridge) detached() {
 	b.m.book.Add(outcome.SessionDetached, outcome.By(b.Name()))

@@ -52,11 +52,8 @@ func (s *Status) Brief(now time.Time) string {
 	default:
 		words = append(words, "idle: nothing needs it")
 	}
-	switch {
-	case s.Gone:
-		words = append(words, "its server has stopped, and is expected back")
-	case s.Leaving:
-		words = append(words, "its server is about to stop")
+	if text := s.Leave(now); text != "" {
+		words = append(words, text)
 	}
 	if s.Told {
 		words = append(words, "learned from its server: no file has it")
@@ -72,6 +69,24 @@ func (s *Status) Brief(now time.Time) string {
 		words = append(words, "its program fails")
 	}
 	return strings.Join(words, "; ")
+}
+
+// Leave says that the bridge's server is about to stop, or has stopped; "": neither.
+func (s *Status) Leave(now time.Time) string {
+	wait := s.Awaited.Sub(now)
+	switch {
+	case !s.Stopped.IsZero() && !s.Awaited.IsZero() && wait > 0:
+		return "its server has stopped; requests wait for it, " + seconds(wait) + " more, and are refused then"
+	case !s.Stopped.IsZero():
+		text := "its server has stopped, " + seconds(now.Sub(s.Stopped)) + " ago"
+		if s.State != "resting" {
+			text += "; the next request tries it again"
+		}
+		return text
+	case s.Leaving:
+		return "its server is about to stop"
+	}
+	return ""
 }
 
 // milliseconds is a round trip as people say it: "84 ms", "0.4 ms", "1.2 s".

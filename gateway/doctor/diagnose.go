@@ -94,6 +94,8 @@ func (c *Case) kind() Verdict {
 		return of(OtherBox, "")
 	case session.IsForeign(err):
 		return of(WrongFar, "")
+	case errors.Is(err, session.ErrStopped) && (Refused(err) || timedOut(err)):
+		return of(Stopped, "")
 	case Refused(err):
 		if c.poisoned() {
 			return of(Poison, "")

@@ -73,6 +73,9 @@ func TestDiagnose(t *testing.T) {
 		{Case{Err: start(adapter.ErrRefused)}, Program, "does not offer"},
 		{Case{Err: start(adapter.ErrStartTimeout)}, Program, "may be no transport program"},
 
+		{Case{Err: fmt.Errorf("%w: %w", session.ErrStopped, connect(syscall.ECONNREFUSED))}, Stopped, "start it on its machine"},
+		{Case{Err: answer.New(answer.Timeout, session.ErrStopped)}, Stopped, "ask its operator"},
+		{Case{Err: fmt.Errorf("%w: %w", session.ErrStopped, connect(syscall.ENETUNREACH))}, NoRoute, "no way"},
 		{Case{Err: connect(syscall.ECONNREFUSED)}, Closed, "is the server running"},
 		{Case{Err: outside(adapter.ReplyConnectionRefused)}, Closed, "nothing listens"},
 		{Case{Err: connect(syscall.ENETUNREACH)}, NoRoute, "no way"},

@@ -30,6 +30,7 @@ const (
 	Clock   Kind = "clock"
 
 	// On the way to the bridge.
+	Stopped     Kind = "stopped" // its server has said that it stops
 	Closed      Kind = "closed"
 	Filtered    Kind = "filtered"
 	ResetSYN    Kind = "reset-on-connect"
@@ -96,6 +97,8 @@ var table = map[Kind]words{
 	Clock: {"the clock of this machine is wrong", "nothing can be done about it from here",
 		"set the clock (NTP), and look at `date -u`: obfs4 takes clocks that differ by an hour at most, and certificates have dates"},
 
+	Stopped: {"its server was stopped: it has said so, and has not come back", rests,
+		"start it on its machine (`ptgate run` or its service), or ask its operator"},
 	Closed: {"port closed: the address answers, but nothing listens there", rests,
 		"is the server running, and are the bridge's address and port right? Something on the way can forge such an answer: try from another network"},
 	Filtered: {"port filtered: the TCP connection does not come up, and nothing refuses it", rests,

@@ -39,6 +39,8 @@ const (
 	SessionResumed
 	StreamsLost
 	BoxLeaves
+	BoxGone
+	BoxBack
 	LimitLearned
 	BoxChanged
 	BridgeSessions
@@ -205,7 +207,15 @@ var table = [outcomes]Row{
 		Next:    "Start the downloads again. resume in [limits] says how long ptgate waits for a server."},
 	BoxLeaves: {Name: "box_leaves", Labels: []string{bridge},
 		Help:    "Far ends that have said that they are about to stop.",
-		Message: "the far end is about to stop: new requests go elsewhere, or wait until it is back", Level: slog.LevelInfo, AtWill: true},
+		Message: "the far end is about to stop: new requests go elsewhere, or wait for it for a few seconds", Level: slog.LevelInfo, AtWill: true},
+	BoxGone: {Name: "box_gone", Labels: []string{bridge},
+		Help:    "Far ends that have stopped after they had said so.",
+		Message: "the far end has stopped: requests wait for it for 10s, then they are refused until it is back", Level: slog.LevelWarn, AtWill: true,
+		Trouble: "The server of a bridge was stopped.",
+		Next:    "Start it again, or ask its operator. The next request tries it again."},
+	BoxBack: {Name: "box_back", Labels: []string{bridge},
+		Help:    "Far ends that were there again after they had stopped.",
+		Message: "the far end is back", Level: slog.LevelInfo, AtWill: true},
 	BoxChanged: {Name: "box_changed", Labels: []string{bridge},
 		Help: "Bridges that lead to another box than before.",
 		Message: "the bridge leads to another box than before: was the server installed anew, or does a balancer choose among several? " +

@@ -80,6 +80,10 @@ type Options struct {
 	// Leaves is called when the far end has said that it is about to stop. Nil: it is not
 	// called.
 	Leaves func()
+	// Gone is called when such a far end has stopped, and Back when one is there again, with
+	// the time between. Nil: they are not called.
+	Gone func()
+	Back func(away time.Duration)
 	// News is called with the serial of the news of a box when it says so. It must not wait.
 	// Who has them then calls Client.Has. Nil: it is not called.
 	News func(Box, uint64)
@@ -104,6 +108,7 @@ type Client struct {
 	next     *owned // follows current when it has a carrier; nil: there is none
 	lastUse  time.Time
 	failed   time.Time // when the last attempt failed
+	left     time.Time // when the far end has stopped, after it had said so; zero: it has not, or is back
 	why      error     // that failure; nil: a carrier has joined since, or none has failed
 	epoch    int       // counts the calls of Renew
 	renewed  []chan struct{}
@@ -218,7 +223,9 @@ type owned struct {
 	met    bool          // the far end has the session
 	names  bool          // the far end looks names up; known when met
 	stage  uint64
-	// The far end has just stopped, and is expected back until then.
+	// It follows a session whose far end is about to stop, or has stopped. Until the time
+	// expected that far end, or one in its place, may be back; zero: it has not stopped yet.
+	follows  bool
 	expected time.Time
 	number   uint64 // of the next carrier
 	begun    uint64 // attempts so far
@@ -273,7 +280,63 @@ func (c *Client) wakeForStream(v *owned) {
 // that box may be back soon, or another one in its place. The caller holds mu.
 func (c *Client) succeed() {
 	c.next = c.begin()
-	c.next.expected = time.Now().Add(expectFor)
+	c.next.follows = true
+	if !c.left.IsZero() {
+		c.next.expected = c.left.Add(restartFor)
+	}
+}
+
+// awaits tells whether the session waits for a far end that is about to stop, or has just
+// stopped.
+func (v *owned) awaits(now time.Time) bool {
+	return v.follows && !v.met && (v.expected.IsZero() || now.Before(v.expected))
+}
+
+// stopped notes that the far end of v has stopped, if it was about to, and v has no carrier
+// any more. The caller holds mu.
+func (c *Client) stopped(v *owned) {
+	f := c.current
+	switch {
+	case v.stage == 0 || c.closed || !c.left.IsZero():
+		return
+	case f != v && (f == nil || !f.follows || f.met):
+		return // another session has taken its place
+	case slices.ContainsFunc(v.lanes, func(l *lane) bool { return l.used != nil && l.used.met && !l.gone }):
+		return
+	}
+	c.left = time.Now()
+	for _, x := range []*owned{c.current, c.next} {
+		if x != nil && x.follows {
+			x.expected = c.left.Add(restartFor)
+		}
+	}
+	if c.o.Gone != nil {
+		c.o.Gone()
+	}
+	c.wakeKeeper()
+}
+
+// returned notes that there is a far end again. The caller holds mu.
+func (c *Client) returned() {
+	if c.left.IsZero() {
+		return
+	}
+	away := time.Since(c.left)
+	c.left = time.Time{}
+	if c.o.Back != nil {
+		c.o.Back(away)
+	}
+}
+
+// cause adds to the error of an attempt that the far end has stopped.
+func (c *Client) cause(err error) error {
+	switch {
+	case c.left.IsZero():
+		return err
+	case err == nil:
+		return answer.New(answer.Timeout, ErrStopped)
+	}
+	return fmt.Errorf("%w: %w", ErrStopped, err)
 }
 
 // stream opens a stream in the session for new ones.
@@ -373,7 +436,7 @@ func (c *Client) noAnswer(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.why != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return c.why
+		return c.cause(c.why)
 	}
 	return lost("reply", context.Cause(ctx))
 }
@@ -470,7 +533,8 @@ type Status struct {
 	Streams    int
 	Detached   time.Time // since when streams wait for a carrier; zero: they don't
 	Leaving    bool      // the far end is about to stop, or has just stopped
-	Gone       bool      // it has just stopped, and is expected back
+	Stopped    time.Time // when it has stopped, after it had said so; zero: it has not, or is back
+	Awaited    time.Time // until when requests wait for it then; zero: they don't
 	Replayed   int64     // bytes that were sent again, in the present sessions
 	Held       int64     // bytes that are kept for that
 	Box        Box       // zero: not known
@@ -487,7 +551,7 @@ func (s Status) Alive() bool { return s.Carriers > 0 && !s.Suspect }
 func (c *Client) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := Status{}
+	s := Status{Stopped: c.left}
 	good := 0
 	for _, v := range c.sessions {
 		s.Connecting += len(v.attempts)
@@ -496,8 +560,10 @@ func (c *Client) Status() Status {
 		s.Held += v.held
 		if v == c.current {
 			s.Box, s.Resume, s.Names = v.box, v.kept, v.names
-			s.Gone = v.stage == 0 && !v.met && time.Now().Before(v.expected)
-			s.Leaving = v.stage != 0 || s.Gone
+			s.Leaving = v.stage != 0 || v.awaits(time.Now())
+			if s.Leaving && !c.left.IsZero() {
+				s.Awaited = v.expected
+			}
 		}
 		live := false
 		for _, u := range v.carriers {

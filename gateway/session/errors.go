@@ -22,6 +22,8 @@ var (
 	errClosed     = adapter.Constant("the bridge is closed")
 	errNoAnswer   = adapter.Constant("no answer from the far end")
 	errNoSign     = adapter.Constant("no sign of the far end")
+	// ErrStopped: the far end has said that it stops, and is not back.
+	ErrStopped = adapter.Constant("the far end has stopped, and is not back")
 	// ErrEnded: the far end has closed the connection before it said a word.
 	ErrEnded = adapter.Constant("the connection to the bridge ended as soon as it was made")
 )

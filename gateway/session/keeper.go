@@ -53,8 +53,11 @@ const (
 	lastRetry  = 10 * time.Second
 	// While the far end is about to stop, or has just stopped, it may be back at any moment.
 	lastRetryLeaving = 500 * time.Millisecond
-	// For so long a far end that has stopped is expected back.
-	expectFor = time.Minute
+	// For so long requests wait for a far end that has stopped: long enough to start it again,
+	// and not so long that a person wonders.
+	restartFor = 10 * time.Second
+	// A client that was used lately waits for such a far end also without a request.
+	usedLately = time.Minute
 	// hopeFor is how long the streams of a session that the far end has never answered wait
 	// while some attempts fail and others run. A person has to hear of it some day, and TCP
 	// has repeated its first packets four times by then.
@@ -146,6 +149,14 @@ func (c *Client) look(v *owned, now time.Time) (next time.Duration) {
 	}
 	next = noLook
 	c.follow(v)
+	if v.follows && !v.met && !v.expected.IsZero() {
+		wait := v.expected.Sub(now)
+		if wait <= 0 {
+			v.fail(c.cause(c.why))
+			return noLook
+		}
+		next = wait
+	}
 	if good := v.goodLanes(); len(good) > 0 {
 		v.back(false)
 		v.tried = 0
@@ -690,6 +701,7 @@ func (v *owned) welcome(u *used, h *hello, r *reply) error {
 		v.met, v.box, v.names = true, box, r.features&featureNames != 0
 		v.kept = time.Duration(min(r.resume, 1<<20)) * time.Second
 	}
+	v.c.returned()
 	u.met, v.path = true, u.path
 	u.budget.Opened(time.Now())
 	u.lane.avoid = u.conn.Suspect()
@@ -743,7 +755,7 @@ func (c *Client) attemptFailed(v *owned, p *Path, b *budget.Carrier, a *attempt,
 	}
 	v.fails++
 	limit := lastRetry
-	if v.stage != 0 || now.Before(v.expected) || len(v.streams) > 0 && time.Since(v.away) < time.Minute {
+	if v.stage != 0 || v.awaits(now) || len(v.streams) > 0 && time.Since(v.away) < time.Minute {
 		limit = lastRetryLeaving
 	}
 	pause := min(firstRetry<<min(v.fails-1, 10), limit)
@@ -751,11 +763,11 @@ func (c *Client) attemptFailed(v *owned, p *Path, b *budget.Carrier, a *attempt,
 	if v.err != nil || len(v.goodLanes()) > 0 || len(v.attempts) > 0 && !v.hopeless(now) {
 		return
 	}
-	if v.stage != 0 || now.Before(v.expected) {
-		return // it is about to come back
+	if v.stage != 0 || v.awaits(now) {
+		return // it may be about to come back
 	}
 	if !v.met {
-		v.fail(err)
+		v.fail(c.cause(err))
 		return
 	}
 	// Streams that the far end has not answered yet may take another bridge. One that came
@@ -853,6 +865,7 @@ func (v *owned) dropped(l *lane) {
 		l.used.budget.Closed(time.Now(), l.used.life())
 	}
 	v.stock.dropped(l)
+	v.c.stopped(v)
 	v.c.wakeKeeper()
 }
 
@@ -863,6 +876,7 @@ func (v *owned) accept(*Stream) {}
 // ended implements owner.
 func (v *owned) ended(err error) {
 	c := v.c
+	c.stopped(v)
 	if v.met && v.cut > 0 && err != errClosed && c.o.Ended != nil {
 		c.o.Ended(v.cut, err)
 	}
@@ -893,7 +907,7 @@ func (v *owned) peerLeaves(stage uint64) {
 // follow makes the session that follows v, if the far end of v is about to stop and v is in
 // use.
 func (c *Client) follow(v *owned) {
-	if v == c.current && v.stage != 0 && c.next == nil && !c.closed && (len(v.streams) > 0 || time.Since(c.lastUse) < expectFor) {
+	if v == c.current && v.stage != 0 && c.next == nil && !c.closed && (len(v.streams) > 0 || time.Since(c.lastUse) < usedLately) {
 		c.succeed()
 	}
 }

@@ -257,7 +257,7 @@ func TestBoxStartedAgain(t *testing.T) {
 // A box that is about to stop: no request fails, whatever the moment. The stages are those
 // of Group.Leave; then the box is away for some time, and another process takes its place.
 func TestBoxLeaves(t *testing.T) {
-	for _, away := range []time.Duration{0, 3 * time.Second, 20 * time.Second} {
+	for _, away := range []time.Duration{0, 3 * time.Second, 8 * time.Second} {
 		for _, carriers := range []int{0, 1} {
 			synctest.Test(t, func(t *testing.T) {
 				f := newFarEnd(t, Settings{Resume: time.Minute, Carriers: carriers}, answers(0, echo))
@@ -285,7 +285,7 @@ func TestBoxLeaves(t *testing.T) {
 				first := f.box
 				first.group.Leave(false)
 				<-time.After(time.Second)
-				if st := f.client.Status(); !st.Leaving || st.Gone {
+				if st := f.client.Status(); !st.Leaving || !st.Stopped.IsZero() {
 					t.Errorf("nobody knows that it leaves: %+v", st)
 				}
 				if f.early() != nil {
@@ -300,7 +300,7 @@ func TestBoxLeaves(t *testing.T) {
 				f.refused.Store(true)
 				first.group.Close()
 				<-time.After(away)
-				if st := f.client.Status(); away > 0 && !(st.Leaving && st.Gone) {
+				if st := f.client.Status(); away > 0 && (!st.Leaving || st.Stopped.IsZero() || st.Awaited.Sub(st.Stopped) != restartFor) {
 					t.Errorf("nobody knows that it has gone: %+v", st)
 				}
 				second := first.again(t, answers(0, echo))
@@ -321,6 +321,65 @@ func TestBoxLeaves(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A box that is stopped, and does not come back: who asks is told so after a while, and at
+// once from then on, until it is back. On a link that swallows all, too, nobody waits for
+// longer than that.
+func TestBoxStops(t *testing.T) {
+	for _, silent := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFarEnd(t, Settings{Resume: 2 * time.Minute}, answers(0, echo))
+			gone, back := 0, time.Duration(0)
+			f.client.o.Gone, f.client.o.Back = func() { gone++ }, func(away time.Duration) { back = away }
+			live := f.open()
+			<-time.After(5 * time.Second)
+			if silent {
+				f.leads(f.box, time.Hour, 0)
+			} else {
+				f.refused.Store(true)
+			}
+			f.box.group.Leave(false)
+			f.box.group.Leave(true)
+			f.box.group.Close()
+			synctest.Wait()
+			begun := time.Now()
+			if st := f.client.Status(); gone != 1 || !st.Leaving || st.Stopped.IsZero() || !st.Awaited.Equal(st.Stopped.Add(restartFor)) {
+				t.Errorf("silent %v: %d, %+v", silent, gone, st)
+			}
+			if _, err := live.Read(make([]byte, 1)); err == nil {
+				t.Error("the stream lives")
+			}
+			want := answer.Timeout
+			if !silent {
+				want = answer.Of(errRefused)
+			}
+			for range 2 {
+				_, err := f.client.Open(t.Context(), example)
+				if took := time.Since(begun); !errors.Is(err, ErrStopped) || answer.Of(err) != want || took > restartFor+time.Second {
+					t.Errorf("silent %v: after %v: %v", silent, took, err)
+				}
+				if silent {
+					break // the next one does not know yet that nothing answers
+				}
+			}
+			if st := f.client.Status(); st.Leaving || st.Stopped.IsZero() || !st.Awaited.IsZero() {
+				t.Errorf("silent %v: %+v", silent, st)
+			}
+			n := f.dials.Load()
+			<-time.After(time.Minute)
+			if f.dials.Load() != n {
+				t.Error("it is dialled although nobody needs it")
+			}
+			f.leads(f.box.again(t, answers(0, echo)), 0, 0)
+			f.refused.Store(false)
+			s, took := f.request()
+			echoes(t, s)
+			if st := f.client.Status(); took > time.Second || !st.Stopped.IsZero() || back < time.Minute || gone != 1 {
+				t.Errorf("silent %v: %v, back after %v, %+v", silent, took, back, st)
+			}
+		})
 	}
 }
 
