@@ -1,0 +1,506 @@
+//go:build integration
+
+// Package newuser does what the README tells a new user to do, in network namespaces with
+// homes that are empty: one command a side, and one link that is copied.
+package newuser
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"io/fs"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ptgate/integration/realpt"
+)
+
+const (
+	// The README's address of the server, and one of the user's own box.
+	serverAddr, clientAddr = "198.51.100.7", "198.51.100.20"
+	// The network behind the server looks public, as a real one does: the exit lets nobody
+	// into private ones.
+	behindAddr, webAddr = "11.201.0.2", "11.201.0.1"
+	serverName          = "www.example.com"
+	authorityName       = "authority.ptgate.test"
+	page                = "<title>Bees</title>"
+
+	patience = time.Minute
+)
+
+// A world is three network namespaces: the user's box sees the server only, and the server
+// sees the web, too.
+type world struct {
+	t                   *testing.T
+	client, server, web string // the namespaces
+	dir                 string
+	program             string // the directory of ptgate
+	authority           string // the file with the certificate of the web, which is the authority's own, too
+}
+
+var worlds atomic.Int64
+
+func newWorld(t *testing.T, program string) *world {
+	t.Helper()
+	w := &world{t: t, program: program}
+	id := fmt.Sprintf("ptn%d-%d-", os.Getpid(), worlds.Add(1))
+	w.client, w.server, w.web = id+"client", id+"server", id+"web"
+	w.dir = scratch(t)
+	for _, space := range []string{w.client, w.server, w.web} {
+		etc := filepath.Join("/etc/netns", space)
+		if err := os.MkdirAll(etc, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			os.RemoveAll(etc)
+			os.Remove("/etc/netns") // if nobody else is in it
+		})
+		hosts := "127.0.0.1 localhost\n" + serverAddr + " " + serverName + "\n"
+		if space != w.client {
+			hosts += webAddr + " example.com " + authorityName + "\n"
+		}
+		put(t, etc, "hosts", []byte(hosts))
+		put(t, etc, "resolv.conf", []byte("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"))
+		must(t, "ip", "netns", "add", space)
+		t.Cleanup(func() { must(t, "ip", "netns", "delete", space) })
+		must(t, "ip", "-n", space, "link", "set", "lo", "up")
+	}
+	cable := func(a, addrA, b, addrB string) {
+		must(t, "ip", "link", "add", "to-"+addrB[len(addrB)-2:], "netns", a, "type", "veth", "peer", "name", "to-"+addrA[len(addrA)-2:], "netns", b)
+		must(t, "ip", "-n", a, "addr", "add", addrA+"/24", "dev", "to-"+addrB[len(addrB)-2:])
+		must(t, "ip", "-n", b, "addr", "add", addrB+"/24", "dev", "to-"+addrA[len(addrA)-2:])
+		must(t, "ip", "-n", a, "link", "set", "to-"+addrB[len(addrB)-2:], "up")
+		must(t, "ip", "-n", b, "link", "set", "to-"+addrA[len(addrA)-2:], "up")
+	}
+	cable(w.client, clientAddr, w.server, serverAddr)
+	cable(w.server, behindAddr, w.web, webAddr)
+	must(t, "ip", "-n", w.web, "route", "add", "default", "via", behindAddr)
+	// As for a service that may bind the ports below 1024.
+	must(t, "ip", "netns", "exec", w.server, "sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_unprivileged_port_start; echo 1 >/proc/sys/net/ipv4/ip_forward")
+	w.serve()
+	return w
+}
+
+// serve is the page on the web.
+func (w *world) serve() {
+	cert, key := selfSigned(w.t, "example.com", authorityName)
+	w.authority = put(w.t, w.dir, "authority.pem", cert)
+	put(w.t, w.dir, "authority.key", key)
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	web := http.Server{
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}},
+		Handler:   http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { io.WriteString(rw, page) }),
+		ErrorLog:  log.New(io.Discard, "", 0),
+	}
+	var ln net.Listener
+	in(w.t, w.web, func() (err error) {
+		ln, err = net.Listen("tcp", webAddr+":443")
+		return err
+	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = web.ServeTLS(ln, "", "")
+	}()
+	w.t.Cleanup(func() {
+		web.Close()
+		<-done
+	})
+}
+
+// pebble starts an authority on the web. It returns the URL of its directory, and the file
+// with the certificate that signs those that it makes.
+func (w *world) pebble() (directory, roots string) {
+	w.t.Helper()
+	address, manage := webAddr+":14000", webAddr+":15000"
+	text, err := json.Marshal(map[string]any{"pebble": map[string]any{
+		"listenAddress": address, "managementListenAddress": manage,
+		"certificate": w.authority, "privateKey": filepath.Join(w.dir, "authority.key"), "httpPort": 80, "tlsPort": 443,
+		"retryAfter": map[string]int{"authz": 1, "order": 1}, "keyAlgorithm": "ecdsa",
+	}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	p := start(w.t, "ip", "netns", "exec", w.web, "env", "PEBBLE_VA_NOSLEEP=1", realpt.Pebble(w.t), "-config", put(w.t, w.dir, "pebble.json", text))
+	p.await("ACME directory available")
+	// The line is printed before the ports are open.
+	pem, code := command(w.t, "ip", "netns", "exec", w.web, "env", "-i", "curl", "-sS", "--retry", "30", "--retry-delay", "1", "--retry-connrefused",
+		"--cacert", w.authority, "https://"+authorityName+":15000/roots/0")
+	if code != 0 {
+		w.t.Fatalf("the authority does not answer: %s", pem)
+	}
+	return "https://" + authorityName + ":14000/dir", put(w.t, w.dir, "roots.pem", []byte(pem))
+}
+
+// A person has a box and an empty home.
+type person struct {
+	w           *world
+	space, home string
+	user        string
+	env         []string
+}
+
+func (w *world) person(space, user string, env ...string) *person {
+	w.t.Helper()
+	home := filepath.Join(w.dir, "home-"+user)
+	if err := os.Mkdir(home, 0o700); err != nil {
+		w.t.Fatal(err)
+	}
+	must(w.t, "chown", user+":"+user, home)
+	return &person{w, space, home, user, env}
+}
+
+// shell is the person's shell with a command, as after logging in.
+func (p *person) shell(command string) []string {
+	return slices.Concat([]string{"ip", "netns", "exec", p.space, "setpriv", "--reuid", p.user, "--regid", p.user, "--clear-groups",
+		"env", "-i", "HOME=" + p.home, "PATH=" + p.w.program + ":/usr/bin:/bin"}, p.env, []string{"sh", "-c", "cd; " + command})
+}
+
+func (p *person) types(line string) (out string, code int) { return command(p.w.t, p.shell(line)...) }
+
+func (p *person) starts(line string) *process { return start(p.w.t, p.shell("exec "+line)...) }
+
+// files are those in the home but for those in the directories of ptgate.
+func (p *person) files() (all []string) {
+	err := filepath.WalkDir(p.home, func(path string, d fs.DirEntry, err error) error {
+		rel, _ := filepath.Rel(p.home, path)
+		switch {
+		case err != nil:
+			return err
+		case rel == filepath.Join(".config", "ptgate") || rel == filepath.Join(".local", "state", "ptgate"):
+			return fs.SkipDir
+		case !d.IsDir():
+			all = append(all, rel)
+		}
+		return nil
+	})
+	if err != nil {
+		p.w.t.Error(err)
+	}
+	return all
+}
+
+// commands are those that a part of the README has a user type.
+func commands(t *testing.T, heading string) (all []string) {
+	t.Helper()
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, part, ok := strings.Cut(string(text), "\n## "+heading+"\n")
+	if !ok {
+		t.Fatalf("the README has no part %q", heading)
+	}
+	part, _, _ = strings.Cut(part, "\n## ")
+	for i, block := range strings.Split(part, "```") {
+		if lines, ok := strings.CutPrefix(block, "sh\n"); ok && i%2 == 1 {
+			all = append(all, strings.Split(strings.TrimSpace(lines), "\n")...)
+		}
+	}
+	return all
+}
+
+// joined has the client copy the one line that up has printed, and do what the README and
+// ptgate itself say, up to a page.
+func joined(t *testing.T, server *process, client *person, join, run string) *process {
+	t.Helper()
+	link := server.await("ptgate://")
+	i := strings.Index(link, "ptgate://")
+	link, _, _ = strings.Cut(link[i:], "\n")
+	put(t, client.home, "link.txt", []byte(link+"\n"))
+	must(t, "chown", client.user, filepath.Join(client.home, "link.txt"))
+	begun := time.Now()
+	out, code := client.types(join)
+	if code != 0 {
+		t.Fatalf("%s: %d\n%s", join, code, out)
+	}
+	t.Logf("join: %v\n%s", time.Since(begun).Round(time.Millisecond), out)
+	for _, line := range strings.Split(out, "\n") {
+		if strings.HasPrefix(line, "error:") || strings.Contains(line, "fails") {
+			t.Error(line)
+		}
+	}
+	if next := said(t, out, "start it:"); next != run {
+		t.Errorf("join says %q, and the README %q", next, run)
+	}
+	gateway := client.starts(run)
+	gateway.await("msg=ready")
+	try := said(t, out, "try it:")
+	if !strings.Contains(gateway.text(), "try it:  "+try) {
+		t.Errorf("join says %q, and run\n%s", try, gateway.text())
+	}
+	for _, line := range []string{try, said(t, out, "in a shell:") + "; curl https://example.com/"} {
+		if got, code := client.types(strings.Replace(line, "curl ", "curl -sS ", 1)); code != 0 || got != page {
+			t.Errorf("%s: %d, %q\n%s", line, code, got, gateway.text())
+		}
+	}
+	return gateway
+}
+
+// said is what stands in a text behind a word at the beginning of a line.
+func said(t *testing.T, text, word string) string {
+	t.Helper()
+	for _, line := range strings.Split(text, "\n") {
+		if rest, ok := strings.CutPrefix(line, word); ok {
+			return strings.TrimSpace(rest)
+		}
+	}
+	t.Fatalf("no %q in\n%s", word, text)
+	return ""
+}
+
+func TestNewUser(t *testing.T) {
+	program := scratch(t)
+	must(t, "cp", realpt.PTGate(t), filepath.Join(program, "ptgate"))
+	lines := commands(t, "One command a side")
+	if len(lines) != 3 || !strings.HasPrefix(lines[0], "ptgate up ") || !strings.HasPrefix(lines[1], "ptgate join ") || !strings.HasPrefix(lines[2], "ptgate run") {
+		t.Fatalf("the README has other commands than this test knows: %q", lines)
+	}
+
+	t.Run("obfs4", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, program)
+		begun := time.Now()
+		operator, user := w.person(w.server, "4001"), w.person(w.client, "4002", "CURL_CA_BUNDLE="+w.authority)
+		server := operator.starts(lines[0])
+		server.await("msg=ready")
+		gateway := joined(t, server, user, lines[1], lines[2])
+		t.Logf("from the first command to the page: %v", time.Since(begun).Round(time.Millisecond))
+		if len(operator.files()) != 0 || !slices.Equal(user.files(), []string{"link.txt"}) {
+			t.Errorf("elsewhere in the homes there are %q and %q", operator.files(), user.files())
+		}
+		if out, code := user.types(lines[2]); code != 1 || !strings.Contains(out, "already: pid ") || strings.Contains(out, "address already in use") {
+			t.Errorf("a second run: %d, %s", code, out)
+		}
+
+		// Ctrl-C of the server. The client knows at once; who asks is told in a while.
+		server.interrupt()
+		gateway.await("the far end has stopped")
+		if out, _ := user.types("ptgate status"); !strings.Contains(out, "its server has stopped") {
+			t.Error(out)
+		}
+		const ask = "curl -sS -x socks5h://127.0.0.1:1080 https://example.com/"
+		if out, code := user.types(ask); code != 97 {
+			t.Errorf("%d, %s", code, out)
+		}
+		gateway.await("kind=stopped")
+		again := operator.starts("ptgate run")
+		again.await("msg=ready")
+		if out, code := user.types(ask); code != 0 || out != page {
+			t.Errorf("%d, %s\n%s", code, out, gateway.text())
+		}
+		gateway.await("the far end is back")
+	})
+
+	t.Run("webtunnel", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, program)
+		directory, roots := w.pebble()
+		begun := time.Now()
+		operator, user := w.person(w.server, "4003"), w.person(w.client, "4004", "CURL_CA_BUNDLE="+w.authority, "SSL_CERT_FILE="+roots)
+		up := strings.Replace(lines[0], serverAddr+":8443", serverName, 1) + " --acme-directory " + directory + " --acme-ca " + w.authority + " --yes"
+		server := operator.starts(up)
+		server.await("the authority is asked for a certificate")
+		server.await(`msg="there is a new certificate"`)
+		t.Logf("the certificate: %v", time.Since(begun).Round(time.Millisecond))
+		joined(t, server, user, lines[1], lines[2])
+		t.Logf("from the first command to the page: %v", time.Since(begun).Round(time.Millisecond))
+	})
+}
+
+// A process is a command that runs until the test ends, or is interrupted.
+type process struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	over chan struct{}
+
+	mu   sync.Mutex
+	log  bytes.Buffer
+	news chan struct{}
+}
+
+func start(t *testing.T, argv ...string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: exec.Command(argv[0], argv[1:]...), over: make(chan struct{}), news: make(chan struct{}, 1)}
+	p.cmd.Stdout, p.cmd.Stderr = p, p
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(p.over)
+		_ = p.cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Signal(syscall.SIGTERM)
+		timer := time.AfterFunc(patience, func() { _ = p.cmd.Process.Kill() })
+		<-p.over
+		if !timer.Stop() {
+			t.Errorf("%q does not end", argv)
+		}
+		if t.Failed() {
+			t.Logf("%q has said\n%s", argv, p.text())
+		}
+	})
+	return p
+}
+
+// interrupt is Ctrl-C.
+func (p *process) interrupt() {
+	p.t.Helper()
+	_ = p.cmd.Process.Signal(syscall.SIGINT)
+	select {
+	case <-p.over:
+	case <-time.After(patience):
+		p.t.Fatal("Ctrl-C ends nothing")
+	}
+	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
+		p.t.Errorf("exit code %d\n%s", code, p.text())
+	}
+}
+
+func (p *process) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case p.news <- struct{}{}:
+	default:
+	}
+	return p.log.Write(b)
+}
+
+func (p *process) text() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.log.String()
+}
+
+// await waits until the process has said something, and returns all that it has said.
+func (p *process) await(words string) string {
+	p.t.Helper()
+	for limit := time.After(patience); ; {
+		if text := p.text(); strings.Contains(text, words) {
+			return text
+		}
+		select {
+		case <-p.news:
+		case <-p.over:
+			if text := p.text(); strings.Contains(text, words) {
+				return text
+			}
+			p.t.Fatalf("ended without %q:\n%s", words, p.text())
+		case <-limit:
+			p.t.Fatalf("no %q in\n%s", words, p.text())
+		}
+	}
+}
+
+func must(t *testing.T, argv ...string) {
+	t.Helper()
+	if out, code := command(t, argv...); code != 0 {
+		t.Fatalf("%q: %d\n%s", argv, code, out)
+	}
+}
+
+func command(t *testing.T, argv ...string) (out string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	b, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil || ctx.Err() != nil {
+		t.Fatalf("%q: %v\n%s", argv, err, b)
+	}
+	return string(b), cmd.ProcessState.ExitCode()
+}
+
+// scratch is a directory that every user may look into.
+func scratch(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ptn-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func put(t *testing.T, dir, name string, text []byte) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// in runs f in a network namespace, so that its sockets belong there.
+func in(t *testing.T, space string, f func() error) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		fd, err := unix.Open(filepath.Join("/run/netns", space), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Setns(fd, unix.CLONE_NEWNET)
+			unix.Close(fd)
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// selfSigned is a certificate that is its own authority, and its key.
+func selfSigned(t *testing.T, names ...string) (cert, key []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := x509.MarshalECPrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: raw})
+}
