@@ -199,7 +199,7 @@ func TestSituations(t *testing.T) {
 				t.Errorf("%s: %+v (%s), want %s, %q, %q", tt.name, b.Verdict, b.Why, tt.kind, tt.cause, tt.next)
 			default:
 				client.log.wait(t, "bridge=\"?"+key(tt.name)+"\"? .*kind="+tt.kind)
-				if !strings.Contains(html.UnescapeString(body), b.Verdict.Next[1:]) {
+				if !onPage(body, b.Verdict.Next[1:]) {
 					t.Errorf("%s: the page does not say %q", tt.name, b.Verdict.Next)
 				}
 			}
@@ -315,16 +315,20 @@ func (r *record) add(name, who string, lines ...string) {
 	r.rows[name] = append(r.rows[name], text)
 }
 
-// curl asks for a page through both fronts, and notes what it gets. It returns the page.
+// curl asks for a page through both fronts, and notes what it gets. It returns that.
 func (r *record) curl(t *testing.T, name string, client *box, host string) string {
+	return r.curlPort(t, name, client, host, "80")
+}
+
+func (r *record) curlPort(t *testing.T, name string, client *box, host, port string) string {
 	var code byte
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		var c *net.TCPConn
-		c, code = socksOpen(t, client.socks(), host, "80")
+		c, code = socksOpen(t, client.socks(), host, port)
 		c.Close()
 	})
-	_, out, _ := refusedCurl(t, "-x", "http://"+client.http(), "http://"+host+"/")
+	_, out, _ := refusedCurl(t, "-x", "http://"+client.http(), "http://"+net.JoinHostPort(host, port)+"/")
 	wg.Wait()
 	head, page, _ := strings.Cut(strings.ReplaceAll(out, "\r\n", "\n"), "\n\n")
 	first, _, _ := strings.Cut(head, "\n")
@@ -332,7 +336,7 @@ func (r *record) curl(t *testing.T, name string, client *box, host string) strin
 	text := html.UnescapeString(regexp.MustCompile(`<p>([^<]*)</p>`).FindString(page))
 	text = strings.TrimSuffix(strings.TrimPrefix(text, "<p>"), "</p>")
 	r.add(name, "curl", first+"; "+status, text, fmt.Sprintf("by SOCKS5: reply %d", code))
-	return text
+	return first + " " + text
 }
 
 // verdict notes what the status and the page say of the only bridge.
@@ -347,7 +351,7 @@ func (r *record) verdict(t *testing.T, name, page, kind, next string) {
 	if string(v.Kind) != kind || !matches(next, v.Next) {
 		t.Errorf("%s: %+v, want %s, %q", name, v, kind, next)
 	}
-	if _, body := fetchPage(t, page, "/"); !strings.Contains(html.UnescapeString(body), v.Next[1:]) {
+	if _, body := fetchPage(t, page, "/"); !onPage(body, v.Next[1:]) {
 		t.Errorf("%s: the page does not say %q", name, v.Next)
 	}
 }
@@ -414,6 +418,11 @@ func pausable(t *testing.T, to string) *pausableLink {
 		wg.Wait()
 	})
 	return l
+}
+
+// onPage tells whether a page has a text, whose backticks stand for the mark of a command.
+func onPage(body, text string) bool {
+	return strings.Contains(html.UnescapeString(strings.NewReplacer("<code>", "`", "</code>", "`").Replace(body)), text)
 }
 
 func matches(pattern, text string) bool {
