@@ -66,7 +66,7 @@ type trial struct {
 	err    error       // why it could not be opened, or how it ended
 	over   time.Time
 	opened bool
-	extra  int64 // bytes of the handshake, where they can't be counted
+	extra  int64 // the most that the transport's handshake has, where only its program sees it
 	got    int64 // bytes from the far end since it was opened
 	wire   int64 // all of them
 	heard  time.Time
@@ -75,14 +75,41 @@ type trial struct {
 	bins   map[int]int64 // bytes on the wire, by time
 	binned int64         // how many of them are in bins
 
+	// Of a polled transport. It gives out what comes in pieces as large as it was asked for,
+	// each at its end.
+	polled bool
+	left   int64 // what is asked for when the present piece has come
+	asked  int64 // what was asked for, in all
+	piece  int64 // the size of the present one
+	since  time.Time
+	base   time.Duration // the shortest time of a piece; 0: not known
+	pieces []piece
+
 	// The rates, of the bulk ones.
 	alone, beside float64
 	steady        bool
 }
 
+// A piece is what a polled transport was asked for at once, and has brought.
+type piece struct {
+	size        int64
+	begun, over time.Time
+}
+
+const (
+	// Pieces begin small, so that it shows after how many bytes a connection freezes, and
+	// grow. The answer to one poll has at most 64 KiB.
+	firstPiece, largestPiece = 2 << 10, 60 << 10
+	// timedPiece is the smallest one whose time says something of the rate.
+	timedPiece = 48 << 10
+	// soloPolled and duoPolled are soloTime and duoTime for polled transports.
+	soloPolled, duoPolled = 4500 * time.Millisecond, 4500 * time.Millisecond
+)
+
 // An examination measures one bridge.
 type examination struct {
 	b      *Bridge
+	polled bool // see builtin.Transport
 	ctx    context.Context
 	begun  time.Time
 	wg     sync.WaitGroup
@@ -97,7 +124,8 @@ func (b *Bridge) examine(ctx context.Context, o ProbeOptions, p *Probe) {
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	e := &examination{b: b, ctx: ctx, begun: time.Now()}
+	row, _ := builtin.Lookup(c.Transport)
+	e := &examination{b: b, polled: row.Polled, ctx: ctx, begun: time.Now()}
 	defer e.wg.Wait()
 	defer func() {
 		cancel()
@@ -137,6 +165,10 @@ func (e *examination) run(o ProbeOptions) doctor.Verdict {
 	a, q := e.start(firstBulk), e.start(quietOne)
 	var second *trial
 	var solo, duo time.Time // when one bulk connection was asked, and when both were
+	soloTime, duoTime := soloTime, duoTime
+	if e.polled {
+		soloTime, duoTime = soloPolled, duoPolled
+	}
 	var asked, quietAsks int
 	for {
 		o.Tell(e.progress())
@@ -178,10 +210,11 @@ func (e *examination) run(o ProbeOptions) doctor.Verdict {
 			if rate, ok := a.rate(solo, now); ok {
 				size = max(size, int(rate*(duoTime+settle).Seconds()))
 			}
-			second.ask(size)
 			if !a.isStuck() {
+				second.after(a)
 				a.ask(size)
 			}
+			second.ask(size)
 		}
 		if !duo.IsZero() && second.beside == 0 && (now.Sub(duo) > duoTime || second.isDone() || a.isDone()) {
 			a.measure(&a.beside, duo, now)
@@ -217,7 +250,7 @@ func (e *examination) progress() string {
 
 // start begins a connection and its reader.
 func (e *examination) start(number int) *trial {
-	t := &trial{e: e, number: number, begun: time.Now(), bins: map[int]int64{}}
+	t := &trial{e: e, number: number, polled: e.polled, begun: time.Now(), bins: map[int]int64{}}
 	e.trials = append(e.trials, t)
 	e.wg.Go(t.run)
 	return t
@@ -243,8 +276,10 @@ func (t *trial) run() {
 	}
 	t.mu.Lock()
 	t.opened, t.heard = true, time.Now()
+	if !inside(c.PT, c.Transport) {
+		t.extra = int64(builtin.HandshakeCost(c.Transport))
+	}
 	t.count()
-	t.extra = int64(builtin.HandshakeCost(c.Transport))
 	t.mu.Unlock()
 	buf := make([]byte, 16<<10)
 	for {
@@ -256,6 +291,9 @@ func (t *trial) run() {
 			t.owed = max(0, t.owed-int64(n))
 		}
 		t.count()
+		if t.polled && n > 0 && t.owed == 0 {
+			t.came()
+		}
 		t.mu.Unlock()
 		if err != nil {
 			t.fail(err)
@@ -266,11 +304,11 @@ func (t *trial) run() {
 
 // count takes the bytes on the wire. The caller holds mu.
 func (t *trial) count() {
-	if n, ok := t.conn.Socket().Received(); ok {
-		t.wire = n
-	} else if t.conn.Socket().TCP == nil {
-		t.wire = t.extra + t.got
+	n, ok := t.conn.Socket().Received()
+	if !ok {
+		n = t.got
 	}
+	t.wire = t.extra + n
 }
 
 // sample puts the bytes that have come into bins. A transport gives them out in pieces, so
@@ -310,9 +348,53 @@ func (t *trial) ask(n int) {
 		return
 	}
 	t.gap = time.Since(t.heard)
-	t.owed += int64(n)
+	switch {
+	case !t.polled:
+		t.owed += int64(n)
+	case t.owed > 0:
+		t.left += int64(n)
+		n = 0
+	default:
+		t.left = int64(n)
+		n = t.next()
+	}
 	t.mu.Unlock()
-	t.e.wg.Go(func() { _ = measure.Ask(conn, n) }) // it may wait; the reader sees an error, too
+	if n > 0 {
+		t.e.wg.Go(func() { _ = measure.Ask(conn, n) }) // it may wait; the reader sees an error, too
+	}
+}
+
+// after lets t ask for pieces as large as those of another trial now are. It is known that
+// they come, and how long a small one takes.
+func (t *trial) after(other *trial) {
+	other.mu.Lock()
+	asked, base := other.asked, other.base
+	other.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.asked, t.base = asked, base
+}
+
+// next takes the next piece of what is left. The caller holds mu, and asks for it.
+func (t *trial) next() (n int) {
+	n = int(min(t.left, max(firstPiece, min(t.asked/2, largestPiece))))
+	t.left -= int64(n)
+	t.asked += int64(n)
+	t.owed, t.piece, t.since = int64(n), int64(n), time.Now()
+	return n
+}
+
+// came notes that a piece has come, and asks for the next one. The caller holds mu.
+func (t *trial) came() {
+	now := time.Now()
+	took := now.Sub(t.since)
+	t.pieces = append(t.pieces, piece{t.piece, t.since, now})
+	if t.base == 0 || took < t.base {
+		t.base = took
+	}
+	if n := t.next(); n > 0 {
+		t.e.wg.Go(func() { _ = measure.Ask(t.conn, n) })
+	}
 }
 
 func (t *trial) isOpen() bool {
@@ -378,6 +460,12 @@ func (t *trial) measure(rate *float64, from, to time.Time) {
 	}
 	first, last := int(from.Add(settle).Sub(t.begun)/bin)+1, int(to.Sub(t.begun)/bin)
 	*rate = 1 // it was looked at, and there is too little to say
+	if t.polled {
+		if r, steady := t.pace(from, to); r > 0 {
+			*rate, t.steady = r, steady
+		}
+		return
+	}
 	if last-first < 3 {
 		return
 	}
@@ -392,13 +480,40 @@ func (t *trial) measure(rate *float64, from, to time.Time) {
 	t.steady = mean > 0 && math.Sqrt(max(0, squares/n-mean*mean)) < 0.3*mean
 }
 
+// pace is the rate of the pieces that a polled transport has brought within a time, without
+// what each takes by itself. It is 0 if there are too few, or if they take so little longer
+// than the smallest ones that the rate is that of the polls. The caller holds mu.
+func (t *trial) pace(from, to time.Time) (rate float64, steady bool) {
+	var rates []float64
+	sum := 0.0
+	for _, p := range t.pieces {
+		took := p.over.Sub(p.begun)
+		if p.size < timedPiece || p.begun.Before(from) || p.over.After(to) {
+			continue
+		}
+		if took < 2*t.base {
+			return 0, false
+		}
+		r := float64(p.size) / (took - t.base).Seconds()
+		rates, sum = append(rates, r), sum+r
+	}
+	if len(rates) == 0 {
+		return 0, false
+	}
+	mean, squares := sum/float64(len(rates)), 0.0
+	for _, r := range rates {
+		squares += (r - mean) * (r - mean)
+	}
+	return mean, len(rates) > 1 && math.Sqrt(squares/float64(len(rates))) < 0.15*mean
+}
+
 // samples is what is known of the connections now.
 func (e *examination) samples() (all []doctor.Sample) {
 	now := time.Now()
 	for _, t := range e.trials {
 		t.mu.Lock()
 		s := doctor.Sample{Opened: t.opened, Bulk: t.number == firstBulk || t.number == secondBulk, Bytes: t.wire, Owed: t.owed > 0, Gap: t.gap,
-			Since: t.begun.Sub(e.begun), Alone: t.alone, Beside: t.beside, Steady: t.steady}
+			Since: t.begun.Sub(e.begun), Alone: t.alone, Beside: t.beside, Steady: t.steady, Polled: t.polled}
 		end := now
 		if t.err != nil {
 			end = t.over

@@ -201,28 +201,33 @@ func TestExamine(t *testing.T) {
 		{"three at once", netRule{most: 3}, doctor.Crowded, "3 connections", 12 * time.Second},
 		{"an old far end", netRule{old: true}, doctor.Unmeasured, "", time.Second},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				p := &rulePT{netRule: tt.rule, done: make(chan struct{}), line: make(chan struct{}, 1)}
-				m := NewManager("", outcome.New(quiet), quiet)
-				m.startPT = func(context.Context, adapter.ClientConfig) (clientPT, error) { return p, nil }
-				pt := &config.PT{Name: "fake", Exec: []string{"fake"}, Transports: []string{"fake"}}
-				cfg := &config.Config{StateDir: t.TempDir(), Limits: config.Limits{Dial: time.Minute}, Bridges: []*config.Bridge{
-					{Name: "a", Transport: "fake", Address: "a", Far: config.FarSOCKS5, PT: pt, Optimistic: config.OptimisticNever}}}
-				b := m.Apply(cfg).bridge("a")
-				begin := time.Now()
-				var told []string
-				got := b.Probe(t.Context(), ProbeOptions{Deep: true, Tell: func(text string) { told = append(told, text) }})
-				took := time.Since(begin)
-				m.Close()
-				p.wg.Wait()
-				if got.Err != nil || got.Verdict.Kind != tt.kind || !strings.Contains(got.Verdict.Value, tt.value) {
-					t.Errorf("%v, %+v; want %s %s", got.Err, got.Verdict, tt.kind, tt.value)
-				}
-				if took > tt.most || got.Connections > trials+1 || int64(got.Connections) != p.dials.Load() || len(told) == 0 {
-					t.Errorf("it took %v, said %d connections and made %d, told %d times", took, got.Connections, p.dials.Load(), len(told))
-				}
+		for _, transport := range []string{"fake", "meek_lite"} { // the second one is asked in pieces
+			if transport != "fake" {
+				tt.most += 5 * time.Second
+			}
+			t.Run(tt.name+", "+transport, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := &rulePT{netRule: tt.rule, done: make(chan struct{}), line: make(chan struct{}, 1)}
+					m := NewManager("", outcome.New(quiet), quiet)
+					m.startPT = func(context.Context, adapter.ClientConfig) (clientPT, error) { return p, nil }
+					pt := &config.PT{Name: "fake", Exec: []string{"fake"}, Transports: []string{"fake"}}
+					cfg := &config.Config{StateDir: t.TempDir(), Limits: config.Limits{Dial: time.Minute}, Bridges: []*config.Bridge{
+						{Name: "a", Transport: transport, Address: "a", Far: config.FarSOCKS5, PT: pt, Optimistic: config.OptimisticNever}}}
+					b := m.Apply(cfg).bridge("a")
+					begin := time.Now()
+					var told []string
+					got := b.Probe(t.Context(), ProbeOptions{Deep: true, Tell: func(text string) { told = append(told, text) }})
+					took := time.Since(begin)
+					m.Close()
+					p.wg.Wait()
+					if got.Err != nil || got.Verdict.Kind != tt.kind || !strings.Contains(got.Verdict.Value, tt.value) {
+						t.Errorf("%v, %+v; want %s %s", got.Err, got.Verdict, tt.kind, tt.value)
+					}
+					if took > tt.most || got.Connections > trials+1 || int64(got.Connections) != p.dials.Load() || len(told) == 0 {
+						t.Errorf("it took %v, said %d connections and made %d, told %d times", took, got.Connections, p.dials.Load(), len(told))
+					}
+				})
 			})
-		})
+		}
 	}
 }

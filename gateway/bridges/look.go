@@ -4,16 +4,21 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	"ptgate/adapter/builtin"
+	"ptgate/gateway/config"
 	"ptgate/gateway/doctor"
 )
 
@@ -22,30 +27,99 @@ const (
 	// holdTime is how long a connection on which nothing is sent is watched. A reset that
 	// something on the way forges comes within a round trip.
 	holdTime = 1500 * time.Millisecond
-	// lookTime bounds each connection of a look. It is more than the 10 s after which a TCP
-	// connection counts as filtered.
-	lookTime = 11 * time.Second
+	// lookTime bounds each look but for the time that its TCP connection takes to come up,
+	// which is connectTime at most: then it counts as filtered.
+	lookTime    = 8 * time.Second
+	connectTime = 10 * time.Second
+	// lookAfter is how long a polled transport may give no sign before the web server is
+	// looked at beside it.
+	lookAfter = 3 * time.Second
 )
+
+// A webLook is a look at a bridge's web server while the first connection is under way. A
+// polled transport says nothing of what its own connections meet, and waits long.
+type webLook struct {
+	wg   sync.WaitGroup
+	skip context.CancelFunc // it is not begun
+	stop context.CancelFunc
+	done bool // it has come to its end
+	err  error
+}
+
+// lookBeside begins the look when lookAfter is over. If the web server can't be reached, that
+// ends the connection.
+func (b *Bridge) lookBeside(ctx context.Context, o ProbeOptions, found context.CancelCauseFunc) *webLook {
+	l := new(webLook)
+	ctx, l.stop = context.WithCancel(ctx)
+	waiting, skip := context.WithCancel(ctx)
+	l.skip = skip
+	c := b.config()
+	row, _ := builtin.Lookup(c.Transport)
+	web, hasWeb := builtin.WebOf(c.Transport, c.Args)
+	if !row.Polled || !hasWeb || !isDirect(c.PT) {
+		return l
+	}
+	l.wg.Go(func() {
+		t := time.NewTimer(lookAfter)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-waiting.Done():
+			return
+		}
+		o.Tell(lookingAtWeb)
+		l.err = lookAtWeb(ctx, web, row.Front, rootsOf(c.PT))
+		l.done = ctx.Err() == nil
+		if _, answers := errors.AsType[*builtin.StatusError](l.err); l.done && l.err != nil && !answers {
+			found(l.err)
+		}
+	})
+	return l
+}
+
+// end ends the look and tells whether there was one. What has begun is waited for if the
+// connection has failed.
+func (l *webLook) end(failed bool) (looked bool) {
+	l.skip()
+	if !failed {
+		l.stop()
+	}
+	l.wg.Wait()
+	l.stop()
+	return l.done
+}
+
+const lookingAtWeb = "looking at the web server without the transport"
+
+// isDirect tells whether the program's connections leave this machine as any other ones.
+func isDirect(p *config.PT) bool {
+	return p.Proxy == "" && !p.BindV4.IsValid() && !p.BindV6.IsValid()
+}
 
 // explain finds out why the first connection has failed. An error of the transport may say
 // too little: then it looks at the bridge's address without the transport.
-func (b *Bridge) explain(ctx context.Context, o ProbeOptions, p *Probe) doctor.Verdict {
+// beside is what was seen of the web server meanwhile.
+func (b *Bridge) explain(ctx context.Context, o ProbeOptions, p *Probe, beside *webLook) doctor.Verdict {
 	c := b.config()
 	found := doctor.Case{Bridge: c, Err: p.Err, Now: time.Now(), Written: b.settings.Load().written}
 	stage := p.Steps[len(p.Steps)-1].Stage
 	if ctx.Err() != nil || stage == StageProgram {
 		return doctor.Diagnose(found)
 	}
-	direct := c.PT.Proxy == "" && !c.PT.BindV4.IsValid() && !c.PT.BindV6.IsValid()
+	direct := isDirect(c.PT)
 	row, _ := builtin.Lookup(c.Transport)
 	web, hasWeb := builtin.WebOf(c.Transport, c.Args)
 	_, told := errors.AsType[*builtin.DialError](p.Err)
 	switch {
 	case !direct: // there is a proxy on the way: what its connections meet can't be seen from here
+	case beside.done:
+		if beside.err != nil {
+			found.Err = beside.err
+		}
 	case hasWeb && !told && (row.Polled || stage == StageTransport) && !isFar(p.Err):
-		o.Tell("looking at the web server without the transport")
+		o.Tell(lookingAtWeb)
 		p.Connections++
-		if err := lookAtWeb(ctx, web, row.Front); err != nil {
+		if err := lookAtWeb(ctx, web, row.Front, rootsOf(c.PT)); err != nil {
 			found.Err = err
 		}
 	case !hasWeb && !row.Placeholder && !told && stage == StageTransport && b.literal() != "":
@@ -91,14 +165,6 @@ func broken(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// lookError gives an error the type of those that a transport inside this process has.
-func lookError(stage builtin.Stage, err error) error {
-	if stage == builtin.StageConnect && errors.Is(err, context.DeadlineExceeded) {
-		err = builtin.ErrFiltered
-	}
-	return &builtin.DialError{Transport: "tcp", Stage: stage, Err: err}
-}
-
 // hold opens a TCP connection and tells whether it stays while nothing is sent.
 func hold(ctx context.Context, addr string) (open bool, err error) {
 	c, err := connectTo(ctx, addr)
@@ -113,7 +179,7 @@ func hold(ctx context.Context, addr string) (open bool, err error) {
 }
 
 func connectTo(ctx context.Context, addr string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "tcp", addr)
@@ -121,25 +187,60 @@ func connectTo(ctx context.Context, addr string) (net.Conn, error) {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return nil, lookError(builtin.StageConnect, err)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = builtin.ErrFiltered
+		}
+		return nil, &builtin.DialError{Transport: "tcp", Stage: builtin.StageConnect, Err: err}
 	}
 	return c, nil
 }
 
+// rootsOf has the authorities that the transport's program trusts, where its environment
+// names a file of them; nil: those of this machine.
+func rootsOf(p *config.PT) *x509.CertPool {
+	for _, v := range p.Env {
+		if path, ok := strings.CutPrefix(v, "SSL_CERT_FILE="); ok {
+			pool := x509.NewCertPool()
+			if text, err := os.ReadFile(path); err == nil {
+				pool.AppendCertsFromPEM(text)
+			}
+			return pool
+		}
+	}
+	return nil
+}
+
+// A counted connection counts what has come.
+type counted struct {
+	net.Conn
+	received int
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.received += n
+	return n, err
+}
+
 // lookAtWeb asks the web server of a bridge for its page or, with upgrade, for a tunnel. Nil:
 // it answers as it should.
-func lookAtWeb(ctx context.Context, w builtin.Web, upgrade bool) error {
-	c, err := connectTo(ctx, w.Addr)
+func lookAtWeb(ctx context.Context, w builtin.Web, upgrade bool, roots *x509.CertPool) error {
+	tcp, err := connectTo(ctx, w.Addr)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
-	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })()
-	c.SetDeadline(time.Now().Add(lookTime))
+	defer tcp.Close()
+	defer context.AfterFunc(ctx, func() { tcp.SetDeadline(time.Unix(1, 0)) })()
+	tcp.SetDeadline(time.Now().Add(lookTime))
+	under := &counted{Conn: tcp}
+	failed := func(err error) error {
+		return &builtin.DialError{Transport: "tcp", Stage: builtin.StageHandshake, Err: err, Received: under.received}
+	}
+	c := net.Conn(under)
 	if w.Name != "" {
-		secure := tls.Client(c, &tls.Config{ServerName: w.Name})
+		secure := tls.Client(c, &tls.Config{ServerName: w.Name, RootCAs: roots})
 		if err := secure.HandshakeContext(ctx); err != nil {
-			return lookError(builtin.StageHandshake, err)
+			return failed(err)
 		}
 		c = secure
 	}
@@ -148,11 +249,11 @@ func lookAtWeb(ctx context.Context, w builtin.Web, upgrade bool) error {
 		r.Header["Connection"], r.Header["Upgrade"] = []string{"upgrade"}, []string{"websocket"}
 	}
 	if err := r.Write(c); err != nil {
-		return lookError(builtin.StageHandshake, err)
+		return failed(err)
 	}
 	answer, err := http.ReadResponse(bufio.NewReader(io.LimitReader(c, 64<<10)), r)
 	if err != nil {
-		return lookError(builtin.StageHandshake, err)
+		return failed(err)
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode >= 400 {

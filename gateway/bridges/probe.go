@@ -62,10 +62,16 @@ func (b *Bridge) Probe(ctx context.Context, o ProbeOptions) (p Probe) {
 	if o.Tell == nil {
 		o.Tell = func(string) {}
 	}
-	b.connect(ctx, o, &p)
+	connecting, stop := context.WithCancelCause(ctx)
+	beside := b.lookBeside(ctx, o, stop)
+	b.connect(connecting, o, &p)
+	if beside.end(p.Err != nil) {
+		p.Connections++
+	}
+	stop(nil)
 	c := b.config()
 	if p.Err != nil {
-		p.Verdict = b.explain(ctx, o, &p)
+		p.Verdict = b.explain(ctx, o, &p, beside)
 		return p
 	}
 	p.Verdict = doctor.Diagnose(doctor.Case{Bridge: c})

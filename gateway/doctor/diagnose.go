@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -98,14 +99,17 @@ func (c *Case) kind() Verdict {
 		return of(Stopped, "")
 	case Refused(err):
 		if c.poisoned() {
-			return of(Poison, "")
+			return c.withAddr(of(Poison, ""))
 		}
 		return of(Closed, "")
 	case NoWay(err):
+		if c.poisoned() {
+			return c.withAddr(of(Poison, ""))
+		}
 		return c.noRoute()
 	case errors.Is(err, builtin.ErrFiltered), began && timedOut(err), errors.Is(err, syscall.ETIMEDOUT) && !shook:
 		if c.poisoned() {
-			return of(Poison, "")
+			return c.withAddr(of(Poison, ""))
 		}
 		return of(Filtered, "")
 	case began && errors.Is(err, syscall.ECONNRESET):
@@ -153,7 +157,7 @@ func (c *Case) web() (Verdict, bool) {
 		return v, true
 	}
 	if isA[*net.DNSError](c.Err) {
-		return of(Names, ""), true
+		return c.withAddr(of(Names, "")), true
 	}
 	if alert, ok := errors.AsType[*net.OpError](c.Err); ok && alert.Op == "remote error" && alert.Err.Error() == noCertificate {
 		v := of(Certificate, "", "the web server ends the handshake with the TLS alert internal_error, as one without a certificate does")
@@ -163,7 +167,7 @@ func (c *Case) web() (Verdict, bool) {
 	}
 	if h, ok := errors.AsType[x509.HostnameError](c.Err); ok {
 		if c.poisoned() {
-			return of(Poison, "", "the certificate there is for another name"), true
+			return c.withAddr(of(Poison, "", "the certificate there is for another name")), true
 		}
 		v := of(Certificate, "", "the certificate is for another name")
 		v.Says = "TLS: the certificate is for another name than the bridge's url: something on the way answers in place of the web server, or the url is wrong"
@@ -203,8 +207,33 @@ func dates(c *x509.Certificate) []string {
 	return []string{"it was made on " + c.NotBefore.UTC().Format(time.DateOnly)}
 }
 
+// withAddr adds what a person can do where the bridge may say which address its name has.
+func (c *Case) withAddr(v Verdict) Verdict {
+	if c.Bridge == nil {
+		return v
+	}
+	switch row, _ := builtin.Lookup(c.Bridge.Transport); {
+	case slices.Contains(row.Args.Known, "addr"):
+		v.Next += ", or give the bridge an addr with the server's address"
+	case !row.Placeholder:
+		v.Next += ", or the bridge its IP address"
+	}
+	return v
+}
+
 // unanswered looks at this machine's clock before it says that nobody answers.
 func (c *Case) unanswered() Verdict {
+	if c.polled() && !isA[*builtin.DialError](c.Err) {
+		v := of(NoTunnel, "")
+		v.Says = "nothing comes back: the web server in front can't be reached, or something on the way drops what it answers"
+		return v
+	}
+	if _, ok := c.webServer(); ok && !c.Worked {
+		v := of(Unanswered, "")
+		v.Says = "the web server took the connection and did not answer: something on the way drops what follows, most often because of the name in the bridge's url or front; or the web server hangs"
+		v.Next = "does the web server answer in a browser, here and elsewhere? If only elsewhere, it is filtered here: try another name, another transport or another network"
+		return v
+	}
 	if behind, why := c.behind(); behind {
 		return of(Clock, "", why)
 	}
@@ -293,6 +322,14 @@ func (c *Case) polled() bool {
 	}
 	row, _ := builtin.Lookup(c.Bridge.Transport)
 	return row.Polled
+}
+
+// webServer is the one in front of the bridge, where its args name one.
+func (c *Case) webServer() (builtin.Web, bool) {
+	if c.Bridge == nil {
+		return builtin.Web{}, false
+	}
+	return builtin.WebOf(c.Bridge.Transport, c.Bridge.Args)
 }
 
 func (c *Case) pt() *config.PT {

@@ -58,6 +58,9 @@ func TestDiagnose(t *testing.T) {
 	shake := func(err error, received int) error {
 		return &builtin.DialError{Transport: "obfs4", Stage: builtin.StageHandshake, Err: err, Received: received}
 	}
+	url := adapter.Args{{Key: "url", Value: "https://www.example.com/x"}}
+	web := &config.Bridge{Transport: "webtunnel", Args: url, PT: named}
+	meek := &config.Bridge{Transport: "meek_lite", Args: url, PT: named}
 	six := &config.Bridge{Address: "[2001:db8::1]:443", PT: named}
 	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 	for _, tt := range []struct {
@@ -86,9 +89,15 @@ func TestDiagnose(t *testing.T) {
 		{Case{Err: connect(syscall.ECONNRESET)}, ResetSYN, "allow or deny"},
 		{Case{Err: shake(syscall.ECONNRESET, 0)}, ResetData, "another transport"},
 		{Case{Err: shake(io.EOF, 0), HeldOpen: &yes}, ResetData, "another transport"},
-		{Case{Err: shake(io.EOF, 0), HeldOpen: &no}, ResetSYN, "another address"},
+		{Case{Err: shake(io.EOF, 0), HeldOpen: &no}, ResetSYN, "another bridge"},
 		{Case{Err: shake(context.DeadlineExceeded, 0)}, Unanswered, "the clock of one side is wrong by more than an hour"},
 		{Case{Err: shake(context.DeadlineExceeded, 0)}, Unanswered, "date -u"},
+		{Case{Err: shake(context.DeadlineExceeded, 0), Bridge: web}, Unanswered, "does the web server answer in a browser"},
+		{Case{Err: context.DeadlineExceeded, Dialling: true, Bridge: meek}, NoTunnel, "nothing comes back"},
+		{Case{Err: &net.DNSError{IsNotFound: true}, Bridge: web}, Names, "give the bridge an addr"},
+		{Case{Err: &net.DNSError{IsNotFound: true}, Bridge: meek}, Names, "give this machine another name server"},
+		{Case{Err: connect(syscall.ENETUNREACH), Bridge: web, Led: []netip.Addr{netip.MustParseAddr("10.10.34.34")}}, Poison, "give the bridge an addr"},
+		{Case{Err: connect(syscall.ENETUNREACH), Bridge: web, Led: []netip.Addr{netip.MustParseAddr("1.1.1.1")}}, NoRoute, "no way"},
 		{Case{Err: shake(context.DeadlineExceeded, 700)}, Frozen, "700 bytes"},
 		{Case{Err: outside(adapter.ReplyTTLExpired)}, Unanswered, "copy the bridge line anew"},
 		{Case{Err: outside(adapter.ReplyGeneralFailure)}, Handshake, "ptgate bridges"},

@@ -81,7 +81,8 @@ type words struct{ says, itself, next string }
 
 const (
 	rests    = "the bridge rests and is tried again, less and less often; a route with several bridges takes another one"
-	replaces = "carriers end before that and are replaced ahead; streams go on"
+	replaces = "each connection to the bridge is replaced before that, and downloads go on over the next one"
+	unasked  = "nothing has to be done. So that it need not be learned again, write it into the bridge: "
 )
 
 var table = map[Kind]words{
@@ -89,11 +90,11 @@ var table = map[Kind]words{
 
 	Program: {"the transport program does not start", "it is started again, less and less often", ""},
 	NoRoute: {"no route to host: this machine has no way to the bridge's address", rests,
-		"look at this machine's own connection first; an IPv6 address needs IPv6 here"},
+		"is this machine connected at all? Open a page without ptgate, or look at its own connection; an IPv6 address needs IPv6 here"},
 	Names: {"the name in the bridge's address or args (url or front) is not found", rests,
-		"is the name right, and can this machine look names up? If others can, give the bridge its IP address (beside a url: as addr), or this machine another name server"},
+		"is the name spelled right, and can this machine look up other names? If it is found elsewhere, give this machine another name server"},
 	Poison: {"the name in the bridge's args (url or front) leads to an address that no public server has: the answer to the look-up is false (DNS poisoned), or the server is on a private network", rests,
-		"use another name server (over TLS or HTTPS), or give the bridge an addr with the server's address"},
+		"use another name server (over TLS or HTTPS)"},
 	Clock: {"the clock of this machine is wrong", "nothing can be done about it from here",
 		"set the clock (NTP), and look at `date -u`: obfs4 takes clocks that differ by an hour at most, and certificates have dates"},
 
@@ -101,12 +102,12 @@ var table = map[Kind]words{
 		"start it on its machine (`ptgate run` or its service), or ask its operator"},
 	Closed: {"port closed: the address answers, but nothing listens there", rests,
 		"is the server running, and are the bridge's address and port right? Something on the way can forge such an answer: try from another network"},
-	Filtered: {"port filtered: the TCP connection does not come up, and nothing refuses it", rests,
-		"the server's firewall must have the port open. If it has, something on the way drops the packets to the bridge's address, or its machine is off; try another port, another bridge or another network"},
+	Filtered: {"port filtered: nothing answers at the bridge's address and port, not even with a refusal", rests,
+		"is the server's machine on, and the port open in its firewall? If so, something on the way drops the packets: try another port, another bridge or another network"},
 	ResetSYN: {"reset after SYN: the connection was reset as soon as it was made, before a byte was sent", rests,
-		"something on the way forges resets, or the server's allow or deny keeps this machine's address out, which its log tells. Try another address, port or network"},
+		"something on the way forges resets, or the server's allow or deny keeps this machine's address out, which its log tells. Try another bridge, port or network"},
 	ResetData: {"reset after the first data: the connection comes up, and is cut as soon as the handshake begins", rests,
-		"something on the way knows this transport, or this name, and cuts it: try another transport, such as webtunnel. Or the server does not take the handshake: is the line the server's own, and what does its log say?"},
+		"something on the way knows this transport, or this name, and cuts it: try another transport or another network. Or the server does not take the handshake: is the line the server's own, and what does its log say?"},
 	Unanswered: {"the server took the connection and did not answer the handshake: the cert is another server's, has ended or has a wrong letter, the clock of one side is wrong by more than an hour, or something on the way drops the answer", rests,
 		"copy the bridge line anew (`ptgate bridges` on the server: keys change when it is installed anew, and with `ptgate rotate`); compare `date -u` on both sides: a wrong clock is in the server's log; else the transport is filtered: try another one, or another network"},
 	GoneSilent: {"the link has gone silent: the bridge has worked, and now nothing answers", rests,
@@ -114,7 +115,7 @@ var table = map[Kind]words{
 	Handshake: {"the handshake has failed: what answers there is not what the bridge line says", rests,
 		"is the server running, and are address and args as in the line of its `ptgate bridges`? Its log may say more"},
 	Certificate: {"TLS: the certificate is not the expected one: something on the way answers in place of the web server, or the web server has another certificate than the line says", rests,
-		"copy the line anew; if it is the server's own, the connection is intercepted: try another network"},
+		"copy the bridge line anew from the server; if it was right, the connection is intercepted: try another network"},
 	WebPath: {"the web server answers, and knows no tunnel at that path: the path in the url is wrong, or has ended", rests,
 		"the path of the url must be the one in the web server's configuration: copy the line anew (`ptgate bridges` on the server: with `ptgate rotate` there the path changes)"},
 	WebBackend: {"the web server answers, but nothing answers behind it: ptgate on that machine is down, or its allow or deny keeps this address out", rests,
@@ -126,15 +127,15 @@ var table = map[Kind]words{
 		"`ptgate probe` asks the web server, and tells which it is; if it finds nothing wrong with that, the server's log has more"},
 
 	Frozen: {"the network freezes a connection after about %s from the far end", replaces,
-		"write it into the bridge, and it need not be learned: [bridge.NAME.budget] bytes, a little less"},
+		unasked + "bytes in [bridge.NAME.budget], a little less"},
 	Cut: {"the network cuts a connection when it is about %s old", replaces,
-		"write it into the bridge, and it need not be learned: [bridge.NAME.budget] age, a little less"},
-	Silenced: {"the network cuts a connection after %s of silence", "carriers are kept awake, or are replaced before that; streams go on",
-		"write it into the bridge, and it need not be learned: [bridge.NAME.budget] idle, a little less"},
-	Throttled: {"the network slows each connection down to about %s", "several carriers are used at once where that is faster",
-		"nothing; carriers of the bridge can set how many connections there are"},
-	Crowded: {"too many connections: the network lets through about %s, and drops more", "new connections keep to what gets through, and wait their turn",
-		"write it into the bridge, and it need not be learned: [bridge.NAME.budget] number or new"},
+		unasked + "age in [bridge.NAME.budget], a little less"},
+	Silenced: {"the network cuts a connection after %s of silence", "connections to the bridge are kept awake, or are replaced before that, and downloads go on",
+		unasked + "idle in [bridge.NAME.budget], a little less"},
+	Throttled: {"the network slows each connection down to about %s", "several connections are used at once where that is faster",
+		"nothing has to be done; carriers of the bridge can set how many connections there may be"},
+	Crowded: {"too many connections: the network lets through about %s, and drops more", "no more connections are made than get through; programs share them, or wait their turn",
+		unasked + "number (at once) or new (within a time) in [bridge.NAME.budget]"},
 
 	KeptOut: {"the far end ended the connection as soon as it was made: its allow or deny keeps this machine's address out, it is a ptgate of another version, or it has as many connections as it may have", rests,
 		"compare `ptgate version` on both sides, and look at the server's log: `client kept out by allow or deny`, `client speaks neither a carrier of this version nor SOCKS5`, or `there are as many as there may be`; " +
@@ -146,7 +147,7 @@ var table = map[Kind]words{
 	WrongFar: {"the transport works, but what stands behind it is not what far of the bridge says", rests,
 		"correct far of the bridge: far = \"exit\" needs a ptgate server of this version; \"socks5\" any SOCKS5 server; \"forward\" one fixed service"},
 	Silent: {"the transport works, and the far end says nothing", rests,
-		"is ptgate running there, and does far of the bridge fit it? A link that has gone silent looks like this, too"},
+		"is ptgate running there, and is far of the bridge what it is? A link that has gone silent looks like this, too"},
 	OtherBox: {"the bridge leads to another box than before", rests,
 		"was the server installed anew, or does a balancer choose among several? If neither, ask its operator"},
 	Policy: {"the exit at the far end refuses that destination: its own policy, not a route here", "nothing: it is a rule of the server's operator",

@@ -27,6 +27,7 @@ type Sample struct {
 	// while another one was; 0: not known. Steady: they came without ups and downs.
 	Alone, Beside float64
 	Steady        bool
+	Polled        bool // what it gets depends on how it asks; see builtin.Transport
 }
 
 // An End is how a connection has ended.
@@ -163,12 +164,15 @@ func throttled(all []Sample) (Verdict, bool) {
 			busy = append(busy, s)
 		}
 	}
-	if len(busy) < 2 || busy[0].Alone == 0 {
+	if len(busy) < 2 || busy[0].Alone <= 1 {
 		return Verdict{}, false
 	}
 	a, b := busy[0], busy[1]
-	like := func(x, y, apart float64) bool { return math.Abs(x-y) <= apart*max(x, y) }
-	if a.Alone > fast || !a.Steady || !b.Steady || !like(a.Beside, b.Beside, 0.2) || a.Beside < 0.8*a.Alone {
+	apart := 0.2
+	if a.Polled {
+		apart = 0.15 // of a polled one little more than the rate is known
+	}
+	if a.Alone > fast || !a.Steady || !b.Steady || math.Abs(a.Beside-b.Beside) > apart*max(a.Beside, b.Beside) || a.Beside < (1-apart)*a.Alone {
 		return Verdict{}, false
 	}
 	rate := bytesText(int64(a.Beside)) + "/s"
