@@ -20,6 +20,7 @@ import (
 	"time"
 	"unsafe"
 
+	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
 )
 
@@ -35,22 +36,24 @@ type censor struct {
 	out, in line
 
 	mu      sync.Mutex
-	client  netip.Addr              // the address inside the border
-	cut     bool                    // nothing crosses the border
-	blocked map[netip.Addr]bool     // dropped silently
-	ports   map[netip.AddrPort]bool // dropped silently
-	dial    map[netip.Addr]bool     // new connections to these are dropped
-	names   [][]byte                // in a TLS hello or an HTTP request: reset
-	socks   bool                    // a SOCKS5 greeting: reset
-	each    rules                   // for each connection
-	flows   map[flow]*flowState     // that cross the border
-	resets  int                     // flows that were reset
-	seen    []event                 // what became of connections
-	pcap    *os.File                // of what crosses; nil: none
-	delay   time.Duration           // one way
-	loss    float64                 // the share of packets that are lost, in each direction
-	rate    int                     // bytes a second and direction; 0: no limit
-	passed  map[netip.Addr]*counter // by the far side
+	client  netip.Addr                        // the address inside the border
+	cut     bool                              // nothing crosses the border
+	blocked map[netip.Addr]bool               // dropped silently
+	ports   map[netip.AddrPort]bool           // dropped silently
+	dial    map[netip.Addr]bool               // new connections to these are dropped
+	names   [][]byte                          // in a TLS hello or an HTTP request: reset
+	socks   bool                              // a SOCKS5 greeting: reset
+	each    rules                             // for each connection
+	divert  map[netip.AddrPort]netip.AddrPort // another server answers in place of one
+	lie     netip.Addr                        // all names lead there, says a forged answer; zero: none is forged
+	flows   map[flow]*flowState               // that cross the border
+	resets  int                               // flows that were reset
+	seen    []event                           // what became of connections
+	pcap    *os.File                          // of what crosses; nil: none
+	delay   time.Duration                     // one way
+	loss    float64                           // the share of packets that are lost, in each direction
+	rate    int                               // bytes a second and direction; 0: no limit
+	passed  map[netip.Addr]*counter           // by the far side
 }
 
 // A counter tells of packets, of the bytes that TCP and UDP carried in them, and of
@@ -138,6 +141,50 @@ func forgeReset(src, dst netip.AddrPort, seq uint32) []byte {
 	return b
 }
 
+// between is the packet of a TCP connection with other ends.
+func (p packet) between(src, dst netip.AddrPort) packet {
+	b := bytes.Clone(p.raw)
+	copy(b[12:], src.Addr().AsSlice())
+	copy(b[16:], dst.Addr().AsSlice())
+	head := int(b[0]&15) * 4
+	t := b[head:]
+	binary.BigEndian.PutUint16(t, src.Port())
+	binary.BigEndian.PutUint16(t[2:], dst.Port())
+	b[10], b[11], t[16], t[17] = 0, 0, 0, 0
+	binary.BigEndian.PutUint16(b[10:], fold(sum(b[:head], 0)))
+	binary.BigEndian.PutUint16(t[16:], fold(sum(t, sum(b[12:20], unix.IPPROTO_TCP+uint32(len(t))))))
+	p, _ = parse(b)
+	return p
+}
+
+// forgeAnswer answers a question for a name (RFC 1035 section 4) in place of the server.
+func forgeAnswer(p packet, lie netip.Addr) []byte {
+	var m dnsmessage.Message
+	if m.Unpack(p.raw[int(p.raw[0]&15)*4+8:]) != nil || len(m.Questions) == 0 {
+		return nil
+	}
+	q := m.Questions[0]
+	m.Response, m.RecursionAvailable, m.Additionals = true, true, nil
+	if q.Type == dnsmessage.TypeA {
+		m.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 60},
+			Body: &dnsmessage.AResource{A: lie.As4()}}}
+	}
+	answer, err := m.Pack()
+	if err != nil {
+		return nil
+	}
+	b := make([]byte, 28, 28+len(answer))
+	b[0], b[8], b[9] = 0x45, 64, unix.IPPROTO_UDP
+	binary.BigEndian.PutUint16(b[2:], uint16(28+len(answer)))
+	copy(b[12:], p.dst.Addr().AsSlice())
+	copy(b[16:], p.src.Addr().AsSlice())
+	binary.BigEndian.PutUint16(b[10:], fold(sum(b[:20], 0)))
+	binary.BigEndian.PutUint16(b[20:], p.dst.Port())
+	binary.BigEndian.PutUint16(b[22:], p.src.Port())
+	binary.BigEndian.PutUint16(b[24:], uint16(8+len(answer))) // the checksum 0 is none (RFC 768)
+	return append(b, answer...)
+}
+
 // serverName finds the name in a TLS ClientHello (RFC 8446 section 4.1.2, RFC 6066
 // section 3), as far as the first segment has it.
 func serverName(b []byte) []byte {
@@ -196,7 +243,7 @@ func (c *censor) forbidden(first bool, payload []byte) bool {
 // newCensor takes one end of each box's only link.
 func newCensor(t testing.TB, boxes ...*box) *censor {
 	c := &censor{tuns: map[netip.Addr]*os.File{}, stop: make(chan struct{}),
-		client: clientAddr, blocked: map[netip.Addr]bool{}, ports: map[netip.AddrPort]bool{}, dial: map[netip.Addr]bool{},
+		client: clientAddr, blocked: map[netip.Addr]bool{}, ports: map[netip.AddrPort]bool{}, dial: map[netip.Addr]bool{}, divert: map[netip.AddrPort]netip.AddrPort{},
 		flows: map[flow]*flowState{}, passed: map[netip.Addr]*counter{}}
 	for _, b := range boxes {
 		c.tuns[b.addr] = openTUN(t, b)
@@ -283,6 +330,17 @@ func (c *censor) forward(p packet) {
 		return // an address that its box has given up
 	}
 	fromClient := p.src.Addr() == c.client
+	if fromClient && c.lie.IsValid() && p.proto == unix.IPPROTO_UDP && p.dst.Port() == 53 {
+		c.write(c.client, forgeAnswer(p, c.lie))
+		return
+	}
+	for from, to := range c.divert {
+		if fromClient && p.dst == from {
+			p = p.between(p.src, to)
+		} else if p.src == to && p.dst.Addr() == c.client {
+			p = p.between(from, p.dst)
+		}
+	}
 	if !fromClient && p.dst.Addr() != c.client {
 		c.write(p.dst.Addr(), p.raw) // not ours to look at
 		return

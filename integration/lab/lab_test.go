@@ -75,10 +75,16 @@ func newLabOf(t *testing.T, more string, servers ...[]string) *lab {
 				name += "-" + transport
 			}
 			way := pair
-			if transport == "webtunnel" {
+			switch transport {
+			case "webtunnel":
 				way = b.webtunnel
+			case "meek_lite":
+				way = b.meek
 			}
 			server, bridge := way(t, b.addr, name)
+			if b.authority != nil {
+				l.client.trust(t, b.authority)
+			}
 			if k > 0 { // there is one exit
 				server, _, _ = strings.Cut(server, "[exit]")
 			}
@@ -95,6 +101,7 @@ func newLabOf(t *testing.T, more string, servers ...[]string) *lab {
 func (l *lab) calm() {
 	l.censor.set(func(c *censor) {
 		c.cut, c.blocked, c.ports, c.dial = false, map[netip.Addr]bool{}, map[netip.AddrPort]bool{}, map[netip.Addr]bool{}
+		c.divert, c.lie = map[netip.AddrPort]netip.AddrPort{}, netip.Addr{}
 		c.delay, c.loss, c.rate, c.each = 0, 0, 0, rules{}
 	})
 }
