@@ -50,7 +50,8 @@ func newLab(t *testing.T, servers int, more string) *lab {
 }
 
 // newLabOf makes one server for each list of transports. The first transport's bridge
-// has the server's name, another one the server's name and its own.
+// has the server's name, another one the server's name and its own. more
+// follows the settings of the server's [limits].
 func newLabOf(t *testing.T, more string, servers ...[]string) *lab {
 	l := &lab{t: t, client: newBox(t, "client", 1), origin: newOrigin(t)}
 	all := []*box{l.client, l.origin}
@@ -90,6 +91,9 @@ func newLabOf(t *testing.T, more string, servers ...[]string) *lab {
 			}
 			text = server + text
 			l.names, l.bridges = append(l.names, name), append(l.bridges, bridge)
+		}
+		if strings.HasPrefix(more, quickStop) {
+			text = strings.Replace(text, "drain = \"10s\"\n", "", 1)
 		}
 		b.configure(text + more)
 		b.start()

@@ -115,7 +115,7 @@ func (b *box) meek(t testing.TB, addr netip.Addr, name string) (server, bridge s
 	}
 	server = fmt.Sprintf("[[serve]]\ntransport = \"meek_lite\"\nbind = \"%s:%d\"\n"+
 		"[pt.meek]\nexec = [%q]\ntransports = [\"meek_lite\"]\nenv = { %s = %q }\n"+
-		"[exit]\nallow = [\"*\"]\ndeny = []\n[limits]\ndrain = \"1s\"\n", addr, meekPort, self, meekRole, dir)
+		"[exit]\nallow = [\"*\"]\ndeny = []\n[limits]\ndrain = \"10s\"\n", addr, meekPort, self, meekRole, dir)
 	bridge = fmt.Sprintf("[bridge.%s]\ntransport = \"meek_lite\"\naddress = \"192.0.2.1:443\"\nargs = { url = \"https://%s:%d/\" }\n", name, addr, meekPort)
 	return server, bridge
 }
