@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -102,7 +103,9 @@ const (
 	firstPiece, largestPiece = 2 << 10, 60 << 10
 	// timedPiece is the smallest one whose time says something of the rate.
 	timedPiece = 48 << 10
-	// soloPolled and duoPolled are soloTime and duoTime for polled transports.
+	// soloPolled and duoPolled are soloTime and duoTime for polled transports. On a slow way
+	// they are longer by morePolled at most, until so many pieces have come as are needed.
+	morePolled            = 2 * time.Second
 	soloPolled, duoPolled = 4500 * time.Millisecond, 4500 * time.Millisecond
 )
 
@@ -200,7 +203,7 @@ func (e *examination) run(o ProbeOptions) doctor.Verdict {
 				a.ask(int(rate * (soloTime - now.Sub(solo)).Seconds()))
 			}
 		}
-		if second == nil && asked > 0 && (a.isDone() || a.silence() > stuckTime || now.Sub(solo) > soloTime) {
+		if second == nil && asked > 0 && (a.isDone() || a.silence() > stuckTime || a.isOver(solo, now, soloTime, 1)) {
 			a.measure(&a.alone, solo, now)
 			second = e.start(secondBulk)
 		}
@@ -216,7 +219,7 @@ func (e *examination) run(o ProbeOptions) doctor.Verdict {
 			}
 			second.ask(size)
 		}
-		if !duo.IsZero() && second.beside == 0 && (now.Sub(duo) > duoTime || second.isDone() || a.isDone()) {
+		if !duo.IsZero() && second.beside == 0 && (a.isOver(duo, now, duoTime, 2) && second.isOver(duo, now, duoTime, 2) || second.isDone() || a.isDone()) {
 			a.measure(&a.beside, duo, now)
 			second.measure(&second.beside, duo, now)
 		}
@@ -485,26 +488,44 @@ func (t *trial) measure(rate *float64, from, to time.Time) {
 // than the smallest ones that the rate is that of the polls. The caller holds mu.
 func (t *trial) pace(from, to time.Time) (rate float64, steady bool) {
 	var rates []float64
-	sum := 0.0
 	for _, p := range t.pieces {
 		took := p.over.Sub(p.begun)
 		if p.size < timedPiece || p.begun.Before(from) || p.over.After(to) {
 			continue
 		}
-		if took < 2*t.base {
+		if took < t.base*7/4 {
 			return 0, false
 		}
-		r := float64(p.size) / (took - t.base).Seconds()
-		rates, sum = append(rates, r), sum+r
+		rates = append(rates, float64(p.size)/(took-t.base).Seconds())
 	}
 	if len(rates) == 0 {
 		return 0, false
 	}
-	mean, squares := sum/float64(len(rates)), 0.0
+	// One piece in four may have been late, as on a busy machine.
+	slices.Sort(rates)
+	median, like := rates[len(rates)/2], 0
 	for _, r := range rates {
-		squares += (r - mean) * (r - mean)
+		if math.Abs(r-median) < 0.15*median {
+			like++
+		}
 	}
-	return mean, len(rates) > 1 && math.Sqrt(squares/float64(len(rates))) < 0.15*mean
+	return median, len(rates) > 1 && 4*like >= 3*len(rates)
+}
+
+// isOver tells whether the time of a measurement is over, at now.
+func (t *trial) isOver(from, now time.Time, limit time.Duration, pieces int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	late := now.Sub(from) - limit
+	if !t.polled || late <= 0 || late > morePolled {
+		return late > 0
+	}
+	for _, p := range t.pieces {
+		if p.size >= timedPiece && !p.begun.Before(from) {
+			pieces--
+		}
+	}
+	return pieces <= 0
 }
 
 // samples is what is known of the connections now.
