@@ -67,7 +67,7 @@ func (g *Gateway) Status() Status {
 		if !a.Old.After(time.Now()) {
 			a.Old = time.Time{}
 		}
-		s.Serve = append(s.Serve, ServeStatus{Transport: a.Transport, Address: a.Address, Clients: x.Clients.Load(), Active: x.Active(),
+		s.Serve = append(s.Serve, ServeStatus{Transport: a.Transport, Address: x.Address(), Clients: x.Clients.Load(), Active: x.Active(),
 			In: x.Traffic.In.Load(), Out: x.Traffic.Out.Load(), OldUntil: a.Old, PT: x.PT()})
 	}
 	if len(v.servers) > 0 {

@@ -260,3 +260,31 @@ func TestAdminPortTaken(t *testing.T) {
 		t.Errorf("%d lines say that there is no page", n)
 	}
 }
+
+// Transports behind a web server announce an address that is not theirs, and is the same
+// for all with one url. The status and the metrics tell them apart.
+func TestStatusOfPlaceholders(t *testing.T) {
+	var text strings.Builder
+	var want []string
+	for range 2 {
+		bind := freeAddr(t)
+		fmt.Fprintf(&text, "[[serve]]\ntransport = \"webtunnel\"\nbind = %q\noptions = { url = \"https://www.example.com/path\" }\n", bind)
+		want = append(want, bind)
+	}
+	b := start(t, "server", "[admin]\nlisten = \"127.0.0.1:0\"\n"+text.String()+"[pt.apart]\nisolate = true\ntransports = [\"webtunnel\"]\n")
+	s := b.Status()
+	for i, x := range s.Serve {
+		if x.Address != want[i] {
+			t.Errorf("it is said to be at %s, and is at %s", x.Address, want[i])
+		}
+	}
+	r, err := http.Get("http://" + s.Admin[0] + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	metrics, err := io.ReadAll(r.Body)
+	if err != nil || r.StatusCode != http.StatusOK || strings.Count(string(metrics), "\nptgate_serve_up{") != 2 {
+		t.Errorf("%s, %v: %s", r.Status, err, metrics)
+	}
+}

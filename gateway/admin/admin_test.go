@@ -385,9 +385,13 @@ func TestMetrics(t *testing.T) {
 		}
 		p.book.Counter(outcome.Outcome(i), label).Add(int64(i) + 1)
 	}
+	serve := ServeStatus{Transport: "obfs4", Address: "[::]:443", PT: supervise.Status{State: supervise.Running}}
 	p.status.Store(&Status{State: Running, Version: "v1", Ready: true, Bridges: []bridges.Status{{Name: "tokyo", State: "resting", RTT: 250 * time.Millisecond}},
-		Serve: []ServeStatus{{Transport: "obfs4", Address: "[::]:443", PT: supervise.Status{State: supervise.Running}}}})
-	_, body := p.get(t, "/metrics")
+		Serve: []ServeStatus{serve, serve}}) // two that are told apart by nothing
+	r, body := p.get(t, "/metrics")
+	if r.StatusCode != 200 {
+		t.Errorf("%s: %s", r.Status, body)
+	}
 	lines := strings.Split(body, "\n")
 	has := func(want string) {
 		t.Helper()

@@ -65,7 +65,7 @@ type RouteStatus struct {
 // A ServeStatus is the part of a Status about one served transport.
 type ServeStatus struct {
 	Transport string `json:"transport"`
-	Address   string `json:"address"`
+	Address   string `json:"address"` // where it listens, whatever its program announces
 	Clients   int64  `json:"clients"` // open PT connections
 	Active    int64  `json:"active"`  // open streams and forwarded connections
 	In        int64  `json:"in"`      // bytes from clients, without those that a PT itself sends to the service
