@@ -63,6 +63,7 @@ type view struct {
 
 	Asked, Answer, Fault string // explain
 	PAC                  string // the address; "": no port for browsers
+	Password             bool   // the page asks for one
 	HTTP, SOCKS          string // ports of the gateway; "": there is none
 	Host                 string // of the page
 }
@@ -220,6 +221,7 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) {
 		}
 		v.Asked = plain(v.Asked)
 	}
+	v.Password = len(s.cfg.Running().Admin.Users) > 0
 	if proxyFor(v.Listeners, r) != "" {
 		v.PAC = "http://" + r.Host + "/proxy.pac"
 	}

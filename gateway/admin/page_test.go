@@ -100,6 +100,19 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// A browser gives no password when it fetches a PAC file, and goes everywhere directly then: it
+// is not told of the file.
+func TestPageWithPassword(t *testing.T) {
+	p := show(t, near+"[admin]\nusers = { me = \"word\" }\n", nil)
+	for front, want := range map[string]string{"mixed": "Set its proxy by hand: HTTP and HTTPS proxy 127.0.0.1:1080.", "socks5": "Set its proxy by hand: SOCKS5 proxy 127.0.0.1:1080"} {
+		p.status.Store(&Status{State: Running, Listeners: []ListenerStatus{{front, "127.0.0.1:1080"}}, Routes: []RouteStatus{{Route: 1, Action: "block", Ready: true}}})
+		r, body := p.ask(t, "GET / HTTP/1.1\nHost: localhost\nAuthorization: Basic bWU6d29yZA==\n")
+		if r.StatusCode != 200 || !strings.Contains(body, want) || strings.Contains(body, "proxy.pac") {
+			t.Errorf("%s: %s", r.Status, body)
+		}
+	}
+}
+
 // The first thing on the page is whether it works, and what to do next.
 func TestHeads(t *testing.T) {
 	up, idleOne := bridges.Status{Name: "up", State: "up", Worked: true}, bridges.Status{Name: "idle", State: "idle"}
