@@ -676,12 +676,12 @@ func TestEndedPath(t *testing.T) {
 	}
 
 	// Past the web server, it is answered as little as any other.
-	l = serverFor(t, nameWebtunnel, func(c *ServerConfig) {
+	past := serverFor(t, nameWebtunnel, func(c *ServerConfig) {
 		c.Options, c.TrustedProxies = argsOf("url", "https://example.com/a"), []netip.Prefix{}
 	})
-	rotate(t, l, time.Now())
+	rotate(t, past, time.Now())
 	for _, path := range []string{"/a", "/other"} {
-		c, err := net.Dial("tcp", l.Addr().String())
+		c, err := net.Dial("tcp", past.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
