@@ -587,7 +587,7 @@ func TestEndedIsLogged(t *testing.T) {
 		transport string
 		site      bool
 	}{{nameObfs4, false}, {nameWebtunnel, false}, {nameWebtunnel, true}} {
-		log := &journal{news: make(chan struct{})}
+		log := &journal{news: make(chan struct{}, 100)}
 		l := serverFor(t, tt.transport, func(c *ServerConfig) {
 			c.Logger = slog.New(slog.NewTextHandler(log, nil))
 			if tt.transport == nameWebtunnel {
@@ -616,6 +616,13 @@ func TestEndedIsLogged(t *testing.T) {
 			}
 		} else if enters(t, l, first) {
 			t.Errorf("%s: it is good still", tt.transport)
+		}
+		for !strings.Contains(log.String(), "turned away") { // webtunnel's client is answered first
+			select {
+			case <-log.news:
+			case <-time.After(time.Minute):
+				t.Fatalf("%s, site %v: the log: %s", tt.transport, tt.site, log.String())
+			}
 		}
 		got := log.String()
 		if !strings.Contains(got, "level=WARN") || strings.Count(got, "turned away") != 1 || !strings.Contains(got, "ptgate bridges") {
