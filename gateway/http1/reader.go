@@ -19,6 +19,9 @@ type Reader struct {
 	// read, and only then calls get for a buffer, and reads into it. If there is nothing
 	// after all, it calls drop, and waits again. Nil: Src is read, with a buffer.
 	ReadReady func(get func() []byte, drop func()) (int, error)
+	// Begins is what each head has at its beginning. A head that has something else is an error
+	// at once, without its end. Empty: anything.
+	Begins []byte
 
 	get    func() []byte // bound once
 	drop   func()
@@ -129,6 +132,8 @@ func (r *Reader) ReadHead(most int, skip bool) ([]byte, error) {
 		case n > 0:
 			r.Discard(n)
 			return b[:n:n], nil
+		case !bytes.HasPrefix(b, r.Begins[:min(len(b), len(r.Begins))]):
+			return nil, malformed("it does not begin with %q", r.Begins)
 		}
 		if seen = max(len(b)-2, 0); skip && len(b) > 0 && !(len(b) == 1 && b[0] == '\r') {
 			skip = false

@@ -564,3 +564,21 @@ func TestMalformedContent(t *testing.T) {
 		}
 	}
 }
+
+// A service that is no web server says something and waits for the client to speak its
+// language. The client hears of it at once.
+func TestAnotherService(t *testing.T) {
+	for _, banner := range []string{"SSH-2.0-OpenSSH_9.2\r\n", "220 mail.example ESMTP\r\n", "\x00", "HTTQ"} {
+		g := start(t, HTTP, to(serve(t, func(c *net.TCPConn) {
+			io.WriteString(c, banner)
+			io.Copy(io.Discard, c)
+		})), nil)
+		p := connect(t, g.addr)
+		p.send(plainRequest)
+		p.expect("HTTP/1.1 502 ")
+		g.end(t)
+		if m := g.counted(); m["refused bad response"] != 1 {
+			t.Errorf("%q: counted %v", banner, m)
+		}
+	}
+}

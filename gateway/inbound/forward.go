@@ -353,7 +353,7 @@ func (x *forward) dial() error {
 		return err
 	}
 	o := &originConn{Conn: conn, web: x.l.web, moved: &x.moved, target: x.target, authority: x.authority, set: x.set, user: x.user}
-	o.in.Src, o.in.ReadReady = o, o.readReady
+	o.in.Src, o.in.ReadReady, o.in.Begins = o, o.readReady, version
 	o.cut = func() { conn.Close() }
 	o.uncut = context.AfterFunc(x.l.cut, o.cut)
 	x.origin = o
@@ -394,6 +394,10 @@ func (x *forward) readResponse() (some bool, err error) {
 	return true, answer.Errorf(answer.BadResponse, "more than %d interim responses", maxInterim)
 }
 
+// version is what a response begins with. Another service than a web server, such as SSH, may
+// say something else and then wait for ever.
+var version = []byte("HTTP/")
+
 // readHead reads the next head that the origin sends. The first read of a stream in a
 // session must have no deadline, because it may have to wait for the far end's answer.
 func (x *forward) readHead() ([]byte, error) {
@@ -411,7 +415,7 @@ func (x *forward) readHead() ([]byte, error) {
 	switch {
 	case o.late.Load():
 		err = answer.Errorf(answer.Timeout, "no response within %v", responseTime)
-	case errors.Is(err, http1.ErrTooLarge):
+	case errors.Is(err, http1.ErrTooLarge), errors.Is(err, http1.ErrMalformed):
 		err = answer.New(answer.BadResponse, err)
 	}
 	return b, err
