@@ -43,6 +43,9 @@ const (
 	// quiet is how long nothing comes that is owed until a connection counts as stuck. TCP
 	// repeats a packet that is lost three times within this time.
 	quiet = 5 * time.Second
+	// alone is how long a single connection may take to come up beside others that work. It
+	// has several packets to lose, and TCP's first wait is the longest.
+	alone = 9 * time.Second
 	// leastGap is the shortest silence that a network may be thought to cut.
 	leastGap = 3 * time.Second
 	// leastAge is the youngest age.
@@ -67,20 +70,31 @@ func Infer(all []Sample) (v Verdict, ok bool) {
 
 // crowded: a connection does not come up while others live.
 func crowded(all []Sample) (Verdict, bool) {
-	live := 0
+	live, unanswered := 0, 0
 	for _, s := range all {
-		if s.Opened && s.End == Alive && !s.stuck() {
+		switch {
+		case s.Opened && s.End == Alive && !s.stuck():
 			live++
+		case !s.Opened && s.Age >= quiet:
+			unanswered++
 		}
 	}
+	patience := quiet
+	if unanswered < 2 {
+		patience = alone
+	}
 	for _, s := range all {
-		if s.Opened || live == 0 || s.End == Alive && s.Age < quiet {
+		if s.Opened || live == 0 || s.End == Alive && s.Age < patience {
 			continue
 		}
 		// It may be that the way is broken: another one must have been heard since.
 		for _, other := range all {
 			if other.Opened && other.Heard > s.Since+time.Second {
-				return of(Crowded, fmt.Sprintf("%d connections", live),
+				through := fmt.Sprintf("%d connections", live)
+				if live == 1 {
+					through = "1 connection"
+				}
+				return of(Crowded, through,
 					fmt.Sprintf("%d connections work, and another one beside them got no answer for %v", live, s.Age.Round(100*time.Millisecond))), true
 			}
 		}

@@ -49,7 +49,9 @@ func TestInfer(t *testing.T) {
 		{"a silent one is gone", []Sample{live, quietStuck}, Silenced, "at most 5s"},
 		{"all are gone", []Sample{{Opened: true, Age: 12 * sec, Silent: 10 * sec, Owed: true, Heard: sec}, quietStuck}, "", ""},
 
-		{"a new one gets no answer", []Sample{live, live, {Age: 6 * sec, Since: 3 * sec}}, Crowded, "2 connections"},
+		{"a new one gets no answer", []Sample{live, live, {Age: 9 * sec, Since: 3 * sec}}, Crowded, "2 connections"},
+		{"a new one gets no answer yet", []Sample{live, live, {Age: 6 * sec, Since: 3 * sec}}, "", ""},
+		{"two new ones get no answer", []Sample{live, live, {Age: 6 * sec, Since: 3 * sec}, {Age: 5 * sec, Since: 4 * sec}}, Crowded, "2 connections"},
 		{"a new one is refused", []Sample{live, live, {End: Reset, Age: sec / 10, Since: 3 * sec}}, Crowded, "2 connections"},
 		{"a new one takes its time", []Sample{live, live, {Age: 3 * sec, Since: 3 * sec}}, "", ""},
 		{"nobody was heard since", []Sample{{Opened: true, Age: 9 * sec, Heard: 3 * sec}, {Age: 6 * sec, Since: 3 * sec}}, "", ""},
