@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,7 +23,7 @@ import (
 type named struct {
 	*world
 	system func() ([]netip.Addr, error)
-	asked  int // how often the system was
+	asked  atomic.Int64 // how often the system was
 }
 
 const (
@@ -39,7 +40,7 @@ func newNamed(t testing.TB) *named {
 		if host != "home.example.net" {
 			t.Errorf("the name %q", host)
 		}
-		n.asked++
+		n.asked.Add(1)
 		return n.system()
 	}
 	return n
@@ -63,8 +64,8 @@ func TestNameSystem(t *testing.T) {
 			echo(t, c)
 			c.Close()
 		}
-		if n.asked != 1 {
-			t.Errorf("the system was asked %d times", n.asked)
+		if n.asked.Load() != 1 {
+			t.Errorf("the system was asked %d times", n.asked.Load())
 		}
 		n.system = func() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("192.0.2.31")}, nil }
 		n.far[firstAt].refuses.Store(true)
@@ -99,8 +100,8 @@ func TestNameThroughBridge(t *testing.T) {
 		}
 		echo(t, over)
 		over.Close()
-		if n.asked != 0 || n.far[nextAt].dials.Load() == 0 {
-			t.Errorf("the system was asked %d times", n.asked)
+		if n.asked.Load() != 0 || n.far[nextAt].dials.Load() == 0 {
+			t.Errorf("the system was asked %d times", n.asked.Load())
 		}
 		// It works no more, nor does the system: what was known before is used.
 		n.system = func() ([]netip.Addr, error) { return nil, errLookup }
@@ -112,7 +113,7 @@ func TestNameThroughBridge(t *testing.T) {
 			t.Fatal(err)
 		}
 		over.Close()
-		if n.asked == 0 {
+		if n.asked.Load() == 0 {
 			t.Error("the system was not asked")
 		}
 	})
@@ -153,8 +154,8 @@ func TestNameAnswers(t *testing.T) {
 			if err == nil {
 				over.Close()
 			}
-			if (err == nil) != (answer != "") || (n.asked > 0) != asks {
-				t.Errorf("%q: the system was asked %d times, %v", answer, n.asked, err)
+			if (err == nil) != (answer != "") || (n.asked.Load() > 0) != asks {
+				t.Errorf("%q: the system was asked %d times, %v", answer, n.asked.Load(), err)
 			}
 			if answer == "" && doctor.Diagnose(doctor.Case{Err: err}).Kind != doctor.Names {
 				t.Errorf("%v", err)
@@ -169,7 +170,7 @@ func TestNameSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNamed(t)
 		n.m.lookupHost = func(ctx context.Context, _ string) ([]netip.Addr, error) {
-			n.asked++
+			n.asked.Add(1)
 			<-ctx.Done()
 			return nil, &net.DNSError{Err: "i/o timeout", Name: "home.example.net", IsTimeout: true}
 		}
@@ -192,8 +193,8 @@ func TestNameSilent(t *testing.T) {
 			cancel()
 			<-time.After(time.Second)
 		}
-		if n.asked > 14 {
-			t.Errorf("asked %d times in 2 minutes", n.asked)
+		if n.asked.Load() > 14 {
+			t.Errorf("asked %d times in 2 minutes", n.asked.Load())
 		}
 	})
 }
@@ -290,8 +291,8 @@ func TestNameNobody(t *testing.T) {
 		c, _ := open(t, s)
 		echo(t, c)
 		c.Close()
-		if n.asked != 0 {
-			t.Errorf("the system was asked %d times", n.asked)
+		if n.asked.Load() != 0 {
+			t.Errorf("the system was asked %d times", n.asked.Load())
 		}
 	})
 }
