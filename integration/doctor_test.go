@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"cmp"
 	"crypto/tls"
 	"encoding/json"
 	"flag"
@@ -20,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
 )
 
 // diagnosis is what `probe --json` says of one bridge.
@@ -443,31 +446,54 @@ func flip(s string) string {
 // TestDestinations: what a program, the client's log and the server's log say when the
 // bridge works and a destination does not.
 func TestDestinations(t *testing.T) {
+	said := transcriptOf(t, "destinations.txt")
+	const resolver = "127.53.0.1"
+	serveNamesAt(t, "", resolver, func(q dnsmessage.Question, b *dnsmessage.Builder, _ <-chan struct{}) dnsmessage.RCode {
+		if strings.HasPrefix(q.Name.String(), "elsewhere.") {
+			return dnsmessage.RCodeServerFailure
+		}
+		return dnsmessage.RCodeNameError
+	})
+	const hosts = plainHosts + "127.0.0.1 down.ptgate.test broken.ptgate.test\n127.0.0.9 forbidden.ptgate.test\n198.51.100.9 far.ptgate.test\n"
 	server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", freeAddr(t))+
-		"[exit]\nallow = [\"*\"]\ndeny = [\"private\", \"8.8.8.8\"]\n", setting{hosts: originHosts})
-	client := run(t, "client", debugLog+fronts+lineBridge(bridgeLine(t, server), "")+
-		"[[route]]\nto = \"blocked.ptgate.test\"\nvia = \"block\"\n"+everythingVia("far"), setting{})
+		"[exit]\nallow = [\"*\"]\ndeny = [\"127.0.0.9\", \"8.8.8.8\", \"10.0.0.0/8\"]\n", setting{hosts: hosts, names: resolver})
+	deaf := run(t, "deaf", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", freeAddr(t)), setting{})
+	client := run(t, "client", debugLog+fronts+lineBridge(bridgeLine(t, server), "")+"[bridge.deaf]\nline = \""+bridgeLine(t, deaf)+"\"\n"+
+		"[[route]]\nto = \"deaf.ptgate.test\"\nvia = \"deaf\"\n[[route]]\nto = \"blocked.ptgate.test\"\nvia = \"block\"\n[[route]]\nto = \"*.local.test\"\nvia = \"direct\"\n"+everythingVia("far"), setting{})
+	banner := serveTCP(t, func(c *net.TCPConn) { io.WriteString(c, "SSH-2.0-OpenSSH_9.2\r\n"); io.Copy(io.Discard, c) })
 	for _, tt := range []struct {
-		name, url   string
+		name, host  string
 		status      string
 		page        string
 		log, server string
 	}{
-		{"a route blocks it", "http://blocked.ptgate.test/", "403", "No route of this gateway leads there", `request refused".* reason=blocked`, ""},
-		{"the exit forbids it", "http://" + originName + "/", "403", "The exit at the far end refuses", `request refused".* reason="exit policy"`, ""},
-		{"no resolver", "http://elsewhere.ptgate.test/", "502", "cannot look up names", `request refused".* reason="no names"`, "names can't be looked up.*resolv.conf"},
+		{"a route blocks it", "blocked.ptgate.test", "403", "No route of this gateway leads there", `request refused".* reason=blocked`, ""},
+		{"the exit forbids it", "forbidden.ptgate.test", "403", "The exit at the far end refuses.*Ask its operator", `request refused".* reason="exit policy"`, ""},
+		{"no resolver", "deaf.ptgate.test", "502", "cannot look up names.*operator", `request refused".* reason="no names"`, "names can't be looked up.*resolv.conf"},
+		{"its resolver fails", "elsewhere.ptgate.test", "502", "can't be reached from where its route leads", `request refused".* reason=unreachable`, ""},
+		{"the name is unknown", "unknown.ptgate.test", "502", "name does not exist. Check its spelling", `request refused".* reason="not found"`, ""},
+		{"the origin is down", "down.ptgate.test:" + portOf(t, freeAddr(t)), "502", "refused the connection: it is up, but nothing listens", `request refused".* reason=refused`, ""},
+		{"no HTTP there", "broken.ptgate.test:" + portOf(t, banner), "502", "did not answer in HTTP", `request refused".* reason="bad response"`, ""},
+		{"direct, and no resolver here", "name.local.test", "502", "ptgate explain NAME", `request refused".* reason=unreachable`, ""},
 	} {
-		_, out, _ := refusedCurl(t, "-x", "http://"+client.http(), tt.url)
-		if !strings.HasPrefix(out, "HTTP/1.1 "+tt.status+" ") || !matches(tt.page, out) {
-			t.Errorf("%s: %s", tt.name, out)
+		host, port, _ := strings.Cut(tt.host, ":")
+		answer := said.curlPort(t, tt.name, client, host, cmp.Or(port, "80"))
+		if !matches("HTTP/1.1 "+tt.status+" .*"+tt.page, answer) {
+			t.Errorf("%s: %s", tt.name, answer)
 		}
-		client.log.wait(t, tt.log)
+		said.add(tt.name, "log of the gateway", known(client.log.wait(t, ".*"+tt.log+".*")[0]))
 		if tt.server != "" {
-			server.log.wait(t, tt.server)
+			said.add(tt.name, "log of the server", known(deaf.log.wait(t, ".*"+tt.server+".*")[0]))
 		}
 	}
 	if _, reply := socksOpen(t, client.socks(), "8.8.8.8", "80"); reply != 2 {
 		t.Errorf("a bare address: reply %d, want 2", reply)
 	}
-	client.log.wait(t, "a program asked for a bare address.*socks5h")
+	said.add("a program has looked the name up itself", "curl", "by SOCKS5: reply 2")
+	said.add("a program has looked the name up itself", "log of the gateway", known(client.log.wait(t, ".*"+"a program asked for a bare address.*socks5h"+".*")[0]))
+}
+
+// known is a line of the log without what differs from run to run.
+func known(line string) string {
+	return regexp.MustCompile(`(time|front|client|destination|error|after|more)=("(\\"|[^"])*"|\S+) ?`).ReplaceAllString(line, "")
 }

@@ -10,6 +10,7 @@ package integration
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -128,6 +129,7 @@ func (l *transcript) wait(t testing.TB, pattern string) []string {
 // A setting says in what surroundings a box runs.
 type setting struct {
 	hosts string // its own hosts file; "": one with nothing but localhost
+	names string // the address of its name server; "": one where nobody answers
 	netns string // its network namespace, which brings its own hosts file
 	env   []string
 
@@ -209,7 +211,7 @@ func within(t testing.TB, s setting, argv []string) []string {
 		argv = append(user, argv...)
 	}
 	return append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh",
-		write(t, dir, "hosts", hosts), write(t, dir, "resolv.conf", "nameserver 127.0.0.1\n")}, argv...)
+		write(t, dir, "hosts", hosts), write(t, dir, "resolv.conf", "nameserver "+cmp.Or(s.names, "127.0.0.1")+"\n")}, argv...)
 }
 
 // prepare makes a box of a configuration, without starting it. Text may hold

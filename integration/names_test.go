@@ -19,11 +19,23 @@ type answerer func(q dnsmessage.Question, b *dnsmessage.Builder, end <-chan stru
 // serveNames answers the DNS questions in a namespace, until the test's end.
 func serveNames(t testing.TB, space string, answer answerer) {
 	t.Helper()
+	serveNamesAt(t, space, "127.0.0.1", answer)
+}
+
+// serveNamesAt is serveNames at another address of the loopback. Without a space it is that of
+// the machine.
+func serveNamesAt(t testing.TB, space, addr string, answer answerer) {
+	t.Helper()
 	var c net.PacketConn
-	in(t, space, func() (err error) {
-		c, err = net.ListenPacket("udp", "127.0.0.1:53")
+	listen := func() (err error) {
+		c, err = net.ListenPacket("udp", net.JoinHostPort(addr, "53"))
 		return err
-	})
+	}
+	if space != "" {
+		in(t, space, listen)
+	} else if err := listen(); err != nil {
+		t.Fatal(err)
+	}
 	end := make(chan struct{})
 	var wg sync.WaitGroup
 	answerTo := func(query []byte, from net.Addr) {
