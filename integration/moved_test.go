@@ -21,10 +21,12 @@ func TestMoved(t *testing.T) {
 	text := fronts + lineBridge(bridgeLine(t, server), "") + everythingVia("far") + debugLog
 	client := run(t, "client", text, setting{})
 	carries(t, client, o)
+	const told = "the server has told of the ways to it"
+	client.log.wait(t, told) // of the one that the client has already
 
 	write(t, server.dir, "server.toml", "state_dir = \""+server.state+"\"\n"+at(second))
 	must(t, ptgate, "reload", "-c", server.file)
-	client.log.wait(t, "the server has told of the ways to it")
+	client.log.wait(t, "(?s)"+told+".*"+told)
 	if line := bridgeLine(t, server); !strings.Contains(line, second) {
 		t.Errorf("the server's line is %q", line)
 	}
