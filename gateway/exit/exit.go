@@ -72,6 +72,7 @@ type Exit struct {
 	anyone   atomic.Pointer[term]   // of streams that nobody was asked for
 	changing sync.Mutex             // held while roster changes
 	used     map[string]Usage       // what users have used before who are not in roster
+	asides   atomic.Int64           // clients that get the list of ways
 	// isLocal tells whether an address is one of this machine's.
 	isLocal func(netip.Addr) (bool, error)
 	// source is the address that the system would use towards another one.

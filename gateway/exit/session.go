@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"ptgate/adapter/socks5"
@@ -168,6 +169,25 @@ func (s *session) refused(r answer.Reason) {
 	}
 }
 
+// mostAsides bounds how many clients get the list of ways at the same time.
+const mostAsides = 256
+
+// An aside is the place of a client that gets the list of ways. It is none of a program's:
+// who may have one connection has the list beside it.
+type aside struct{ all *atomic.Int64 }
+
+// Acquire implements Place.
+func (a aside) Acquire() bool {
+	if a.all.Add(1) > mostAsides {
+		a.all.Add(-1)
+		return false
+	}
+	return true
+}
+
+// Release implements Place.
+func (a aside) Release() { a.all.Add(-1) }
+
 // within takes a place for a destination that is part of the exit. There is nothing to
 // dial: what stands for the destination is never used.
 func (s *session) within(serve func(net.Conn)) (stream.Conn, error) {
@@ -229,6 +249,7 @@ func (s *session) dial(host string, port int) (stream.Conn, error) {
 		left = ctx.Err() != nil
 		done()
 	case t.Name == ways.Name && s.set.Ways != nil:
+		s.place.Place = aside{&s.exit.asides}
 		c, err = s.within(func(c net.Conn) { ways.Serve(c, s.set.Ways()) })
 	case s.account != nil:
 		err = s.account.may(t)

@@ -741,7 +741,8 @@ func TestNoNames(t *testing.T) {
 	}
 }
 
-// An exit gives the list of the ways to its box to its users, and to nobody else.
+// An exit gives the list of the ways to its box to its users, and to nobody else. A client
+// all of whose places are taken gets it, too.
 func TestWays(t *testing.T) {
 	asks := "\x05\x01\x00\x03" + string(rune(len(ways.Name))) + ways.Name + "\x00\x01"
 	list := func() []byte { return []byte("the list") }
@@ -766,7 +767,7 @@ func TestWays(t *testing.T) {
 			client, server := net.Pipe()
 			var wg sync.WaitGroup
 			wg.Go(func() {
-				if then := e.ServeConn(t.Context(), stream.From(server), "", &places{left: 1}, relay.Options{}); then != nil {
+				if then := e.ServeConn(t.Context(), stream.From(server), "", &places{}, relay.Options{}); then != nil {
 					then()
 				}
 			})
@@ -777,7 +778,34 @@ func TestWays(t *testing.T) {
 			}
 			client.Close()
 			wg.Wait()
+			if n := e.asides.Load(); n != 0 {
+				t.Errorf("%q: %d places are taken", tt.send, n)
+			}
 		})
+	}
+}
+
+// Clients that don't take the list can't be more than a bound.
+func TestManyWays(t *testing.T) {
+	e := newExit(&Settings{Ways: func() []byte { return []byte("the list") }}, nil, fails(errRefused))
+	all := aside{&e.asides}
+	for range mostAsides {
+		if !all.Acquire() {
+			t.Fatal("no place is free")
+		}
+	}
+	client, server := net.Pipe()
+	var wg sync.WaitGroup
+	wg.Go(func() { e.ServeConn(t.Context(), stream.From(server), "", &places{left: 1}, relay.Options{}) })
+	wg.Go(func() {
+		io.WriteString(client, hello+"\x05\x01\x00\x03"+string(rune(len(ways.Name)))+ways.Name+"\x00\x01")
+	})
+	if got, _ := io.ReadAll(client); len(got) != 12 || got[3] != 1 {
+		t.Errorf("%q", got)
+	}
+	wg.Wait()
+	if n := e.asides.Load(); n != mostAsides {
+		t.Errorf("%d places are taken", n)
 	}
 }
 
