@@ -53,6 +53,7 @@ writes it there: at the end of the via of the route that has this pattern, such 
 		"exit\ta ptgate server", "socks5\tany SOCKS5 server", "forward\tone fixed service",
 	}, cobra.ShellCompDirectiveNoFileComp))
 	route := cmd.Flags().String("route", "", "`PATTERN` of the route that is to lead to the bridge, too, as it stands in the file")
+	completeFlag(cmd, "route", cobra.NoFileCompletions)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *name != "" && !bridgeName.MatchString(*name) {
 			return usagef("--name %q: letters, digits, \"-\", \"_\" and inner dots only", *name)

@@ -60,6 +60,9 @@ or as FILE.old2 and so on where that is there already.`,
 	service := cmd.Flags().Bool("service", false, "install a service of your own that starts it with your session (systemd), and start it now")
 	listen := cmd.Flags().StringArray("listen", defaultListen, "`ADDRESS` for programs, as in 127.0.0.1:1080; may be given several times")
 	timeout := cmd.Flags().Duration("timeout", 30*time.Second, "how long each way is tried")
+	cmd.ValidArgsFunction = cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault) // a file with the link
+	completeFlag(cmd, "listen", cobra.NoFileCompletions)
+	completeFlag(cmd, "timeout", cobra.FixedCompletions([]string{"10s", "30s", "1m"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		v, err := readInvitation(cmd, strings.Join(args, " "))
 		if err != nil {

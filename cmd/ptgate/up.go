@@ -64,6 +64,11 @@ Given again, it starts what does not run, and changes nothing else.`,
 	yes := cmd.Flags().Bool("yes", false, "answer every question with yes; the user's name is \"me\", if --name gives none")
 	qr := cmd.Flags().Bool("qr", false, "draw the invitation as a QR code, too")
 	out := cmd.Flags().String("out", "", "write the invitation to a new `FILE` (mode 0600), and do not print it")
+	for _, flag := range []string{"address", "acme-directory", "name"} {
+		completeFlag(cmd, flag, cobra.NoFileCompletions)
+	}
+	completeFlag(cmd, "transport", cobra.FixedCompletions(pairableNames(), cobra.ShellCompDirectiveNoFileComp))
+	completeFlag(cmd, "decoy", directories)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		u.cmd, u.ask = cmd, questions{cmd: cmd, yes: *yes}
 		path, cfg, fresh, err := u.configuration(*file, *addresses)
