@@ -39,7 +39,13 @@ func main() {
 func run(ctx context.Context, args []string) int {
 	root := newRoot()
 	root.SetArgs(args)
+	out := &output{File: os.Stdout}
+	root.SetOut(out)
 	err := root.ExecuteContext(ctx)
+	if err == nil {
+		err = out.failed()
+		root.Annotations["ran"] = "yes"
+	}
 	if err == nil {
 		return 0
 	}

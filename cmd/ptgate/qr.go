@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -26,8 +25,8 @@ const (
 // another try.
 func drawQR(cmd *cobra.Command, text, again string) {
 	out, columns, lines := cmd.OutOrStdout(), 0, 0
-	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		if w, h, err := term.GetSize(int(f.Fd())); err == nil && w > 0 && h > 0 {
+	if isTerminal(out) {
+		if w, h, err := term.GetSize(int(out.(descriptor).Fd())); err == nil && w > 0 && h > 0 {
 			columns, lines = w, h
 		}
 	}

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math"
 	"os"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 	"unicode/utf16"
@@ -67,9 +69,37 @@ func showProgress(out io.Writer, what func() string) (stop func()) {
 	}
 }
 
+// An output is the standard output. It notes that something could not be written, which most
+// commands don't look at: what they print may be all that they are good for.
+type output struct {
+	*os.File
+	mu  sync.Mutex
+	err error // the first
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.File.Write(b)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.err = cmp.Or(o.err, err)
+	return n, err
+}
+
+func (o *output) WriteString(s string) (int, error) { return o.Write([]byte(s)) }
+
+// failed returns the first error.
+func (o *output) failed() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
+}
+
+// A descriptor is a file.
+type descriptor interface{ Fd() uintptr }
+
 // isTerminal tells whether somebody may sit at f.
 func isTerminal(f any) bool {
-	file, ok := f.(*os.File)
+	file, ok := f.(descriptor)
 	return ok && term.IsTerminal(int(file.Fd()))
 }
 

@@ -106,13 +106,17 @@ that changes. A name that is there already gets a new secret and these limits, w
 // giveLink prints the link of a user of the configuration file, or writes it to the file out,
 // if that is not empty.
 func giveLink(cmd *cobra.Command, file, user, link, out string, qr bool) error {
+	var err error
 	if out != "" {
-		if err := writeSecret(out, link+"\n"); err != nil {
-			return fmt.Errorf("the user is made, and the link could not be written; try `ptgate invite --again %s`: %w", user, err)
-		}
-		fmt.Fprintf(cmd.ErrOrStderr(), "# %s has the link; it is a secret. On the other side:  ptgate join %s\n", out, filepath.Base(out))
+		err = writeSecret(out, link+"\n")
 	} else {
-		fmt.Fprintln(cmd.OutOrStdout(), link)
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), link)
+	}
+	if err != nil {
+		return fmt.Errorf("the user is made, and the link could not be written; try `ptgate invite --again %s`: %w", user, err)
+	}
+	if out != "" {
+		fmt.Fprintf(cmd.ErrOrStderr(), "# %s has the link; it is a secret. On the other side:  ptgate join %s\n", out, filepath.Base(out))
 	}
 	if qr {
 		drawQR(cmd, link, fmt.Sprintf("ptgate invite -c %s --again --qr %s", file, user))
@@ -373,7 +377,7 @@ func usageOf(ctx context.Context, file string, cfg *config.Config) (all map[stri
 func userRows(cfg *config.Config, usage map[string]exit.Usage, live bool, now time.Time) []userRow {
 	rows := []userRow{}
 	add := func(name string, u *users.User) {
-		r := userRow{Name: name, Limits: u.Limits(), State: "idle", Usage: usage[name]}
+		r := userRow{Name: name, Limits: append([]string{}, u.Limits()...), State: "idle", Usage: usage[name]}
 		if !live {
 			r.Streams = 0
 		}

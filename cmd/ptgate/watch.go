@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -43,7 +42,7 @@ func watchStatus(ctx context.Context, file, stateDir string, out io.Writer) erro
 	}
 	size := func() (width, height int, ok bool) { return 0, 0, false }
 	if isTerminal(out) {
-		f := out.(*os.File)
+		f := out.(descriptor)
 		size = func() (int, int, bool) {
 			width, height, err := term.GetSize(int(f.Fd()))
 			return width, height, err == nil

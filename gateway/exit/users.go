@@ -31,12 +31,12 @@ func (u *User) expired() bool { return !u.Expires.IsZero() && !time.Now().Before
 
 // A Usage is what a user has used. It names no destination and no address.
 type Usage struct {
-	Streams int       `json:"streams"` // open now
-	Last    time.Time `json:"last"`    // when a stream was open; zero: never
-	Up      int64     `json:"up"`      // bytes from the user
-	Down    int64     `json:"down"`    // bytes to the user
-	Month   string    `json:"month"`   // as in "2026-11"
-	Used    int64     `json:"used"`    // bytes in that month, both directions together
+	Streams int       `json:"streams"`       // open now
+	Last    time.Time `json:"last,omitzero"` // when a stream was open; zero: never
+	Up      int64     `json:"up"`            // bytes from the user
+	Down    int64     `json:"down"`          // bytes to the user
+	Month   string    `json:"month"`         // as in "2026-11"
+	Used    int64     `json:"used"`          // bytes in that month, both directions together
 }
 
 var (
