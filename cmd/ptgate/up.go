@@ -346,8 +346,9 @@ func upAddress(text string) (routes.Target, error) {
 	}
 	t, err := destination.Parse(text)
 	if err != nil {
-		if plain, plainErr := destination.FromHostPort(strings.Trim(text, "[]"), 443); plainErr == nil {
-			t, err = plain, nil
+		plain, plainErr := destination.FromHostPort(strings.Trim(text, "[]"), 443)
+		if plainErr == nil || !strings.Contains(text, ":") { // nobody has to give a port
+			t, err = plain, plainErr
 		}
 	}
 	switch {
