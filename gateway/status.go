@@ -44,7 +44,9 @@ func (g *Gateway) Status() Status {
 	v := g.view.Load()
 	s := Status{Config: v.cfg.Path, PID: os.Getpid(), Version: version(), Since: g.since, Loaded: v.loaded, Restart: g.Restart(),
 		State: g.state(), Stopping: g.stopping.Load(),
-		Active: g.traffic.active.Load(), Up: g.traffic.up.Load(), Down: g.traffic.down.Load(), Outcomes: g.book.Snapshot()}
+		Active: g.traffic.active.Load(), Up: g.traffic.up.Load(), Down: g.traffic.down.Load(), Outcomes: g.book.Snapshot(),
+		// As JSON, a list is one also if it is empty.
+		Bridges: []bridges.Status{}, Listeners: []ListenerStatus{}, Admin: []string{}, Routes: []RouteStatus{}, Serve: []ServeStatus{}, Users: []UserStatus{}}
 	for _, b := range v.set.Bridges() {
 		s.Bridges = append(s.Bridges, b.Status())
 	}
@@ -82,7 +84,7 @@ func (g *Gateway) Status() Status {
 }
 
 func routeStatus(v *view, i int, r *config.Route, all []bridges.Status) RouteStatus {
-	s := RouteStatus{Route: i + 1, Line: r.Line, Patterns: v.cfg.Table.Patterns(i)}
+	s := RouteStatus{Route: i + 1, Line: r.Line, Patterns: v.cfg.Table.Patterns(i), Via: []string{}}
 	switch r.Action {
 	case config.ActionDirect:
 		s.Action, s.Ready = "direct", true

@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -109,6 +110,15 @@ func TestStatusWhileStopping(t *testing.T) {
 		if err := <-stopped; err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A script goes through each list, also where there is nothing in it.
+func TestStatusHasLists(t *testing.T) {
+	g := start(t, "client", "[listen]\nmixed = [\"127.0.0.1:0\"]\n[[route]]\nto = \"*\"\nvia = \"direct\"\n")
+	b, err := json.Marshal(g.Status())
+	if err != nil || strings.Contains(string(b), ":null") {
+		t.Errorf("%s, error %v", b, err)
 	}
 }
 
