@@ -125,6 +125,9 @@ func addPair(ctx context.Context, address, transport, out string) (name string, 
 	}
 	server, client := filepath.Join(out, pairNames[0]), filepath.Join(out, pairNames[1])
 	unlock, err := lockFile(server)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%w: --add is for two files that pair has made", err)
+	}
 	if err != nil {
 		return "", err
 	}
