@@ -133,10 +133,10 @@ func TestHeads(t *testing.T) {
 		want   []string // on the page
 		never  string
 	}{
-		"starting": {Status{State: Starting, Routes: []RouteStatus{via(1, false, "idle")}, Bridges: []bridges.Status{idleOne}}, []string{`look warn">ptgate is starting`, "That takes a few seconds"}, "It was not used"},
+		"starting": {Status{State: Starting, Routes: []RouteStatus{via(1, false, "idle")}, Bridges: []bridges.Status{idleOne}}, []string{`look warn">ptgate is starting`, "That takes a few seconds"}, "No bridge was used"},
 		"stopping": {Status{State: Stopping, Routes: []RouteStatus{via(1, true, "up")}, Bridges: []bridges.Status{up}}, []string{`look warn">ptgate is stopping`}, "It works"},
 		"new": {Status{State: Running, Routes: []RouteStatus{via(1, false, "idle"), direct}, Bridges: []bridges.Status{idleOne}},
-			[]string{`look idle">It was not used yet`, "<code>ptgate probe</code>", `href="#setup">Set up a program`}, `look bad`},
+			[]string{`look idle">No bridge was used yet`, "that needs a bridge", "<code>ptgate probe</code>", `href="#setup">Set up a program`}, `look bad`},
 		"works":   {Status{State: Running, Routes: []RouteStatus{via(1, true, "rests", "up"), direct}, Bridges: []bridges.Status{rests, up}}, []string{`look good">It works`, `href="#setup"`}, "Route 1 (line"},
 		"one new": {Status{State: Running, Routes: []RouteStatus{via(1, true, "up"), via(2, false, "idle")}, Bridges: []bridges.Status{up, idleOne}}, []string{`look good">It works`, "Route 2 (line 20): not used yet."}, "look bad"},
 		"down": {Status{State: Running, Routes: []RouteStatus{via(1, false, "rests"), direct}, Bridges: []bridges.Status{rests}},

@@ -213,8 +213,8 @@ func gatewayHead(v *view) headView {
 	case len(lines[warn]) > 0:
 		return headView{warn, "The server does not answer at the moment", few(append([]headLine{{Text: "What is open waits, and goes on when it answers."}}, lines[warn]...))}
 	case len(lines[idle]) > 0 && len(lines) == 1:
-		setUp.Text = "No program has asked for anything yet, and so no bridge was tried. `ptgate probe` tries them now."
-		return headView{idle, "It was not used yet", []headLine{setUp}}
+		setUp.Text = "No program has asked for anything that needs a bridge yet, and so none was tried. `ptgate probe` tries them now."
+		return headView{idle, "No bridge was used yet", []headLine{setUp}}
 	case len(lines) == 0:
 		return headView{good, "It works: no route needs a bridge", []headLine{setUp}}
 	}

@@ -246,9 +246,9 @@ func (e *examination) run(o ProbeOptions) doctor.Verdict {
 func (e *examination) progress() string {
 	since := time.Since(e.begun)
 	if since > shortTime {
-		return fmt.Sprintf("nothing found in %v: looking for cuts that come later, up to %v; ^C to stop", shortTime, longTime)
+		return fmt.Sprintf("^C to stop, up to %v: nothing yet, looking for later cuts", longTime)
 	}
-	return fmt.Sprintf("measuring over %d connections; this takes up to a minute, ^C to stop", len(e.trials))
+	return fmt.Sprintf("^C to stop, up to a minute: measuring over %d connections", len(e.trials))
 }
 
 // start begins a connection and its reader.

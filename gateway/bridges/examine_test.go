@@ -218,6 +218,11 @@ func TestExamine(t *testing.T) {
 					var told []string
 					got := b.Probe(t.Context(), ProbeOptions{Deep: true, Tell: func(text string) { told = append(told, text) }})
 					took := time.Since(begin)
+					for _, text := range told {
+						if len(text) > 62 { // beside a short name, a terminal's line has no more room
+							t.Errorf("%q is too long for a line", text)
+						}
+					}
 					m.Close()
 					p.wg.Wait()
 					if got.Err != nil || got.Verdict.Kind != tt.kind || !strings.Contains(got.Verdict.Value, tt.value) {

@@ -33,6 +33,9 @@ func syntaxHint(doc []byte, line int, message string) string {
 	if _, err := adapter.ParseBridgeLine(strings.TrimPrefix(text, "Bridge ")); err == nil {
 		return "this is a bridge line alone: `ptgate add-bridge` adds it to a file, or write [bridge.NAME], and below it line = \"…\""
 	}
+	if m := backtick.FindString(lines[line-1]); m != "" {
+		return fmt.Sprintf("a backtick at character %d is no quote: write plain ones, as in \"text\"", utf8.RuneCountInString(m))
+	}
 	for _, s := range slips {
 		if m := s.text.FindStringSubmatch(text); m != nil {
 			if hint := s.hint(m); hint != "" {
@@ -128,6 +131,9 @@ func oddCharacter(line string) string {
 
 const key = `((?:[A-Za-z0-9_-]+|"[^"]*")(?:\.(?:[A-Za-z0-9_-]+|"[^"]*"))*)`
 
+// backtick is a text that begins with one.
+var backtick = regexp.MustCompile("^\\s*" + key + "\\s*=\\s*`")
+
 // A slip is a line that is no TOML, and what it is taken for. The first that fits counts.
 type slip struct {
 	text *regexp.Regexp
@@ -155,7 +161,6 @@ var slips = []slip{
 	{regexp.MustCompile(`^` + key + `\s*=\s*\[[^"'\]]*[^"'\]\s\d{,\[]`), func(m []string) string {
 		return fmt.Sprintf("text stands in quotes, in a list, too: write %q", m[1]+" = [\"…\", \"…\"]")
 	}},
-	{regexp.MustCompile("^" + key + "\\s*=\\s*`"), says("a backtick is no quote: write plain ones, as in \"text\"")},
 	{regexp.MustCompile(`^` + key + `\s*=\s*"[^"]*"\s*,\s*"`), func(m []string) string {
 		return fmt.Sprintf("several texts are a list, in square brackets: write %q", m[1]+" = [\"…\", \"…\"]")
 	}},
