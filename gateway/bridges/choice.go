@@ -340,8 +340,8 @@ func (b *Bridge) judge(ctx context.Context, err error, took time.Duration) (rest
 	if ctx.Err() != nil {
 		l := b.settings.Load().limits
 		switch {
-		case !errors.Is(ctx.Err(), context.DeadlineExceeded):
-			return false // the client has left, or another bridge was faster
+		case !errors.Is(ctx.Err(), context.DeadlineExceeded) && (b.session == nil || errors.Is(err, context.Cause(ctx))):
+			return false // the client has left, or another bridge was faster: no failure is known
 		case took < min(l.Stagger, l.Dial/2):
 			return false // most of the time went to the bridges before it
 		case b.alive():

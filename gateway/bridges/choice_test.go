@@ -436,3 +436,33 @@ func TestWhoIsBlamed(t *testing.T) {
 		})
 	}
 }
+
+// A program that does not wait for the end of a request to a server that has gone silent
+// leaves no bridge behind that seems to work.
+func TestClientLeavesSilentServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		cfg := w.config(config.PickFirst, "a")
+		cfg.Limits.Dial = 75 * time.Second
+		s := w.apply(cfg)
+		conn, err := s.Open(t.Context(), s.Route(0), example)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		w.far["a"].block(true)         // the connection that is there
+		w.far["a"].refuses.Store(true) // and new ones
+		ctx, cancel := context.WithTimeout(t.Context(), cfg.Limits.Dial)
+		defer cancel()
+		ctx, leave := context.WithCancel(ctx)
+		defer time.AfterFunc(30*time.Second, leave).Stop()
+		if conn, err := s.Open(ctx, s.Route(0), example); err == nil {
+			conn.Close()
+			t.Error("a silent server has answered")
+		}
+		synctest.Wait()
+		if !s.all[0].health.verdict().resting {
+			t.Error("the bridge seems to work")
+		}
+	})
+}

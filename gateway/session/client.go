@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -435,7 +434,7 @@ func (c *Client) Open(ctx context.Context, t routes.Target) (*Stream, error) {
 func (c *Client) noAnswer(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.why != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	if c.why != nil {
 		return c.cause(c.why)
 	}
 	return lost("reply", context.Cause(ctx))
