@@ -121,22 +121,28 @@ func (t *told) set(box session.Box, text []byte) (list ways.List, changed bool, 
 	if list, err = ways.Open(box[:], text); err != nil {
 		return list, false, err
 	}
-	before := t.get(box)
-	if list.Serial < before.Serial {
-		return list, false, errors.New("the list of ways is older than the one that is known")
+	if changed, err = t.newer(box, toldBy{string(text), time.Now(), list}); changed {
+		t.write()
 	}
-	if list.Serial == before.Serial {
-		return list, false, nil
-	}
+	return list, changed, err
+}
+
+// newer puts the list of a box in the place of an older one. Several bridges may lead to the
+// box, and have asked it at the same time.
+func (t *told) newer(box session.Box, x toldBy) (changed bool, err error) {
 	t.mu.Lock()
-	if _, known := t.lists[box]; !known && len(t.lists) >= maxTold {
-		t.mu.Unlock()
-		return list, false, errors.New("too many boxes have told of ways")
+	defer t.mu.Unlock()
+	before, known := t.lists[box]
+	switch {
+	case x.list.Serial < before.list.Serial:
+		return false, errors.New("the list of ways is older than the one that is known")
+	case x.list.Serial == before.list.Serial:
+		return false, nil
+	case !known && len(t.lists) >= maxTold:
+		return false, errors.New("too many boxes have told of ways")
 	}
-	t.put(box, toldBy{string(text), time.Now(), list})
-	t.mu.Unlock()
-	t.write()
-	return list, true, nil
+	t.put(box, x)
+	return true, nil
 }
 
 // put changes the list of a box. The caller holds mu.

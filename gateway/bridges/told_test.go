@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -606,4 +607,25 @@ func TestToldLeftAlone(t *testing.T) {
 			t.Error("it is not tried when it is needed")
 		}
 	})
+}
+
+// Bridges to one box ask it at the same time: the newest list stays.
+func TestNewestStays(t *testing.T) {
+	public, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const newest = 8
+	for range 500 {
+		kept := told{log: quiet}
+		var wg sync.WaitGroup
+		for serial := range newest {
+			text := ways.List{Serial: uint64(serial + 1)}.Sign(key)
+			wg.Go(func() { kept.set(session.Box(public), text) })
+		}
+		wg.Wait()
+		if got := kept.get(session.Box(public)).Serial; got != newest {
+			t.Fatalf("the list that stays has the serial %d", got)
+		}
+	}
 }
