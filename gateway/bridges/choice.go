@@ -299,7 +299,7 @@ func openFirst(ctx context.Context, order []*Bridge, together int, stagger time.
 		return o.Value, o.Err
 	case errors.Is(o.Err, race.ErrNone):
 		reason := reasonOf(o.Failed)
-		if reason == answer.Timeout && !slices.ContainsFunc(order, (*Bridge).alive) {
+		if reason == answer.Timeout && ctx.Err() == nil && !slices.ContainsFunc(order, (*Bridge).alive) {
 			reason = answer.NoBridge // it is not the destination that has not answered
 		}
 		return nil, answer.New(reason, errors.Join(o.Failed...))
