@@ -20,7 +20,7 @@ const (
 	// garbage is how much there may be between these two.
 	garbage = 64 << 20
 	// A process that has less than this from the system gives nothing back.
-	small = 48 << 20
+	small = 32 << 20
 	// pause is how often a large process looks whether it can give memory back. It becomes
 	// longer, up to longest, when there is none to give.
 	pause, longest = 2 * time.Second, time.Minute
