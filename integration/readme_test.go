@@ -25,7 +25,7 @@ type step struct {
 	then      string // more commands in the same shell, which show that it worked
 	want      string // in its output; a regular expression
 	clone     bool   // it stands in a clone of the repository
-	library   bool   // it stands in a module with the program of the documents
+	module    bool   // it stands in a module with the program of the documents
 }
 
 // A block that is not in this list is run as it stands, and has to succeed.
@@ -71,8 +71,8 @@ var steps = map[string]step{
 	added:                           {before: "cd users.d", then: "ptgate users -c server.toml", want: `bob +idle .*rate=20Mbit`},
 	"ps -o rss,nlwp,args -C ptgate": {want: `\d+ +\d+ \S*ptgate run -c `},
 
-	"go mod edit -require=ptgate@v0.0.0 -replace=ptgate=/path/to/clone": {library: true},
-	"go mod tidy": {library: true, then: "go vet ."},
+	"go mod edit -require=ptgate@v0.0.0 -replace=ptgate=/path/to/clone": {module: true},
+	"go mod tidy": {module: true, then: "go vet ."},
 }
 
 // added is a block that is too long for a key.
@@ -156,11 +156,11 @@ func TestReadmeCommands(t *testing.T) {
 		argv := []string{"ip", "netns", "exec", space, "sh", "-euc", s.before + "\n" + block + "\n" + s.then}
 		cmd := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
 		cmd.Dir, cmd.Env = home, env
-		if s.clone || s.library {
+		if s.clone || s.module {
 			cmd = exec.CommandContext(t.Context(), "sh", "-euc", strings.ReplaceAll(block, "/path/to/clone", clone)+"\n"+s.then)
 			cmd.Dir, cmd.Env = clone, forGo
 		}
-		if s.library {
+		if s.module {
 			cmd.Dir = library
 		}
 		cmd.Stdin = strings.NewReader(strings.ReplaceAll(s.stdin, "LINE", line))

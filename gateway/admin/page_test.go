@@ -306,11 +306,11 @@ func TestEventsOfSlowReader(t *testing.T) {
 		if r, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || r.StatusCode != 200 {
 			t.Fatal(err, r)
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		if s.open.Load() != 1 {
 			t.Error("the page is not open")
 		}
-		time.Sleep(2 * writeTimeout)
+		<-time.After(2 * writeTimeout)
 		if s.open.Load() != 0 || s.conns.Load() != 0 {
 			t.Errorf("%d pages and %d connections after %v", s.open.Load(), s.conns.Load(), 2*writeTimeout)
 		}

@@ -119,7 +119,7 @@ func (e *end) use(n int64) {
 	}
 }
 
-// free is how much memory is left for this session.
+// free is how much memory is left for the session.
 func (e *end) free() int64 {
 	free := e.memory.limit.Load() - e.memory.used.Load()
 	if e.peer != nil {
@@ -147,7 +147,7 @@ func (e *end) grow0(n int64) {
 	}
 }
 
-// cull resets streams whose bytes nobody reads, if too much memory is used and this session
+// cull resets streams whose bytes nobody reads, if too much memory is used and the session
 // has a large part of it. The more is used, the smaller is the part that it may have. The
 // caller holds mu.
 func (e *end) cull() {
