@@ -19,20 +19,30 @@ var (
 	errStopping = errors.New("stopping")
 )
 
+// changing waits until nobody else changes what runs. The caller calls changed in the end.
+func (g *Gateway) changing() (changed func(), err error) {
+	select {
+	case <-g.ready:
+	default:
+		return nil, errStarting
+	}
+	g.change.Lock()
+	if g.stop.Err() != nil {
+		g.change.Unlock()
+		return nil, errStopping
+	}
+	return g.change.Unlock, nil
+}
+
 // Reload replaces the running configuration with cfg. After an error, the old one
 // runs on unchanged. Open connections go on. Reload returns an error before Ready
 // and when the gateway stops; a stop cancels a reload that is under way.
 func (g *Gateway) Reload(cfg *config.Config) error {
-	select {
-	case <-g.ready:
-	default:
-		return errStarting
+	changed, err := g.changing()
+	if err != nil {
+		return err
 	}
-	g.change.Lock()
-	defer g.change.Unlock()
-	if g.stop.Err() != nil {
-		return errStopping
-	}
+	defer changed()
 	g.reloading.Store(true)
 	defer g.reloading.Store(false)
 	return g.apply(cfg)

@@ -20,17 +20,12 @@ func ServeName(c *config.Serve) string { return c.Transport + " " + c.Bind.Strin
 //
 // If ctx has ended before it begins, nothing is done: whoever asked has gone, and may ask again.
 func (g *Gateway) Rotate(ctx context.Context, names []string, until time.Time) error {
-	select {
-	case <-g.ready:
-	default:
-		return errStarting
+	done, err := g.changing()
+	if err != nil {
+		return err
 	}
-	g.change.Lock()
-	defer g.change.Unlock()
-	if g.stop.Err() != nil {
-		return errStopping
-	}
-	if err := ctx.Err(); err != nil {
+	defer done()
+	if err = ctx.Err(); err != nil {
 		return err
 	}
 	v := g.view.Load()
@@ -38,7 +33,7 @@ func (g *Gateway) Rotate(ctx context.Context, names []string, until time.Time) e
 	for i, s := range v.servers {
 		states[i] = serveState{v.cfg.Serve[i], s.State()}
 	}
-	err := rotate(states, names, until)
+	err = rotate(states, names, until)
 	changed, readErr := g.readKeys(v.servers)
 	if changed {
 		g.note(v.cfg, v.servers)
