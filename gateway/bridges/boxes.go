@@ -105,11 +105,7 @@ func (b *boxes) write() {
 	if dir == "" {
 		return
 	}
-	text, err := json.MarshalIndent(known, "", "  ")
-	if err == nil {
-		err = durable.WriteFile(filepath.Join(dir, boxesFile), append(text, '\n'), 0o600)
-	}
-	if err != nil {
+	if err := writeJSON(filepath.Join(dir, boxesFile), known); err != nil {
 		b.log.Warn("the file of known boxes can't be written", "file", boxesFile, "error", err)
 	}
 }
@@ -121,4 +117,13 @@ func NoteBox(cfg *config.Config, c *config.Bridge, box session.Box) {
 	if b.set(markOf(c), box) != box {
 		b.write()
 	}
+}
+
+// writeJSON writes a file that only its owner reads.
+func writeJSON(name string, v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(name, append(text, '\n'), 0o600)
 }

@@ -22,7 +22,6 @@ import (
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
-	"ptgate/adapter/durable"
 	"ptgate/gateway/config"
 	"ptgate/gateway/control"
 	"ptgate/gateway/redact"
@@ -196,11 +195,7 @@ func (t *told) write() {
 	for box, x := range lists {
 		all[hex.EncodeToString(box[:])] = x
 	}
-	text, err := json.MarshalIndent(all, "", "  ")
-	if err == nil {
-		err = durable.WriteFile(name, append(text, '\n'), 0o600)
-	}
-	if err != nil {
+	if err := writeJSON(name, all); err != nil {
 		t.log.Warn("what servers have told of the ways to them can't be written down", "file", filepath.Base(name), "error", err)
 	}
 }

@@ -107,8 +107,8 @@ type Client struct {
 	next     *owned // follows current when it has a carrier; nil: there is none
 	lastUse  time.Time
 	failed   time.Time // when the last attempt failed
-	left     time.Time // when the far end has stopped, after it had said so; zero: it has not, or is back
 	why      error     // that failure; nil: a carrier has joined since, or none has failed
+	left     time.Time // when the far end has stopped, after it had said so; zero: it has not, or is back
 	epoch    int       // counts the calls of Renew
 	renewed  []chan struct{}
 	retired  bool
