@@ -28,6 +28,7 @@ import (
 	"ptgate/gateway/destination"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/session"
+	"ptgate/integration/ports"
 
 	"ptgate/gateway/testkit"
 )
@@ -339,12 +340,7 @@ func TestSOCKS5Behind(t *testing.T) {
 }
 
 func TestAnswers(t *testing.T) {
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	refused := closed.Addr().String()
-	closed.Close()
+	refused := ports.Free(t)
 	farBox := start(t, "server", strings.Replace(fmt.Sprintf(farEnd, ""), "deny = []", `deny = ["*.denied.example", "127.0.0.2"]`, 1))
 	text := fmt.Sprintf(nearEnd, bridge(farBox))
 	text = strings.Replace(text, "[[route]]\n", "[[route]]\nto = \".blocked.example\"\nvia = \"block\"\n[[route]]\n", 1)
@@ -451,7 +447,7 @@ func TestReload(t *testing.T) {
 // The same port with other options: the old transport goes, the new one comes,
 // and clients that were there stay.
 func TestReloadServer(t *testing.T) {
-	addr := freeAddr(t)
+	addr := ports.Free(t)
 	text := strings.Replace(fmt.Sprintf(farEnd, ""), `"127.0.0.1:0"`, fmt.Sprintf("%q", addr), 1)
 	server := start(t, "server", text)
 	near := start(t, "client", fmt.Sprintf(nearEnd, bridge(server)))
@@ -464,16 +460,6 @@ func TestReloadServer(t *testing.T) {
 	roundTrip(t, live, 1<<20)
 	again := start(t, "client", fmt.Sprintf(nearEnd, bridge(server)))
 	roundTrip(t, mustAsk(t, again, o), 1<<20)
-}
-
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 // BenchmarkIdle tells what an idle connection costs both boxes together, in

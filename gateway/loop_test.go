@@ -12,6 +12,7 @@ import (
 
 	"ptgate/gateway/answer"
 	"ptgate/gateway/inbound"
+	"ptgate/integration/ports"
 )
 
 // A request that would come back to ptgate itself is refused, by whatever name or address
@@ -24,7 +25,7 @@ func TestLoops(t *testing.T) {
 transport = "obfs4"
 bind = "127.0.0.1:0"
 `)
-	plain := freeAddr(t)
+	plain := ports.Free(t)
 	direct := start(t, "direct", `
 [admin]
 listen = "127.0.0.1:0"

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"ptgate/gateway/inbound"
+	"ptgate/integration/ports"
 )
 
 // Each protocol works on a mixed port, through an exit. By SOCKS4, too, a client may be
@@ -17,12 +18,7 @@ import (
 func TestMixedPort(t *testing.T) {
 	const granted, rejected = "\x00\x5a\x00\x00\x00\x00\x00\x00", "\x00\x5b\x00\x00\x00\x00\x00\x00"
 	open := netip.MustParseAddrPort(origin(t, echo))
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := ln.Addr().(*net.TCPAddr).AddrPort()
-	ln.Close()
+	closed := netip.MustParseAddrPort(ports.Free(t))
 	socks4 := func(a netip.AddrPort) string {
 		ip := a.Addr().As4()
 		return string([]byte{4, 1, byte(a.Port() >> 8), byte(a.Port()), ip[0], ip[1], ip[2], ip[3]}) + "user\x00"

@@ -14,6 +14,7 @@ import (
 	"ptgate/gateway/destination"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/session"
+	"ptgate/integration/ports"
 )
 
 // A server that is stopped, and followed by another process with the same keys and port,
@@ -22,7 +23,7 @@ func TestServerReplaced(t *testing.T) {
 	for _, optimistic := range []string{"never", "always"} {
 		for _, two := range []bool{false, true} {
 			t.Run(fmt.Sprintf("optimistic %s, two bridges: %v", optimistic, two), func(t *testing.T) {
-				text := strings.Replace(fmt.Sprintf(farEnd, ""), `"127.0.0.1:0"`, fmt.Sprintf("%q", freeAddr(t)), 1)
+				text := strings.Replace(fmt.Sprintf(farEnd, ""), `"127.0.0.1:0"`, fmt.Sprintf("%q", ports.Free(t)), 1)
 				text = strings.Replace(text, "drain = \"2s\"", "drain = \"3s\"", 1)
 				server := start(t, "server", text)
 				config := fmt.Sprintf(nearEnd, bridge(server)+fmt.Sprintf("optimistic = %q\n", optimistic))

@@ -20,6 +20,7 @@ import (
 	"ptgate/gateway"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/supervise"
+	"ptgate/integration/ports"
 )
 
 // A slow is the test's side of all slowPTs.
@@ -87,7 +88,7 @@ drain = "2s"
 // stop gives up a start that is under way.
 func TestStatusDoesNotWait(t *testing.T) {
 	slow := newSlow(t)
-	bind := freeAddr(t)
+	bind := ports.Free(t)
 	path := filepath.Join(t.TempDir(), "server.toml")
 	cfg := loadText(t, path, slow.text(bind, "1"))
 	g := gateway.New(cfg, "", slog.New(slog.NewTextHandler(&testLog{t: t}, nil)))
@@ -137,7 +138,7 @@ func TestStatusDoesNotWait(t *testing.T) {
 	status(gateway.Running, 1, 1)
 
 	// Another port: both programs run for a moment.
-	done = reload(slow.text(freeAddr(t), "3"))
+	done = reload(slow.text(ports.Free(t), "3"))
 	slow.next("start")
 	status(gateway.Reloading, 1, 1)
 	second := reload(slow.text(bind, "4")) // waits for its turn
@@ -173,7 +174,7 @@ func TestStopWhileStarting(t *testing.T) {
 
 func TestStopWhileReleasing(t *testing.T) {
 	slow := newSlow(t)
-	bind := freeAddr(t)
+	bind := ports.Free(t)
 	path := filepath.Join(t.TempDir(), "server.toml")
 	g := gateway.New(loadText(t, path, slow.text(bind, "1")), "", slog.New(slog.NewTextHandler(&testLog{t: t}, nil)))
 	stop, endStop := context.WithCancel(context.Background())
@@ -201,7 +202,7 @@ func TestStopWhileReleasing(t *testing.T) {
 
 // A reload that fails after the port was given up for it brings back what was there.
 func TestReloadFailsAfterRelease(t *testing.T) {
-	addr := freeAddr(t)
+	addr := ports.Free(t)
 	text := strings.Replace(fmt.Sprintf(farEnd, ""), `"127.0.0.1:0"`, fmt.Sprintf("%q", addr), 1)
 	server := start(t, "server", text)
 	near := start(t, "client", fmt.Sprintf(nearEnd, bridge(server)))
@@ -225,7 +226,7 @@ func TestReloadFailsAfterRelease(t *testing.T) {
 // settings are the same as before.
 func TestReloadAfterFailedReload(t *testing.T) {
 	slow := newSlow(t)
-	addr := freeAddr(t)
+	addr := ports.Free(t)
 	text := strings.Replace(fmt.Sprintf(farEnd, ""), `"127.0.0.1:0"`, fmt.Sprintf("%q", addr), 1)
 	server := start(t, "server", text)
 	changed := loadText(t, server.path, slow.text(addr, "1"))

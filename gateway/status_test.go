@@ -18,6 +18,7 @@ import (
 	"ptgate/gateway"
 	"ptgate/gateway/inbound"
 	"ptgate/gateway/outcome"
+	"ptgate/integration/ports"
 )
 
 // slowPT is the server side of a pluggable transport that asks the test at addr
@@ -124,7 +125,7 @@ func TestStatusHasLists(t *testing.T) {
 
 // The status and the log tell the same numbers: both are made from the same book.
 func TestOneBook(t *testing.T) {
-	closed := freeAddr(t)
+	closed := ports.Free(t)
 	farBox, b := far(t, "")
 	text := strings.Replace(fmt.Sprintf(nearEnd, b), "[[route]]\n", "[[route]]\nto = \".blocked.example\"\nvia = \"block\"\n"+
 		"[bridge.dead]\n"+strings.Replace(b, "127.0.0.1:", "127.0.0.3:", 1)+"[[route]]\nto = \"dead.example\"\nvia = \"dead\"\n[[route]]\n", 1)
@@ -281,7 +282,7 @@ func TestStatusOfPlaceholders(t *testing.T) {
 	var text strings.Builder
 	var want []string
 	for range 2 {
-		bind := freeAddr(t)
+		bind := ports.Free(t)
 		fmt.Fprintf(&text, "[[serve]]\ntransport = \"webtunnel\"\nbind = %q\noptions = { url = \"https://www.example.com/path\" }\n", bind)
 		want = append(want, bind)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"ptgate/gateway"
 	"ptgate/gateway/bridges"
+	"ptgate/integration/ports"
 )
 
 // hears waits until a box has n bridges.
@@ -46,7 +47,7 @@ func refuses(t testing.TB, addr string) {
 
 // A program gets nothing of what a server has for gateways, such as its bridge lines.
 func TestWaysInside(t *testing.T) {
-	server := start(t, "server", strings.Replace(fmt.Sprintf(farEnd, ""), `"127.0.0.1:0"`, fmt.Sprintf("%q", freeAddr(t)), 1))
+	server := start(t, "server", strings.Replace(fmt.Sprintf(farEnd, ""), `"127.0.0.1:0"`, fmt.Sprintf("%q", ports.Free(t)), 1))
 	near := start(t, "client", fmt.Sprintf(nearEnd, bridge(server)))
 	roundTrip(t, mustAsk(t, near, origin(t, echo)), 10)
 	for _, to := range []string{"ways.ptgate.invalid:1", "WAYS.ptgate.invalid.:1", "measure.ptgate.invalid:1", "localhost.lookup.ptgate.invalid:80"} {
@@ -63,7 +64,7 @@ func TestWaysInside(t *testing.T) {
 // A server moves to another port, while a client uses it and while it does not. The client,
 // which knew the old one only, goes on, and also after its restart.
 func TestMoved(t *testing.T) {
-	first, second, third := freeAddr(t), freeAddr(t), freeAddr(t)
+	first, second, third := ports.Free(t), ports.Free(t), ports.Free(t)
 	at := func(addr string) string {
 		return strings.Replace(fmt.Sprintf(farEnd, ""), `"127.0.0.1:0"`, fmt.Sprintf("%q", addr), 1)
 	}

@@ -29,6 +29,7 @@ import (
 	"ptgate/gateway/doctor"
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/supervise"
+	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
 
@@ -60,8 +61,8 @@ func fetchStatus(t testing.TB, page string) (s admin.Status) {
 // browser say of it.
 func TestAdmin(t *testing.T) {
 	o := serveOrigin(t)
-	s, c := pairFiles(t, "--address", freeAddr(t))
-	farPage, page := freeAddr(t), freeAddr(t)
+	s, c := pairFiles(t, "--address", ports.Free(t))
+	farPage, page := ports.Free(t), ports.Free(t)
 	run(t, "server", fmt.Sprintf("[admin]\nlisten = %q\n", farPage)+s, setting{hosts: originHosts})
 	const dead = `
 [bridge.dead]
@@ -191,7 +192,7 @@ via = "dead"
 				t.Fatalf("%s: %v", what, err)
 			}
 		}
-		addr := freeAddr(t)
+		addr := ports.Free(t)
 		text := strings.Replace(text, page, addr, 1)
 		first := run(t, "first", text, setting{})
 		var others []net.Conn
@@ -274,7 +275,7 @@ via = "dead"
 		if !strings.Contains(plots, `class="line down"`) {
 			t.Error("there is no plot")
 		}
-		moved := freeAddr(t)
+		moved := ports.Free(t)
 		if err := os.WriteFile(client.file, []byte("state_dir = \""+client.state+"\"\n"+strings.Replace(text, page, moved, 1)), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"ptgate/integration/ports"
 	"regexp"
 	"strings"
 	"testing"
@@ -31,12 +32,12 @@ func TestBadBridges(t *testing.T) {
 	t.Parallel() // it waits more than it works
 	const limit = 3 * time.Second
 	dir := scratch(t)
-	server := run(t, "server", fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", freeAddr(t))+openExit, setting{hosts: originHosts})
+	server := run(t, "server", fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", ports.Free(t))+openExit, setting{hosts: originHosts})
 	good := bridgeLine(t, server)
-	other := bridgeLine(t, run(t, "other", fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", freeAddr(t))+openExit, setting{}))
+	other := bridgeLine(t, run(t, "other", fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", ports.Free(t))+openExit, setting{}))
 	// The other's cert at the server's address.
 	wrong := strings.Join(append(strings.Fields(good)[:2], strings.Fields(other)[2:]...), " ")
-	down := strings.Replace(good, strings.Fields(good)[1], freeAddr(t), 1)
+	down := strings.Replace(good, strings.Fields(good)[1], ports.Free(t), 1)
 	silentPort := serveTCP(t, func(c *net.TCPConn) { io.Copy(io.Discard, c) })
 	silent := strings.Replace(good, strings.Fields(good)[1], silentPort, 1)
 	// Something that answers, but is no transport.
@@ -108,7 +109,7 @@ func TestBadBridges(t *testing.T) {
 func TestBadClients(t *testing.T) {
 	const handshake = 2 * time.Second
 	echo := serveEcho(t)
-	s, c := pairFiles(t, "--address", freeAddr(t))
+	s, c := pairFiles(t, "--address", ports.Free(t))
 	run(t, "server", debugLog+s, setting{hosts: originHosts})
 	c = regexp.MustCompile(`(?m)^mixed .*$`).ReplaceAllString(c, strings.TrimPrefix(fronts, "[listen]\n")) // each port takes one protocol
 	client := run(t, "client", debugLog+c+"[limits]\nhandshake = \""+handshake.String()+"\"\n", setting{})
@@ -245,7 +246,7 @@ func TestBadClients(t *testing.T) {
 
 // TestGarbageAtServer sends noise to the transport's own port.
 func TestGarbageAtServer(t *testing.T) {
-	bind := freeAddr(t)
+	bind := ports.Free(t)
 	server := run(t, "server", debugLog+fmt.Sprintf("[limits]\nhandshake = \"2s\"\n[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", bind)+openExit, setting{hosts: originHosts})
 	client := run(t, "client", fronts+lineBridge(bridgeLine(t, server), "")+everythingVia("far"), setting{})
 	o := serveOrigin(t)

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"ptgate/integration/ports"
 	"regexp"
 	"strings"
 	"sync"
@@ -76,7 +77,7 @@ func webServer(t *testing.T, cert *tls.Certificate, answer string) (addr string)
 func TestSituations(t *testing.T) {
 	// What fails is to fail, and not to be mended by another way that the server tells of.
 	serve := func(more string) string {
-		return fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\ntell = false\n%s", freeAddr(t), more)
+		return fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\ntell = false\n%s", ports.Free(t), more)
 	}
 	line := func(more, exit string) string { return bridgeLine(t, run(t, "server", serve(more)+exit, setting{})) }
 	good := line("", openExit)
@@ -102,7 +103,7 @@ func TestSituations(t *testing.T) {
 		running      string // pattern of the kind while ptgate runs and asks nobody why; "": the same
 	}{
 		{"works", obfs4(good, ""), "works", "", "", ""},
-		{"server down", obfs4(at(freeAddr(t)), ""), "closed", "port closed.*nothing listens", "is the server running.*port right", ""},
+		{"server down", obfs4(at(ports.Free(t)), ""), "closed", "port closed.*nothing listens", "is the server running.*port right", ""},
 		{"wrong cert", obfs4(strings.Replace(good, strings.Join(fields[2:], " "), strings.Join(strings.Fields(line("", openExit))[2:], " "), 1), ""),
 			"unanswered", "the cert is another server's", "copy the bridge line anew.*keys change when it is installed anew", ""},
 		{"one letter", obfs4(wrongLetter, ""), "unanswered", "a wrong letter", "copy the bridge line anew", ""},
@@ -126,10 +127,10 @@ func TestSituations(t *testing.T) {
 		{"other certificate", bridge("https://bridge.ptgate.test/secret", ", addr = \""+secure+"\", cert = \""+strings.Repeat("A", 43)+"=\""), "certificate", "not the expected one", "intercepted", ""},
 		{"meek path", meek(webServer(t, nil, "404 Not Found")), "web-path", "the path in the url is wrong", "path of the url", "no-tunnel"},
 		{"meek backend", meek(webServer(t, nil, "502 Bad Gateway")), "web-backend", "nothing answers behind it", "start ptgate", "no-tunnel"},
-		{"meek closed", meek(freeAddr(t)), "closed", "port closed", "is the server running", "no-tunnel"},
+		{"meek closed", meek(ports.Free(t)), "closed", "port closed", "is the server running", "no-tunnel"},
 		{"meek cut", meek(serveTCP(t, func(c *net.TCPConn) { c.Read(make([]byte, 1)); c.SetLinger(0) })), "reset-on-data", "cut as soon as the handshake begins", "another transport", "no-tunnel"},
 		{"no such name", bridge("https://nowhere.ptgate.test/secret", ""), "names", "is not found", "name server", ""},
-		{"poisoned", bridge(fmt.Sprintf("https://poisoned.ptgate.test:%s/secret", portOf(t, freeAddr(t))), ""), "poisoned", "DNS poisoned", "another name server", "closed"},
+		{"poisoned", bridge(fmt.Sprintf("https://poisoned.ptgate.test:%s/secret", portOf(t, ports.Free(t))), ""), "poisoned", "DNS poisoned", "another name server", "closed"},
 	}
 	said := transcriptOf(t, "situations.txt")
 	key := func(name string) string { return strings.NewReplacer(" ", "-", ",", "").Replace(name) }
@@ -162,7 +163,7 @@ func TestSituations(t *testing.T) {
 
 	// What runs says the same of each bridge, in its status, its log and its page.
 	t.Run("run", func(t *testing.T) {
-		page := freeAddr(t)
+		page := ports.Free(t)
 		before, _, _ := strings.Cut(text, "[[route]]")
 		own := "[admin]\nlisten = \"" + page + "\"\n[limits]\ndial = \"12s\"\n" + fronts + before
 		for _, tt := range rows {
@@ -214,7 +215,7 @@ func TestSituations(t *testing.T) {
 	})
 
 	t.Run("clock", func(t *testing.T) {
-		page := freeAddr(t)
+		page := ports.Free(t)
 		client := prepare(t, "client", "[admin]\nlisten = \""+page+"\"\n[limits]\ndial = \"8s\"\n"+fronts+"[bridge.late]\n"+rows[2].bridge+everythingVia("late"))
 		tomorrow := time.Now().Add(24 * time.Hour)
 		if err := os.Chtimes(client.file, tomorrow, tomorrow); err != nil {
@@ -230,7 +231,7 @@ func TestSituations(t *testing.T) {
 		said.verdict(t, "clock", page, "clock", "set the clock")
 	})
 	t.Run("gone silent", func(t *testing.T) {
-		page := freeAddr(t)
+		page := ports.Free(t)
 		link := pausable(t, fields[1])
 		client := run(t, "client", "[admin]\nlisten = \""+page+"\"\n[limits]\ndial = \"8s\"\n"+fronts+"[bridge.silent]\n"+obfs4(at(link.addr), "")+everythingVia("silent"), hosts)
 		if out := said.curl(t, "link gone silent", client, "before.ptgate.test"); !matches("cannot look up names", out) {
@@ -458,9 +459,9 @@ func TestDestinations(t *testing.T) {
 		return dnsmessage.RCodeNameError
 	})
 	const hosts = plainHosts + "127.0.0.1 down.ptgate.test broken.ptgate.test\n127.0.0.9 forbidden.ptgate.test\n198.51.100.9 far.ptgate.test\n"
-	server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", freeAddr(t))+
+	server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", ports.Free(t))+
 		"[exit]\nallow = [\"*\"]\ndeny = [\"127.0.0.9\", \"8.8.8.8\", \"10.0.0.0/8\"]\n", setting{hosts: hosts, names: resolver})
-	deaf := run(t, "deaf", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", freeAddr(t)), setting{})
+	deaf := run(t, "deaf", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", ports.Free(t)), setting{})
 	client := run(t, "client", debugLog+fronts+lineBridge(bridgeLine(t, server), "")+"[bridge.deaf]\nline = \""+bridgeLine(t, deaf)+"\"\n"+
 		"[[route]]\nto = \"deaf.ptgate.test\"\nvia = \"deaf\"\n[[route]]\nto = \"blocked.ptgate.test\"\nvia = \"block\"\n[[route]]\nto = \"*.local.test\"\nvia = \"direct\"\n"+everythingVia("far"), setting{})
 	banner := serveTCP(t, func(c *net.TCPConn) { io.WriteString(c, "SSH-2.0-OpenSSH_9.2\r\n"); io.Copy(io.Discard, c) })
@@ -475,7 +476,7 @@ func TestDestinations(t *testing.T) {
 		{"no resolver", "deaf.ptgate.test", "502", "cannot look up names.*operator", `request refused".* reason="no names"`, "names can't be looked up.*resolv.conf"},
 		{"its resolver fails", "elsewhere.ptgate.test", "502", "can't be reached from where its route leads", `request refused".* reason=unreachable`, ""},
 		{"the name is unknown", "unknown.ptgate.test", "502", "name does not exist. Check its spelling", `request refused".* reason="not found"`, ""},
-		{"the origin is down", "down.ptgate.test:" + portOf(t, freeAddr(t)), "502", "refused the connection: it is up, but nothing listens", `request refused".* reason=refused`, ""},
+		{"the origin is down", "down.ptgate.test:" + portOf(t, ports.Free(t)), "502", "refused the connection: it is up, but nothing listens", `request refused".* reason=refused`, ""},
 		{"no HTTP there", "broken.ptgate.test:" + portOf(t, banner), "502", "did not answer in HTTP", `request refused".* reason="bad response"`, ""},
 		{"direct, and no resolver here", "name.local.test", "502", "ptgate explain NAME", `request refused".* reason=unreachable`, ""},
 	} {

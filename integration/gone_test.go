@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
 
@@ -55,7 +56,7 @@ func TestProgramGone(t *testing.T) {
 				io.Copy(io.Discard, c)
 				<-over // its own side stays open
 			})
-			s, c := pairFiles(t, "--address", freeAddr(t))
+			s, c := pairFiles(t, "--address", ports.Free(t))
 			if tt.far == "forward" {
 				s, _, _ = strings.Cut(s, "[exit]")
 				s = replace(t, s, "options   =", "forward = \""+addr+"\"\noptions   =")

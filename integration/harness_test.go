@@ -465,17 +465,6 @@ const everythingDirect = "[[route]]\nto = \"*\"\nvia = \"direct\"\nprivate = tru
 // openExit is an exit that reaches the tests' own servers, all on loopback.
 const openExit = "[exit]\nallow = [\"*\"]\ndeny = []\n"
 
-// freeAddr is a loopback address that was free a moment ago.
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 func portOf(t testing.TB, addr string) string {
 	t.Helper()
 	ap, err := netip.ParseAddrPort(addr)

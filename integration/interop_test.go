@@ -16,6 +16,7 @@ import (
 	"golang.org/x/net/proxy"
 
 	"ptgate/adapter"
+	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
 
@@ -98,7 +99,7 @@ func TestInterop(t *testing.T) {
 		{"obfs3", own, own}, // which finds a program on PATH
 	} {
 		t.Run(tt.transport+" "+tt.client.name+" to "+tt.server.name, func(t *testing.T) {
-			server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"%s\"\nbind = \"%s\"\n", tt.transport, freeAddr(t))+
+			server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"%s\"\nbind = \"%s\"\n", tt.transport, ports.Free(t))+
 				openExit+tt.server.table(tt.transport), setting{hosts: originHosts})
 			line := bridgeLine(t, server)
 			client := run(t, "client", debugLog+fronts+lineBridge(line, "")+everythingVia("far")+tt.client.table(tt.transport), setting{})
@@ -123,7 +124,7 @@ func runSSHD(t *testing.T) (addr string, options []string) {
 	for _, key := range []string{"host", "user"} {
 		must(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, key))
 	}
-	addr = freeAddr(t)
+	addr = ports.Free(t)
 	public, err := os.ReadFile(filepath.Join(dir, "host.pub"))
 	if err != nil {
 		t.Fatal(err)
@@ -179,7 +180,7 @@ func TestForward(t *testing.T) {
 		{"obfs4proxy", speaker{exec: []string{realpt.Program(t, "obfs4proxy")}}, "", shortDrain},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\nforward = \"%s\"\n%s", freeAddr(t), sshd, tt.more)+
+			server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\nforward = \"%s\"\n%s", ports.Free(t), sshd, tt.more)+
 				tt.server.table("obfs4")+shortDrain, setting{})
 			client := run(t, "client", debugLog+fronts+lineBridge(bridgeLine(t, server), "far = \"forward\"\n")+tt.drain+
 				"[[route]]\nto = \"box.ptgate.test:22\"\nvia = \"far\"\n", setting{})
@@ -200,7 +201,7 @@ func TestForward(t *testing.T) {
 // runMicrosocks starts Debian's small SOCKS5 server.
 func runMicrosocks(t *testing.T, args ...string) (addr string) {
 	t.Helper()
-	addr = freeAddr(t)
+	addr = ports.Free(t)
 	host, port, _ := net.SplitHostPort(addr)
 	argv := within(t, setting{hosts: originHosts}, append([]string{realpt.Program(t, "microsocks"), "-i", host, "-p", port}, args...))
 	daemon(t, argv...)
@@ -246,7 +247,7 @@ func TestSOCKS5Far(t *testing.T) {
 		})
 	}
 	try("served by ptgate", func(t *testing.T) string {
-		return bridgeLine(t, run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\nforward = \"%s\"\n", freeAddr(t), open)+shortDrain, setting{}))
+		return bridgeLine(t, run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\nforward = \"%s\"\n", ports.Free(t), open)+shortDrain, setting{}))
 	}, "")
 	try("behind a bare obfs4proxy", func(t *testing.T) string { return barePT(t, open, realpt.Program(t, "obfs4proxy")) }, "")
 	try("behind a bare lyrebird, with a password", func(t *testing.T) string { return barePT(t, closed, realpt.Lyrebird(t)) }, "user = \"user\"\npassword = \"pass-word-1\"\n")
@@ -256,7 +257,7 @@ func TestSOCKS5Far(t *testing.T) {
 // parent and another PT.
 func TestForeignClient(t *testing.T) {
 	echo := serveEcho(t)
-	server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", freeAddr(t))+
+	server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", ports.Free(t))+
 		openExit+"users = { guest = \"word-of-pass\" }\n", setting{hosts: originHosts})
 	server.never = []string{originName, "word-of-pass"}
 	line, err := adapter.ParseBridgeLine(bridgeLine(t, server))

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"testing"
 
+	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
 
@@ -82,8 +83,8 @@ func TestPrivateFailures(t *testing.T) {
 		}
 	}
 	status := "HTTP/1.1 404 secretword\r\nSecretword: secretfront\r\nContent-Length: 0\r\n\r\n"
-	ports := map[string]string{
-		"closed":  portOf(t, freeAddr(t)),
+	kinds := map[string]string{
+		"closed":  portOf(t, ports.Free(t)),
 		"plain":   listen(answer("secretword 127.0.66.6\r\n\r\n")),
 		"foreign": listen(withTLS(own, answer("secretword 127.0.66.6\r\n\r\n"))),
 		"refuses": listen(withTLS(own, answer(status))),
@@ -93,10 +94,10 @@ func TestPrivateFailures(t *testing.T) {
 		"ends":    listen(func(net.Conn) {}),
 		"silent":  listen(func(c net.Conn) { io.Copy(io.Discard, c) }),
 	}
-	obfs4 := strings.Fields(bridgeLine(t, run(t, "other", fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", freeAddr(t))+openExit, setting{})))
+	obfs4 := strings.Fields(bridgeLine(t, run(t, "other", fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", ports.Free(t))+openExit, setting{})))
 
 	// The server, whose fixed services are down, whose program says too much, and which asks for a user.
-	obfs4At, forwardAt, webAt := freeAddr(t), freeAddr(t), freeAddr(t)
+	obfs4At, forwardAt, webAt := ports.Free(t), ports.Free(t), ports.Free(t)
 	serverChatter := script(t, dir, "chatters", chatter+"echo 'SMETHOD chatty 127.0.0.1:1 ARGS:word=secretoption'\necho 'SMETHODS DONE'\nsay 'LOG SEVERITY=error MESSAGE=secretfront'\nsay later >&2\nread x\n")
 	server := run(t, "server", debugLog+fmt.Sprintf(`
 [[serve]]
@@ -119,7 +120,7 @@ exec = ["%s"]
 transports = ["chatty"]
 [limits]
 handshake = "2s"
-`, obfs4At, forwardAt, serviceName, webAt, frontName, frontPath, freeAddr(t), optionWord, serverChatter)+
+`, obfs4At, forwardAt, serviceName, webAt, frontName, frontPath, ports.Free(t), optionWord, serverChatter)+
 		openExit+"users = { "+exitUser+" = \""+exitWord+"\" }\n", setting{})
 	server.never = slices.DeleteFunc(slices.Clone(neverShown), func(s string) bool { return s == exitUser }) // its operator has named the users
 	lines, stderr, code := command(t, nil, ptgate, "bridges", "-c", server.file)
@@ -144,7 +145,7 @@ handshake = "2s"
 		{"inside", debugLog, ""},
 		{"apart", debugLog + "format = \"json\"\n", "[pt.it]\nisolate = true\ntransports = [\"webtunnel\", \"obfs4\"]\n"},
 		{"real", debugLog + "format = \"json\"\n", fmt.Sprintf("[pt.it]\nexec = [\"%s\", \"-enableLogging\", \"-logLevel=DEBUG\", \"-unsafeLogging\"]\ntransports = [\"obfs4\"]\n", realpt.Program(t, "obfs4proxy"))},
-		{"proxied", debugLog, fmt.Sprintf("[pt.it]\ntransports = [\"webtunnel\", \"obfs4\"]\nproxy = \"socks5://%s:%s@%s:%s\"\n", proxyUser, proxyWord, hiddenBox, ports["ends"])},
+		{"proxied", debugLog, fmt.Sprintf("[pt.it]\ntransports = [\"webtunnel\", \"obfs4\"]\nproxy = \"socks5://%s:%s@%s:%s\"\n", proxyUser, proxyWord, hiddenBox, kinds["ends"])},
 	} {
 		t.Run(pt.name, func(t *testing.T) {
 			var b strings.Builder
@@ -158,11 +159,11 @@ handshake = "2s"
 				bridge("web-"+name, "webtunnel", "192.0.2.1:443", fmt.Sprintf("{ url = \"https://%s/%s\"%s }", frontName, frontPath, args), "")
 			}
 			web("lookup", "")
-			at := func(kind string) string { return fmt.Sprintf(", addr = \"%s:%s\"", hiddenBox, ports[kind]) }
+			at := func(kind string) string { return fmt.Sprintf(", addr = \"%s:%s\"", hiddenBox, kinds[kind]) }
 			web("sni", at("refuses")+", servername = \""+sniName+"\"")
 			web("check", at("refuses")+", cert-domain = \""+sniName+"\"")
 			web("hash", at("refuses")+", cert = \""+strings.Repeat("A", 43)+"=\"")
-			for kind, port := range ports {
+			for kind, port := range kinds {
 				web(kind, at(kind))
 				web("go-"+kind, at(kind)+", utls = \"none\"")
 				bridge("plain-web-"+kind, "webtunnel", "192.0.2.1:443", fmt.Sprintf("{ url = \"http://%s/%s\"%s }", frontName, frontPath, at(kind)), "")
@@ -196,7 +197,7 @@ handshake = "2s"
 			for port := range 4 { // the last one has no route
 				hosts = append(hosts, fmt.Sprint(hiddenAddr, ":", port+1), fmt.Sprintf("[%s]:%d", hiddenIPv6, port+1))
 			}
-			socksAt, httpAt, adminAt := freeAddr(t), freeAddr(t), freeAddr(t)
+			socksAt, httpAt, adminAt := ports.Free(t), ports.Free(t), ports.Free(t)
 			text := pt.log + fmt.Sprintf("[listen]\nmixed = %q\nhttp = %q\n[admin]\nlisten = %q\n", socksAt, httpAt, adminAt) + "[limits]\ndial = \"2s\"\n" + b.String() + pt.table
 			client := run(t, "client", text, setting{env: []string{"SSL_CERT_FILE=" + trusted}})
 			client.never = neverShown
@@ -216,7 +217,7 @@ handshake = "2s"
 			for i, bad := range []string{
 				"[[route]]\nto = \"" + hiddenDest + "..bad\"\nvia = \"nobody\"\n[bridge.x]\ntransport = \"obfs4\"\naddress = \"secretfront:1\"\nargs = { cert = \"secretword\" }\n",
 				fmt.Sprintf("[[serve]]\ntransport = \"bad\"\nbind = \"%s\"\noptions = { word = \"secretoption\" }\n[pt.bad]\nexec = [\"%s\"]\ntransports = [\"bad\"]\n",
-					freeAddr(t), script(t, dir, "bad", chatter+"say 'SMETHOD-ERROR bad secretoption'\necho 'SMETHODS DONE'\nread x\n")),
+					ports.Free(t), script(t, dir, "bad", chatter+"say 'SMETHOD-ERROR bad secretoption'\necho 'SMETHODS DONE'\nread x\n")),
 			} {
 				write(t, client.dir, "client.toml", "state_dir = \""+client.state+"\"\n"+debugLog+fronts+bad)
 				if _, _, code := command(t, nil, ptgate, "reload", "-c", client.file); code == 0 {

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
 
@@ -88,7 +89,7 @@ func TestStopForward(t *testing.T) {
 					<-release
 					io.CopyN(c, noise("rest"), 16<<20)
 				})
-				text := debugLog + fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\nforward = \"%s\"\n", freeAddr(t), service)
+				text := debugLog + fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\nforward = \"%s\"\n", ports.Free(t), service)
 				more := pt.table("obfs4") + "[limits]\ndrain = \"10s\"\n"
 				asked := "allow = [\"127.0.0.0/8\"]\n"
 				if how == "stop, asked about each client" {
@@ -145,7 +146,7 @@ func TestStopForwardAsService(t *testing.T) {
 				<-release
 				io.CopyN(c, noise("rest"), 16<<20)
 			})
-			server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\nforward = \"%s\"\n", freeAddr(t), service)+
+			server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\nforward = \"%s\"\n", ports.Free(t), service)+
 				speaker{exec: []string{program}}.table("obfs4")+"[limits]\ndrain = \"10s\"\n", setting{service: true, port: !hidden})
 			if got := strings.Contains(server.log.String(), "can't be counted"); got != hidden {
 				t.Errorf("its connections can't be counted: %v", got)
@@ -198,7 +199,7 @@ func capable(t *testing.T, program string) string {
 // TestDrainEnds: a stream that never ends is cut after limits.drain.
 func TestDrainEnds(t *testing.T) {
 	echo := serveEcho(t)
-	s, c := pairFiles(t, "--address", freeAddr(t))
+	s, c := pairFiles(t, "--address", ports.Free(t))
 	server := run(t, "server", debugLog+s, setting{hosts: originHosts})
 	client := run(t, "client", debugLog+c+"[limits]\ndrain = \"1s\"\n", setting{})
 	conn, _ := socksOpen(t, client.socks(), originName, portOf(t, echo))
@@ -237,7 +238,7 @@ func TestKilled(t *testing.T) {
 	} {
 		t.Run(pt.name, func(t *testing.T) {
 			o := serveOrigin(t)
-			server := run(t, "server", fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", freeAddr(t))+openExit+pt.table("obfs4"), setting{hosts: originHosts})
+			server := run(t, "server", fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", ports.Free(t))+openExit+pt.table("obfs4"), setting{hosts: originHosts})
 			client := run(t, "client", fronts+lineBridge(bridgeLine(t, server), "")+everythingVia("far")+pt.table("obfs4"), setting{})
 			curl(t, "--socks5-hostname", client.socks(), o.http+"/hello")
 			for _, b := range []*box{client, server} {
@@ -257,7 +258,7 @@ func TestKilled(t *testing.T) {
 func TestPTRestarts(t *testing.T) {
 	o := serveOrigin(t)
 	pt := speaker{exec: []string{realpt.Program(t, "obfs4proxy")}}
-	server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", freeAddr(t))+openExit+pt.table("obfs4"), setting{hosts: originHosts})
+	server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", ports.Free(t))+openExit+pt.table("obfs4"), setting{hosts: originHosts})
 	client := run(t, "client", debugLog+fronts+lineBridge(bridgeLine(t, server), "")+everythingVia("far")+pt.table("obfs4"), setting{})
 	carries(t, client, o)
 	kill := func(b *box) {
@@ -283,7 +284,7 @@ func TestStateFiles(t *testing.T) {
 		{name: "obfs4proxy", exec: []string{realpt.Program(t, "obfs4proxy")}},
 	} {
 		t.Run(pt.name, func(t *testing.T) {
-			server := run(t, "server", fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\nallow = [\"127.0.0.0/8\"]\n", freeAddr(t))+openExit+pt.table("obfs4"), setting{hosts: originHosts})
+			server := run(t, "server", fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\nallow = [\"127.0.0.0/8\"]\n", ports.Free(t))+openExit+pt.table("obfs4"), setting{hosts: originHosts})
 			client := run(t, "client", fronts+lineBridge(bridgeLine(t, server), "")+everythingVia("far")+pt.table("obfs4"), setting{})
 			curl(t, "--socks5-hostname", client.socks(), o.http+"/hello")
 			files := 0
@@ -320,7 +321,7 @@ func TestStateFiles(t *testing.T) {
 
 // TestKeysStay: a server that is started again has the same keys.
 func TestKeysStay(t *testing.T) {
-	server := prepare(t, "server", fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", freeAddr(t)))
+	server := prepare(t, "server", fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", ports.Free(t)))
 	before := bridgeLine(t, server) // it has never run
 	for range 2 {
 		server.start(setting{})
@@ -336,7 +337,7 @@ func TestKeysStay(t *testing.T) {
 // and a file with an error changes nothing.
 func TestReload(t *testing.T) {
 	echo := serveEcho(t)
-	s, c := pairFiles(t, "--address", freeAddr(t))
+	s, c := pairFiles(t, "--address", ports.Free(t))
 	run(t, "server", debugLog+s, setting{hosts: originHosts})
 	client := run(t, "client", debugLog+c, setting{})
 	live, reply := socksOpen(t, client.socks(), originName, portOf(t, echo))

@@ -5,6 +5,7 @@ package integration
 import (
 	"fmt"
 	"path/filepath"
+	"ptgate/integration/ports"
 	"strings"
 	"testing"
 )
@@ -13,7 +14,7 @@ import (
 // one goes on, and also after its restart.
 func TestMoved(t *testing.T) {
 	o := serveOrigin(t)
-	first, second := freeAddr(t), freeAddr(t)
+	first, second := ports.Free(t), ports.Free(t)
 	at := func(addr string) string {
 		return fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = %q\n", addr) + openExit + debugLog
 	}
@@ -52,7 +53,7 @@ func TestMoved(t *testing.T) {
 // TestBridgeName has a bridge at a name. The system looks it up, as there is no other bridge.
 func TestBridgeName(t *testing.T) {
 	o := serveOrigin(t)
-	addr := freeAddr(t)
+	addr := ports.Free(t)
 	server := run(t, "server", fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = %q\n", addr)+openExit+debugLog, setting{hosts: originHosts})
 	line := strings.Replace(bridgeLine(t, server), addr, "home.ptgate.test:"+portOf(t, addr), 1)
 	for _, table := range []string{"", "[pt.it]\nisolate = true\ntransports = [\"obfs4\"]\n"} {

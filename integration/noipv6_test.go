@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
 
@@ -64,7 +65,7 @@ func TestNoIPv6(t *testing.T) {
 	} {
 		for _, all := range []string{"", "[::]"} {
 			t.Run(pt.name+" on "+all, func(t *testing.T) {
-				port := portOf(t, freeAddr(t))
+				port := portOf(t, ports.Free(t))
 				pair := func(exit string) (client *box) {
 					server := run(t, "server", debugLog+"[[serve]]\ntransport = \"obfs4\"\nbind = \""+all+":"+port+"\"\npublic = \"127.0.0.1:"+port+"\"\n"+exit+pt.table("obfs4"), none)
 					fronts := fmt.Sprintf("[listen]\nsocks5 = \"%[1]s:0\"\nhttp = \"%[1]s:0\"\nallow = [\"127.0.0.0/8\"]\n", all)
@@ -83,7 +84,7 @@ func TestNoIPv6(t *testing.T) {
 						t.Errorf("%v: %q", way, got)
 					}
 				}
-				port = portOf(t, freeAddr(t))
+				port = portOf(t, ports.Free(t))
 				pair("") // with the rule about private addresses and this machine's own
 			})
 		}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"ptgate/integration/ports"
 	"regexp"
 	"strings"
 	"sync"
@@ -63,7 +64,7 @@ func secretsOf(text string) (all []string) {
 // name is known to the server alone, and may appear in no log.
 func runPair(t *testing.T) (server, client *box) {
 	t.Helper()
-	s, c := pairFiles(t, "--address", freeAddr(t))
+	s, c := pairFiles(t, "--address", ports.Free(t))
 	server = run(t, "server", debugLog+s, setting{hosts: originHosts})
 	client = run(t, "client", debugLog+c, setting{})
 	for _, b := range []*box{server, client} {

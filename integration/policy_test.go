@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
 
@@ -33,7 +34,7 @@ func TestPrivateLog(t *testing.T) {
 			if table == "" {
 				table = "[pt.it]\ntransports = [\"obfs4\"]\n"
 			}
-			far := fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\ndeny = [\"192.0.2.0/24\"]\n", freeAddr(t)) +
+			far := fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\ndeny = [\"192.0.2.0/24\"]\n", ports.Free(t)) +
 				openExit + "users = { guest = \"word-of-pass\" }\n" + table
 			server := run(t, "server", debugLog+far, setting{hosts: originHosts + destination + " named.ptgate.test\n"})
 			line := bridgeLine(t, server)
@@ -176,7 +177,7 @@ func TestExitPolicy(t *testing.T) {
 	echo := serveEcho(t)
 	hosts := originHosts + "::1 six.ptgate.test\n10.1.2.3 ten.ptgate.test\n169.254.169.254 metadata.ptgate.test\n::ffff:127.0.0.1 mapped.ptgate.test\n"
 	pair := func(exit, user string) (client *box) {
-		server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", freeAddr(t))+exit, setting{hosts: hosts})
+		server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", ports.Free(t))+exit, setting{hosts: hosts})
 		return run(t, "client", debugLog+fronts+lineBridge(bridgeLine(t, server), user)+everythingVia("far"), setting{})
 	}
 	answers := func(t *testing.T, client *box, name string, socks byte, status string) {
@@ -208,7 +209,7 @@ func TestExitPolicy(t *testing.T) {
 	})
 	t.Run("refused, unreachable, not found", func(t *testing.T) {
 		client := pair(openExit, "")
-		if _, reply := socksOpen(t, client.socks(), originName, portOf(t, freeAddr(t))); reply != 5 {
+		if _, reply := socksOpen(t, client.socks(), originName, portOf(t, ports.Free(t))); reply != 5 {
 			t.Errorf("nothing listens: reply %d, want 5", reply)
 		}
 		answers(t, client, "missing.ptgate.test", 4, "502")
@@ -236,7 +237,7 @@ func TestConnectionLimit(t *testing.T) {
 	limits := fmt.Sprintf("[limits]\nconnections = %d\n", limit)
 	for _, tt := range []struct{ name, near, far string }{{"near end", limits, ""}, {"far end", "", limits}} {
 		t.Run(tt.name, func(t *testing.T) {
-			s, c := pairFiles(t, "--address", freeAddr(t))
+			s, c := pairFiles(t, "--address", ports.Free(t))
 			run(t, "server", debugLog+s+tt.far, setting{hosts: originHosts})
 			client := run(t, "client", debugLog+c+tt.near, setting{})
 			conns := make([]*net.TCPConn, limit)
@@ -289,10 +290,10 @@ func TestConnectionLimit(t *testing.T) {
 // TestEnvironment: proxies in ptgate's own environment are not its business.
 func TestEnvironment(t *testing.T) {
 	o := serveOrigin(t)
-	nowhere := "http://" + freeAddr(t)
+	nowhere := "http://" + ports.Free(t)
 	env := setting{hosts: originHosts, env: []string{"HTTP_PROXY=" + nowhere, "http_proxy=" + nowhere, "HTTPS_PROXY=" + nowhere, "https_proxy=" + nowhere, "ALL_PROXY=" + nowhere,
 		"TOR_PT_SERVER_TRANSPORTS=obfs4", "TOR_PT_PROXY=" + nowhere}}
-	server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", freeAddr(t))+openExit+speaker{isolate: true}.table("obfs4"), env)
+	server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = \"%s\"\n", ports.Free(t))+openExit+speaker{isolate: true}.table("obfs4"), env)
 	client := run(t, "client", debugLog+fronts+lineBridge(bridgeLine(t, server), "")+everythingVia("far")+
 		speaker{exec: []string{realpt.Program(t, "obfs4proxy")}}.table("obfs4"), env)
 	carries(t, client, o)
@@ -306,10 +307,10 @@ func TestEnv(t *testing.T) {
 	const requests = "import sys, requests; print(requests.get(sys.argv[1]).text, end='')"
 	o := serveOrigin(t)
 	head := o.makeRepository(t, "repo")
-	s, c := pairFiles(t, "--address", freeAddr(t))
+	s, c := pairFiles(t, "--address", ports.Free(t))
 	run(t, "server", s, setting{hosts: originHosts})
 	for range 2 { // fixed ports, which `ptgate env` needs
-		c = strings.Replace(c, "127.0.0.1:0", freeAddr(t), 1)
+		c = strings.Replace(c, "127.0.0.1:0", ports.Free(t), 1)
 	}
 	client := run(t, "client", c, setting{})
 	for name, argv := range map[string][]string{

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"ptgate/integration/ports"
 	"strconv"
 	"strings"
 	"sync"
@@ -72,7 +73,7 @@ func TestProgramFloods(t *testing.T) {
 	echo := serveTCP(t, func(c *net.TCPConn) { io.Copy(c, c) })
 	for _, format := range []string{"text", "json"} {
 		t.Run(format, func(t *testing.T) {
-			dir, front := scratch(t), freeAddr(t)
+			dir, front := scratch(t), ports.Free(t)
 			nasty := `\033]0;title\007\033[2J\302\2332J\2332J` + strings.Repeat("x", 900)
 			path := script(t, dir, "flood", "printf 'VERSION 1\\nCMETHOD flood socks5 127.0.0.1:1\\nCMETHODS DONE\\n'\n"+
 				"line=\"$(printf '"+nasty+"')\"\n(yes \"$line\" | head -c 200000000 >&2) &\nyes \"LOG SEVERITY=error MESSAGE=\\\"$line\\\"\" | head -c 200000000\nwait\necho LAST >&2\nexit 3\n")

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
 
@@ -34,7 +35,7 @@ func TestRotate(t *testing.T) {
 		{"webtunnel", "transport = \"webtunnel\"\nbind = %q\ntrusted_proxies = []\n[serve.options]\nurl = \"http://%[1]s/first-path\"\n", "", nil, []speaker{own}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\n"+tt.serve, freeAddr(t))+openExit+tt.table, setting{hosts: originHosts})
+			server := run(t, "server", debugLog+fmt.Sprintf("[[serve]]\n"+tt.serve, ports.Free(t))+openExit+tt.table, setting{hosts: originHosts})
 			reach := func(name, line string, s speaker) *box {
 				t.Helper()
 				client := run(t, name, debugLog+fronts+lineBridge(line, "")+everythingVia("far")+s.table("obfs4"), setting{})
@@ -97,7 +98,7 @@ func TestRotate(t *testing.T) {
 // TestRotatePartly has one of two servers fail: the new line of the other one is printed.
 func TestRotatePartly(t *testing.T) {
 	server := run(t, "server", fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = %q\n[[serve]]\ntransport = \"webtunnel\"\nbind = %q\n"+
-		"[serve.options]\nurl = \"http://192.0.2.1/first-path\"\n", freeAddr(t), freeAddr(t))+openExit, setting{})
+		"[serve.options]\nurl = \"http://192.0.2.1/first-path\"\n", ports.Free(t), ports.Free(t))+openExit, setting{})
 	server.at("rotate", "-c", server.file)
 	files, err := filepath.Glob(filepath.Join(filepath.Dir(server.file), "*", "server-webtunnel", "webtunnel_rotation.json"))
 	if err != nil || len(files) != 1 {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"ptgate/integration/ports"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -133,7 +134,7 @@ func TestSlowTransport(t *testing.T) {
 	} {
 		t.Run(strings.TrimSpace("bridge "+tt.bridge), func(t *testing.T) {
 			t.Parallel()
-			bind := freeAddr(t)
+			bind := ports.Free(t)
 			run(t, "server", debugLog+"[[serve]]\ntransport = \"slow\"\nbind = \""+bind+"\"\n"+openExit+table, setting{hosts: originHosts})
 			var arrived atomic.Int64
 			bridge := serveTCP(t, func(c *net.TCPConn) {

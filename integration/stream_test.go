@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"ptgate/integration/ports"
 	"strings"
 	"syscall"
 	"testing"
@@ -42,7 +43,7 @@ func httpOpen(t *testing.T, proxy, authority string) *net.TCPConn {
 // directly.
 func ways(t *testing.T, more string) []way {
 	t.Helper()
-	s, c := pairFiles(t, "--address", freeAddr(t))
+	s, c := pairFiles(t, "--address", ports.Free(t))
 	run(t, "server", debugLog+s, setting{hosts: originHosts})
 	client := run(t, "client", debugLog+more+replace(t, c, "[[route]]\nto  = \"*\"\n", "[[route]]\nto = \"127.0.0.0/8\"\nvia = \"direct\"\n[[route]]\nto  = \"*\"\n"), setting{})
 	socks := func(name string) func(*testing.T, string) *net.TCPConn {

@@ -22,6 +22,7 @@ import (
 
 	"ptgate/gateway/credentials"
 	"ptgate/gateway/users"
+	"ptgate/integration/ports"
 )
 
 // env runs a command in the home of a box, as its user would.
@@ -75,7 +76,7 @@ func TestUpAndJoin(t *testing.T) {
 	o := serveOrigin(t)
 	server, client := newHome(t, "server"), newHome(t, "client")
 	begun := time.Now()
-	link := server.at("up", "-c", server.file, "--address", freeAddr(t), "--name", "ann", "--no-start")
+	link := server.at("up", "-c", server.file, "--address", ports.Free(t), "--name", "ann", "--no-start")
 	server.edit(`["private"]`, `[]`) // the page is on this machine
 	server.start(setting{hosts: originHosts})
 	server.never = append(secretsOf(link), originName)
@@ -136,7 +137,7 @@ func newCrowd(t *testing.T, all, live, alone int, port string) *crowd {
 	t.Helper()
 	k := &crowd{t: t, what: fmt.Sprintf("%d users, %d live", all, live), port: port}
 	k.server = newHome(t, fmt.Sprintf("server-%d-%d", all, live))
-	k.server.at("up", "-c", k.server.file, "--address", freeAddr(t), "--name", "first", "--no-start")
+	k.server.at("up", "-c", k.server.file, "--address", ports.Free(t), "--name", "first", "--no-start")
 	k.server.edit(`["private"]`, `[]`)
 	line := strings.TrimSpace(k.server.at("bridges", "-c", k.server.file))
 	list, hosts := users.Header, plainHosts
@@ -348,7 +349,7 @@ func TestLimitsOfUser(t *testing.T) {
 	const clients, streams, rate, quota = 2, 3, 4_000_000, 8_000_000
 	port := serveMiB(t)
 	server := newHome(t, "server")
-	server.at("up", "-c", server.file, "--address", freeAddr(t), "--name", "first", "--no-start")
+	server.at("up", "-c", server.file, "--address", ports.Free(t), "--name", "first", "--no-start")
 	server.edit(`["private"]`, `[]`)
 	line := strings.TrimSpace(server.at("bridges", "-c", server.file))
 	list := users.Header

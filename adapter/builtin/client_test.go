@@ -32,6 +32,7 @@ import (
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
 
 	"ptgate/adapter"
+	"ptgate/integration/ports"
 )
 
 func TestNewClientErrors(t *testing.T) {
@@ -70,13 +71,13 @@ func TestDialErrors(t *testing.T) {
 	}{
 		"no args":             {nameObfs4, "127.0.0.1:1", nil, t.Context(), StageArgs, nil},
 		"bad cert":            {nameObfs4, "127.0.0.1:1", argsOf("cert", "AAAA", "iat-mode", "0"), t.Context(), StageArgs, nil},
-		"refused":             {nameObfs4, freeAddr(t), l.Args(), t.Context(), StageConnect, syscall.ECONNREFUSED},
+		"refused":             {nameObfs4, ports.Free(t), l.Args(), t.Context(), StageConnect, syscall.ECONNREFUSED},
 		"no port":             {nameObfs4, "127.0.0.1", l.Args(), t.Context(), StageConnect, nil},
 		"garbage":             {nameObfs4, garbage, l.Args(), t.Context(), StageHandshake, nil},
 		"ended":               {nameObfs4, l.Addr().String(), l.Args(), done, StageArgs, context.Canceled},
 		"webtunnel no url":    {nameWebtunnel, "192.0.2.1:1", nil, t.Context(), StageArgs, nil},
 		"webtunnel bad url":   {nameWebtunnel, "192.0.2.1:1", argsOf("url", "http://%"), t.Context(), StageArgs, nil},
-		"webtunnel refused":   {nameWebtunnel, "192.0.2.1:1", argsOf("url", "http://"+freeAddr(t)), t.Context(), StageConnect, syscall.ECONNREFUSED},
+		"webtunnel refused":   {nameWebtunnel, "192.0.2.1:1", argsOf("url", "http://"+ports.Free(t)), t.Context(), StageConnect, syscall.ECONNREFUSED},
 		"webtunnel v6":        {nameWebtunnel, "192.0.2.1:1", argsOf("url", "http://[::1]:1/"), t.Context(), StageConnect, nil},
 		"webtunnel garbage":   {nameWebtunnel, "192.0.2.1:1", argsOf("url", "http://"+garbage), t.Context(), StageHandshake, nil},
 		"webtunnel tls":       {nameWebtunnel, "192.0.2.1:1", argsOf("url", "https://"+garbage), t.Context(), StageHandshake, nil},
@@ -487,7 +488,7 @@ func TestProxyRefusals(t *testing.T) {
 			}
 		})
 	}
-	u := &url.URL{Scheme: "socks5", Host: freeAddr(t)}
+	u := &url.URL{Scheme: "socks5", Host: ports.Free(t)}
 	_, err := clientFor(t, nameObfs4, func(c *ClientConfig) { c.Proxy = u }).Dial(t.Context(), l.Addr().String(), l.Args())
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("no proxy there: %v", err)

@@ -25,6 +25,7 @@ import (
 	pt "gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/goptlib"
 
 	"ptgate/adapter"
+	"ptgate/integration/ports"
 )
 
 // limit bounds every wait in these tests; it is reached only by a fault.
@@ -217,7 +218,7 @@ func echoAtEnd(c *net.TCPConn) {
 // startServerPT runs a server child and returns where clients dial, and with what.
 func startServerPT(t *testing.T, transport string, env ...string) (p *ptProcess, addr string, args adapter.Args) {
 	t.Helper()
-	bind := freeAddr(t)
+	bind := ports.Free(t)
 	env = append(env, "TOR_PT_SERVER_TRANSPORTS="+transport, "TOR_PT_SERVER_BINDADDR="+transport+"-"+bind)
 	if transport == nameWebtunnel {
 		env = append(env, "TOR_PT_SERVER_TRANSPORT_OPTIONS=webtunnel:url=http\\://"+strings.ReplaceAll(bind, ":", "\\:")+"/secret")
@@ -243,17 +244,6 @@ func startServerPT(t *testing.T, transport string, env ...string) (p *ptProcess,
 	}
 	t.Fatalf("no SMETHOD in %q", lines)
 	return nil, "", nil
-}
-
-// freeAddr is a loopback address that nothing listens on.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 func TestMainCarriesBothRoles(t *testing.T) {
@@ -450,18 +440,18 @@ func TestMainReplies(t *testing.T) {
 	lines := p.until("CMETHODS DONE")
 	l := serverFor(t, nameObfs4, nil)
 	t.Run("refused", func(t *testing.T) {
-		if _, reply := socks(t, cmethod(t, lines, nameObfs4), freeAddr(t), l.Args()); reply != 5 {
+		if _, reply := socks(t, cmethod(t, lines, nameObfs4), ports.Free(t), l.Args()); reply != 5 {
 			t.Errorf("reply %d", reply)
 		}
 	})
 	t.Run("webtunnel refused", func(t *testing.T) {
-		args := argsOf("url", "http://"+freeAddr(t)+"/x")
+		args := argsOf("url", "http://"+ports.Free(t)+"/x")
 		if _, reply := socks(t, cmethod(t, lines, nameWebtunnel), "192.0.2.1:1", args); reply != 5 {
 			t.Errorf("reply %d", reply)
 		}
 	})
 	t.Run("bad arguments", func(t *testing.T) {
-		if _, reply := socks(t, cmethod(t, lines, nameObfs4), freeAddr(t), argsOf("cert", "no")); reply != 1 {
+		if _, reply := socks(t, cmethod(t, lines, nameObfs4), ports.Free(t), argsOf("cert", "no")); reply != 1 {
 			t.Errorf("reply %d", reply)
 		}
 	})
@@ -692,7 +682,7 @@ func mustAddrPort(t *testing.T, s string) netip.AddrPort {
 // Clients that the parent does not take, and panics that somebody has found out how
 // to cause, don't fill the log.
 func TestMainLogIsBounded(t *testing.T) {
-	gone := mustAddrPort(t, freeAddr(t))
+	gone := mustAddrPort(t, ports.Free(t))
 	info := &pt.ServerInfo{OrAddr: net.TCPAddrFromAddrPort(gone)}
 	var log bytes.Buffer
 	c := &child{live: t.Context(), log: slog.New(slog.NewTextHandler(&log, nil))}

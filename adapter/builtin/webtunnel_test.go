@@ -23,6 +23,7 @@ import (
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/webtunnel/transport/httpupgrade"
 
 	"ptgate/adapter"
+	"ptgate/integration/ports"
 )
 
 // A recorder keeps what is written and reads from something known.
@@ -382,7 +383,7 @@ func TestMainTrustedHops(t *testing.T) {
 			}
 			told <- addr
 		})
-		bind := freeAddr(t)
+		bind := ports.Free(t)
 		p := startPT(t, "TOR_PT_EXTENDED_SERVER_PORT="+or, "TOR_PT_AUTH_COOKIE_FILE="+cookieFile(t, secret),
 			"TOR_PT_SERVER_TRANSPORTS=webtunnel", "TOR_PT_SERVER_BINDADDR=webtunnel-"+bind,
 			"TOR_PT_SERVER_TRANSPORT_OPTIONS=webtunnel:url=http\\://127.0.0.1/secret"+tt.option)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -228,13 +229,17 @@ func demoFetch(ctx context.Context, scheme, addr, target string) (took time.Dura
 	return time.Since(begin), len(b), nil
 }
 
-// freePort finds a port on loopback that is free now.
-func freePort() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+// freePort finds a port on loopback that is free now, and that no system gives to another
+// program by itself: these are above 32767.
+func freePort() (addr string, err error) {
+	for range 100 {
+		addr = fmt.Sprintf("127.0.0.1:%d", 16000+rand.IntN(16000))
+		var ln net.Listener
+		if ln, err = net.Listen("tcp", addr); err == nil {
+			return addr, ln.Close()
+		}
 	}
-	return ln.Addr().String(), ln.Close()
+	return "", err
 }
 
 // replaceTable puts text in the place of everything from the header on.

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"ptgate/integration/ports"
 	"regexp"
 	"strconv"
 	"strings"
@@ -84,7 +85,7 @@ func TestStatusWhileStopping(t *testing.T) {
 	}
 	defer ln.Close()
 	first := newChild(t, "run", "-c", "ptgate.toml")
-	front := freePortFor(t)
+	front := ports.Free(t)
 	first.write("ptgate.toml", strings.Replace(direct, "127.0.0.1:0", front, 1))
 	first.startReady()
 	client, err := net.Dial("tcp", front)
@@ -139,15 +140,6 @@ func TestStatusWhileStopping(t *testing.T) {
 	if second.out.Len() > 0 && strings.Contains(second.out.String(), "will not find") {
 		t.Error(second.out.String())
 	}
-}
-
-func freePortFor(t *testing.T) string {
-	t.Helper()
-	addr, err := freePort()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return addr
 }
 
 // The keys of a server that runs are not touched by `bridges` for what it does not

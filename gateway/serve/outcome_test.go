@@ -19,16 +19,13 @@ import (
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/session"
 	"ptgate/gateway/stream"
+	"ptgate/integration/ports"
 )
 
 // What scanners and clients can cause as often as they like is counted, and fills no
 // log: a few lines stand for all of a kind, one at once and then one for each period.
 func TestOutcomes(t *testing.T) {
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed.Close()
+	closed := ports.Free(t)
 	const times = 100
 	for _, tt := range []struct {
 		name    string
@@ -40,7 +37,7 @@ func TestOutcomes(t *testing.T) {
 	}{
 		{name: "kept out", deny: true, want: outcome.ServeKeptOut},
 		{name: "foreign", send: "GET / HTTP/1.1\r\n\r\n", want: outcome.ServeForeign},
-		{name: "forward", forward: closed.Addr().String(), want: outcome.ForwardFailed},
+		{name: "forward", forward: closed, want: outcome.ForwardFailed},
 		{name: "over the limit", limit: -1, want: outcome.ServeOverLimit},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -26,6 +26,7 @@ import (
 	"ptgate/adapter"
 	"ptgate/adapter/builtin/website"
 	"ptgate/gateway/config"
+	"ptgate/integration/ports"
 )
 
 // knock asks a webtunnel server for a tunnel as a web server in front does, with a header of
@@ -61,12 +62,7 @@ func upgraded(c io.Reader) error {
 // freeAddr is an address of loopback that nobody uses.
 func freeAddr(t *testing.T) netip.AddrPort {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return netip.MustParseAddrPort(ln.Addr().String())
+	return netip.MustParseAddrPort(ports.Free(t))
 }
 
 // A client behind a proxy that says who it is meets deny and the limits of a client as

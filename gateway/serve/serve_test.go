@@ -36,6 +36,7 @@ import (
 	"ptgate/gateway/outcome"
 	"ptgate/gateway/session"
 	"ptgate/gateway/stream"
+	"ptgate/integration/ports"
 	"ptgate/routes"
 
 	"ptgate/gateway/testkit"
@@ -361,19 +362,14 @@ func TestLets(t *testing.T) {
 }
 
 func TestForwardToNobody(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln.Close()
 	cfg := obfs4(false)
-	cfg.Forward = ln.Addr().String()
+	cfg.Forward = ports.Free(t)
 	f := start(t, cfg, nil)
 	if b := ending(t, f.dial()); len(b) > 0 {
 		t.Errorf("%q", b)
 	}
 	f.log.await(t, "connection refused")
-	if strings.Contains(f.log.String(), ln.Addr().String()) {
+	if strings.Contains(f.log.String(), cfg.Forward) {
 		t.Errorf("the log names the service: %s", f.log)
 	}
 }

@@ -34,20 +34,9 @@ import (
 	"go.uber.org/goleak"
 
 	"ptgate/adapter"
+	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
-
-// freePort is a loopback address that nobody listens on at the moment, for
-// programs that cannot say which one they chose.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
 
 // background runs a program until the end of the test.
 func background(t *testing.T, program string, args ...string) {
@@ -125,8 +114,8 @@ func certificate(t *testing.T, dir, name string) (certFile, keyFile string, der 
 func TestWebtunnel(t *testing.T) {
 	t.Cleanup(func() { goleak.VerifyNone(t) })
 	const path = "/secret-path"
-	backend := freePort(t)
-	front := freePort(t)
+	backend := ports.Free(t)
+	front := ports.Free(t)
 	_, port, _ := net.SplitHostPort(front)
 	site := "https://bridge.example:" + port + path
 
@@ -256,7 +245,7 @@ func TestRefusedTransports(t *testing.T) {
 				t.Errorf("start: %v", err)
 			}
 			// Nobody listens there: the program says so in its way.
-			gone := freePort(t)
+			gone := ports.Free(t)
 			args := adapter.Args{{Key: "cert", Value: strings.Repeat("A", 70)}, {Key: "iat-mode", Value: "0"}}
 			_, err := client.DialTransport(t.Context(), "obfs4", gone, args)
 			if _, ok := errors.AsType[*adapter.DialError](err); !ok {
@@ -413,7 +402,7 @@ func TestSnowflake(t *testing.T) {
 		Config:  adapter.Config{Exec: []string{realpt.SnowflakeServer(t), "-disable-tls"}},
 		Handler: echoHandler,
 	})
-	listen := freePort(t)
+	listen := ports.Free(t)
 	if err := server.AddTransport("snowflake", listen, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -429,7 +418,7 @@ func TestSnowflake(t *testing.T) {
 	if err := os.WriteFile(bridges, append(line, '\n'), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	broker := freePort(t)
+	broker := ports.Free(t)
 	background(t, realpt.SnowflakeBroker(t), "-addr", broker, "-disable-tls", "-disable-geoip", "-bridge-list-path", bridges,
 		"-allowed-relay-pattern", "^127.0.0.1$", "-default-relay-pattern", "^127.0.0.1$", "-unsafe-logging", "-metrics-log", filepath.Join(dir, "metrics"))
 	listening(t, broker)

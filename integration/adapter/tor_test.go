@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
 
@@ -142,7 +143,7 @@ func TestTorParent(t *testing.T) {
 		"obfs4proxy as the bridge's side": {ptgate + " pt", obfs4proxy},
 	} {
 		t.Run(name, func(t *testing.T) {
-			listen := freePort(t)
+			listen := ports.Free(t)
 			bridge := startTor(t, "bridge", fmt.Sprintf(`
 Nickname bridge
 BridgeRelay 1
@@ -154,7 +155,7 @@ AssumeReachable 1
 PublishServerDescriptor 0
 ServerTransportPlugin obfs4 exec %s
 ServerTransportListenAddr obfs4 %s
-`, freePort(t), plugins.server, listen))
+`, ports.Free(t), plugins.server, listen))
 			bridge.wait(`Registered server transport 'obfs4' at '` + regexp.QuoteMeta(listen) + `'`)
 			text, err := os.ReadFile(filepath.Join(bridge.dir, "data", "fingerprint"))
 			if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"ptgate/integration/ports"
 	"strings"
 	"sync"
 	"testing"
@@ -78,7 +79,7 @@ func TestGuessPasswords(t *testing.T) {
 
 // A client asks the exit for private addresses, written as IPv6 addresses that embed them.
 func TestEmbeddedAddresses(t *testing.T) {
-	webtunnel := freeAddr(t)
+	webtunnel := ports.Free(t)
 	start(t, "server", fmt.Sprintf("[[serve]]\ntransport = \"webtunnel\"\nbind = %q\noptions = { url = \"https://www.example.com/x\" }\n", webtunnel))
 	for _, form := range []string{"::ffff:%s", "::%s", "::ffff:0:%s", "64:ff9b::%s", "64:ff9b:1::%s", "2606:4700::5efe:%s", "2606:4700::200:5efe:%s"} {
 		for _, private := range []string{"127.0.0.1", "10.0.0.1", "169.254.169.254"} {
@@ -102,7 +103,7 @@ func TestEmbeddedAddresses(t *testing.T) {
 // A client reaches webtunnel's port without the web server, and says in X-Forwarded-For
 // that it is somebody who may come in.
 func TestForgedForwardedFor(t *testing.T) {
-	webtunnel := freeAddr(t)
+	webtunnel := ports.Free(t)
 	start(t, "server", fmt.Sprintf("[[serve]]\ntransport = \"webtunnel\"\nbind = %q\noptions = { url = \"https://www.example.com/x\" }\n"+
 		"allow = \"198.51.100.0/24\"\ntrusted_proxies = %q\n", webtunnel, me))
 	for _, tt := range []struct {

@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"ptgate/adapter/socks5"
+	"ptgate/integration/ports"
 )
 
 // ptgate is the path of the program. It is built here, or the one that PTGATE_TEST_PROGRAM
@@ -379,17 +380,6 @@ func (l *transcript) wait(t testing.TB, pattern string) []string {
 	}
 }
 
-// freeAddr is a loopback address that was free a moment ago.
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 // A bridge is what a client needs of a far end that speaks obfs4.
 type bridge struct{ address, cert string }
 
@@ -397,7 +387,7 @@ type bridge struct{ address, cert string }
 // configuration.
 func startServer(t testing.TB, more string) (*box, bridge) {
 	t.Helper()
-	addr, dir := freeAddr(t), filepath.Join(t.TempDir(), "pair")
+	addr, dir := ports.Free(t), filepath.Join(t.TempDir(), "pair")
 	if out, err := exec.Command(ptgate, "pair", "--address", addr, "--out", dir).CombinedOutput(); err != nil {
 		t.Fatalf("pair: %v\n%s", err, out)
 	}

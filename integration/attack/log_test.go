@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"ptgate/integration/ports"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -162,7 +163,7 @@ func TestLogOfPasswords(t *testing.T) {
 func TestLogOfServer(t *testing.T) {
 	for _, level := range []string{"info", "debug"} {
 		t.Run(level, func(t *testing.T) {
-			webtunnel := freeAddr(t)
+			webtunnel := ports.Free(t)
 			b, to := startServer(t, fmt.Sprintf("users = { user = \"right\" }\n[log]\nlevel = %q\nprivate = false\n[[serve]]\ntransport = \"webtunnel\"\n"+
 				"bind = %q\noptions = { url = \"https://www.example.com/x\" }\ntrusted_hops = 0\ndeny = \"127.0.0.3\"\n"+
 				"[limits]\ndrain = \"1s\"\nshared = [\"127.0.0.1\", %q]\n", level, webtunnel, attackerHost))

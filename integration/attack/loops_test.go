@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
 
@@ -34,7 +35,7 @@ func connect(c net.Conn, to string) (status int, err error) {
 // A client makes one connection take two hundred places: each tunnel leads into the proxy
 // itself.
 func TestLoopOfTunnels(t *testing.T) {
-	addr := freeAddr(t)
+	addr := ports.Free(t)
 	b := start(t, "gateway", "[listen]\nmixed = \""+addr+"\"\n[limits]\nconnections = 100\n[[route]]\nto = \"*\"\nvia = \"direct\"\nprivate = true\n")
 	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") }))
 	defer site.Close()
@@ -85,7 +86,7 @@ func TestLoopOfTunnels(t *testing.T) {
 // A client asks for each port that the process has open, also for that which a transport
 // program brings its clients to, by each name and address that leads to this machine.
 func TestLoopByEveryName(t *testing.T) {
-	addr, here := freeAddr(t), freeAddr(t)
+	addr, here := ports.Free(t), ports.Free(t)
 	b := start(t, "gateway", fmt.Sprintf("[listen]\nmixed = [%q, \"[::1]:0\", \":0\"]\nsocks5 = \"127.0.0.1:0\"\nhttp = \"0.0.0.0:0\"\n"+
 		"allow = [\"127.0.0.0/8\", \"::1\"]\n[[route]]\nto = \"*\"\nvia = \"direct\"\nprivate = true\n"+
 		"[[serve]]\ntransport = \"obfs4\"\nbind = %q\n[[serve]]\ntransport = \"obfs2\"\nbind = \"127.0.0.1:0\"\n"+
@@ -144,7 +145,7 @@ func TestPageReadsLoopback(t *testing.T) {
 	secret := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "secret") }))
 	defer secret.Close()
 	_, port, _ := net.SplitHostPort(secret.Listener.Addr().String())
-	addr := freeAddr(t)
+	addr := ports.Free(t)
 	start(t, "gateway", "[listen]\nmixed = \""+addr+"\"\n[[route]]\nto = \"*\"\nvia = \"direct\"\n")
 	hosts := []string{"127.0.0.1", "localhost", "LOCALHOST.", "0.0.0.0", "[::]", "[::1]", "[::ffff:127.0.0.1]", "[::127.0.0.1]",
 		"[64:ff9b::127.0.0.1]", "[2002:7f00:1::]", "127.1", "127.0.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.255.255.254"}

@@ -23,6 +23,7 @@ import (
 	"ptgate/adapter/builtin"
 	"ptgate/adapter/socks5"
 	"ptgate/gateway/stream"
+	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
 
@@ -215,8 +216,8 @@ func TestProbesSeeObfs4(t *testing.T) {
 		t.Fatal(err)
 	}
 	made.Close()
-	ports := []string{"ptgate", "obfs4proxy"}
-	addr := map[string]string{"obfs4proxy": obfs4proxy(t, state).address, "ptgate": freeAddr(t)}
+	both := []string{"ptgate", "obfs4proxy"}
+	addr := map[string]string{"obfs4proxy": obfs4proxy(t, state).address, "ptgate": ports.Free(t)}
 	server := start(t, "server", fmt.Sprintf("[[serve]]\ntransport = \"obfs4\"\nbind = %q\npublic = %q\n%s", addr["ptgate"], addr["ptgate"], options(t, state)))
 	base := server.usage()
 
@@ -254,7 +255,7 @@ func TestProbesSeeObfs4(t *testing.T) {
 	send := func(when, from string) {
 		for _, k := range kinds {
 			p := &probe{name: k.name + ", " + when, end: k.end}
-			for i, port := range ports {
+			for i, port := range both {
 				p.begun[i] = time.Now()
 				p.conns[i] = knock(t, from, addr[port], k.text)
 				if k.end {
@@ -267,7 +268,7 @@ func TestProbesSeeObfs4(t *testing.T) {
 	burst := func(when, from string, n int) {
 		for range n {
 			p := &probe{name: when}
-			for i, port := range ports {
+			for i, port := range both {
 				p.begun[i] = time.Now()
 				p.conns[i] = knock(t, from, addr[port], nil)
 			}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"ptgate/integration/ports"
 	"strings"
 	"syscall"
 	"testing"
@@ -39,7 +40,7 @@ func TestScanByAnotherUser(t *testing.T) {
 	})
 	url := fmt.Sprintf("http://127.0.0.1:%d/", site.port())
 	port := func(key, owners string) string {
-		addr := freeAddr(t)
+		addr := ports.Free(t)
 		start(t, key, "[listen]\n"+key+" = \""+addr+"\"\n"+owners+"[[route]]\nto = \"127.0.0.1\"\nvia = \"direct\"\n")
 		return addr
 	}

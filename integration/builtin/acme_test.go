@@ -28,6 +28,7 @@ import (
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
 	"ptgate/adapter/builtin/website"
+	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
 
@@ -36,12 +37,7 @@ const acmeName = "www.example.com"
 // freePort is one of loopback that nobody uses.
 func freePort(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	_, port, _ := net.SplitHostPort(ports.Free(t))
 	return port
 }
 

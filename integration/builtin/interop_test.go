@@ -18,6 +18,7 @@ import (
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
+	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
 
@@ -52,16 +53,6 @@ func programs(t *testing.T, transport string, server bool) map[string]program {
 	}
 	// webtunnel's own client refuses loopback addresses; lyrebird carries it, too.
 	return map[string]program{"ptgate pt": ours, "lyrebird": {exec: []string{realpt.Lyrebird(t)}}}
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 // echo answers with what it gets until the other side ends.
@@ -132,7 +123,7 @@ type far struct {
 func startServer(t *testing.T, transport string, p program, state string) far {
 	t.Helper()
 	s := adapter.NewServer(adapter.ServerConfig{Config: adapter.Config{Exec: p.exec, Env: p.env, StateDir: state}, Forward: echoServer(t)})
-	bind := freeAddr(t)
+	bind := ports.Free(t)
 	if err := s.AddTransport(transport, bind, options(transport, bind)); err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +140,7 @@ func startServer(t *testing.T, transport string, p program, state string) far {
 
 func startInProcess(t *testing.T, transport, state string) far {
 	t.Helper()
-	bind := freeAddr(t)
+	bind := ports.Free(t)
 	l, err := builtin.Listen(builtin.ServerConfig{Transport: transport, StateDir: state, Bind: bind, Options: options(transport, bind)})
 	if err != nil {
 		t.Fatal(err)
