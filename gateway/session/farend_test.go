@@ -288,6 +288,12 @@ func (l *link) Write(p []byte) (int, error) {
 
 func (l *link) SetWriteDeadline(time.Time) error { return nil } // a PT's socket takes that much
 
+// SetReadDeadline works as that of a socket: it is no error that the peer has closed.
+func (l *link) SetReadDeadline(t time.Time) error {
+	l.Conn.SetReadDeadline(t)
+	return nil
+}
+
 func (l *link) Close() error {
 	l.once.Do(func() {
 		l.ended = time.Now()
