@@ -241,7 +241,7 @@ via = "dead"
 			}
 		}
 
-		first.stop()
+		first.Stop()
 		until("ptgate is gone", `!lost.hidden`)
 		second := run(t, "second", text, setting{})
 		until("ptgate is back", fmt.Sprintf(`lost.hidden && document.getElementById("state").textContent.includes(%q)`, second.file))
@@ -279,8 +279,8 @@ via = "dead"
 		if err := os.WriteFile(client.file, []byte("state_dir = \""+client.state+"\"\n"+strings.Replace(text, page, moved, 1)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		client.signal(syscall.SIGHUP)
-		client.log.wait(t, "msg=reloaded")
+		client.Signal(syscall.SIGHUP)
+		client.log.Wait(t, "msg=reloaded")
 		after := fetchStatus(t, moved)
 		if after.Down < before.Down || after.Since != before.Since || !after.Loaded.After(before.Loaded) || after.Down == 0 {
 			t.Errorf("before %+v\nafter %+v", before, after)

@@ -8,11 +8,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"ptgate/integration/ports"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"ptgate/integration/ports"
 )
 
 // script writes a program of a few lines of shell.
@@ -91,7 +92,7 @@ func TestBadBridges(t *testing.T) {
 			if took := time.Since(begin); took > 2*limit+5*time.Second {
 				t.Errorf("the answers took %v, the limit is %v for each", took, limit)
 			}
-			client.log.wait(t, tt.log)
+			client.log.Wait(t, tt.log)
 			if c, reply := socksOpen(t, client.socks(), "127.0.0.1", portOf(t, echo)); reply != 0 {
 				t.Errorf("afterwards: reply %d", reply)
 			} else {
@@ -237,9 +238,9 @@ func TestBadClients(t *testing.T) {
 		}
 		// The operator is told of a program that is set to the wrong port.
 		const foreign = `level=WARN msg="the client speaks another protocol than this port" front=`
-		client.log.wait(t, foreign+`http protocol=socks5 .*advice="set the program to`)
-		client.log.wait(t, foreign+`http protocol=tls`)
-		client.log.wait(t, foreign+`socks5 protocol=http`)
+		client.log.Wait(t, foreign+`http protocol=socks5 .*advice="set the program to`)
+		client.log.Wait(t, foreign+`http protocol=tls`)
+		client.log.Wait(t, foreign+`socks5 protocol=http`)
 		works(t)
 	})
 }

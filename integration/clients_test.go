@@ -266,12 +266,12 @@ func TestWrongClients(t *testing.T) {
 		if _, stderr, code := command(t, nil, "curl", "-sS", "-k", "--max-time", "30", "https://"+addr+"/"); code != 35 {
 			t.Errorf("curl with TLS: exit code %d, %s", code, stderr)
 		}
-		client.log.wait(t, `protocol=tls .*advice="this port takes SOCKS and HTTP without TLS`)
+		client.log.Wait(t, `protocol=tls .*advice="this port takes SOCKS and HTTP without TLS`)
 		// It waits for the server to speak.
 		if out, stderr, code := command(t, strings.NewReader(""), "nc", "-d", addr[:strings.Index(addr, ":")], portOf(t, addr)); out != "" || code != 0 {
 			t.Errorf("nc: exit code %d, %q, %s", code, out, stderr)
 		}
-		client.log.wait(t, `msg="client closed: it sent nothing`)
+		client.log.Wait(t, `msg="client closed: it sent nothing`)
 	}
 
 	asks := run(t, "asks", debugLog+"[listen]\nmixed = \"127.0.0.1:0\"\nusers = { ann = \"pass-word\" }\n"+everythingDirect, setting{hosts: originHosts})
@@ -280,7 +280,7 @@ func TestWrongClients(t *testing.T) {
 		if _, stderr, code := command(t, nil, "curl", "-sS", "--max-time", "30", way, "ann:pass-word@"+asks.socks(), "http://"+o.plain+"/hello"); code != 97 {
 			t.Errorf("%s where users are set: exit code %d, %s", way, code, stderr)
 		}
-		asks.log.wait(t, `reason=credentials .*SOCKS4 has no password`)
+		asks.log.Wait(t, `reason=credentials .*SOCKS4 has no password`)
 	}
 	for _, scheme := range []string{"socks5h", "http"} {
 		if got := curl(t, "-x", scheme+"://ann:pass-word@"+asks.socks(), o.http+"/hello"); got != helloText {

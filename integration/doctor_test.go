@@ -15,13 +15,15 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"ptgate/integration/ports"
 	"regexp"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"ptgate/integration/harness"
+	"ptgate/integration/ports"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -84,7 +86,7 @@ func TestSituations(t *testing.T) {
 	fields := strings.Fields(good)
 	banner := serveTCP(t, func(c *net.TCPConn) { io.WriteString(c, "SSH-2.0-OpenSSH_9.2\r\n"); io.Copy(io.Discard, c) })
 	at := func(addr string) string { return strings.Replace(good, fields[1], addr, 1) }
-	cert, _, _ := newCertificate(t, "bridge.ptgate.test")
+	cert, _, _ := harness.Certificate(t, "bridge.ptgate.test")
 	bridge := func(url, more string) string {
 		return fmt.Sprintf("transport = \"webtunnel\"\naddress = \"192.0.2.1:443\"\nargs = { url = \"%s\", utls = \"none\"%s }\n", url, more)
 	}
@@ -206,7 +208,7 @@ func TestSituations(t *testing.T) {
 			case string(b.Verdict.Kind) != tt.kind || !matches(tt.cause, b.Verdict.Says) || !matches(tt.next, b.Verdict.Next):
 				t.Errorf("%s: %+v (%s), want %s, %q, %q", tt.name, b.Verdict, b.Why, tt.kind, tt.cause, tt.next)
 			default:
-				client.log.wait(t, "bridge=\"?"+key(tt.name)+"\"? .*kind="+tt.kind)
+				client.log.Wait(t, "bridge=\"?"+key(tt.name)+"\"? .*kind="+tt.kind)
 				if !onPage(body, b.Verdict.Next[1:]) {
 					t.Errorf("%s: the page does not say %q", tt.name, b.Verdict.Next)
 				}
@@ -485,16 +487,16 @@ func TestDestinations(t *testing.T) {
 		if !matches("HTTP/1.1 "+tt.status+" .*"+tt.page, answer) {
 			t.Errorf("%s: %s", tt.name, answer)
 		}
-		said.add(tt.name, "log of the gateway", known(client.log.wait(t, ".*"+tt.log+".*")[0]))
+		said.add(tt.name, "log of the gateway", known(client.log.Wait(t, ".*"+tt.log+".*")[0]))
 		if tt.server != "" {
-			said.add(tt.name, "log of the server", known(deaf.log.wait(t, ".*"+tt.server+".*")[0]))
+			said.add(tt.name, "log of the server", known(deaf.log.Wait(t, ".*"+tt.server+".*")[0]))
 		}
 	}
 	if _, reply := socksOpen(t, client.socks(), "8.8.8.8", "80"); reply != 2 {
 		t.Errorf("a bare address: reply %d, want 2", reply)
 	}
 	said.add("a program has looked the name up itself", "curl", "by SOCKS5: reply 2")
-	said.add("a program has looked the name up itself", "log of the gateway", known(client.log.wait(t, ".*"+"a program asked for a bare address.*socks5h"+".*")[0]))
+	said.add("a program has looked the name up itself", "log of the gateway", known(client.log.Wait(t, ".*"+"a program asked for a bare address.*socks5h"+".*")[0]))
 }
 
 // known is a line of the log without what differs from run to run.

@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"ptgate/integration/harness"
 	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
@@ -74,7 +74,7 @@ func TestProgramGone(t *testing.T) {
 			}
 			open() // what is there once stays: a carrier, a socket to the transport
 			<-opened
-			before := descriptors(t, server)
+			before := harness.Descriptors(t, server.Cmd.Process.Pid)
 			for range 3 { // more than the server may have at once
 				var all []net.Conn
 				for range 100 {
@@ -97,29 +97,15 @@ func TestProgramGone(t *testing.T) {
 	}
 }
 
-// descriptors is how many files a box has open.
-func descriptors(t *testing.T, b *box) int {
-	t.Helper()
-	all, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(all)
-}
-
 // few waits until a box has about as many files open as before.
 func few(t *testing.T, b *box, before int) {
 	t.Helper()
-	pace := time.NewTicker(20 * time.Millisecond)
-	defer pace.Stop()
-	for limit := time.Now().Add(patience); ; <-pace.C {
-		now := descriptors(t, b)
-		if now <= before+5 {
-			return
-		}
-		if time.Now().After(limit) {
-			t.Fatalf("%d descriptors, %d before", now, before)
-		}
+	var now int
+	if !harness.Eventually(patience, func() bool {
+		now = harness.Descriptors(t, b.Cmd.Process.Pid)
+		return now <= before+5
+	}) {
+		t.Fatalf("%d descriptors, %d before", now, before)
 	}
 }
 

@@ -15,7 +15,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -23,16 +22,14 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"ptgate/integration/harness"
 )
 
-// ptgate is the path of the program; TestMain sets it. It is built here, or the one that
-// PTGATE_TEST_PROGRAM names.
+// ptgate is the path of the program; TestMain sets it.
 var ptgate string
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
@@ -51,80 +48,19 @@ func testMain(m *testing.M) int {
 	}
 	flag.Parse()
 	flag.Set("test.parallel", "4") // what runs beside others waits more than it works
-	if ptgate = os.Getenv("PTGATE_TEST_PROGRAM"); ptgate != "" {
-		return m.Run()
-	}
-	dir, err := os.MkdirTemp("", "ptgate-integration-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	ptgate = filepath.Join(dir, "ptgate")
-	args := []string{"build", "-p", "2", "-o", ptgate}
-	if os.Getenv("PTGATE_TEST_RACE") != "" {
-		args = append(args, "-race") // by hand: slower, and every transcript is searched for races
-	}
-	cmd := exec.Command("go", append(args, "./cmd/ptgate")...)
-	cmd.Dir = ".."
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "build ptgate:", err)
-		return 1
-	}
-	return m.Run()
+	return harness.Main(m, &ptgate)
 }
 
-// patience bounds every wait for something that ought to happen.
-const patience = 60 * time.Second
+const patience = harness.Patience
 
-// A transcript is what a process writes. Its methods may be called from any
-// goroutine.
-type transcript struct {
-	mu    sync.Mutex
-	text  bytes.Buffer
-	grown chan struct{} // closed at the next write
-}
-
-func newTranscript() *transcript { return &transcript{grown: make(chan struct{})} }
-
-func (l *transcript) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	close(l.grown)
-	l.grown = make(chan struct{})
-	return l.text.Write(p)
-}
-
-func (l *transcript) String() string {
-	text, _ := l.look()
-	return text
-}
-
-func (l *transcript) look() (text string, grown <-chan struct{}) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String(), l.grown
-}
-
-// wait waits until the transcript matches, and returns the first match's groups.
-func (l *transcript) wait(t testing.TB, pattern string) []string {
-	t.Helper()
-	re := regexp.MustCompile(pattern)
-	limit := time.NewTimer(patience)
-	defer limit.Stop()
-	for {
-		text, grown := l.look()
-		if m := re.FindStringSubmatch(text); m != nil {
-			return m
-		}
-		select {
-		case <-grown:
-		case <-limit.C:
-			t.Fatalf("no line matches %q within %v; there is:\n%s", pattern, patience, text)
-		}
-	}
-}
+// What is shared has a short name here.
+var (
+	scratch   = harness.Scratch
+	write     = harness.Write
+	daemon    = harness.Daemon
+	listening = harness.Listening
+	in        = harness.In
+)
 
 // A setting says in what surroundings a box runs.
 type setting struct {
@@ -142,38 +78,17 @@ type setting struct {
 
 // A box is one `ptgate run`.
 type box struct {
-	t      *testing.T
-	name   string
-	dir    string // of its configuration
-	file   string
-	state  string
-	cmd    *exec.Cmd
-	log    *transcript
-	exited chan struct{} // closed when it has been waited for
+	*harness.Process // once it has been launched
+
+	t     *testing.T
+	name  string
+	dir   string // of its configuration
+	file  string
+	state string
+	log   *harness.Transcript
 
 	// Never is what may not appear in the log: destinations and secrets.
 	never []string
-}
-
-// scratch makes a directory with a short name: paths of sockets are limited.
-func scratch(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "ptg-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
-// write writes a file into dir, readable for its owner alone.
-func write(t testing.TB, dir, name, text string) string {
-	t.Helper()
-	path := filepath.Join(dir, name)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 // nobody is a user who owns nothing.
@@ -219,7 +134,7 @@ func within(t testing.TB, s setting, argv []string) []string {
 func prepare(t *testing.T, name, text string) *box {
 	t.Helper()
 	dir := scratch(t)
-	b := &box{t: t, name: name, dir: dir, state: filepath.Join(dir, "state"), log: newTranscript()}
+	b := &box{t: t, name: name, dir: dir, state: filepath.Join(dir, "state"), log: harness.NewTranscript(t, name)}
 	b.file = write(t, dir, name+".toml", "state_dir = \""+b.state+"\"\n"+text)
 	return b
 }
@@ -239,125 +154,48 @@ func run(t *testing.T, name, text string, s setting) *box {
 
 func (b *box) start(s setting) {
 	b.t.Helper()
-	ready := b.launch(s)
-	select {
-	case <-ready:
-	case <-b.exited:
-		b.t.Fatalf("%s ended before it was ready: %v\n%s", b.name, b.cmd.ProcessState, b.log)
-	case <-time.After(patience):
-		b.t.Fatalf("%s is not ready after %v:\n%s", b.name, patience, b.log)
-	}
+	b.launch(s)
+	b.AwaitReady()
 }
 
-// launch starts the process. The channel is closed when it says that it is ready.
-func (b *box) launch(s setting) <-chan struct{} {
+// launch starts the process, and does not wait until it is ready.
+func (b *box) launch(s setting) {
 	b.t.Helper()
-	t := b.t
-	socket := &net.UnixAddr{Name: filepath.Join(b.dir, "notify"), Net: "unixgram"}
-	notify, err := net.ListenUnixgram("unixgram", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
 	if s.service {
-		must(t, "chown", "-R", nobody, b.dir)
-		must(t, "chmod", "755", filepath.Dir(ptgate))
+		must(b.t, "chown", "-R", nobody, b.dir)
+		must(b.t, "chmod", "755", filepath.Dir(ptgate))
 	}
-	argv := within(t, s, []string{ptgate, "run", "-c", b.file})
-	b.cmd = exec.Command(argv[0], argv[1:]...)
-	b.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.dir, "NOTIFY_SOCKET=" + socket.Name}, s.env...)
-	b.cmd.Stdout, b.cmd.Stderr = b.log, b.log
-	// A session of its own finds its children again, whatever their group.
-	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := b.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	b.exited = make(chan struct{})
-	ready := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		b.cmd.Wait()
-		close(b.exited)
-	})
-	wg.Go(func() {
-		buf := make([]byte, 4096)
-		told := false
-		for {
-			n, err := notify.Read(buf)
-			if err != nil {
-				return
-			}
-			if !told && bytes.Contains(buf[:n], []byte("READY=1")) {
-				told = true
-				close(ready)
-			}
-		}
-	})
-	t.Cleanup(func() {
-		b.stop()
-		notify.Close()
-		wg.Wait()
-		os.Remove(socket.Name)
-		if t.Failed() || os.Getenv("PTGATE_TEST_LOG") != "" {
-			t.Logf("log of %s:\n%s", b.name, b.log)
-		}
-	})
-	return ready
+	argv := within(b.t, s, []string{ptgate, "run", "-c", b.file})
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.dir}, s.env...)
+	b.Process = harness.StartTelling(b.t, b.name, cmd, b.log, b.dir)
+	b.t.Cleanup(b.Stop)
 }
 
-// running tells whether the process has not ended yet.
-func (b *box) running() bool {
-	select {
-	case <-b.exited:
-		return false
-	default:
-		return true
-	}
-}
-
-// signal sends the process a signal.
-func (b *box) signal(s os.Signal) {
-	b.t.Helper()
-	if err := b.cmd.Process.Signal(s); err != nil {
-		b.t.Errorf("signal %s: %v", b.name, err)
-	}
-}
-
-// stop ends the box in order, and expects exit code 0, no process left over and
+// Stop ends the box in order, and expects exit code 0, no process left over and
 // a clean log. A second call does nothing.
-func (b *box) stop() {
+func (b *box) Stop() {
 	b.t.Helper()
-	if !b.running() {
-		return
+	if b.Running() {
+		b.Signal(syscall.SIGTERM)
+		b.Ends(0)
 	}
-	b.signal(syscall.SIGTERM)
-	b.ended(0)
 }
 
-// ended waits for the end of the process. A code of -1 stands for a signal.
-func (b *box) ended(code int) {
+// Ends waits for the end of the process. A code of -1 stands for a signal.
+func (b *box) Ends(code int) {
 	b.t.Helper()
-	select {
-	case <-b.exited:
-	case <-time.After(patience):
-		b.signal(syscall.SIGQUIT) // its goroutines, into the log
-		<-b.exited
-		b.t.Errorf("%s did not end within %v", b.name, patience)
-		return
-	}
-	if got := b.cmd.ProcessState.ExitCode(); got != code {
-		b.t.Errorf("%s: exit code %d, want %d", b.name, got, code)
-	}
+	b.Process.Ends(code)
 	if code >= 0 {
-		for _, p := range session(b.cmd.Process.Pid) {
+		for _, p := range session(b.Cmd.Process.Pid) {
 			b.t.Errorf("%s left process %d (%s) behind", b.name, p.pid, p.name)
 			syscall.Kill(p.pid, syscall.SIGKILL)
 		}
 	}
+	b.log.Healthy(b.t, b.name)
 	text := b.log.String()
-	for _, bad := range []string{"panic", "DATA RACE", "fatal error", "goroutine "} {
-		if strings.Contains(text, bad) {
-			b.t.Errorf("%s: its log has %q", b.name, bad)
-		}
+	if strings.Contains(text, "goroutine ") {
+		b.t.Errorf("%s: its log has goroutines", b.name)
 	}
 	for _, secret := range b.never {
 		if strings.Contains(text, secret) {
@@ -402,28 +240,10 @@ func readProcess(stat string) (p process, ok bool) {
 	return p, true
 }
 
-// gone waits until a process has ended.
-func gone(t testing.TB, pid int) {
-	t.Helper()
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return // it has been reaped already
-	}
-	defer unix.Close(fd)
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(patience.Milliseconds()))
-	for err == unix.EINTR { // a signal to this process, such as the runtime's own
-		n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(patience.Milliseconds()))
-	}
-	if n != 1 || err != nil {
-		t.Errorf("process %d lives on (%v)", pid, err)
-		syscall.Kill(pid, syscall.SIGKILL)
-	}
-}
-
 // listens is the address that a front says it listens on.
 func (b *box) listens(front string) string {
 	b.t.Helper()
-	return b.log.wait(b.t, `msg=listening front=(?:`+front+`) address=(\S+)`)[1]
+	return b.log.Wait(b.t, `msg=listening front=(?:`+front+`) address=(\S+)`)[1]
 }
 
 // ports are the addresses where a box takes everything.
@@ -507,48 +327,4 @@ func must(t testing.TB, argv ...string) string {
 		t.Fatalf("%s: exit code %d\n%s%s", strings.Join(argv, " "), code, stdout, stderr)
 	}
 	return stdout
-}
-
-// daemon runs another program in the background until the test's end, and returns
-// what it writes.
-func daemon(t testing.TB, argv ...string) *transcript {
-	t.Helper()
-	log := newTranscript()
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		cmd.Wait()
-		if t.Failed() || os.Getenv("PTGATE_TEST_LOG") != "" {
-			t.Logf("%s wrote:\n%s", argv[0], log)
-		}
-	})
-	return log
-}
-
-// listening waits until something accepts connections at addr: for programs that
-// do not tell when they are ready. The kernel refuses at once until then, so each
-// attempt is paced by a timer of the context.
-func listening(t testing.TB, addr string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	pace := time.NewTicker(20 * time.Millisecond)
-	defer pace.Stop()
-	for {
-		c, err := net.Dial("tcp", addr)
-		if err == nil {
-			c.Close()
-			return
-		}
-		select {
-		case <-pace.C:
-		case <-ctx.Done():
-			t.Fatalf("nothing listens on %s after %v: %v", addr, patience, err)
-		}
-	}
 }

@@ -135,7 +135,7 @@ func runSSHD(t *testing.T) (addr string, options []string) {
 	}
 	conf := write(t, dir, "sshd_config", fmt.Sprintf("ListenAddress %s\nHostKey %s/host\nAuthorizedKeysFile %s/user.pub\n"+
 		"PidFile none\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nStrictModes no\n", addr, dir, dir))
-	daemon(t, realpt.Program(t, "sshd"), "-D", "-e", "-f", conf).wait(t, "Server listening on")
+	daemon(t, realpt.Program(t, "sshd"), "-D", "-e", "-f", conf).Wait(t, "Server listening on")
 	return addr, []string{"-i", filepath.Join(dir, "user"), "-o", "UserKnownHostsFile=" + known, "-o", "HostKeyAlias=sshd.ptgate.test",
 		"-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-F", "none"}
 }

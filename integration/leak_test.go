@@ -14,6 +14,7 @@ import (
 	"sync"
 	"testing"
 
+	"ptgate/integration/harness"
 	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
@@ -64,9 +65,9 @@ func TestPrivateFailures(t *testing.T) {
 		_, port, _ = net.SplitHostPort(serveOn(t, ln, func(c *net.TCPConn) { handle(c) }))
 		return port
 	}
-	own, ownPEM, _ := newCertificate(t, frontName)
-	other, otherPEM, _ := newCertificate(t, frontName+"-not", sniName+"-not")
-	unknown, _, _ := newCertificate(t, frontName)
+	own, ownPEM, _ := harness.Certificate(t, frontName)
+	other, otherPEM, _ := harness.Certificate(t, frontName+"-not", sniName+"-not")
+	unknown, _, _ := harness.Certificate(t, frontName)
 	trusted := write(t, dir, "ca.pem", string(ownPEM)+string(otherPEM))
 	withTLS := func(certificate tls.Certificate, handle func(net.Conn)) func(net.Conn) {
 		return func(c net.Conn) {
@@ -224,7 +225,7 @@ handshake = "2s"
 					t.Errorf("reload %d did not fail", i)
 				}
 			}
-			client.log.wait(t, "reload failed")
+			client.log.Wait(t, "reload failed")
 			write(t, client.dir, "client.toml", "state_dir = \""+client.state+"\"\n"+text)
 			showsNothing(t, client)
 		})

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ptgate/integration/harness"
 	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
@@ -44,8 +45,8 @@ func TestStop(t *testing.T) {
 			}
 			for _, b := range []*box{server, client} {
 				if stopped == b.name || stopped == "both" {
-					b.signal(syscall.SIGTERM)
-					b.log.wait(t, "msg=stopping")
+					b.Signal(syscall.SIGTERM)
+					b.log.Wait(t, "msg=stopping")
 				}
 			}
 			if stopped != "server" {
@@ -65,7 +66,7 @@ func TestStop(t *testing.T) {
 			c.Close()
 			for _, b := range []*box{client, server} {
 				if stopped == b.name || stopped == "both" {
-					b.ended(0)
+					b.Ends(0)
 				}
 			}
 		})
@@ -110,12 +111,12 @@ func TestStopForward(t *testing.T) {
 				c := begin()
 				if how == "reload" {
 					write(t, server.dir, "server.toml", "state_dir = \""+server.state+"\"\n"+text+asked+more)
-					server.signal(syscall.SIGHUP)
-					server.log.wait(t, "msg=reloaded")
+					server.Signal(syscall.SIGHUP)
+					server.log.Wait(t, "msg=reloaded")
 					begin().Close() // through the new one
 				} else {
-					server.signal(syscall.SIGTERM)
-					server.log.wait(t, "msg=stopping")
+					server.Signal(syscall.SIGTERM)
+					server.log.Wait(t, "msg=stopping")
 				}
 				close(release)
 				h := sha256.New()
@@ -124,7 +125,7 @@ func TestStopForward(t *testing.T) {
 				}
 				c.Close()
 				if how != "reload" {
-					server.ended(0)
+					server.Ends(0)
 				}
 			})
 		}
@@ -159,14 +160,14 @@ func TestStopForwardAsService(t *testing.T) {
 			if _, err := io.ReadFull(c, make([]byte, 6)); err != nil {
 				t.Fatal(err)
 			}
-			server.signal(syscall.SIGTERM)
-			server.log.wait(t, "msg=stopping")
+			server.Signal(syscall.SIGTERM)
+			server.log.Wait(t, "msg=stopping")
 			close(release)
 			if n, err := io.Copy(io.Discard, io.LimitReader(c, 16<<20)); err != nil || n != 16<<20 {
 				t.Errorf("%d bytes, %v, want all of 16 MiB", n, err)
 			}
 			c.Close()
-			server.ended(0)
+			server.Ends(0)
 		})
 	}
 }
@@ -207,11 +208,11 @@ func TestDrainEnds(t *testing.T) {
 	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
-	client.stop()
+	client.Stop()
 	if _, err := conn.Read(make([]byte, 1)); err == nil || err == io.EOF {
 		t.Errorf("the stream that was cut: %v, want a reset", err)
 	}
-	server.stop()
+	server.Stop()
 }
 
 // TestSecondSignal ends at once what drains.
@@ -223,10 +224,10 @@ func TestSecondSignal(t *testing.T) {
 	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
-	client.signal(syscall.SIGTERM)
-	client.log.wait(t, "msg=stopping")
-	client.signal(syscall.SIGTERM)
-	client.ended(0)
+	client.Signal(syscall.SIGTERM)
+	client.log.Wait(t, "msg=stopping")
+	client.Signal(syscall.SIGTERM)
+	client.Ends(0)
 }
 
 // TestKilled: kill -9 leaves no PT behind, at either end and of any kind.
@@ -242,13 +243,13 @@ func TestKilled(t *testing.T) {
 			client := run(t, "client", fronts+lineBridge(bridgeLine(t, server), "")+everythingVia("far")+pt.table("obfs4"), setting{})
 			curl(t, "--socks5-hostname", client.socks(), o.http+"/hello")
 			for _, b := range []*box{client, server} {
-				children := session(b.cmd.Process.Pid)
+				children := session(b.Cmd.Process.Pid)
 				if len(children) != 1 {
 					t.Fatalf("%s has the children %v, want one PT", b.name, children)
 				}
-				b.signal(syscall.SIGKILL)
-				b.ended(-1)
-				gone(t, children[0].pid)
+				b.Signal(syscall.SIGKILL)
+				b.Ends(-1)
+				harness.Gone(t, children[0].pid)
 			}
 		})
 	}
@@ -262,16 +263,16 @@ func TestPTRestarts(t *testing.T) {
 	client := run(t, "client", debugLog+fronts+lineBridge(bridgeLine(t, server), "")+everythingVia("far")+pt.table("obfs4"), setting{})
 	carries(t, client, o)
 	kill := func(b *box) {
-		for _, p := range session(b.cmd.Process.Pid) {
+		for _, p := range session(b.Cmd.Process.Pid) {
 			syscall.Kill(p.pid, syscall.SIGKILL)
-			gone(t, p.pid)
+			harness.Gone(t, p.pid)
 		}
 	}
 	kill(client)
-	client.log.wait(t, `level=WARN msg="pluggable transport ended`)
+	client.log.Wait(t, `level=WARN msg="pluggable transport ended`)
 	carries(t, client, o)
 	kill(server)
-	server.log.wait(t, `(?s)level=WARN msg="pluggable transport ended" serve=obfs4.*msg="pluggable transport started" serve=obfs4`)
+	server.log.Wait(t, `(?s)level=WARN msg="pluggable transport ended" serve=obfs4.*msg="pluggable transport started" serve=obfs4`)
 	carries(t, client, o)
 }
 
@@ -328,7 +329,7 @@ func TestKeysStay(t *testing.T) {
 		if line := bridgeLine(t, server); line != before {
 			t.Errorf("bridge line %q, before %q", line, before)
 		}
-		server.stop()
+		server.Stop()
 		os.Remove(filepath.Join(server.dir, "notify"))
 	}
 }
@@ -352,8 +353,8 @@ func TestReload(t *testing.T) {
 		}
 		head, _, _ := strings.Cut(string(b), "\n")
 		write(t, client.dir, "client.toml", head+"\n"+text)
-		client.signal(syscall.SIGHUP)
-		client.log.wait(t, outcome)
+		client.Signal(syscall.SIGHUP)
+		client.log.Wait(t, outcome)
 		io.WriteString(live, "ping")
 		if _, err := io.ReadFull(live, make([]byte, 4)); err != nil {
 			t.Fatalf("the live stream after a reload: %v", err)

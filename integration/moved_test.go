@@ -5,9 +5,10 @@ package integration
 import (
 	"fmt"
 	"path/filepath"
-	"ptgate/integration/ports"
 	"strings"
 	"testing"
+
+	"ptgate/integration/ports"
 )
 
 // TestMoved has a server give up its port for another one. A client that knew only the old
@@ -23,11 +24,11 @@ func TestMoved(t *testing.T) {
 	client := run(t, "client", text, setting{})
 	carries(t, client, o)
 	const told = "the server has told of the ways to it"
-	client.log.wait(t, told) // of the one that the client has already
+	client.log.Wait(t, told) // of the one that the client has already
 
 	write(t, server.dir, "server.toml", "state_dir = \""+server.state+"\"\n"+at(second))
 	must(t, ptgate, "reload", "-c", server.file)
-	client.log.wait(t, "(?s)"+told+".*"+told)
+	client.log.Wait(t, "(?s)"+told+".*"+told)
 	if line := bridgeLine(t, server); !strings.Contains(line, second) {
 		t.Errorf("the server's line is %q", line)
 	}
@@ -36,7 +37,7 @@ func TestMoved(t *testing.T) {
 	if !strings.Contains(status, "bridge far+obfs4") || !strings.Contains(status, "learned from its server") {
 		t.Errorf("status:\n%s", status)
 	}
-	client.stop()
+	client.Stop()
 	if strings.Contains(client.log.String(), second) {
 		t.Error("the log has the address")
 	}
@@ -60,7 +61,7 @@ func TestBridgeName(t *testing.T) {
 		client := run(t, "client", fronts+lineBridge(line, "")+everythingVia("far")+debugLog+table,
 			setting{hosts: plainHosts + "127.0.0.1 home.ptgate.test\n"})
 		carries(t, client, o)
-		client.stop()
+		client.Stop()
 		if strings.Contains(client.log.String(), "home.ptgate.test") {
 			t.Error("the log has the name")
 		}

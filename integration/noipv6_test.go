@@ -92,7 +92,7 @@ func TestNoIPv6(t *testing.T) {
 	t.Run("one IPv6 address", func(t *testing.T) {
 		b := prepare(t, "six", "[listen]\nsocks5 = \"[::1]:0\"\n"+everythingDirect)
 		b.launch(none)
-		b.ended(1)
+		b.Ends(1)
 		if log := b.log.String(); !strings.Contains(log, "[::1]:0: socket: address family not supported") {
 			t.Errorf("it does not say why:\n%s", log)
 		}

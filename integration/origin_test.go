@@ -3,20 +3,13 @@
 package integration
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
-	"encoding/pem"
 	"fmt"
 	"hash"
 	"io"
 	"log"
-	"math/big"
 	mrand "math/rand/v2"
 	"net"
 	"net/http"
@@ -26,9 +19,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/net/websocket"
+
+	"ptgate/integration/harness"
 )
 
 // originName is what clients ask for. Only the far end's hosts file knows it.
@@ -57,40 +51,6 @@ func (o *origin) put(path string, content []byte) {
 	o.files[path] = content
 }
 
-// newCertificate makes a certificate that is its own authority.
-func newCertificate(t testing.TB, names ...string) (cert tls.Certificate, certPEM, keyPEM []byte) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: names[0]},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
-		KeyUsage:     x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		IsCA:         true, BasicConstraintsValid: true,
-		DNSNames: names,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	keyPEM = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
-	cert, err = tls.X509KeyPair(certPEM, keyPEM)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert, certPEM, keyPEM
-}
-
 // serveOrigin starts an origin on loopback.
 func serveOrigin(t testing.TB) *origin {
 	t.Helper()
@@ -100,7 +60,7 @@ func serveOrigin(t testing.TB) *origin {
 // serveOriginAt starts an origin on the addresses of a network namespace.
 func serveOriginAt(t testing.TB, space, plainAddr, tlsAddr string) *origin {
 	t.Helper()
-	cert, certPEM, _ := newCertificate(t, originName)
+	cert, certPEM, _ := harness.Certificate(t, originName)
 	dir := scratch(t)
 	o := &origin{ca: write(t, dir, "ca.pem", string(certPEM)), repositories: filepath.Join(dir, "git")}
 	o.plain = serveHTTP(t, listenIn(t, space, plainAddr), o, nil)

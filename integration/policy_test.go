@@ -76,8 +76,8 @@ func TestPrivateLog(t *testing.T) {
 			open := run(t, "open", "[log]\nlevel = \"debug\"\nprivate = false\n"+near, setting{})
 			curl(t, "--interface", application, "-x", "socks5h://someone:secret-word@"+open.socks(), o.http+"/hello")
 			refusedCurl(t, "--interface", application, "-x", "socks5h://someone:secret-word@"+open.socks(), "http://blocked.ptgate.test/")
-			open.log.wait(t, application)
-			open.log.wait(t, "blocked.ptgate.test")
+			open.log.Wait(t, application)
+			open.log.Wait(t, "blocked.ptgate.test")
 		})
 	}
 }
@@ -144,7 +144,7 @@ func TestOpenListener(t *testing.T) {
 	b := run(t, "open", debugLog+"[listen]\nsocks5 = \"0.0.0.0:0\"\nhttp = \"0.0.0.0:0\"\nallow = [\"127.0.1.0/24\"]\n"+everythingDirect, setting{})
 	try := func(front, from string) error {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
-		c, err := d.Dial("tcp", "127.0.0.1:"+b.log.wait(t, `front=`+front+` address=\S+:(\d+)`)[1])
+		c, err := d.Dial("tcp", "127.0.0.1:"+b.log.Wait(t, `front=`+front+` address=\S+:(\d+)`)[1])
 		if err != nil {
 			return err
 		}

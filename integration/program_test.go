@@ -8,13 +8,15 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"ptgate/integration/ports"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 	"unicode"
+
+	"ptgate/integration/harness"
+	"ptgate/integration/ports"
 
 	"golang.org/x/sys/unix"
 )
@@ -57,12 +59,12 @@ func TestDaemonEnds(t *testing.T) {
 		if _, stderr, code := command(t, nil, ptgate, "reload", "-c", client.file); code != 0 {
 			t.Fatal(stderr)
 		}
-		gone(t, one)
+		harness.Gone(t, one)
 		if env == "" && !alive(two) {
 			t.Error("the daemon of a program that still runs was ended")
 		}
-		client.stop()
-		gone(t, two)
+		client.Stop()
+		harness.Gone(t, two)
 	}
 }
 

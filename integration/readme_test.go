@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"ptgate/integration/documents"
+	"ptgate/integration/harness"
 	"ptgate/integration/realpt"
 )
 
@@ -108,7 +109,7 @@ func TestReadmeCommands(t *testing.T) {
 		must(t, "ip", "-n", s, "address", "add", addr+"/24", "dev", "back")
 		must(t, "ip", "-n", s, "link", "set", "back", "up")
 	}
-	cert, certPEM, _ := newCertificate(t, "example.com", "git.example.com")
+	cert, certPEM, _ := harness.Certificate(t, "example.com", "git.example.com")
 	home, bin := scratch(t), scratch(t)
 	ca := write(t, bin, "ca.pem", string(certPEM))
 	o := &origin{repositories: filepath.Join(scratch(t), "git")}
@@ -149,7 +150,7 @@ func TestReadmeCommands(t *testing.T) {
 			t.Logf("not run: %q: %s", block, s.elsewhere)
 			continue
 		case s.run != "":
-			b := &box{t: t, name: s.run, dir: scratch(t), file: filepath.Join(home, s.run+".toml"), log: newTranscript()}
+			b := &box{t: t, name: s.run, dir: scratch(t), file: filepath.Join(home, s.run+".toml"), log: harness.NewTranscript(t, s.run)}
 			b.start(setting{netns: space, env: env})
 			continue
 		}

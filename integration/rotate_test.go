@@ -69,13 +69,13 @@ func TestRotate(t *testing.T) {
 			}
 			answers("after the rotation")
 			for _, s := range tt.with {
-				reach("second", second, s).stop()
-				reach("first, again", first, s).stop()
+				reach("second", second, s).Stop()
+				reach("first, again", first, s).Stop()
 			}
 
 			third := strings.TrimSpace(server.at("rotate", "-c", server.file, "--now"))
 			answers("after the end of the old line")
-			reach("third", third, own).stop()
+			reach("third", third, own).Stop()
 			for _, line := range []string{first, second} {
 				box := prepare(t, "ended", fronts+lineBridge(line, "")+everythingVia("far"))
 				stdout, stderr, code := command(t, nil, ptgate, "probe", "-c", box.file, "--timeout", "1s")

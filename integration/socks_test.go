@@ -7,9 +7,10 @@ import (
 	"io"
 	"net"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
+
+	"ptgate/integration/harness"
 )
 
 // serveTCP runs a TCP server on loopback until the test's end.
@@ -21,37 +22,7 @@ func serveTCP(t testing.TB, handle func(*net.TCPConn)) (addr string) {
 // serveOn runs a TCP server until the test's end.
 func serveOn(t testing.TB, ln net.Listener, handle func(*net.TCPConn)) (addr string) {
 	t.Helper()
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	live := map[net.Conn]bool{}
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			mu.Lock()
-			live[c] = true
-			mu.Unlock()
-			wg.Go(func() {
-				handle(c.(*net.TCPConn))
-				c.Close()
-				mu.Lock()
-				delete(live, c)
-				mu.Unlock()
-			})
-		}
-	})
-	t.Cleanup(func() {
-		ln.Close()
-		mu.Lock()
-		for c := range live {
-			c.Close()
-		}
-		mu.Unlock()
-		wg.Wait()
-	})
-	return ln.Addr().String()
+	return harness.Serve(t, ln, func(c net.Conn) { handle(c.(*net.TCPConn)) })
 }
 
 func serveEcho(t testing.TB) (addr string) {

@@ -10,15 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
+	"ptgate/integration/harness"
 	"ptgate/integration/realpt"
 )
 
@@ -44,34 +42,6 @@ func newSpace(t testing.TB, hosts string) (name string) {
 	// Nothing may be sent that the test did not cause.
 	must(t, "ip", "netns", "exec", name, "sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6; ip link set lo up")
 	return name
-}
-
-// in runs f with the calling thread in a network namespace, so that sockets that f
-// makes belong there.
-func in(t testing.TB, space string, f func() error) {
-	t.Helper()
-	runtime.LockOSThread()
-	own, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(own)
-	other, err := unix.Open(filepath.Join("/run/netns", space), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(other)
-	if err := unix.Setns(other, unix.CLONE_NEWNET); err != nil {
-		t.Fatal(err)
-	}
-	err = f()
-	if back := unix.Setns(own, unix.CLONE_NEWNET); back != nil {
-		t.Fatal(back) // and the thread is not given back
-	}
-	runtime.UnlockOSThread()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // listenIn listens in a namespace; "" is the test's own.
@@ -249,7 +219,7 @@ func TestNamespaces(t *testing.T) {
 // runNginx starts nginx in a namespace, with TLS on 443 for a location.
 func runNginx(t testing.TB, space, name, location string) (pin string) {
 	t.Helper()
-	cert, certPEM, keyPEM := newCertificate(t, name)
+	cert, certPEM, keyPEM := harness.Certificate(t, name)
 	dir := scratch(t)
 	var temp strings.Builder
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
@@ -273,7 +243,7 @@ ssl_certificate_key %[6]s;
 }
 }
 `, dir, temp.String(), serverBox, name, write(t, dir, "cert.pem", string(certPEM)), write(t, dir, "key.pem", string(keyPEM)), location))
-	daemon(t, "ip", "netns", "exec", space, realpt.Program(t, "nginx"), "-e", "stderr", "-p", dir, "-c", conf).wait(t, "start worker process")
+	daemon(t, "ip", "netns", "exec", space, realpt.Program(t, "nginx"), "-e", "stderr", "-p", dir, "-c", conf).Wait(t, "start worker process")
 	hash := sha256.Sum256(cert.Certificate[0])
 	return base64.StdEncoding.EncodeToString(hash[:])
 }
@@ -348,6 +318,6 @@ func TestWebtunnel(t *testing.T) {
 		if code != 97 || !strings.Contains(stderr, "(3)") {
 			t.Errorf("exit code %d, %s, want reply 3", code, stderr)
 		}
-		client.log.wait(t, `msg="bridge failed".*webtunnel: handshake`)
+		client.log.Wait(t, `msg="bridge failed".*webtunnel: handshake`)
 	})
 }

@@ -110,7 +110,7 @@ func TestUpAndJoin(t *testing.T) {
 	if code, _, _ := refusedCurl(t, append(way, o.http+"/hello")...); code == 0 {
 		t.Error("who is revoked is served")
 	}
-	server.log.wait(t, `wrong user or password`)
+	server.log.Wait(t, `wrong user or password`)
 }
 
 // A crowd is a server with users, of whom some hold an open connection.
@@ -184,7 +184,7 @@ func (k *crowd) open(user int) net.Conn {
 func (k *crowd) processor() time.Duration {
 	k.t.Helper()
 	var at unix.Timespec
-	clock := int32(^k.server.cmd.Process.Pid<<3 | 2) // as clock_getcpuclockid(3) makes it
+	clock := int32(^k.server.Cmd.Process.Pid<<3 | 2) // as clock_getcpuclockid(3) makes it
 	if err := unix.ClockGettime(clock, &at); err != nil {
 		k.t.Fatal(err)
 	}
