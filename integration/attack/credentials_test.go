@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"ptgate/integration/ports"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"ptgate/integration/ports"
 )
 
 // login asks for the answer to a user and password, and tells how long that took.

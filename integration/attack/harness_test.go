@@ -30,127 +30,61 @@ import (
 	"time"
 
 	"ptgate/adapter/socks5"
+	"ptgate/integration/harness"
 	"ptgate/integration/ports"
 )
 
-// ptgate is the path of the program. It is built here, or the one that PTGATE_TEST_PROGRAM
-// names.
+// ptgate is the path of the program; TestMain sets it.
 var ptgate string
 
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
-
-func testMain(m *testing.M) int {
-	if ptgate = os.Getenv("PTGATE_TEST_PROGRAM"); ptgate != "" {
-		return m.Run()
-	}
-	dir, err := os.MkdirTemp("", "ptgate-attack-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	ptgate = filepath.Join(dir, "ptgate")
-	cmd := exec.Command("go", "build", "-p", "2", "-o", ptgate, "./cmd/ptgate")
-	cmd.Dir = "../.."
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "build ptgate:", err)
-		return 1
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { os.Exit(harness.Main(m, &ptgate)) }
 
 const (
-	// patience bounds every wait for something that ought to happen.
-	patience = 60 * time.Second
+	patience = harness.Patience
 	// attackerHost is the address that a malicious client comes from.
 	attackerHost = "127.0.0.2"
 	// back is how long after an attack everything has to be as before.
 	back = 10 * time.Second
 )
 
+// mostTranscript is how much of a box's log is kept: an attack on the log must not take the
+// memory of the test.
+const mostTranscript = 8 << 20
+
 // A box is one `ptgate run`.
 type box struct {
-	t      testing.TB
-	name   string
-	file   string // its configuration
-	cmd    *exec.Cmd
-	log    *transcript
-	exited chan struct{} // closed when it has been waited for
-	first  usage         // when it was ready
+	*harness.Process
+	t     testing.TB
+	name  string
+	file  string // its configuration
+	first usage  // when it was ready
 }
 
 // start runs a box until the test ends, and returns when it is ready. The state directory
 // is the test's.
 func start(t testing.TB, name, text string) *box {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "ptg-") // a short name: paths of sockets are limited
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	file := filepath.Join(dir, name+".toml")
-	text = "state_dir = \"" + filepath.Join(dir, "state") + "\"\n" + text
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &box{t: t, name: name, file: file, log: newTranscript(), exited: make(chan struct{})}
-	b.cmd = exec.Command(ptgate, "run", "-c", file)
-	b.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "NOTIFY_SOCKET=" + filepath.Join(dir, "notify")}
-	b.cmd.Stdout, b.cmd.Stderr = b.log, b.log
-	if err := b.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ready := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		b.cmd.Wait()
-		close(b.exited)
-	})
-	wg.Go(func() {
-		buf := make([]byte, 4096)
-		for told := false; ; {
-			n, err := notify.Read(buf)
-			if err != nil {
-				return
-			}
-			if !told && bytes.Contains(buf[:n], []byte("READY=1")) {
-				told = true
-				close(ready)
-			}
-		}
-	})
+	dir, log := harness.Scratch(t), harness.NewTranscript(t, name)
+	log.Most = mostTranscript
+	b := &box{t: t, name: name, file: harness.Write(t, dir, name+".toml", "state_dir = \""+filepath.Join(dir, "state")+"\"\n"+text)}
+	cmd := exec.Command(ptgate, "run", "-c", b.file)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}
+	b.Process = harness.StartTelling(t, name, cmd, log, dir)
 	t.Cleanup(func() {
 		b.ends()
-		b.stop()
-		notify.Close()
-		wg.Wait()
-		if t.Failed() || os.Getenv("PTGATE_TEST_LOG") != "" {
-			t.Logf("log of %s:\n%s", name, b.log.tail())
-		}
+		b.Stop()
+		log.Healthy(t, name)
 	})
-	select {
-	case <-ready:
-		b.first = b.usage()
-	case <-b.exited:
-		t.Fatalf("%s ended before it was ready:\n%s", name, b.log.tail())
-	case <-time.After(patience):
-		t.Fatalf("%s is not ready after %v:\n%s", name, patience, b.log.tail())
-	}
+	b.AwaitReady()
+	b.first = b.usage()
 	return b
 }
 
 // ends says what each test costs each of its boxes, and checks the largest memory, unless
 // the test has killed the box.
 func (b *box) ends() {
-	select {
-	case <-b.exited:
+	if !b.Running() {
 		return
-	default:
 	}
 	u := b.usage()
 	b.t.Logf("%s in the end: %v; at first %v", b.name, u, b.first)
@@ -159,28 +93,11 @@ func (b *box) ends() {
 	}
 }
 
-// stop ends the box in order.
-func (b *box) stop() {
-	b.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-b.exited:
-	case <-time.After(patience):
-		b.cmd.Process.Signal(syscall.SIGQUIT) // its goroutines, into the log
-		<-b.exited
-		b.t.Errorf("%s did not end within %v", b.name, patience)
-	}
-	for _, bad := range []string{"panic", "DATA RACE", "fatal error"} {
-		if strings.Contains(b.log.String(), bad) {
-			b.t.Errorf("%s: its log has %q", b.name, bad)
-		}
-	}
-}
-
 // listens is the address of the nth listener of programs, from 0.
 func (b *box) listens(nth int) string {
 	b.t.Helper()
-	b.log.wait(b.t, `msg=listening front=`)
-	all := regexp.MustCompile(`msg=listening front=\S+ address=(\S+)`).FindAllStringSubmatch(b.log.String(), -1)
+	b.Await(`msg=listening front=`)
+	all := regexp.MustCompile(`msg=listening front=\S+ address=(\S+)`).FindAllStringSubmatch(b.Log.String(), -1)
 	return all[nth][1]
 }
 
@@ -200,7 +117,7 @@ func (u usage) String() string {
 // usage looks at the box.
 func (b *box) usage() (u usage) {
 	b.t.Helper()
-	pid := b.cmd.Process.Pid
+	pid := b.Cmd.Process.Pid
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		b.t.Fatalf("%s is gone: %v", b.name, err)
@@ -218,8 +135,7 @@ func (b *box) usage() (u usage) {
 			u.Peak = kib << 10
 		}
 	}
-	fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	u.FDs = len(fds)
+	u.FDs = harness.Descriptors(b.t, pid)
 	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])); len(f) > 12 {
 		for _, ticks := range f[11:13] {
@@ -232,7 +148,7 @@ func (b *box) usage() (u usage) {
 
 // forgetPeak begins a new Peak.
 func (b *box) forgetPeak() {
-	os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", b.cmd.Process.Pid), []byte("5"), 0)
+	os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", b.Cmd.Process.Pid), []byte("5"), 0)
 }
 
 // mostMemory is how much a box may grow under any one attacker.
@@ -253,7 +169,7 @@ func (b *box) recovers(base usage, limit time.Duration) {
 	b.t.Helper()
 	const memory, fds = 48 << 20, 8
 	var u usage
-	if !eventually(limit, func() bool {
+	if !harness.Eventually(limit, func() bool {
 		u = b.usage()
 		return u.RSS <= base.RSS+memory && u.FDs <= base.FDs+fds
 	}) {
@@ -292,92 +208,10 @@ func (b *box) places() (n int) {
 
 // goroutines ends the box, and tells how many it had.
 func (b *box) goroutines() int {
-	before := len(b.log.String())
-	b.cmd.Process.Signal(syscall.SIGQUIT)
-	<-b.exited
-	return strings.Count(b.log.String()[before:], "\ngoroutine ")
-}
-
-// eventually tells whether ok becomes true within limit. It is for what no event tells.
-func eventually(limit time.Duration, ok func() bool) bool {
-	end := time.NewTimer(limit)
-	defer end.Stop()
-	look := time.NewTicker(50 * time.Millisecond)
-	defer look.Stop()
-	for {
-		if ok() {
-			return true
-		}
-		select {
-		case <-look.C:
-		case <-end.C:
-			return ok()
-		}
-	}
-}
-
-// A transcript is what a process writes: the first and the last bytes of it.
-type transcript struct {
-	mu    sync.Mutex
-	text  []byte
-	size  int64         // bytes that were written in all
-	grown chan struct{} // closed at the next write
-}
-
-func newTranscript() *transcript { return &transcript{grown: make(chan struct{})} }
-
-// An attack on the log must not take the memory of the test.
-const mostTranscript = 8 << 20
-
-func (l *transcript) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	close(l.grown)
-	l.grown = make(chan struct{})
-	l.size += int64(len(p))
-	if len(l.text) < mostTranscript {
-		l.text = append(l.text, p...)
-	}
-	return len(p), nil
-}
-
-func (l *transcript) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return string(l.text)
-}
-
-// written is how many bytes the process has written.
-func (l *transcript) written() int64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.size
-}
-
-func (l *transcript) tail() string {
-	text := l.String()
-	return text[max(0, len(text)-8<<10):]
-}
-
-// wait waits until the transcript matches, and returns the first match's groups.
-func (l *transcript) wait(t testing.TB, pattern string) []string {
-	t.Helper()
-	re := regexp.MustCompile(pattern)
-	limit := time.NewTimer(patience)
-	defer limit.Stop()
-	for {
-		l.mu.Lock()
-		m, grown := re.FindStringSubmatch(string(l.text)), l.grown
-		l.mu.Unlock()
-		if m != nil {
-			return m
-		}
-		select {
-		case <-grown:
-		case <-limit.C:
-			t.Fatalf("no line matches %q within %v; there is:\n%s", pattern, patience, l.tail())
-		}
-	}
+	before := len(b.Log.String())
+	b.Cmd.Process.Signal(syscall.SIGQUIT)
+	<-b.Exited
+	return strings.Count(b.Log.String()[before:], "\ngoroutine ")
 }
 
 // A bridge is what a client needs of a far end that speaks obfs4.
@@ -611,7 +445,7 @@ func (b *bystander) report(phase string) (s service) {
 // at least n requests.
 func (b *bystander) served(phase string, n int) service {
 	b.t.Helper()
-	eventually(patience, func() bool {
+	harness.Eventually(patience, func() bool {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		return len(b.took)+len(b.errs) >= n

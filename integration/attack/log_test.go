@@ -7,12 +7,13 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"ptgate/integration/ports"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"ptgate/integration/ports"
 )
 
 // How much a box may write while one kind of attack goes on. At debug level a message may
@@ -43,7 +44,7 @@ type repeated struct {
 func logs(t *testing.T, b *box, level string, attacks []repeated) {
 	t.Helper()
 	for _, a := range attacks {
-		before, begun := b.log.written(), time.Now()
+		before, begun := b.Log.Written(), time.Now()
 		var wg sync.WaitGroup
 		for range attackers {
 			wg.Go(func() {
@@ -57,7 +58,7 @@ func logs(t *testing.T, b *box, level string, attacks []repeated) {
 		}
 		wg.Wait()
 		took := time.Since(begun)
-		got := b.log.written() - before
+		got := b.Log.Written() - before
 		most := mostLog[level]
 		t.Logf("%s, %s at %s: %d times in %v, %d bytes of log, %.0f a second", b.name, a.name, level,
 			a.times, took.Round(time.Millisecond), got, float64(got)/took.Seconds())
@@ -285,5 +286,5 @@ func TestLogOfFarEnd(t *testing.T) {
 // port is where a box takes what a front takes.
 func port(b *box, front string) string {
 	b.t.Helper()
-	return b.log.wait(b.t, `msg=listening front=`+front+` address=(\S+)`)[1]
+	return b.Await(`msg=listening front=` + front + ` address=(\S+)`)[1]
 }

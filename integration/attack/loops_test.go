@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"ptgate/integration/harness"
 	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
@@ -78,7 +79,7 @@ func TestLoopOfTunnels(t *testing.T) {
 		t.Errorf("another client: %d, %v", status, err)
 	}
 	c.Close()
-	if !eventually(back, func() bool { return b.usage().FDs <= before+2 }) {
+	if !harness.Eventually(back, func() bool { return b.usage().FDs <= before+2 }) {
 		t.Errorf("%d descriptors are left of the attack; before it there were %d", b.usage().FDs, before)
 	}
 }
@@ -98,7 +99,7 @@ func TestLoopByEveryName(t *testing.T) {
 	}
 	ports := map[string]bool{}
 	for line := range strings.Lines(string(out)) {
-		if f := strings.Fields(line); strings.Contains(line, fmt.Sprintf("pid=%d,", b.cmd.Process.Pid)) {
+		if f := strings.Fields(line); strings.Contains(line, fmt.Sprintf("pid=%d,", b.Cmd.Process.Pid)) {
 			ports[f[3][strings.LastIndexByte(f[3], ':')+1:]] = true
 		}
 	}

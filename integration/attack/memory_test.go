@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"ptgate/integration/harness"
 )
 
 // firstWindow is how much of a stream may be sent before the first window comes.
@@ -246,9 +248,9 @@ func TestFarEndFloods(t *testing.T) {
 		defer c.Close()
 		all = append(all, c)
 	}
-	eventually(back, func() bool { // as much as it takes has come when it takes no more time
+	harness.Eventually(back, func() bool { // as much as it takes has come when it takes no more time
 		before := gateway.usage().CPU
-		return !eventually(back/10, func() bool { return gateway.usage().CPU-before > back/50 })
+		return !harness.Eventually(back/10, func() bool { return gateway.usage().CPU-before > back/50 })
 	})
 	gateway.grewLittle(base)
 	for _, c := range all {

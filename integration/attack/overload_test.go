@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"ptgate/adapter/socks5"
+	"ptgate/integration/harness"
 )
 
 // withFiles calls start, whose boxes may have n open files. The limit of the test itself
@@ -233,7 +234,7 @@ func TestOverload(t *testing.T) {
 				}
 				leaveMore()
 				leave()
-				if !eventually(back, func() bool {
+				if !harness.Eventually(back, func() bool {
 					c, err := front.ask(proxy, origin.port())
 					if err == nil {
 						c.Close()
@@ -290,7 +291,7 @@ func TestSilentProgramsTakeDescriptors(t *testing.T) {
 	for _, c := range silent {
 		c.Close()
 	}
-	if !eventually(back, func() bool {
+	if !harness.Eventually(back, func() bool {
 		a, leave := crowd(bySOCKS, proxy, origin.port(), 1)
 		leave()
 		return a.granted == 1

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"ptgate/integration/harness"
 )
 
 // A client uploads to a destination that does not read, leaves, and comes again.
@@ -61,9 +63,9 @@ func TestKilledUpload(t *testing.T) {
 				})
 			}
 			// The upload stands when the boxes have nothing more to do for it.
-			eventually(back, func() bool {
+			harness.Eventually(back, func() bool {
 				before := gateway.usage().CPU
-				return !eventually(back/10, func() bool { return gateway.usage().CPU-before > back/50 })
+				return !harness.Eventually(back/10, func() bool { return gateway.usage().CPU-before > back/50 })
 			})
 			for _, c := range all {
 				if reset {
@@ -102,7 +104,7 @@ func TestAfterABurst(t *testing.T) {
 	boxes := []*box{gateway, server}
 	var base []usage
 	for _, b := range boxes {
-		if !eventually(patience, func() bool { return b.places() == 0 }) {
+		if !harness.Eventually(patience, func() bool { return b.places() == 0 }) {
 			t.Fatalf("%d places of the %s are taken before the burst", b.places(), b.name)
 		}
 		base = append(base, b.usage())
@@ -125,7 +127,7 @@ func TestAfterABurst(t *testing.T) {
 	wg.Wait()
 	for i, b := range boxes {
 		b.recovers(base[i], 3*time.Second+back)
-		if !eventually(back, func() bool { return b.places() == 0 }) {
+		if !harness.Eventually(back, func() bool { return b.places() == 0 }) {
 			t.Errorf("%s: %d places are not given back", b.name, b.places())
 		}
 	}
@@ -268,7 +270,7 @@ func TestHalfClosedAtTheLimit(t *testing.T) {
 	}
 
 	one := make([]byte, 1)
-	if !eventually(patience, func() bool {
+	if !harness.Eventually(patience, func() bool {
 		c, err := through(gateway.listens(0), silent.port(), patience)
 		if err == nil {
 			c.Close()
@@ -278,7 +280,7 @@ func TestHalfClosedAtTheLimit(t *testing.T) {
 		t.Error("half-closed connections shut others out at the gateway")
 	}
 	// Which of them was silent for longest is a matter of microseconds.
-	if !eventually(patience, func() bool {
+	if !harness.Eventually(patience, func() bool {
 		return slices.ContainsFunc(idle, func(c *net.TCPConn) bool { return ended(c) != "" })
 	}) {
 		t.Error("none of the silent ones has ended")
@@ -290,7 +292,7 @@ func TestHalfClosedAtTheLimit(t *testing.T) {
 		}
 	}
 	next := uint64(ofClient)
-	if !eventually(patience, func() bool {
+	if !harness.Eventually(patience, func() bool {
 		ask(next)
 		next++
 		select {
@@ -303,7 +305,7 @@ func TestHalfClosedAtTheLimit(t *testing.T) {
 		t.Error("half-closed streams of a client keep its places")
 	}
 	for _, b := range []*box{gateway, server} {
-		if !strings.Contains(b.log.String(), "its place was needed") {
+		if !strings.Contains(b.Log.String(), "its place was needed") {
 			t.Errorf("the log of the %s does not tell", b.name)
 		}
 	}
@@ -417,7 +419,7 @@ func TestIdleCarriers(t *testing.T) {
 	}
 	var u usage
 	// Memory is given back at last a minute after the burst.
-	if !eventually(75*time.Second, func() bool { u = server.usage(); return u.RSS-base.RSS <= number*each }) {
+	if !harness.Eventually(75*time.Second, func() bool { u = server.usage(); return u.RSS-base.RSS <= number*each }) {
 		t.Errorf("an idle carrier takes %d KiB, want %d at most", (u.RSS-base.RSS)/number>>10, each>>10)
 	}
 	t.Logf("%d idle carriers, %d KiB each; %v", number, (u.RSS-base.RSS)/number>>10, u)
@@ -457,7 +459,7 @@ func TestManyCarriers(t *testing.T) {
 		defer mu.Unlock()
 		return open
 	}
-	if !eventually(back, func() bool { return left() <= most }) {
+	if !harness.Eventually(back, func() bool { return left() <= most }) {
 		t.Errorf("%d connections of one client are kept, want %d", left(), most)
 	}
 	by.served("during", 50)

@@ -10,11 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"ptgate/integration/ports"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"ptgate/integration/ports"
 )
 
 // anotherUser is a user of the machine, who owns nothing.
@@ -104,8 +105,8 @@ func TestUnixSocketOfAnotherUser(t *testing.T) {
 		if out, err := get(anotherUser); (err == nil && out == "hello") != tt.others {
 			t.Errorf("%q: another user gets %q, %v", tt.more, out, err)
 		}
-		b.cmd.Process.Kill()
-		<-b.exited
+		b.Cmd.Process.Kill()
+		<-b.Exited
 		if _, err := net.DialTimeout("unix", path, time.Second); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("after the kill: %v", err)
 		}
