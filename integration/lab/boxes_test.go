@@ -33,10 +33,11 @@ import (
 	"time"
 
 	"ptgate/gateway/session"
+	"ptgate/integration/harness"
 	"ptgate/routes"
 )
 
-// ptgate is the path of the built program.
+// ptgate is the path of the program; TestMain sets it.
 var ptgate string
 
 func TestMain(m *testing.M) {
@@ -48,24 +49,6 @@ func TestMain(m *testing.M) {
 }
 
 func testMain(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "ptgate-lab-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	ptgate = filepath.Join(dir, "ptgate")
-	args := []string{"build", "-p", "2", "-o", ptgate}
-	if os.Getenv("PTGATE_TEST_RACE") != "" {
-		args = append(args, "-race")
-	}
-	cmd := exec.Command("go", append(args, "./cmd/ptgate")...)
-	cmd.Dir = "../.."
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "build ptgate:", err)
-		return 1
-	}
 	// The scenarios wait more than they work. The long versions measure, too: one at
 	// a time.
 	parallel := "6"
@@ -76,33 +59,16 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	return m.Run()
+	return harness.Main(m, &ptgate)
 }
 
-// patience bounds every wait for something that ought to happen.
-const patience = 60 * time.Second
+const patience = harness.Patience
 
-// must runs a program to its end and returns what it wrote.
-func must(t testing.TB, argv ...string) string {
-	t.Helper()
-	out, code := command(t, argv...)
-	if code != 0 {
-		t.Fatalf("%s: exit code %d\n%s", strings.Join(argv, " "), code, out)
-	}
-	return out
-}
-
-func command(t testing.TB, argv ...string) (out string, code int) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	b, err := cmd.CombinedOutput()
-	if cmd.ProcessState == nil || ctx.Err() != nil {
-		t.Fatalf("%s: %v", argv[0], err)
-	}
-	return string(b), cmd.ProcessState.ExitCode()
-}
+// What is shared has a short name here.
+var (
+	must    = harness.Must
+	command = harness.Command
+)
 
 // every calls f at once and then at the interval, until ctx ends or f says so.
 func every(ctx context.Context, interval time.Duration, f func() (more bool)) {
@@ -136,10 +102,7 @@ func eventually(t testing.TB, what string, ok func() bool) (took time.Duration) 
 func within(t testing.TB, patience time.Duration, what string, ok func() bool) (took time.Duration) {
 	t.Helper()
 	begin := time.Now()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	every(ctx, 50*time.Millisecond, func() bool { return !ok() })
-	if ctx.Err() != nil {
+	if !harness.Eventually(patience, ok) {
 		t.Fatalf("%s: not within %v", what, patience)
 	}
 	return time.Since(begin)
@@ -156,28 +119,10 @@ type box struct {
 
 	authority *authority // of its web server; nil: clients need not trust any
 
-	mu     sync.Mutex
-	cmd    *exec.Cmd
-	exited chan struct{}
-	log    *transcript
-}
+	log *harness.Transcript // over all its starts
 
-// A transcript is what a box has written, over all its starts.
-type transcript struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *transcript) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *transcript) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
+	mu      sync.Mutex
+	process *harness.Process // nil: it has never run
 }
 
 const hosts = "127.0.0.1 localhost\n10.77.0.21 " + forbiddenName + "\n"
@@ -189,7 +134,7 @@ var boxes atomic.Int64
 func newBox(t *testing.T, name string, last byte) *box {
 	t.Helper()
 	b := &box{t: t, name: name, ns: fmt.Sprintf("ptg%d-%d-%s", os.Getpid(), boxes.Add(1), name),
-		addr: netip.AddrFrom4([4]byte{10, 77, 0, last}), log: new(transcript)}
+		addr: netip.AddrFrom4([4]byte{10, 77, 0, last}), log: harness.NewTranscript(t, "box "+name)}
 	var err error
 	if b.dir, err = os.MkdirTemp("", "ptl-"); err != nil {
 		t.Fatal(err)
@@ -215,18 +160,7 @@ func newBox(t *testing.T, name string, last byte) *box {
 		exec.Command("ip", "netns", "del", b.ns).Run()
 		os.RemoveAll(etc)
 		os.RemoveAll(b.dir)
-		text := b.log.String()
-		for _, bad := range []string{"panic", "DATA RACE", "fatal error"} {
-			if strings.Contains(text, bad) {
-				t.Errorf("box %s: its log has %q", b.name, bad)
-			}
-		}
-		if t.Failed() {
-			if len(text) > 8000 {
-				text = text[:4000] + "\n…\n" + text[len(text)-4000:]
-			}
-			t.Logf("log of box %s:\n%s", b.name, text)
-		}
+		b.log.Healthy(t, "box "+b.name)
 	})
 	return b
 }
@@ -258,11 +192,7 @@ func (b *box) children() []int {
 	return slices.DeleteFunc(b.pids(), func(pid int) bool { return pid == main })
 }
 
-func (b *box) pid() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.cmd.Process.Pid
-}
+func (b *box) pid() int { return b.last().Cmd.Process.Pid }
 
 // configure writes the box's configuration.
 func (b *box) configure(text string) {
@@ -282,89 +212,36 @@ func (b *box) command(argv ...string) []string {
 func (b *box) start() {
 	b.t.Helper()
 	eventually(b.t, "the ptgate of box "+b.name+" from before has ended", func() bool { return len(b.programs()) == 0 })
-	socket := &net.UnixAddr{Name: filepath.Join(b.dir, "notify"), Net: "unixgram"}
-	os.Remove(socket.Name)
-	notify, err := net.ListenUnixgram("unixgram", socket)
-	if err != nil {
-		b.t.Fatal(err)
-	}
 	argv := b.command(ptgate, "run", "-c", b.file)
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.dir, "NOTIFY_SOCKET=" + socket.Name}
-	cmd.Stdout, cmd.Stderr = b.log, b.log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		b.t.Fatal(err)
-	}
-	exited := make(chan struct{})
-	go func() { // its end is waited for in stop
-		cmd.Wait()
-		close(exited)
-	}()
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.dir}
+	p := harness.StartTelling(b.t, "box "+b.name, cmd, b.log, b.dir)
 	b.mu.Lock()
-	b.cmd, b.exited = cmd, exited
+	b.process = p
 	b.mu.Unlock()
-	ready := make(chan struct{})
-	go func() { // it reads on, as systemd does, until the process has ended
-		said := sync.OnceFunc(func() { close(ready) })
-		buf := make([]byte, 1024)
-		for {
-			n, err := notify.Read(buf)
-			if err != nil {
-				return
-			}
-			if bytes.Contains(buf[:n], []byte("READY=1")) {
-				said()
-			}
-		}
-	}()
-	go func() {
-		<-exited
-		notify.Close()
-	}()
-	select {
-	case <-ready:
-	case <-exited:
-		b.t.Fatalf("box %s ended before it was ready\n%s", b.name, b.log)
-	case <-time.After(patience):
-		b.t.Fatalf("box %s is not ready after %v\n%s", b.name, patience, b.log)
-	}
+	p.AwaitReady()
+}
+
+// last is the process of the last start; nil: there was none.
+func (b *box) last() *harness.Process {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.process
 }
 
 // stop ends ptgate in order.
 func (b *box) stop() {
-	b.mu.Lock()
-	cmd, exited := b.cmd, b.exited
-	b.mu.Unlock()
-	if cmd == nil {
-		return
-	}
-	select {
-	case <-exited:
-		return
-	default:
-	}
-	cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-exited:
-		if code := cmd.ProcessState.ExitCode(); code != 0 {
-			b.t.Errorf("box %s: exit code %d", b.name, code)
-		}
-	case <-time.After(patience):
-		b.t.Errorf("box %s: did not stop within %v", b.name, patience)
-		cmd.Process.Signal(syscall.SIGQUIT)
-		<-exited
+	if p := b.last(); p != nil {
+		p.Stop()
 	}
 }
 
 // kill ends ptgate as a crash does, and waits for all that it ran to be gone.
 func (b *box) kill() {
 	b.t.Helper()
-	b.mu.Lock()
-	cmd, exited := b.cmd, b.exited
-	b.mu.Unlock()
-	cmd.Process.Kill()
-	<-exited
+	p := b.last()
+	p.Signal(syscall.SIGKILL)
+	<-p.Exited
 	eventually(b.t, "box "+b.name+" is empty after kill -9", func() bool { return len(b.pids()) == 0 })
 }
 
@@ -372,9 +249,8 @@ func (b *box) kill() {
 type load struct{ files, threads int }
 
 func (b *box) load() (l load) {
-	fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.pid()))
 	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", b.pid()))
-	return load{len(fds), len(tasks)}
+	return load{harness.Descriptors(b.t, b.pid()), len(tasks)}
 }
 
 // The origin's protocol: eight bytes of size and eight of seed, big-endian, come
@@ -445,25 +321,8 @@ func serveTCP(t *testing.T, b *box, port int, serve func(context.Context, net.Co
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				defer context.AfterFunc(ctx, func() { c.Close() })()
-				serve(ctx, c)
-			})
-		}
-	})
-	t.Cleanup(func() {
-		cancel()
-		ln.Close()
-		wg.Wait()
-	})
+	harness.Serve(t, ln, func(c net.Conn) { serve(ctx, c) })
+	t.Cleanup(cancel)
 }
 
 // dial opens a connection from inside a box.

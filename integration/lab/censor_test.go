@@ -13,15 +13,15 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 	"unsafe"
 
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
+
+	"ptgate/integration/harness"
 )
 
 // A censor is the box in the middle: every packet of every box goes through it.
@@ -598,33 +598,4 @@ func packets(t testing.TB, path string) (all []packet) {
 
 // within runs f with the box's network namespace around it: sockets that f makes
 // in its own goroutine belong there.
-func (b *box) within(f func() error) error { return inNamespace(b.ns, f) }
-
-func inNamespace(ns string, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		done <- func() error {
-			runtime.LockOSThread()
-			home, err := os.Open("/proc/thread-self/ns/net")
-			if err != nil {
-				return err
-			}
-			defer home.Close()
-			there, err := os.Open("/run/netns/" + ns)
-			if err != nil {
-				return err
-			}
-			defer there.Close()
-			if err := unix.Setns(int(there.Fd()), syscall.CLONE_NEWNET); err != nil {
-				return err
-			}
-			err = f()
-			if back := unix.Setns(int(home.Fd()), syscall.CLONE_NEWNET); back != nil {
-				return back // the thread ends with the goroutine
-			}
-			runtime.UnlockOSThread()
-			return err
-		}()
-	}()
-	return <-done
-}
+func (b *box) within(f func() error) error { return harness.Within(b.ns, f) }
