@@ -5,37 +5,25 @@
 package newuser
 
 import (
-	"bytes"
-	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"io/fs"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"ptgate/integration/harness"
 	"ptgate/integration/realpt"
 )
 
@@ -48,8 +36,13 @@ const (
 	serverName          = "www.example.com"
 	authorityName       = "authority.ptgate.test"
 	page                = "<title>Bees</title>"
+)
 
-	patience = time.Minute
+// What is shared has a short name here.
+var (
+	must    = harness.Must
+	command = harness.Command
+	in      = harness.In
 )
 
 // A world is three network namespaces: the user's box sees the server only, and the server
@@ -107,13 +100,9 @@ func newWorld(t *testing.T, program string) *world {
 
 // serve is the page on the web.
 func (w *world) serve() {
-	cert, key := selfSigned(w.t, "example.com", authorityName)
+	pair, cert, key := harness.Certificate(w.t, "example.com", authorityName)
 	w.authority = put(w.t, w.dir, "authority.pem", cert)
 	put(w.t, w.dir, "authority.key", key)
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	web := http.Server{
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}},
 		Handler:   http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { io.WriteString(rw, page) }),
@@ -149,7 +138,7 @@ func (w *world) pebble() (directory, roots string) {
 		w.t.Fatal(err)
 	}
 	p := start(w.t, "ip", "netns", "exec", w.web, "env", "PEBBLE_VA_NOSLEEP=1", realpt.Pebble(w.t), "-config", put(w.t, w.dir, "pebble.json", text))
-	p.await("ACME directory available")
+	p.Await("ACME directory available")
 	// The line is printed before the ports are open.
 	pem, code := command(w.t, "ip", "netns", "exec", w.web, "env", "-i", "curl", "-sS", "--retry", "30", "--retry-delay", "1", "--retry-connrefused",
 		"--cacert", w.authority, "https://"+authorityName+":15000/roots/0")
@@ -185,7 +174,7 @@ func (p *person) shell(command string) []string {
 
 func (p *person) types(line string) (out string, code int) { return command(p.w.t, p.shell(line)...) }
 
-func (p *person) starts(line string) *process { return start(p.w.t, p.shell("exec "+line)...) }
+func (p *person) starts(line string) *harness.Process { return start(p.w.t, p.shell("exec "+line)...) }
 
 // files are those in the home but for those in the directories of ptgate.
 func (p *person) files() (all []string) {
@@ -229,12 +218,9 @@ func commands(t *testing.T, heading string) (all []string) {
 
 // joined has the client copy the one line that up has printed, and do what the README and
 // ptgate itself say, up to a page.
-func joined(t *testing.T, server *process, client *person, join, run string) *process {
+func joined(t *testing.T, server *harness.Process, client *person, join, run string) *harness.Process {
 	t.Helper()
-	link := server.await("ptgate://")
-	i := strings.Index(link, "ptgate://")
-	link, _, _ = strings.Cut(link[i:], "\n")
-	put(t, client.home, "link.txt", []byte(link+"\n"))
+	put(t, client.home, "link.txt", []byte(server.Await("ptgate://.*\n")[0]))
 	must(t, "chown", client.user, filepath.Join(client.home, "link.txt"))
 	begun := time.Now()
 	out, code := client.types(join)
@@ -251,14 +237,14 @@ func joined(t *testing.T, server *process, client *person, join, run string) *pr
 		t.Errorf("join says %q, and the README %q", next, run)
 	}
 	gateway := client.starts(run)
-	gateway.await("msg=ready")
+	gateway.Await("msg=ready")
 	try := said(t, out, "try it:")
-	if !strings.Contains(gateway.text(), "try it:  "+try) {
-		t.Errorf("join says %q, and run\n%s", try, gateway.text())
+	if !strings.Contains(gateway.Log.String(), "try it:  "+try) {
+		t.Errorf("join says %q, and run\n%s", try, gateway.Log)
 	}
 	for _, line := range []string{try, said(t, out, "in a shell:") + "; curl https://example.com/"} {
 		if got, code := client.types(strings.Replace(line, "curl ", "curl -sS ", 1)); code != 0 || got != page {
-			t.Errorf("%s: %d, %q\n%s", line, code, got, gateway.text())
+			t.Errorf("%s: %d, %q\n%s", line, code, got, gateway.Log)
 		}
 	}
 	return gateway
@@ -278,7 +264,7 @@ func said(t *testing.T, text, word string) string {
 
 func TestNewUser(t *testing.T) {
 	program := scratch(t)
-	must(t, "cp", realpt.PTGate(t), filepath.Join(program, "ptgate"))
+	must(t, "cp", harness.Program(t), filepath.Join(program, "ptgate"))
 	lines := commands(t, "One command a side")
 	if len(lines) != 3 || !strings.HasPrefix(lines[0], "ptgate up ") || !strings.HasPrefix(lines[1], "ptgate join ") || !strings.HasPrefix(lines[2], "ptgate run") {
 		t.Fatalf("the README has other commands than this test knows: %q", lines)
@@ -290,7 +276,7 @@ func TestNewUser(t *testing.T) {
 		begun := time.Now()
 		operator, user := w.person(w.server, "4001"), w.person(w.client, "4002", "CURL_CA_BUNDLE="+w.authority)
 		server := operator.starts(lines[0])
-		server.await("msg=ready")
+		server.Await("msg=ready")
 		gateway := joined(t, server, user, lines[1], lines[2])
 		t.Logf("from the first command to the page: %v", time.Since(begun).Round(time.Millisecond))
 		if len(operator.files()) != 0 || !slices.Equal(user.files(), []string{"link.txt"}) {
@@ -301,8 +287,9 @@ func TestNewUser(t *testing.T) {
 		}
 
 		// Ctrl-C of the server. The client knows at once; who asks is told in a while.
-		server.interrupt()
-		gateway.await("the far end has stopped")
+		server.Signal(syscall.SIGINT)
+		server.Ends(0)
+		gateway.Await("the far end has stopped")
 		if out, _ := user.types("ptgate status"); !strings.Contains(out, "its server has stopped") {
 			t.Error(out)
 		}
@@ -310,13 +297,13 @@ func TestNewUser(t *testing.T) {
 		if out, code := user.types(ask); code != 97 {
 			t.Errorf("%d, %s", code, out)
 		}
-		gateway.await("kind=stopped")
+		gateway.Await("kind=stopped")
 		again := operator.starts("ptgate run")
-		again.await("msg=ready")
+		again.Await("msg=ready")
 		if out, code := user.types(ask); code != 0 || out != page {
-			t.Errorf("%d, %s\n%s", code, out, gateway.text())
+			t.Errorf("%d, %s\n%s", code, out, gateway.Log)
 		}
-		gateway.await("the far end is back")
+		gateway.Await("the far end is back")
 	})
 
 	t.Run("webtunnel", func(t *testing.T) {
@@ -327,134 +314,34 @@ func TestNewUser(t *testing.T) {
 		operator, user := w.person(w.server, "4003"), w.person(w.client, "4004", "CURL_CA_BUNDLE="+w.authority, "SSL_CERT_FILE="+roots)
 		up := strings.Replace(lines[0], serverAddr+":8443", serverName, 1) + " --acme-directory " + directory + " --acme-ca " + w.authority + " --yes"
 		server := operator.starts(up)
-		server.await("the authority is asked for a certificate")
-		server.await(`msg="there is a new certificate"`)
+		server.Await("the authority is asked for a certificate")
+		server.Await(`msg="there is a new certificate"`)
 		t.Logf("the certificate: %v", time.Since(begun).Round(time.Millisecond))
 		joined(t, server, user, lines[1], lines[2])
 		t.Logf("from the first command to the page: %v", time.Since(begun).Round(time.Millisecond))
 	})
 }
 
-// A process is a command that runs until the test ends, or is interrupted.
-type process struct {
-	t    *testing.T
-	cmd  *exec.Cmd
-	over chan struct{}
-
-	mu   sync.Mutex
-	log  bytes.Buffer
-	news chan struct{}
-}
-
-func start(t *testing.T, argv ...string) *process {
+// start runs a command until the test ends, or it is interrupted.
+func start(t *testing.T, argv ...string) *harness.Process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(argv[0], argv[1:]...), over: make(chan struct{}), news: make(chan struct{}, 1)}
-	p.cmd.Stdout, p.cmd.Stderr = p, p
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(p.over)
-		_ = p.cmd.Wait()
-	}()
-	t.Cleanup(func() {
-		_ = p.cmd.Process.Signal(syscall.SIGTERM)
-		timer := time.AfterFunc(patience, func() { _ = p.cmd.Process.Kill() })
-		<-p.over
-		if !timer.Stop() {
-			t.Errorf("%q does not end", argv)
-		}
-		if t.Failed() {
-			t.Logf("%q has said\n%s", argv, p.text())
-		}
-	})
+	name := strings.Join(argv, " ")
+	p := harness.Start(t, name, exec.Command(argv[0], argv[1:]...), harness.NewTranscript(t, name))
+	t.Cleanup(p.End)
 	return p
-}
-
-// interrupt is Ctrl-C.
-func (p *process) interrupt() {
-	p.t.Helper()
-	_ = p.cmd.Process.Signal(syscall.SIGINT)
-	select {
-	case <-p.over:
-	case <-time.After(patience):
-		p.t.Fatal("Ctrl-C ends nothing")
-	}
-	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
-		p.t.Errorf("exit code %d\n%s", code, p.text())
-	}
-}
-
-func (p *process) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	select {
-	case p.news <- struct{}{}:
-	default:
-	}
-	return p.log.Write(b)
-}
-
-func (p *process) text() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.log.String()
-}
-
-// await waits until the process has said something, and returns all that it has said.
-func (p *process) await(words string) string {
-	p.t.Helper()
-	for limit := time.After(patience); ; {
-		if text := p.text(); strings.Contains(text, words) {
-			return text
-		}
-		select {
-		case <-p.news:
-		case <-p.over:
-			if text := p.text(); strings.Contains(text, words) {
-				return text
-			}
-			p.t.Fatalf("ended without %q:\n%s", words, p.text())
-		case <-limit:
-			p.t.Fatalf("no %q in\n%s", words, p.text())
-		}
-	}
-}
-
-func must(t *testing.T, argv ...string) {
-	t.Helper()
-	if out, code := command(t, argv...); code != 0 {
-		t.Fatalf("%q: %d\n%s", argv, code, out)
-	}
-}
-
-func command(t *testing.T, argv ...string) (out string, code int) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	b, err := cmd.CombinedOutput()
-	if cmd.ProcessState == nil || ctx.Err() != nil {
-		t.Fatalf("%q: %v\n%s", argv, err, b)
-	}
-	return string(b), cmd.ProcessState.ExitCode()
 }
 
 // scratch is a directory that every user may look into.
 func scratch(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "ptn-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := harness.Scratch(t)
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return dir
 }
 
+// put writes a file that every user may read.
 func put(t *testing.T, dir, name string, text []byte) string {
 	t.Helper()
 	path := filepath.Join(dir, name)
@@ -462,45 +349,4 @@ func put(t *testing.T, dir, name string, text []byte) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-// in runs f in a network namespace, so that its sockets belong there.
-func in(t *testing.T, space string, f func() error) {
-	t.Helper()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		fd, err := unix.Open(filepath.Join("/run/netns", space), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			err = unix.Setns(fd, unix.CLONE_NEWNET)
-			unix.Close(fd)
-		}
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-}
-
-// selfSigned is a certificate that is its own authority, and its key.
-func selfSigned(t *testing.T, names ...string) (cert, key []byte) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := x509.MarshalECPrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: raw})
 }
