@@ -3,12 +3,10 @@
 package builtin_test
 
 import (
-	"bufio"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
-	"encoding/pem"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -18,7 +16,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -28,6 +25,7 @@ import (
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
 	"ptgate/adapter/builtin/website"
+	"ptgate/integration/harness"
 	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
@@ -107,16 +105,9 @@ func answerDNS(c net.Conn, known string) error {
 func startPebble(t *testing.T, tlsPort, httpPort, dns string) (directory, ca string, roots *x509.CertPool, stop func()) {
 	t.Helper()
 	dir := t.TempDir()
-	der, key := selfSigned(t, "localhost")
-	ca = filepath.Join(dir, "ca.pem")
-	put := func(name string, b []byte) string {
-		name = filepath.Join(dir, name)
-		if err := os.WriteFile(name, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return name
-	}
-	put("ca.pem", der)
+	_, der, key := harness.Certificate(t, "localhost", "127.0.0.1")
+	put := func(name string, b []byte) string { return harness.Write(t, dir, name, string(b)) }
+	ca = put("ca.pem", der)
 	listen, manage := freePort(t), freePort(t)
 	conf, err := json.Marshal(map[string]any{"pebble": map[string]any{
 		"listenAddress": "127.0.0.1:" + listen, "managementListenAddress": "127.0.0.1:" + manage,
@@ -128,103 +119,38 @@ func startPebble(t *testing.T, tlsPort, httpPort, dns string) (directory, ca str
 	}
 	cmd := exec.Command(realpt.Pebble(t), "-config", put("pebble.json", conf), "-dnsserver", dns)
 	cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
+	pebble := harness.Start(t, "pebble", cmd, harness.NewTranscript(t, "pebble"))
+	stop = func() {
+		pebble.Signal(syscall.SIGKILL)
+		<-pebble.Exited
 	}
-	cmd.Stderr = cmd.Stdout
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	read := make(chan struct{})
-	started := make(chan struct{})
-	var once sync.Once
-	go func() {
-		defer close(read)
-		lines := bufio.NewScanner(out)
-		for lines.Scan() {
-			if strings.Contains(lines.Text(), "ACME directory available") {
-				once.Do(func() { close(started) })
-			}
-		}
-	}()
-	stop = sync.OnceFunc(func() {
-		_ = cmd.Process.Signal(syscall.SIGKILL)
-		<-read
-		_ = cmd.Wait()
-	})
 	t.Cleanup(stop)
-	select {
-	case <-started:
-	case <-read:
-		t.Fatal("pebble does not start")
-	}
+	pebble.Await("ACME directory available")
 	own := x509.NewCertPool()
 	own.AppendCertsFromPEM(der)
 	web := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: own, ServerName: "localhost"}, DisableKeepAlives: true}, Timeout: 10 * time.Second}
 	roots = x509.NewCertPool()
 	directory = "https://localhost:" + listen + "/dir"
 	// The line above is printed before the ports are open.
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		answer, err := web.Get("https://127.0.0.1:" + manage + "/roots/0")
-		if err == nil {
-			root, err := io.ReadAll(answer.Body)
-			answer.Body.Close()
-			if err != nil || !roots.AppendCertsFromPEM(root) {
-				t.Fatalf("pebble's root: %q, %v", root, err)
-			}
-			put("roots.pem", root)
-			if c, err := net.Dial("tcp", "127.0.0.1:"+listen); err == nil {
-				c.Close()
-				return directory, ca, roots, stop
-			}
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("pebble: %v", err)
-		}
+	harness.Listening(t, "127.0.0.1:"+listen)
+	harness.Listening(t, "127.0.0.1:"+manage)
+	answer, err := web.Get("https://127.0.0.1:" + manage + "/roots/0")
+	if err != nil {
+		t.Fatal(err)
 	}
-}
-
-// said is a log whose lines can be waited for.
-type said struct {
-	mu   sync.Mutex
-	text strings.Builder
-	news chan struct{}
-}
-
-func newSaid() *said { return &said{news: make(chan struct{}, 1)} }
-
-func (s *said) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	select {
-	case s.news <- struct{}{}:
-	default:
+	defer answer.Body.Close()
+	root, err := io.ReadAll(answer.Body)
+	if err != nil || !roots.AppendCertsFromPEM(root) {
+		t.Fatalf("pebble's root: %q, %v", root, err)
 	}
-	return s.text.Write(p)
-}
-
-func (s *said) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
-}
-
-func (s *said) await(t *testing.T, text string) {
-	t.Helper()
-	for timeout := time.After(time.Minute); !strings.Contains(s.String(), text); {
-		select {
-		case <-s.news:
-		case <-timeout:
-			t.Fatalf("no %q in\n%s", text, s)
-		}
-	}
+	put("roots.pem", root)
+	return directory, ca, roots, stop
 }
 
 // acmeServer is webtunnel with a certificate of the authority.
-func acmeServer(t *testing.T, state, port string, site website.Config) (*builtin.Listener, *said) {
+func acmeServer(t *testing.T, state, port string, site website.Config) (*builtin.Listener, *harness.Transcript) {
 	t.Helper()
-	log := newSaid()
+	log := new(harness.Transcript)
 	l, err := builtin.Listen(builtin.ServerConfig{Transport: "webtunnel", Bind: "127.0.0.1:" + port, StateDir: state, Site: &site,
 		Options: adapter.Args{{Key: "url", Value: "https://" + acmeName + "/secret"}}, Logger: slog.New(slog.NewTextHandler(log, nil))})
 	if err != nil {
@@ -261,8 +187,8 @@ func TestACME(t *testing.T) {
 			site.Directory, site.CAFile = directory, ca
 			state := t.TempDir()
 			l, log := acmeServer(t, state, port, site)
-			log.await(t, "the authority is asked for a certificate")
-			log.await(t, "there is a new certificate")
+			log.Wait(t, "the authority is asked for a certificate")
+			log.Wait(t, "there is a new certificate")
 			first := shown(t, l, roots)
 			// Nobody sees that it comes from ACME.
 			if c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{ServerName: acmeName, RootCAs: roots, NextProtos: []string{"acme-tls/1"}}); err == nil {
@@ -320,7 +246,7 @@ func checkPlain(t *testing.T, addr string) {
 func TestACMEFails(t *testing.T) {
 	directory, ca, _, _ := startPebble(t, "1", "1", startDNS(t, "other.example.com"))
 	l, log := acmeServer(t, t.TempDir(), "0", website.Config{Name: acmeName, Directory: directory, CAFile: ca})
-	log.await(t, "the authority gave no certificate")
+	log.Wait(t, "the authority gave no certificate")
 	if text := log.String(); !strings.Contains(text, "the authority can't look at the name") || strings.Contains(text, acmeName) || strings.Contains(text, "127.0.0.1") {
 		t.Error(text)
 	}
@@ -331,11 +257,4 @@ func TestACMEFails(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}
-}
-
-// selfSigned makes a certificate for a name, and its key, in PEM.
-func selfSigned(t *testing.T, name string) (cert, key []byte) {
-	t.Helper()
-	der, private := newCertificate(t, name)
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
 }

@@ -13,14 +13,14 @@ import (
 	"testing"
 	"time"
 
-	"ptgate/integration/realpt"
+	"ptgate/integration/harness"
 )
 
 // TestAlone runs configs/webtunnel-tls.toml and configs/webtunnel-client.toml with the real
 // program and a real authority: the first start gets a certificate, a second one, in a
 // process of its own, has it already, and a client reaches a page through both.
 func TestAlone(t *testing.T) {
-	program := realpt.PTGate(t)
+	program := harness.Program(t)
 	port, plain, front := freePort(t), freePort(t), freePort(t)
 	directory, ca, roots, stop := startPebble(t, port, plain, startDNS(t, exampleName))
 	rootsFile := filepath.Join(filepath.Dir(ca), "roots.pem")
@@ -56,16 +56,12 @@ func TestAlone(t *testing.T) {
 		"\n[listen]\nhttp = \"127.0.0.1:" + front + "\"\n"
 	write := func(name, text string) (dir, file string) {
 		dir = t.TempDir()
-		file = filepath.Join(dir, name)
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return dir, file
+		return dir, harness.Write(t, dir, name, text)
 	}
 	t.Setenv("SSL_CERT_FILE", rootsFile)
 	dir, file := write("client.toml", client)
 	run(t, dir, program, "run", "-c", file)
-	awaitPort(t, "127.0.0.1:"+front)
+	harness.Listening(t, "127.0.0.1:"+front)
 
 	for _, isolate := range []string{"", "\n[pt.own]\ntransports = \"webtunnel\"\nisolate = true\n"} {
 		t.Run("isolate"+isolate, func(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/base64"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
@@ -18,13 +17,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
+	"ptgate/integration/harness"
 	"ptgate/integration/realpt"
 )
 
@@ -135,9 +134,7 @@ func testFront(t *testing.T, f front) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	der, private := newCertificate(t, exampleName)
-	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	key := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
+	pair, cert, key := harness.Certificate(t, exampleName, "127.0.0.1")
 	example, err := os.ReadFile("../../configs/" + f.file)
 	if err != nil {
 		t.Fatal(err)
@@ -153,9 +150,9 @@ func testFront(t *testing.T, f front) {
 	}
 	run(t, dir, realpt.Program(t, f.program), f.argv(dir, filepath.Join(dir, f.file))...)
 	addr := "127.0.0.1:" + port
-	awaitPort(t, addr)
+	harness.Listening(t, addr)
 
-	sum := sha256.Sum256(der)
+	sum := sha256.Sum256(pair.Certificate[0])
 	client, err := builtin.NewClient(builtin.ClientConfig{Transport: "webtunnel", BindV4: netip.MustParseAddr("127.0.0.7")})
 	if err != nil {
 		t.Fatal(err)
@@ -215,7 +212,7 @@ func TestHAProxyTCP(t *testing.T) {
 	}
 	run(t, dir, realpt.Program(t, "haproxy"), "-db", "-f", file)
 	addr := "127.0.0.1:" + port
-	awaitPort(t, addr)
+	harness.Listening(t, addr)
 	client, err := builtin.NewClient(builtin.ClientConfig{Transport: "obfs4", BindV4: netip.MustParseAddr("127.0.0.7")})
 	if err != nil {
 		t.Fatal(err)
@@ -243,23 +240,9 @@ func echoing(t *testing.T, greeting string, change func(*builtin.ServerConfig)) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				_, _ = io.WriteString(c, greeting)
-				_, _ = io.Copy(c, c)
-			})
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		wg.Wait()
+	harness.Serve(t, l, func(c builtin.Conn) {
+		_, _ = io.WriteString(c, greeting)
+		echo(c)
 	})
 	return l, admitted
 }
@@ -318,23 +301,4 @@ func logOf(dir string) string {
 		all.Write(text)
 	}
 	return all.String()
-}
-
-// awaitPort waits until a program listens. A dial to loopback is refused at once, so there
-// are many looks.
-func awaitPort(t *testing.T, addr string) {
-	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.After(30 * time.Second); ; {
-		if c, err := net.Dial("tcp", addr); err == nil {
-			c.Close()
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-end:
-			t.Fatalf("nobody listens on %s", addr)
-		}
-	}
 }

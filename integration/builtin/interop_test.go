@@ -18,6 +18,7 @@ import (
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
+	"ptgate/integration/harness"
 	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
@@ -56,10 +57,7 @@ func programs(t *testing.T, transport string, server bool) map[string]program {
 }
 
 // echo answers with what it gets until the other side ends.
-func echo(c net.Conn) {
-	defer c.Close()
-	_, _ = io.Copy(c, c)
-}
+func echo[C net.Conn](c C) { _, _ = io.Copy(c, c) }
 
 func echoServer(t *testing.T) string {
 	t.Helper()
@@ -67,21 +65,7 @@ func echoServer(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() { echo(c) })
-		}
-	})
-	t.Cleanup(func() {
-		_ = ln.Close()
-		wg.Wait()
-	})
-	return ln.Addr().String()
+	return harness.Serve(t, ln, echo[net.Conn])
 }
 
 // options are what a server of transport needs, and then announces, at bind.
@@ -145,20 +129,7 @@ func startInProcess(t *testing.T, transport, state string) far {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() { echo(c) })
-		}
-	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		wg.Wait()
-	})
+	harness.Serve(t, l, echo[builtin.Conn])
 	return far{bind, l.Args()}
 }
 

@@ -3,31 +3,22 @@
 package builtin_test
 
 import (
-	"bufio"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/base64"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
+	"ptgate/integration/harness"
 	"ptgate/integration/realpt"
 )
 
@@ -36,29 +27,10 @@ import (
 func startNginx(t *testing.T, location string) (plain, secure, cert, hash string) {
 	t.Helper()
 	dir := t.TempDir()
-	put := func(name, text string) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv6loopback},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}, &x509.Certificate{}, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert = put("cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
-	private := put("key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})))
-	sum := sha256.Sum256(der)
+	pair, certPEM, keyPEM := harness.Certificate(t, "::1")
+	cert = harness.Write(t, dir, "cert.pem", string(certPEM))
+	private := harness.Write(t, dir, "key.pem", string(keyPEM))
+	sum := sha256.Sum256(pair.Certificate[0])
 
 	free := func() string {
 		ln, err := net.Listen("tcp", "[::1]:0")
@@ -74,7 +46,7 @@ func startNginx(t *testing.T, location string) (plain, secure, cert, hash string
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		fmt.Fprintf(&temp, "%s_temp_path %s/%s;\n", kind, dir, kind)
 	}
-	conf := put("nginx.conf", fmt.Sprintf(`daemon off;
+	conf := harness.Write(t, dir, "nginx.conf", fmt.Sprintf(`daemon off;
 user root;
 worker_processes 1;
 pid %[1]s/pid;
@@ -93,28 +65,10 @@ ssl_certificate_key %[6]s;
 }
 `, dir, temp.String(), plain, secure, cert, private, location))
 	cmd := exec.Command(realpt.Program(t, "nginx"), "-e", "stderr", "-p", dir, "-c", conf)
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(stderr)
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		for lines.Scan() {
-		}
-		_ = cmd.Wait()
-	})
-	for lines.Scan() {
-		if strings.Contains(lines.Text(), "start worker process ") {
-			return plain, secure, cert, base64.StdEncoding.EncodeToString(sum[:])
-		}
-		t.Log("nginx:", lines.Text())
-	}
-	t.Fatal("nginx does not start")
-	return "", "", "", ""
+	nginx := harness.Start(t, "nginx", cmd, harness.NewTranscript(t, "nginx"))
+	t.Cleanup(nginx.End)
+	nginx.Await("start worker process ")
+	return plain, secure, cert, base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // A bridge behind a real nginx, at an IPv6 address: nginx takes the Host, a service
@@ -128,22 +82,9 @@ func TestBehindNginx(t *testing.T) {
 		t.Fatal(err)
 	}
 	const greeting = "220 mail.example ready\r\n"
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				_, _ = io.WriteString(c, greeting)
-				echo(c)
-			})
-		}
-	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		wg.Wait()
+	harness.Serve(t, l, func(c builtin.Conn) {
+		_, _ = io.WriteString(c, greeting)
+		echo(c)
 	})
 	const location = `location %s {
 	proxy_pass         http://%s;
