@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"ptgate/adapter"
+	"ptgate/integration/harness"
 	"ptgate/integration/realpt"
 )
 
@@ -83,7 +84,7 @@ func roundTrip(t *testing.T, c net.Conn, size int) {
 // learns the client's address, with several connections at once.
 func TestPairs(t *testing.T) {
 	obfs4proxy, lyrebird := []string{realpt.Program(t, "obfs4proxy")}, []string{realpt.Lyrebird(t)}
-	ptgate := []string{realpt.PTGate(t), "pt"}
+	ptgate := []string{harness.Program(t), "pt"}
 	tests := []struct {
 		name, transport string
 		client, server  []string

@@ -4,110 +4,31 @@ package adapter_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"ptgate/adapter"
+	"ptgate/integration/harness"
 	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
-
-// background runs a program until the end of the test.
-func background(t *testing.T, program string, args ...string) {
-	t.Helper()
-	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(program, args...)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		cmd.Wait()
-		log.Close()
-		if t.Failed() {
-			text, _ := os.ReadFile(log.Name())
-			t.Logf("%s says:\n%s", filepath.Base(program), text[max(0, len(text)-4000):])
-		}
-	})
-}
-
-// listening waits until somebody takes connections at addr.
-func listening(t *testing.T, addr string) {
-	t.Helper()
-	limit := time.After(20 * time.Second)
-	for tick := time.NewTicker(20 * time.Millisecond); ; {
-		c, err := net.Dial("tcp", addr)
-		if err == nil {
-			c.Close()
-			tick.Stop()
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-limit:
-			t.Fatalf("nobody listens: %v", err)
-		}
-	}
-}
-
-// certificate writes a self-signed one for name, and its key, into dir.
-func certificate(t *testing.T, dir, name string) (certFile, keyFile string, der []byte) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	if der, err = x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key); err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	if err := errors.Join(
-		os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600),
-		os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600),
-	); err != nil {
-		t.Fatal(err)
-	}
-	return certFile, keyFile, der
-}
 
 // TestWebtunnel runs webtunnel's server behind nginx, which ends TLS, with
 // lyrebird as the client, and in the clear without nginx.
@@ -143,7 +64,8 @@ func TestWebtunnel(t *testing.T) {
 	}
 
 	dir := t.TempDir()
-	certFile, keyFile, der := certificate(t, dir, "bridge.example")
+	pair, cert, key := harness.Certificate(t, "bridge.example")
+	certFile, keyFile := harness.Write(t, dir, "cert.pem", string(cert)), harness.Write(t, dir, "key.pem", string(key))
 	conf := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(conf, fmt.Appendf(nil, `
 daemon off; master_process off; pid %[1]s/pid; error_log stderr;
@@ -160,10 +82,10 @@ http {
 }`, dir, front, certFile, keyFile, path, backend), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	background(t, realpt.Program(t, "nginx"), "-p", dir, "-c", conf)
-	listening(t, front)
+	harness.Daemon(t, realpt.Program(t, "nginx"), "-p", dir, "-c", conf)
+	harness.Listening(t, front)
 
-	hash := sha256.Sum256(der)
+	hash := sha256.Sum256(pair.Certificate[0])
 	pin := base64.StdEncoding.EncodeToString(hash[:])
 	tests := map[string]struct {
 		program string
@@ -263,21 +185,7 @@ func TestServerForward(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer service.Close()
-	wg.Go(func() {
-		for {
-			c, err := service.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				echoHandler(t.Context(), c, adapter.ClientInfo{})
-			})
-		}
-	})
+	harness.Serve(t, service, func(c net.Conn) { echoHandler(t.Context(), c, adapter.ClientInfo{}) })
 	server := adapter.NewServer(adapter.ServerConfig{Config: adapter.Config{Exec: []string{obfs4proxy}}, Forward: service.Addr().String()})
 	if err := errors.Join(server.AddTransport("obfs4", "127.0.0.1:0", adapter.Args{{Key: "iat-mode", Value: "0"}}), server.AddTransport("obfs3", "", nil)); err != nil {
 		t.Fatal(err)
@@ -419,10 +327,10 @@ func TestSnowflake(t *testing.T) {
 		t.Fatal(err)
 	}
 	broker := ports.Free(t)
-	background(t, realpt.SnowflakeBroker(t), "-addr", broker, "-disable-tls", "-disable-geoip", "-bridge-list-path", bridges,
+	harness.Daemon(t, realpt.SnowflakeBroker(t), "-addr", broker, "-disable-tls", "-disable-geoip", "-bridge-list-path", bridges,
 		"-allowed-relay-pattern", "^127.0.0.1$", "-default-relay-pattern", "^127.0.0.1$", "-unsafe-logging", "-metrics-log", filepath.Join(dir, "metrics"))
-	listening(t, broker)
-	background(t, realpt.SnowflakeProxy(t), "-broker", "http://"+broker+"/", "-relay", "ws://"+listen+"/", "-keep-local-addresses",
+	harness.Listening(t, broker)
+	harness.Daemon(t, realpt.SnowflakeProxy(t), "-broker", "http://"+broker+"/", "-relay", "ws://"+listen+"/", "-keep-local-addresses",
 		"-allow-non-tls-relay", "-allow-proxying-to-private-addresses", "-allowed-relay-hostname-pattern", "^127.0.0.1$",
 		"-stun", "stun:127.0.0.1:9", "-nat-probe-server", "http://127.0.0.1:9/", "-poll-interval", "2s", "-unsafe-logging", "-verbose")
 

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"ptgate/adapter"
+	"ptgate/integration/harness"
 	"ptgate/integration/realpt"
 )
 
@@ -75,7 +76,7 @@ func TestSoak(t *testing.T) {
 	// has gone, until somebody writes to it.
 	for name, program := range map[string][]string{
 		"obfs4proxy": {realpt.Program(t, "obfs4proxy")},
-		"ptgate":     {realpt.PTGate(t), "pt"},
+		"ptgate":     {harness.Program(t), "pt"},
 	} {
 		t.Run(name, func(t *testing.T) { soak(t, program) })
 	}

@@ -3,7 +3,6 @@
 package adapter_test
 
 import (
-	"bufio"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -13,32 +12,19 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
+	"ptgate/integration/harness"
 	"ptgate/integration/ports"
 	"ptgate/integration/realpt"
 )
 
-// tor is a running tor and what it logs.
-type tor struct {
-	t     *testing.T
-	name  string
-	dir   string
-	lines chan string // closed when it has ended
-	said  []string
-}
-
 // startTor runs tor with a torrc of its own, knowing no network but the one
-// made up here.
-func startTor(t *testing.T, name, torrc string) *tor {
+// made up here. Its data is in the directory.
+func startTor(t *testing.T, name, torrc string) (tor *harness.Process, data string) {
 	t.Helper()
-	n := &tor{t: t, name: name, dir: filepath.Join(t.TempDir(), name), lines: make(chan string, 10_000)}
-	if err := os.MkdirAll(n.dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	rc := filepath.Join(n.dir, "torrc")
+	dir := t.TempDir()
+	data = filepath.Join(dir, "data")
 	const common = `
 DataDirectory %s
 TestingTorNetwork 1
@@ -47,66 +33,10 @@ Log notice stdout
 Log [pt,handshake]info stdout
 SafeLogging 0
 `
-	if err := os.WriteFile(rc, fmt.Appendf(nil, common+torrc, filepath.Join(n.dir, "data")), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(realpt.Program(t, "tor"), "-f", rc, "--defaults-torrc", os.DevNull)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stderr = cmd.Stdout
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		defer close(n.lines)
-		for scan := bufio.NewScanner(out); scan.Scan(); {
-			select {
-			case n.lines <- scan.Text():
-			default: // nobody waits for a line any more
-			}
-		}
-	}()
-	t.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-ended:
-		case <-time.After(20 * time.Second):
-			t.Errorf("%s does not end", name)
-		}
-		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		<-ended
-		cmd.Wait()
-		if t.Failed() {
-			t.Logf("%s said:\n%s", name, strings.Join(n.said, "\n"))
-		}
-	})
-	return n
-}
-
-// wait waits for a line that matches.
-func (n *tor) wait(pattern string) {
-	n.t.Helper()
-	want := regexp.MustCompile(pattern)
-	limit := time.After(60 * time.Second)
-	for {
-		select {
-		case line, ok := <-n.lines:
-			if !ok {
-				n.t.Fatalf("%s ended before it said %q", n.name, pattern)
-			}
-			n.said = append(n.said, line)
-			if want.MatchString(line) {
-				return
-			}
-		case <-limit:
-			n.t.Fatalf("%s never said %q", n.name, pattern)
-		}
-	}
+	rc := harness.Write(t, dir, "torrc", fmt.Sprintf(common+torrc, data))
+	tor = harness.Start(t, name, exec.Command(realpt.Program(t, "tor"), "-f", rc, "--defaults-torrc", os.DevNull), harness.NewTranscript(t, name))
+	t.Cleanup(tor.End)
+	return tor, data
 }
 
 // obfs4Args reads the args that clients need from the state that an obfs4
@@ -135,7 +65,7 @@ func obfs4Args(t *testing.T, state string) string {
 // is a bridge, the other reaches it by obfs4, all the way through the
 // handshake of tor's own protocol.
 func TestTorParent(t *testing.T) {
-	ptgate := realpt.PTGate(t)
+	ptgate := harness.Program(t)
 	obfs4proxy := realpt.Program(t, "obfs4proxy")
 	for name, plugins := range map[string]struct{ client, server string }{
 		"both sides":                      {ptgate + " pt", ptgate + " pt"},
@@ -144,7 +74,7 @@ func TestTorParent(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			listen := ports.Free(t)
-			bridge := startTor(t, "bridge", fmt.Sprintf(`
+			bridge, data := startTor(t, "bridge", fmt.Sprintf(`
 Nickname bridge
 BridgeRelay 1
 Address 127.0.0.1
@@ -156,23 +86,23 @@ PublishServerDescriptor 0
 ServerTransportPlugin obfs4 exec %s
 ServerTransportListenAddr obfs4 %s
 `, ports.Free(t), plugins.server, listen))
-			bridge.wait(`Registered server transport 'obfs4' at '` + regexp.QuoteMeta(listen) + `'`)
-			text, err := os.ReadFile(filepath.Join(bridge.dir, "data", "fingerprint"))
+			bridge.Await(`Registered server transport 'obfs4' at '` + regexp.QuoteMeta(listen) + `'`)
+			text, err := os.ReadFile(filepath.Join(data, "fingerprint"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			fingerprint := strings.Fields(string(text))[1]
-			args := obfs4Args(t, filepath.Join(bridge.dir, "data", "pt_state"))
+			args := obfs4Args(t, filepath.Join(data, "pt_state"))
 
-			client := startTor(t, "client", fmt.Sprintf(`
+			client, _ := startTor(t, "client", fmt.Sprintf(`
 SocksPort auto
 UseBridges 1
 ClientTransportPlugin obfs4 exec %s
 Bridge obfs4 %s %s %s
 `, plugins.client, listen, fingerprint, args))
-			client.wait(`Bootstrapped \d+% \(handshake_done\)`)
+			client.Await(`Bootstrapped \d+% \(handshake_done\)`)
 			// The bridge answers through it, too: its own descriptor.
-			client.wait(`new bridge descriptor 'bridge' \(fresh\)`)
+			client.Await(`new bridge descriptor 'bridge' \(fresh\)`)
 		})
 	}
 }

@@ -108,23 +108,6 @@ func Program(tb testing.TB, name string) string {
 	return ""
 }
 
-// PTGate builds cmd/ptgate from the tree the test runs in and returns its
-// path. Go's own build cache makes a second call cheap.
-func PTGate(tb testing.TB) string {
-	tb.Helper()
-	gomod, err := exec.Command("go", "env", "GOMOD").Output()
-	if err != nil {
-		tb.Fatalf("go env GOMOD: %v", err)
-	}
-	out := filepath.Join(tb.TempDir(), "ptgate")
-	cmd := exec.Command("go", "build", "-p", "2", "-o", out, "./cmd/ptgate")
-	cmd.Dir = filepath.Dir(strings.TrimSpace(string(gomod)))
-	if msg, err := cmd.CombinedOutput(); err != nil {
-		tb.Fatalf("build ptgate: %v\n%s", err, msg)
-	}
-	return out
-}
-
 // build returns the cached program, building it first where needed. The build
 // happens in a module of its own, so that the transports' many requirements
 // stay out of ours. Two tests that build at once do the work twice and the
