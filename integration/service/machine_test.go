@@ -10,8 +10,6 @@ package service
 
 import (
 	"bufio"
-	"bytes"
-	"context"
 	"fmt"
 	"net"
 	"os"
@@ -21,18 +19,22 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"ptgate/integration/harness"
 	"ptgate/integration/realpt"
 )
 
-// patience bounds every wait for something that ought to happen.
-const patience = 60 * time.Second
+const patience = harness.Patience
+
+// What is shared has a short name here.
+var (
+	scratch = harness.Scratch
+	command = harness.Command
+	must    = harness.Must
+)
 
 // A machine is a Debian that systemd has started.
 type machine struct {
@@ -97,12 +99,6 @@ func boot(t *testing.T, packages string) *machine {
 	t.Helper()
 	dir := root(t)
 	nspawn := realpt.Program(t, "systemd-nspawn")
-	socket := &net.UnixAddr{Name: filepath.Join(scratch(t), "notify"), Net: "unixgram"}
-	notes, err := net.ListenUnixgram("unixgram", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { notes.Close() })
 	group := cgroup(t)
 	// What it writes about machines into /run/systemd is its own.
 	mkdir(t, "/run/systemd")
@@ -110,61 +106,20 @@ func boot(t *testing.T, packages string) *machine {
 		`echo $$ >"$1/cgroup.procs" && mount -t tmpfs tmpfs /run/systemd && shift && exec "$@"`, "sh", group,
 		nspawn, "--quiet", "--register=no", "--keep-unit", "--notify-ready=yes", "--private-network", "--link-journal=no",
 		"--volatile=overlay", "--console=pipe", "--bind-ro="+packages+":/packages", "--directory="+dir, "--boot")
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+socket.Name, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
+	cmd.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	// The parent's death is that of the thread.
 	runtime.LockOSThread()
-	err = cmd.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan struct{})
-	ready := make(chan error, 1)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		cmd.Wait()
-		close(exited)
-	})
-	wg.Go(func() { // to the end: systemd in there stands still if nobody reads what it notes
-		buf := make([]byte, 4096)
-		told := false
-		for {
-			n, err := notes.Read(buf)
-			if !told && (err != nil || bytes.Contains(buf[:n], []byte("READY=1"))) {
-				told = true
-				ready <- err
-			}
-			if err != nil {
-				return
-			}
-		}
-	})
-	m := &machine{}
+	p := harness.StartTelling(t, "the machine", cmd, harness.NewTranscript(t, "the machine"), scratch(t))
 	t.Cleanup(func() {
-		end(child(cmd.Process.Pid))
-		cmd.Process.Kill()
-		<-exited
-		notes.Close()
-		wg.Wait()
+		end(t, child(cmd.Process.Pid))
+		p.Signal(syscall.SIGKILL)
+		<-p.Exited
 		runtime.UnlockOSThread()
 		removeGroups(group)
-		if t.Failed() {
-			t.Logf("the machine wrote:\n%s", &out)
-		}
 	})
-	select {
-	case err := <-ready:
-		if err != nil {
-			t.Fatal(err)
-		}
-	case <-exited:
-		t.Fatalf("the machine ended before it was ready: %s", &out)
-	case <-time.After(patience):
-		t.Fatal("the machine is not ready")
-	}
-	m.leader = child(cmd.Process.Pid)
+	p.AwaitReady()
+	m := &machine{leader: child(cmd.Process.Pid)}
 	m.netns = "/proc/" + m.leader + "/ns/net"
 	m.run(t, "systemctl", "is-system-running", "--wait") // "degraded" will do: it is about other services
 	return m
@@ -177,21 +132,13 @@ func child(pid int) string {
 }
 
 // end kills a machine's first process, which ends all in it, and waits until they are gone.
-func end(leader string) {
+func end(t *testing.T, leader string) {
 	pid, err := strconv.Atoi(leader)
 	if err != nil {
 		return // it was never there
 	}
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return // it has ended
-	}
-	defer unix.Close(fd)
-	unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-	for {
-		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(patience.Milliseconds())); err != unix.EINTR {
-			return
-		}
+	if p, err := os.FindProcess(pid); err == nil && p.Kill() == nil {
+		harness.Gone(t, pid)
 	}
 }
 
@@ -344,22 +291,7 @@ func (f *follower) wait(t *testing.T, pattern string) {
 // enter calls f in the network of the machine. What it opens stays there.
 func (m *machine) enter(t *testing.T, f func() error) {
 	t.Helper()
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		fd, err := unix.Open(m.netns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			defer unix.Close(fd)
-			err = unix.Setns(fd, unix.CLONE_NEWNET)
-		}
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
+	harness.In(t, m.netns, f)
 }
 
 // dial connects to an address of the machine.
@@ -383,24 +315,7 @@ func (m *machine) echo(t *testing.T) (addr string) {
 		ln, err = net.Listen("tcp", "127.0.0.1:0")
 		return err
 	})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				bufio.NewReader(c).WriteTo(c)
-			})
-		}
-	})
-	t.Cleanup(func() {
-		ln.Close()
-		wg.Wait()
-	})
-	return ln.Addr().String()
+	return harness.Serve(t, ln, func(c net.Conn) { bufio.NewReader(c).WriteTo(c) })
 }
 
 func readFile(t *testing.T, path string) string {
@@ -418,40 +333,4 @@ func mkdir(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-// scratch makes a directory with a short name: paths of sockets are limited.
-func scratch(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "ptg-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
-// command runs a program to its end.
-func command(t *testing.T, argv ...string) (out string, code int) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	b, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
-	if exit, ok := err.(*exec.ExitError); ok && ctx.Err() == nil {
-		return string(b), exit.ExitCode()
-	}
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, b)
-	}
-	return string(b), 0
-}
-
-// must is command for one that must succeed.
-func must(t *testing.T, argv ...string) string {
-	t.Helper()
-	out, code := command(t, argv...)
-	if code != 0 {
-		t.Fatalf("%s: exit code %d\n%s", strings.Join(argv, " "), code, out)
-	}
-	return out
 }
