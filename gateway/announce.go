@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -73,7 +74,16 @@ func Announce(ctx context.Context, cfg *config.Config, exe string) (all []serve.
 		a.Key = "" // it has not been served
 		mine = append(mine, note{a, cfg.Path, w.state})
 	}
-	return all, writeNotes(cfg, notes, mine)
+	return noteTrial(cfg, all, mine)
+}
+
+// noteTrial writes the notes of what has been started for a moment, unless a ptgate has begun to
+// serve cfg in the meantime: its own notes stay, and say what clients need.
+func noteTrial(cfg *config.Config, all []serve.Announced, mine []note) ([]serve.Announced, error) {
+	if served, ok := Noted(cfg, cfg.StateDir); ok {
+		return served, nil
+	}
+	return all, writeNotes(cfg, readNotes(cfg.StateDir), mine)
 }
 
 // A note says what a [[serve]] has announced. ptgate writes it when it runs the
@@ -110,7 +120,11 @@ func writeNotes(cfg *config.Config, notes, mine []note) error {
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(filepath.Join(cfg.StateDir, notesFile), b, 0o600)
+	name := filepath.Join(cfg.StateDir, notesFile)
+	if old, err := os.ReadFile(name); err == nil && bytes.Equal(old, b) {
+		return nil
+	}
+	return durable.WriteFile(name, b, 0o600)
 }
 
 // same tells whether two notes are of one server. Clients know a server by its port.

@@ -112,3 +112,32 @@ func TestServeStates(t *testing.T) {
 		t.Errorf("notes of %q are left, want %q", left, want)
 	}
 }
+
+// A transport that is started for a moment, to learn a bridge line, may be so while a ptgate
+// begins to serve the same file. The notes of that one stay: without them nobody could ask it
+// for its lines any more.
+func TestTrialBesideStart(t *testing.T) {
+	dir := t.TempDir()
+	cfg := &config.Config{Path: filepath.Join(dir, "server.toml"), StateDir: dir, Serve: []*config.Serve{{
+		Transport: "obfs4", PT: &config.PT{}, Bind: netip.MustParseAddrPort("127.0.0.1:1"),
+	}}}
+	state := filepath.Join(dir, "server-obfs4")
+	a := serve.Announced{Transport: "obfs4", Bind: "127.0.0.1:1", Args: adapter.Args{{Key: "cert", Value: "x"}}}
+	trial := []note{{a, cfg.Path, state}}
+	if all, err := noteTrial(cfg, []serve.Announced{a}, trial); err != nil || len(all) != 1 {
+		t.Fatalf("with nobody beside it: %v, %v", all, err)
+	}
+	if _, ok := Noted(cfg, dir); ok || len(readNotes(dir)) != 1 {
+		t.Fatal("what was not served is taken for it, or is not noted")
+	}
+	a.Key = serve.Key(cfg.Serve[0], state)
+	if err := writeNotes(cfg, nil, []note{{a, cfg.Path, state}}); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := noteTrial(cfg, []serve.Announced{{}}, trial); err != nil || len(all) != 1 || all[0].Key != a.Key {
+		t.Errorf("beside a start: %v, %v", all, err)
+	}
+	if _, ok := Noted(cfg, dir); !ok {
+		t.Error("the notes of what is served are gone")
+	}
+}

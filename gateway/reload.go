@@ -67,12 +67,12 @@ func (g *Gateway) apply(cfg *config.Config) error {
 	if err != nil {
 		return fmt.Errorf("%w%s", err, hint(err, g.reloading.Load()))
 	}
-	servers, started, err := g.startServers(cfg, old.servers)
+	servers, err := g.startServers(cfg, old.servers)
 	if err != nil {
 		discard(opened)
 		return err
 	}
-	renewed, _ := g.readKeys(servers) // the log has the error
+	_, _ = g.readKeys(servers) // the log has the error
 
 	// From here on nothing fails.
 	g.limit.SetMax(cfg.Limits.Connections)
@@ -91,8 +91,8 @@ func (g *Gateway) apply(cfg *config.Config) error {
 	for _, s := range without(old.servers, servers) {
 		g.wg.Go(func() { s.Stop(g.cut, cfg.Limits.Drain) })
 	}
-	if started || renewed || len(servers) != len(old.servers) {
-		g.note(cfg, servers)
+	if len(servers)+len(old.servers) > 0 {
+		g.note(cfg, servers) // also if none has changed: the notes may be damaged, or gone
 	}
 	for _, l := range without(old.listeners, listeners) {
 		l.close()
@@ -149,12 +149,12 @@ func without[T comparable](all, others []T) []T {
 // kept if its settings are the same; the others are started. A new server may need the
 // port of one that is not kept. Then the old one closes its port first. If a new server
 // does not start, those that have closed their ports are started again.
-func (g *Gateway) startServers(cfg *config.Config, running []*serve.Server) (all []*serve.Server, started bool, err error) {
+func (g *Gateway) startServers(cfg *config.Config, running []*serve.Server) (all []*serve.Server, err error) {
 	states := serveStates(cfg, readNotes(cfg.StateDir))
 	if len(states) > 0 && g.sessions.Load() == nil {
 		key, err := boxKey(cfg.StateDir)
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		g.sessions.Store(session.NewServer(key, g.manager.Memory(), func() session.ServerSettings {
 			l := &g.view.Load().cfg.Limits
@@ -197,11 +197,11 @@ func (g *Gateway) startServers(cfg *config.Config, running []*serve.Server) (all
 			default:
 				err = fmt.Errorf("%w%s", err, hint(err, g.reloading.Load()))
 			}
-			return nil, false, err
+			return nil, err
 		}
 		fresh = append(fresh, all[i])
 	}
-	return all, len(fresh) > 0, nil
+	return all, nil
 }
 
 // checkDirs returns an error if others could change a directory with keys or other state

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -191,5 +192,26 @@ func TestCauseOfStop(t *testing.T) {
 	cause, end := strings.Index(log.text.String(), "address already in use"), strings.Index(log.text.String(), "msg=stopping")
 	if cause < 0 || end < cause || !strings.Contains(log.text.String(), "level=ERROR msg=\"ptgate can't run\"") {
 		t.Errorf("%s", &log.text)
+	}
+}
+
+// A reload is what the program advises where the notes of a server are missing: it writes them.
+func TestReloadWritesNotes(t *testing.T) {
+	server, _ := far(t, "")
+	cfg := loadText(t, server.path, fmt.Sprintf(farEnd, ""))
+	notes := filepath.Join(cfg.StateDir, "announced.json")
+	for _, text := range []string{"", "[]", "damaged"} {
+		if err := os.WriteFile(notes, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := gateway.Noted(cfg, cfg.StateDir); ok {
+			t.Fatalf("notes of %q", text)
+		}
+		if err := server.Reload(cfg); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := gateway.Noted(cfg, cfg.StateDir); !ok {
+			t.Errorf("after %q and a reload there are no notes", text)
+		}
 	}
 }
