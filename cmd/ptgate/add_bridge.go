@@ -53,9 +53,9 @@ writes it there: at the end of the via of the route that has this pattern, such 
 		"exit\ta ptgate server", "socks5\tany SOCKS5 server", "forward\tone fixed service",
 	}, cobra.ShellCompDirectiveNoFileComp))
 	route := cmd.Flags().String("route", "", "`PATTERN` of the route that is to lead to the bridge, too, as it stands in the file")
-	completeFlag(cmd, "route", cobra.NoFileCompletions)
+	completeFlag(cmd, "route", routePatterns(file))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if *name != "" && !bridgeName.MatchString(*name) {
+		if cmd.Flags().Changed("name") && !bridgeName.MatchString(*name) {
 			return usagef("--name %q: letters, digits, \"-\", \"_\" and inner dots only", *name)
 		}
 		if *name == "direct" || *name == "block" {
@@ -63,6 +63,11 @@ writes it there: at the end of the via of the route that has this pattern, such 
 		}
 		if !slices.Contains([]config.Far{config.FarExit, config.FarSOCKS5, config.FarForward}, config.Far(*far)) {
 			return usagef("--far %q: exit, socks5 or forward", *far)
+		}
+		if cmd.Flags().Changed("route") {
+			if _, err := routes.ParsePattern(*route, destination.Canonical); err != nil {
+				return usagef("--route: %w", err)
+			}
 		}
 		text := strings.Join(args, " ")
 		if text == "-" {

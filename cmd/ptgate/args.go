@@ -16,7 +16,11 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	}
 	name, word := cmd.Name(), args[0]
 	if cmd.Flags().Lookup("address") != nil {
-		if _, err := destination.Parse(word); err == nil {
+		_, err := destination.Parse(word)
+		if err != nil && strings.Contains(word, ".") && !isFile(word) {
+			_, err = upAddress(word) // without a port
+		}
+		if err == nil {
 			return usagef("%s: %q stands alone: write  ptgate %[1]s --address %[3]s", name, word, word)
 		}
 	}

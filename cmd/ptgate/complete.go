@@ -9,6 +9,7 @@ import (
 
 	"ptgate/gateway/config"
 	"ptgate/gateway/serve"
+	"ptgate/routes"
 )
 
 // What a shell offers when a word is completed. Cobra does commands and the names of flags.
@@ -52,6 +53,24 @@ func userNames(file *string) cobra.CompletionFunc {
 	return named(file, func(cfg *config.Config) (words []cobra.Completion) {
 		for _, u := range cfg.Exit.FileUsers {
 			words = append(words, u.Name)
+		}
+		return words
+	})
+}
+
+// routePatterns offers the patterns of the configuration's routes that lead to bridges. Those of a
+// list file are left out: it may have a million.
+func routePatterns(file *string) cobra.CompletionFunc {
+	return named(file, func(cfg *config.Config) (words []cobra.Completion) {
+		for rule, r := range cfg.Routes {
+			if r.Action != config.ActionBridges {
+				continue
+			}
+			for n := range cfg.Table.Patterns(rule) {
+				if file, _, pattern := cfg.Where(routes.Match{Rule: rule, Pattern: n}); sameFile(file, cfg.Path) {
+					words = append(words, pattern)
+				}
+			}
 		}
 		return words
 	})

@@ -64,6 +64,12 @@ or as FILE.old2 and so on where that is there already.`,
 	completeFlag(cmd, "listen", cobra.NoFileCompletions)
 	completeFlag(cmd, "timeout", cobra.FixedCompletions([]string{"10s", "30s", "1m"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *timeout <= 0 {
+			return usagef("--timeout %v: a time from now on", *timeout)
+		}
+		if cmd.Flags().Changed("out") && *out == "" {
+			return usagef("--out is empty: give a file")
+		}
 		v, err := readInvitation(cmd, strings.Join(args, " "))
 		if err != nil {
 			return err
@@ -166,6 +172,9 @@ func join(cmd *cobra.Command, v *invitation.Invitation, j joining) error {
 	}
 	cfg, problems := config.Check(j.path, []byte(joinedFile(v, j.listen, v.Lines)), 0o600)
 	for _, p := range problems {
+		if wrong, ok := strings.CutPrefix(p.Message, "[listen]: "); ok && !p.Warning {
+			return usagef("--listen: %s", strings.TrimPrefix(wrong, "mixed: "))
+		}
 		fmt.Fprintln(stderr, p)
 	}
 	if cfg == nil {

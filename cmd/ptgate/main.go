@@ -18,6 +18,7 @@ import (
 	"ptgate/adapter"
 	"ptgate/gateway/collect"
 	"ptgate/gateway/config"
+	"ptgate/gateway/invitation"
 )
 
 func main() {
@@ -89,6 +90,8 @@ HTTP), as the server at the far end, or both.`,
 		Annotations:   map[string]string{},
 		Args: func(cmd *cobra.Command, args []string) error {
 			switch {
+			case len(args) > 0 && invitation.In(args[0]): // and shown to nobody
+				return usagef("an invitation is no command: write  ptgate join LINK")
 			case len(args) > 0 && isFile(args[0]):
 				return usagef("there is no command %q: write  ptgate run -c %s", args[0], args[0])
 			case len(args) > 0:
@@ -165,6 +168,17 @@ func strict(root *cobra.Command) {
 				return about.Help()
 			}
 		case "completion":
+			var shells []string
+			for _, s := range c.Commands() {
+				shells = append(shells, s.Name())
+				s.Args = noArgs
+			}
+			c.Args = func(c *cobra.Command, args []string) error {
+				if len(args) > 0 {
+					return usagef("completion: there is no shell %q: it is for %s", args[0], strings.Join(shells, ", "))
+				}
+				return nil
+			}
 			c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 		}
 	}

@@ -44,6 +44,9 @@ Both files hold secrets: move them over a channel that you trust.`,
 	completeFlag(cmd, "out", directories)
 	add := cmd.Flags().Bool("add", false, "add a further way, of another transport or port, to the two files that are in --out")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *out == "" {
+			return usagef("--out is empty: give a directory")
+		}
 		if *address == "" {
 			return usagef("pair needs --address HOST:PORT, where clients reach the server")
 		}
@@ -105,6 +108,28 @@ func writePair(address, transport, out string) error {
 // writeSecret makes a new file that only its owner reads, whole or not at all.
 func writeSecret(path, text string) error {
 	return durable.WriteNew(path, []byte(text), 0o600)
+}
+
+// newFile returns an error if a flag with the name of a new file is given, and that file can't be
+// made. It is asked before anything else is done that only the file could tell of.
+func newFile(cmd *cobra.Command, flag, name string) error {
+	switch {
+	case !cmd.Flags().Changed(flag):
+		return nil
+	case name == "":
+		return usagef("--%s is empty: give a file", flag)
+	}
+	if _, err := os.Lstat(name); err == nil {
+		return fmt.Errorf("--%s: %s is there already, and is not replaced: give another name", flag, name)
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), ".ptgate-*")
+	if of, ok := errors.AsType[*fs.PathError](err); ok {
+		err = of.Err // the name is that of no file that the user knows
+	}
+	if err != nil {
+		return fmt.Errorf("--%s: no new file can be made in %s: %w", flag, filepath.Dir(name), err)
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // addPair adds a transport to the two files in the directory out, and returns the name of
@@ -205,7 +230,7 @@ func pairRow(address, transport string) (*builtin.Transport, routes.Target, erro
 	if err != nil {
 		return nil, none, usagef("--address %q: %v", address, err)
 	}
-	if t.Addr.IsUnspecified() {
+	if noServer(t.Addr) {
 		return nil, none, usagef("--address %q: clients can't go there: give the server's public address", address)
 	}
 	row, _ := builtin.Lookup(transport)

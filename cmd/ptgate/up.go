@@ -76,12 +76,12 @@ Given again, it starts what does not run, and changes nothing else.`,
 			return err
 		}
 		who := *name
-		if who == "" {
+		if !cmd.Flags().Changed("name") {
 			if who, err = u.who(cfg); err != nil {
 				return err
 			}
 		}
-		if who != "" {
+		if who != "" || cmd.Flags().Changed("name") {
 			if err := users.CheckName(who); err != nil {
 				return usagef("--name: %w", err)
 			}
@@ -91,6 +91,11 @@ Given again, it starts what does not run, and changes nothing else.`,
 			who = ""
 		} else if who == "" {
 			fmt.Fprintf(cmd.ErrOrStderr(), "# %s has users already; another invitation:  ptgate invite -c %[1]s NAME\n", path)
+		}
+		if who != "" {
+			if err := newFile(cmd, "out", *out); err != nil {
+				return err
+			}
 		}
 		_, err = running(cmd.Context(), path, "")
 		runs := err == nil
@@ -207,20 +212,26 @@ func (u *up) configuration(file string, addresses []string) (path string, cfg *c
 		}
 		addresses = []string{answer}
 	}
-	text, err := u.serverText(addresses)
+	text, err := u.serverText(path, addresses)
 	if err != nil {
 		return "", nil, "", err
 	}
 	cfg, problems := config.Check(path, []byte(text), 0o600)
-	for _, p := range problems {
-		if !p.Warning {
-			fmt.Fprintln(u.cmd.ErrOrStderr(), p)
-		}
-	}
-	if cfg == nil {
-		return "", nil, "", errors.New("no configuration comes of these addresses")
+	if cfg == nil { // all that can be wrong in it are the values of the flags
+		return "", nil, "", usagef("no configuration comes of these addresses and flags: %s", errorsIn(problems))
 	}
 	return path, cfg, text, nil
+}
+
+// errorsIn are the errors of a configuration that is not written yet: without its file and lines.
+func errorsIn(problems []config.Problem) string {
+	var texts []string
+	for _, p := range problems {
+		if !p.Warning {
+			texts = append(texts, p.Message)
+		}
+	}
+	return strings.Join(texts, "; ")
 }
 
 // serves tells whether cfg serves what the flags say, and nothing else. Without them it does.
@@ -278,10 +289,36 @@ func (u *up) write(path, text string) error {
 	return nil
 }
 
-// serverText is the text of a new configuration.
-func (u *up) serverText(addresses []string) (string, error) {
+// usersFileFor is the name of the file with the users of a new configuration. Those of another
+// configuration beside it stay its own: who is let in there has no invitation to this server, and
+// the server there would not hear of who is revoked here. A file that no configuration names has
+// been copied there, and is taken.
+func usersFileFor(path string) string {
+	name := filepath.Join(filepath.Dir(path), "users")
+	beside, _ := os.ReadDir(filepath.Dir(path)) // it may have to be made
+	for _, e := range beside {
+		if !isFile(e.Name()) || e.Name() == filepath.Base(path) {
+			continue
+		}
+		if cfg, _ := config.Load(filepath.Join(filepath.Dir(path), e.Name())); cfg != nil && sameFile(cfg.Exit.UsersFile, name) {
+			return strings.TrimSuffix(filepath.Base(path), ".toml") + ".users"
+		}
+	}
+	return "users"
+}
+
+// sameFile tells whether two names are of one file, or would be.
+func sameFile(a, b string) bool {
+	a, errA := filepath.Abs(a)
+	b, errB := filepath.Abs(b)
+	return errA == nil && errB == nil && a == b
+}
+
+// serverText is the text of a new configuration, which is to be at path.
+func (u *up) serverText(path string, addresses []string) (string, error) {
 	var b strings.Builder
 	b.WriteString("# ptgate, the far end, made by `ptgate up`. The options are secret.\n")
+	website := false
 	for _, address := range addresses {
 		t, err := upAddress(address)
 		if err != nil {
@@ -308,6 +345,7 @@ func (u *up) serverText(addresses []string) (string, error) {
 			fmt.Fprintf(&b, "public    = %q\n", public)
 			continue
 		}
+		website = true
 		authority, terms := "Let's Encrypt", "https://letsencrypt.org/repository/"
 		tls := fmt.Sprintf("acme = %q", t.Name)
 		if u.directory != "" {
@@ -331,7 +369,10 @@ func (u *up) serverText(addresses []string) (string, error) {
 			b.WriteString("# decoy   = \"/var/www/html\"    # pages that fit the name; without them every page is not found\n")
 		}
 	}
-	b.WriteString(serverExit + "users_file = \"users\"   # whom `ptgate invite NAME` lets in; nobody else\n")
+	if !website && u.decoy+u.directory+u.ca != "" {
+		return "", usagef("--decoy and --acme-... are for a website, and no --address has a name: give one, as in --address www.example.com")
+	}
+	fmt.Fprintf(&b, serverExit+"users_file = %q   # whom `ptgate invite NAME` lets in; nobody else\n", usersFileFor(path))
 	return b.String(), nil
 }
 
@@ -354,10 +395,16 @@ func upAddress(text string) (routes.Target, error) {
 	switch {
 	case err != nil:
 		return t, usagef("--address %q: %v", text, err)
-	case t.Addr.IsUnspecified():
+	case noServer(t.Addr):
 		return t, usagef("--address %q: clients can't go there: give the server's public address", text)
 	}
 	return t, nil
+}
+
+// noServer tells whether no server can have an address: it stands for any, for several, or for all.
+func noServer(a netip.Addr) bool {
+	a = a.Unmap()
+	return a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
 // row is the transport that serves an address.

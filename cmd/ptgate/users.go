@@ -67,8 +67,8 @@ that changes. A name that is there already gets a new secret and these limits, w
 			return usageError{err}
 		}
 		for i, key := range []string{"expires", "rate", "streams", "quota"} {
-			if limits[i] == "" {
-				continue
+			if !cmd.Flags().Changed(key) {
+				continue // and what is empty is wrong: in a script, a limit would be lost
 			}
 			value := limits[i]
 			if key == "expires" {
@@ -88,6 +88,9 @@ that changes. A name that is there already gets a new secret and these limits, w
 		}
 		if u.Expired(time.Now()) {
 			return usagef("--expires %s: that is over already", limits[0])
+		}
+		if err := newFile(cmd, "out", *out); err != nil {
+			return err
 		}
 		cfg, err := loadErrors(*file, cmd.ErrOrStderr())
 		if err != nil {
