@@ -99,7 +99,7 @@ const notesFile = "announced.json"
 
 // readNotes returns no notes if they can't be read.
 func readNotes(stateDir string) (notes []note) {
-	b, err := os.ReadFile(filepath.Join(stateDir, notesFile))
+	b, err := durable.ReadFile(filepath.Join(stateDir, notesFile))
 	if err != nil || json.Unmarshal(b, &notes) != nil {
 		return nil
 	}
@@ -121,7 +121,7 @@ func writeNotes(cfg *config.Config, notes, mine []note) error {
 		return err
 	}
 	name := filepath.Join(cfg.StateDir, notesFile)
-	if old, err := os.ReadFile(name); err == nil && bytes.Equal(old, b) {
+	if old, err := durable.ReadFile(name); err == nil && bytes.Equal(old, b) {
 		return nil
 	}
 	return durable.WriteFile(name, b, 0o600)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -31,7 +30,7 @@ func BoxOf(stateDir string) (session.Box, error) {
 // boxKey reads the key of this box, or makes it.
 func boxKey(dir string) (ed25519.PrivateKey, error) {
 	name := filepath.Join(dir, boxKeyFile)
-	text, err := os.ReadFile(name)
+	text, err := durable.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		_, key, err := ed25519.GenerateKey(nil)
 		if err != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -62,7 +61,7 @@ func offered(cfg *config.Config, all []serve.Announced) (lines []string) {
 func (g *Gateway) list(cfg *config.Config, key ed25519.PrivateKey, lines []string) (ways.List, []byte) {
 	name := filepath.Join(cfg.StateDir, offerFile)
 	list := ways.List{Serial: uint64(time.Now().UnixMilli()), Lines: lines}
-	if noted, err := os.ReadFile(name); err == nil {
+	if noted, err := durable.ReadFile(name); err == nil {
 		if before, err := ways.Open(key.Public().(ed25519.PublicKey), noted); err == nil {
 			list.Serial = before.Serial
 			if slices.Equal(noted, list.Sign(key)) {

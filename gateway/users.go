@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -98,7 +97,7 @@ func usagePath(stateDir, config string) string {
 // readUsage reads that file. What can't be read is none.
 func readUsage(stateDir, config string) map[string]exit.Usage {
 	var all map[string]exit.Usage
-	b, err := os.ReadFile(usagePath(stateDir, config))
+	b, err := durable.ReadFile(usagePath(stateDir, config))
 	if err != nil || json.Unmarshal(b, &all) != nil {
 		return nil
 	}

@@ -41,7 +41,7 @@ func obfs4Server(stateDir string, options pt.Args, log *slog.Logger) (base.Serve
 		return ok
 	})
 	path := filepath.Join(stateDir, obfs4State)
-	kept, err := os.ReadFile(path)
+	kept, err := durable.ReadFile(path)
 	switch {
 	case given:
 		kept = nil
@@ -75,7 +75,7 @@ func obfs4Server(stateDir string, options pt.Args, log *slog.Logger) (base.Serve
 		}
 	}
 	line := filepath.Join(stateDir, obfs4BridgeLine)
-	if old, err := os.ReadFile(line); err != nil || !bytes.Equal(old, made[obfs4BridgeLine]) {
+	if old, err := durable.ReadFile(line); err != nil || !bytes.Equal(old, made[obfs4BridgeLine]) {
 		if err := durable.WriteFile(line, made[obfs4BridgeLine], 0o600); err != nil {
 			log.Warn("the bridge line can't be written", "error", err)
 		}
@@ -102,7 +102,7 @@ func tryObfs4(parent string, keys []byte, options pt.Args) (factory base.ServerF
 	}
 	made = make(map[string][]byte)
 	for _, name := range []string{obfs4State, obfs4BridgeLine} {
-		if made[name], err = os.ReadFile(filepath.Join(dir, name)); err != nil {
+		if made[name], err = durable.ReadFile(filepath.Join(dir, name)); err != nil {
 			return nil, nil, err
 		}
 	}

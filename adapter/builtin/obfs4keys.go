@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -19,6 +18,7 @@ import (
 	"gitlab.torproject.org/tpo/anti-censorship/pluggable-transports/lyrebird/transports/base"
 
 	"ptgate/adapter"
+	"ptgate/adapter/durable"
 )
 
 // Several sets of keys on one port of obfs4.
@@ -74,7 +74,7 @@ func configuredObfs4(stateDir string, options adapter.Args) (secret adapter.Args
 }
 
 func readObfs4State(stateDir string) (s obfs4StateFile, err error) {
-	text, err := os.ReadFile(filepath.Join(stateDir, obfs4State))
+	text, err := durable.ReadFile(filepath.Join(stateDir, obfs4State))
 	if err != nil {
 		return s, err
 	}

@@ -76,7 +76,7 @@ func (t *Transport) readRotation(stateDir string, options adapter.Args) (r rotat
 		return r, nil
 	}
 	path := rotationPath(t.Name, stateDir)
-	text, err := os.ReadFile(path)
+	text, err := durable.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, nil
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func names(t *testing.T, dir string) (all []string) {
@@ -107,6 +108,71 @@ func TestWriteNew(t *testing.T) {
 		t.Errorf("a file was overwritten: %v", err)
 	}
 	holds(t, path, "first", 0o600)
+}
+
+// Whoever was killed in the middle of a write leaves a part, with secrets in it. The next write of
+// the same file removes it, and nothing else: neither a part that somebody may be writing now, nor
+// what has another name.
+func TestOldParts(t *testing.T) {
+	for write, f := range map[string]func(name string) error{
+		"WriteFile":  func(name string) error { return WriteFile(name, []byte("text"), 0o600) },
+		"WriteNew":   func(name string) error { return WriteNew(name, []byte("text"), 0o600) },
+		"WriteOwned": func(name string) error { return WriteOwned(name, []byte("text"), 0o600) },
+	} {
+		dir := t.TempDir()
+		stays := []string{".keys.2.part", ".keys.2024", ".keys.x1.part", ".keys..part", "keys.3.part", ".other.4.part", ".keys.bak.5.part"}
+		for _, name := range append(stays, ".keys.1.part", ".keys.1234567890.part") {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte("secret"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if name == stays[0] {
+				continue // it is new
+			}
+			old := time.Now().Add(-2 * time.Hour)
+			if err := os.Chtimes(filepath.Join(dir, name), old, old); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Mkdir(filepath.Join(dir, ".keys.6.part"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := f(filepath.Join(dir, "keys")); err != nil {
+			t.Fatal(err)
+		}
+		want := append(stays, "keys", ".keys.6.part")
+		slices.Sort(want)
+		if got := names(t, dir); !slices.Equal(got, want) {
+			t.Errorf("%s: left are %q, want %q", write, got, want)
+		}
+	}
+}
+
+// A file that somebody has made huge does not fill the memory.
+func TestReadFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	if _, err := ReadFile(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no file: %v", err)
+	}
+	if err := os.WriteFile(path, []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := readFile(path, 4); err != nil || string(text) != "text" {
+		t.Errorf("one that just fits: %q, %v", text, err)
+	}
+	if text, err := readFile(path, 3); err == nil || len(text) > 0 {
+		t.Errorf("one byte too many: %q, %v", text, err)
+	}
+	if runtime.GOOS != "windows" {
+		if text, err := readFile(os.DevNull, 0); err != nil || len(text) > 0 {
+			t.Errorf("nothing: %q, %v", text, err)
+		}
+	}
+	if err := os.Truncate(path, maxSize+1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadFile(path); err == nil || !strings.Contains(err.Error(), "larger than 64 MiB") {
+		t.Errorf("a huge one: %v", err)
+	}
 }
 
 // Package adapter/builtin uses this one, which may use the standard library only.

@@ -353,18 +353,6 @@ func replaceFile(ctx context.Context, path string, edit func([]byte, fs.FileMode
 	}
 	// A signal waits for this, so that nothing is left beside the file.
 	return interruptible(ctx, func(context.Context) error {
-		f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-		if err != nil {
-			return err
-		}
-		_, err = f.Write(doc)
-		err = errors.Join(err, keepOwner(f, info), f.Chmod(info.Mode().Perm()), f.Sync(), f.Close())
-		if err == nil {
-			err = durable.Rename(f.Name(), path)
-		}
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-		return err
+		return durable.Replace(path, doc, info.Mode().Perm(), func(f *os.File) error { return keepOwner(f, info) })
 	})
 }

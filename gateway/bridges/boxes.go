@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"sync"
 
@@ -57,7 +56,7 @@ func (b *boxes) load(dir string) {
 		return
 	}
 	b.dir, b.known = dir, map[string]string{}
-	text, err := os.ReadFile(filepath.Join(dir, boxesFile))
+	text, err := durable.ReadFile(filepath.Join(dir, boxesFile))
 	if err != nil {
 		return
 	}

@@ -11,7 +11,6 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,6 +21,7 @@ import (
 
 	"ptgate/adapter"
 	"ptgate/adapter/builtin"
+	"ptgate/adapter/durable"
 	"ptgate/gateway/config"
 	"ptgate/gateway/control"
 	"ptgate/gateway/redact"
@@ -80,7 +80,7 @@ func (t *told) load(cfg *config.Config) {
 		return
 	}
 	t.name, t.lists = name, map[session.Box]toldBy{}
-	text, err := os.ReadFile(name)
+	text, err := durable.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) { // the start tells of the latter
 		return
 	}

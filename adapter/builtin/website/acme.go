@@ -89,7 +89,7 @@ func newAuthority(cfg Config, stateDir string, log *slog.Logger) (*authority, er
 	if err := os.MkdirAll(a.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("tls: state directory: %w", err)
 	}
-	kept, err := os.ReadFile(a.certFile())
+	kept, err := durable.ReadFile(a.certFile())
 	switch {
 	case err == nil:
 		c, err := pair(kept, kept)
@@ -341,7 +341,7 @@ func (a *authority) hide() {
 // account is the key by which the authority knows us.
 func (a *authority) account() (crypto.Signer, error) {
 	name := filepath.Join(a.dir, "account.pem")
-	text, err := os.ReadFile(name)
+	text, err := durable.ReadFile(name)
 	if err == nil {
 		if block, _ := pem.Decode(bytes.TrimSpace(text)); block != nil {
 			if key, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
