@@ -339,7 +339,7 @@ func (b *Bridge) early(t routes.Target, end earlyEnd, first, err error, took tim
 	}
 	switch {
 	case first == nil:
-		b.health.ok(took)
+		b.works(b.health.ok(took))
 		b.learned.set(t, true)
 		return
 	case end == earlyLeft, session.IsLost(first): // the session knows what a loss means
@@ -441,8 +441,7 @@ func (b *Bridge) tryAgain() {
 		h.mu.Unlock()
 		switch {
 		case err == nil:
-			h.recovered()
-			b.m.book.Add(outcome.BridgeRecovered, outcome.By(b.Name()))
+			b.works(h.recovered())
 		case b.ctx.Err() == nil:
 			h.bad(err, time.Since(begun))
 		}

@@ -47,10 +47,11 @@ type health struct {
 	measured time.Time     // when answer was
 }
 
-// ok notes that a request was answered after took.
-func (h *health) ok(took time.Duration) {
+// ok notes that a request was answered after took. It tells whether the bridge rested.
+func (h *health) ok(took time.Duration) (news bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	news = h.resting
 	h.fails, h.lates, h.resting, h.why, h.worked = 0, 0, false, nil, true
 	if h.answer == 0 || time.Since(h.measured) > measuredFor {
 		h.answer = took
@@ -58,17 +59,21 @@ func (h *health) ok(took time.Duration) {
 		h.answer += (took - h.answer) / 4
 	}
 	h.measured = time.Now()
+	return news
 }
 
-// recovered ends the bridge's rest. It says nothing of how long an answer takes. So the
-// next rest of a bridge that stays late is longer, whatever it says when nothing is asked.
-func (h *health) recovered() {
+// recovered ends the bridge's rest, and tells whether it rested. It says nothing of how
+// long an answer takes. So the next rest of a bridge that stays late is longer, whatever
+// it says when nothing is asked.
+func (h *health) recovered() (news bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	news = h.resting
 	h.resting, h.why, h.worked = false, nil, true
 	if h.lates < mostLate {
 		h.fails = 0
 	}
+	return news
 }
 
 // late notes that a request had no answer for longer than it may take. It tells whether
@@ -325,7 +330,7 @@ func answered(err error) bool {
 // It tells whether the bridge begins to rest.
 func (b *Bridge) judge(ctx context.Context, err error, took time.Duration) (rests bool) {
 	if err == nil || answered(err) {
-		b.health.ok(took)
+		b.works(b.health.ok(took))
 		return false
 	}
 	if _, ok := errors.AsType[*session.Refusal](err); ok {

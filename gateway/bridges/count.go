@@ -96,6 +96,13 @@ func (b *Bridge) failed(err error, took time.Duration) {
 		"error", redact.Text(err, b.m.private.Load()), "after", took.Round(time.Millisecond), "advice", v.Advice())
 }
 
+// works counts a bridge that works again, if that is news.
+func (b *Bridge) works(news bool) {
+	if news {
+		b.m.book.Add(outcome.BridgeRecovered, outcome.By(b.Name()))
+	}
+}
+
 // carrierLost counts a carrier that was given up.
 func (b *Bridge) carrierLost(silent time.Duration) {
 	b.m.book.Add(outcome.CarrierLost, outcome.By(b.Name()), "for", silent.Round(time.Second))

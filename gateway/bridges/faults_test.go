@@ -195,3 +195,40 @@ func TestFiltered(t *testing.T) {
 		t.Error("the bridge is not known to be silent")
 	}
 }
+
+// A bridge that works again after a failure is told of once, whoever has found it out: the
+// next request, or a trial beside it.
+func TestRecovered(t *testing.T) {
+	for _, addrs := range [][]string{{"a"}, {"a", "b"}} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			s, f := w.set(config.PickFirst, addrs...), w.far["a"]
+			told := func() [2]int64 {
+				return [2]int64{w.m.book.Total(outcome.BridgeFailed), w.m.book.Total(outcome.BridgeRecovered)}
+			}
+			for n := range int64(3) {
+				f.refuses.Store(true)
+				f.reset()
+				for s.bridge("a").Status().State != "resting" {
+					if c, err := s.Open(t.Context(), s.Route(0), example); err == nil {
+						c.Close()
+					}
+					<-time.After(time.Second)
+				}
+				if got := told()[1]; got != n {
+					t.Errorf("%v: while it rests it has recovered %d times, want %d", addrs, got, n)
+				}
+				f.refuses.Store(false)
+				for s.bridge("a").Status().State == "resting" {
+					<-time.After(time.Second)
+					c, _ := open(t, s)
+					c.Close()
+					synctest.Wait()
+				}
+				if got := told(); got[1] != n+1 {
+					t.Errorf("%v: failed and recovered %d times, want %d recoveries", addrs, got, n+1)
+				}
+			}
+		})
+	}
+}
