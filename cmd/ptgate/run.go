@@ -62,8 +62,26 @@ func sayWhere(cfg *config.Config, file string, stderr io.Writer) {
 		return // there was one when it was loaded
 	}
 	for _, p := range gateway.Check(cfg, path, false) {
-		fmt.Fprintln(withPriority(stderr, priorityOf(p)), p)
+		show(stderr, p, cfg.Log.Private)
 	}
+}
+
+// show prints a problem. The journal is a log, and a private one has nothing that the
+// problem quotes of the file.
+func show(stderr io.Writer, p config.Problem, private bool) {
+	if private && toJournal(stderr) {
+		p = unquoted(p)
+	}
+	fmt.Fprintln(withPriority(stderr, priorityOf(p)), p)
+}
+
+// unquoted is p without what it quotes of the file. What is wrong with the file as a
+// whole, such as its mode, quotes nothing of it.
+func unquoted(p config.Problem) config.Problem {
+	if p.Line > 0 {
+		p.Message = redact.Quoted(p.Message)
+	}
+	return p
 }
 
 func priorityOf(p config.Problem) string {
@@ -93,7 +111,7 @@ func loadWith(file string, stderr io.Writer, warnings bool) (*config.Config, err
 		if !warnings && p.Warning {
 			continue
 		}
-		fmt.Fprintln(withPriority(stderr, priorityOf(p)), p)
+		show(stderr, p, cfg == nil || cfg.Log.Private) // a log is private if nobody says otherwise
 	}
 	if cfg == nil {
 		return nil, exitError(1)
@@ -273,8 +291,7 @@ var errStopping = errors.New("ptgate is stopping")
 
 // reload reads the file again and puts it to work, or says why not. What is wrong with
 // the file may quote destinations and addresses in it, so a private log gets that without
-// what it quotes. What is wrong with the file as a whole, such as its mode, quotes nothing
-// of it. Whoever asked for the reload with `ptgate reload` gets all of it.
+// what it quotes. Whoever asked for the reload with `ptgate reload` gets all of it.
 func reload(ctx context.Context, g *gateway.Gateway, path string, private bool, log *slog.Logger) (*config.Config, error) {
 	cfg, problems, err := loadUntil(ctx, path)
 	if err != nil {
@@ -284,8 +301,8 @@ func reload(ctx context.Context, g *gateway.Gateway, path string, private bool, 
 	var text []string
 	for _, p := range problems {
 		text = append(text, p.String())
-		if private && p.Line > 0 {
-			p.Message = redact.Quoted(p.Message)
+		if private {
+			p = unquoted(p)
 		}
 		level := slog.LevelError
 		if p.Warning {

@@ -17,6 +17,7 @@ import (
 	"ptgate/gateway"
 	"ptgate/gateway/config"
 	"ptgate/gateway/control"
+	"ptgate/gateway/redact"
 	"ptgate/gateway/supervise"
 )
 
@@ -65,7 +66,7 @@ func (r runner) complain(out io.Writer) {
 	cfg, problems := config.Load(r.shown)
 	for _, p := range problems {
 		if cfg == nil && !p.Warning {
-			fmt.Fprintln(out, p)
+			show(out, p, true)
 		}
 	}
 	switch {
@@ -112,7 +113,15 @@ outcome told here. A file with errors changes nothing; live connections go on.`,
 			if errors.Is(err, control.ErrNotRunning) {
 				return err
 			}
-			return fmt.Errorf("reload refused, the running configuration stays:\n%w", err)
+			text := err.Error()
+			if toJournal(cmd.ErrOrStderr()) { // a log, perhaps a private one: ptgate itself writes the rest there if it may
+				lines := strings.Split(text, "\n")
+				for i, line := range lines {
+					lines[i] = redact.Quoted(line)
+				}
+				text = strings.Join(lines, "\n")
+			}
+			return fmt.Errorf("reload refused, the running configuration stays:\n%s", text)
 		}
 		fmt.Fprintln(cmd.OutOrStdout(), "reloaded")
 		after := shown(ctx, r.socket)
