@@ -42,7 +42,7 @@ func drawQR(cmd *cobra.Command, text, again string) {
 		return
 	}
 	for _, line := range picture {
-		if columns > 0 {
+		if columns > 0 && takesCommands(out) {
 			line = whiteOnBlack + line + noColours
 		}
 		io.WriteString(out, line+"\n")

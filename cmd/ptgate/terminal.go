@@ -38,7 +38,7 @@ func printJSON(out io.Writer, v any) error {
 // progress says on a terminal what a command waits for, once it has waited for a second,
 // and takes it back when stop is called. Nothing else may write to out before that.
 func progress(out io.Writer, what func() string) (stop func()) {
-	if !isTerminal(out) {
+	if !takesCommands(out) {
 		return func() {}
 	}
 	return showProgress(out, what)
@@ -102,6 +102,10 @@ func isTerminal(f any) bool {
 	file, ok := f.(descriptor)
 	return ok && term.IsTerminal(int(file.Fd()))
 }
+
+// takesCommands tells whether f is a terminal that colours text and goes back in it. One in
+// an editor often does not, and says so.
+func takesCommands(f any) bool { return isTerminal(f) && os.Getenv("TERM") != "dumb" }
 
 // A jsonWriter writes JSON that is safe to look at in a terminal. encoding/json leaves
 // some control characters as they are, among them those of C1 by which a terminal takes

@@ -41,7 +41,7 @@ func watchStatus(ctx context.Context, file, stateDir string, out io.Writer) erro
 		return s, json.Unmarshal(b, s)
 	}
 	size := func() (width, height int, ok bool) { return 0, 0, false }
-	if isTerminal(out) {
+	if takesCommands(out) {
 		f := out.(descriptor)
 		size = func() (int, int, bool) {
 			width, height, err := term.GetSize(int(f.Fd()))
