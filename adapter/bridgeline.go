@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -72,6 +73,9 @@ func ParseBridgeLine(s string) (BridgeLine, error) {
 		rest = rest[1:]
 	}
 
+	if at := webPage.FindStringIndex(s); at != nil {
+		return fail(at[0], "%q is of the source of a web page: copy the line as the page shows it", s[at[0]:at[1]])
+	}
 	if len(rest) == 0 {
 		return fail(len(s), "transport expected: a line is as in \"obfs4 192.0.2.10:443 cert=… iat-mode=0\"")
 	}
@@ -85,7 +89,7 @@ func ParseBridgeLine(s string) (BridgeLine, error) {
 	}
 	if err := checkHostPort(rest[0].text); err != nil {
 		if _, port := splitName(rest[0].text); port == "" && len(rest) > 1 && isDigits(rest[1].text) {
-			return fail(rest[1].start, "the port stands apart from its address: write %q", rest[0].text+":"+rest[1].text)
+			return fail(rest[1].start, "the port stands apart from its address: write %q", strings.TrimSuffix(rest[0].text, ":")+":"+rest[1].text)
 		}
 		return fail(rest[0].start, "%w", err)
 	}
@@ -111,6 +115,10 @@ func ParseBridgeLine(s string) (BridgeLine, error) {
 	}
 	return line, nil
 }
+
+// webPage is a character reference or a tag of HTML. None of them can be a part of an arg's
+// value that somebody needs.
+var webPage = regexp.MustCompile(`&(#[0-9]{1,6}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8});|</?[a-zA-Z]{1,10} ?/?>`)
 
 // checkStart says what is wrong with the first word of a line, which should be a transport, and
 // at which byte. It quotes no word that may have a secret in it, such as a link.
@@ -196,7 +204,7 @@ func notAnArg(rest []word, i int) string {
 		return "the address of one more bridge stands here: a line has one bridge, so give one at a time; the text may also be there twice"
 	case validTransport(text) && i+1 < len(rest) && checkHostPort(rest[i+1].text) == nil:
 		return "one more bridge begins here: a line has one, so give one at a time"
-	case text[0] == '=', i+1 < len(rest) && rest[i+1].text[0] == '=':
+	case text[0] == '=', i+1 < len(rest) && rest[i+1].text[0] == '=', i > 0 && strings.IndexByte(rest[i-1].text, '=') == len(rest[i-1].text)-1:
 		return "what stands here is not key=value: take away the space before or behind the \"=\""
 	case strings.Contains(text, ":"):
 		return "what stands here is not key=value: write \"=\", not \":\""

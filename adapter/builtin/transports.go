@@ -238,6 +238,9 @@ func certDamage(s string) string {
 	}
 	if odd := strings.TrimLeft(s, base64Letters); odd != "" {
 		r, _ := utf8.DecodeRuneInString(odd)
+		if r >= utf8.RuneSelf && r != utf8.RuneError { // it may look like a plain letter
+			return fmt.Sprintf("character %d of it is %U, and only plain letters (a to z, A to Z), digits, \"+\" and \"/\" can stand there", len(s)-len(odd)+1, r)
+		}
 		return fmt.Sprintf("character %d of it is %q, and only letters, digits, \"+\" and \"/\" can stand there", len(s)-len(odd)+1, r)
 	}
 	if len(s) != certLength {

@@ -147,6 +147,7 @@ func readLine(r io.Reader, terminal bool) (string, error) {
 	for in.Scan() {
 		size += len(in.Bytes()) + 1
 		switch text := strings.TrimSpace(in.Text()); {
+		case !terminal && fence.MatchString(text): // of the page that it was copied from
 		case terminal:
 			return text, nil
 		case text != "" && line != "" && config.Foreign(line) != "":
@@ -163,10 +164,13 @@ func readLine(r io.Reader, terminal bool) (string, error) {
 	return line, in.Err()
 }
 
+var fence = regexp.MustCompile("^(```|~~~)\\w*$")
+
 // bare takes off what stands around a bridge line where it is quoted, or copied out
 // of a configuration.
 func bare(text string) string {
 	text = strings.TrimSpace(text)
+	whole := text
 	if rest, ok := strings.CutPrefix(text, "line"); ok {
 		if rest, ok = strings.CutPrefix(strings.TrimSpace(rest), "="); ok {
 			text = strings.TrimSpace(rest)
@@ -180,6 +184,9 @@ func bare(text string) string {
 			return plain // TOML's escapes in what we write are Go's
 		}
 		return text[1 : n-1]
+	}
+	if strings.IndexAny(text, "\"'`") == 0 { // it is not closed: columns are those of what was pasted
+		return whole
 	}
 	return text
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -111,7 +112,7 @@ func readInvitation(cmd *cobra.Command, text string) (*invitation.Invitation, er
 			return nil, fmt.Errorf("standard input: %w", err)
 		}
 	case !invitation.In(text):
-		if says := config.Foreign(text); says != "" {
+		if says := noLink(text); says != "" {
 			return nil, usagef("join: %s", says)
 		}
 		f, err := os.Open(text)
@@ -133,7 +134,7 @@ func readInvitation(cmd *cobra.Command, text string) (*invitation.Invitation, er
 	}
 	v, err := invitation.Find(text)
 	if err != nil && !invitation.In(text) {
-		if says := config.Foreign(text); says != "" {
+		if says := noLink(text); says != "" {
 			return nil, errors.New(says)
 		}
 	}
@@ -142,6 +143,22 @@ func readInvitation(cmd *cobra.Command, text string) (*invitation.Invitation, er
 			config.Char{Rune: broken.Rune}.Name())
 	}
 	return v, err
+}
+
+// changedScheme is how a link begins in which a program has changed the scheme.
+var changedScheme = regexp.MustCompile(`(?i)\bptgate(:|：|&#58;|%3A)`)
+
+// noLink says what a text is that has no link; "": it is not known.
+func noLink(text string) string {
+	if line := bare(text); !strings.Contains(strings.TrimSpace(line), "\n") {
+		if _, err := adapter.ParseBridgeLine(line); err == nil {
+			return "this is a bridge line, and no invitation: `ptgate add-bridge` puts it into a configuration"
+		}
+	}
+	if changedScheme.MatchString(text) {
+		return fmt.Sprintf("this was an invitation, which begins with %s: the text has been changed on its way; copy it anew, or ask for the file or the QR code", invitation.Scheme)
+	}
+	return config.Foreign(text)
 }
 
 // readLink reads all, but from a terminal only what has the whole link, or up to an empty line.

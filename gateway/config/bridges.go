@@ -84,7 +84,7 @@ func (l *loading) bridgeLine(t *table, b *Bridge) {
 	}
 	b.Transport = parsed.Transport
 	b.Args = parsed.Args
-	if b.Address, err = hostPort(parsed.Addr); err != nil {
+	if b.Address, err = bridgeAddress(parsed.Transport, parsed.Addr); err != nil {
 		t.fail(line, "line: %v", err)
 	}
 	l.checkArgs(t, b, "line", line)
@@ -102,7 +102,7 @@ func (l *loading) bridgeKeys(t *table, b *Bridge, addressKey string) {
 	address := t.pasted(addressKey, TextPlain)
 	switch {
 	case address != "":
-		a, err := hostPort(address)
+		a, err := bridgeAddress(b.Transport, address)
 		if err != nil {
 			t.fail(t.lineOf(addressKey), "%s: %v", addressKey, err)
 		}
@@ -112,6 +112,25 @@ func (l *loading) bridgeKeys(t *table, b *Bridge, addressKey string) {
 	}
 	b.Args = t.args("args")
 	l.checkArgs(t, b, "args", t.lineOf("args"))
+}
+
+// bridgeAddress is hostPort for an address that the transport connects to, or that is a mere
+// placeholder.
+func bridgeAddress(transport, text string) (string, error) {
+	addr, err := hostPort(text)
+	if row, _ := builtin.Lookup(transport); err == nil && !row.Placeholder {
+		err = ofOne(addr)
+	}
+	return addr, err
+}
+
+// ofOne returns an error if addr stands for all addresses of a machine. Nobody can connect to
+// that from elsewhere.
+func ofOne(addr string) error {
+	if a, err := netip.ParseAddrPort(addr); err == nil && a.Addr().IsUnspecified() {
+		return fmt.Errorf("%q stands for all addresses of a machine that listens: write the one that clients connect to, as in \"192.0.2.10:%d\"", addr, a.Port())
+	}
+	return nil
 }
 
 // bridgeRest reads the keys that do not depend on whether the bridge is written as a
@@ -186,6 +205,12 @@ func (l *loading) checkArgs(t *table, b *Bridge, key string, line int) {
 		return
 	}
 	row, _ := builtin.Lookup(b.Transport)
+	for i, a := range b.Args {
+		same := func(x adapter.Arg) bool { return x.Key == a.Key }
+		if slices.Contains(row.Args.Known, a.Key) && slices.IndexFunc(b.Args, same) == i && slices.ContainsFunc(b.Args[i+1:], same) {
+			t.warn(line, "%s: %s stands there twice, and only the first counts: take the other one out", key, a.Key)
+		}
+	}
 	l.unknownArgs(t, line, key, b.Transport, row.Args.Known, b.Args)
 	for _, err := range row.Args.Check(b.Args, key == "line") {
 		t.fail(line, "%s: %v", key, err)
@@ -253,6 +278,7 @@ func (l *loading) declaredPTs(top *table) []*PT {
 func (l *loading) ptTable(nt namedTable) *PT {
 	t := nt.t
 	pt := &PT{Name: nt.name, Line: t.line(), State: l.path(t.str("state", ""))}
+	t.expandsNothing("state")
 	for _, it := range t.list("exec") {
 		pt.Exec = append(pt.Exec, it.text)
 	}

@@ -239,6 +239,14 @@ func (l *loading) path(name string) string {
 	return filepath.Join(filepath.Dir(l.abs), name)
 }
 
+// expandsNothing warns of a path with words that only a shell knows. A directory with such a
+// name would be made.
+func (t *table) expandsNothing(key string) {
+	if text, _ := t.m[key].(string); strings.HasPrefix(text, "~") || strings.HasPrefix(text, "$") {
+		t.warn(t.lineOf(key), "%s: %q begins with what only a shell understands, and is taken as it stands: write the whole path", key, text)
+	}
+}
+
 // shown is a file's name in problems. It is relative if the user has given the
 // configuration's own name as a relative one.
 func (l *loading) shown(name string) string {
@@ -259,6 +267,7 @@ func (l *loading) config(m map[string]any) *Config {
 	cfg := &Config{Path: l.abs, StateDir: l.stateDir(top)}
 	if l.namedStateDir(top) != "" {
 		cfg.StateLine = top.lineOf("state_dir")
+		top.expandsNothing("state_dir")
 	}
 	serve, route := top.array("serve"), top.array("route")
 	cfg.Log = logTable(top.sub("log"))
@@ -634,6 +643,11 @@ func (l *loading) public(t *table, s *Serve) {
 		}
 	}
 	s.Public = destination.Format(target)
+	if row, _ := builtin.Lookup(s.Transport); !row.Placeholder {
+		if err := ofOne(s.Public); err != nil {
+			t.fail(t.lineOf("public"), "public: %v", err)
+		}
+	}
 }
 
 // trust reads whom a transport behind a web server believes who the client is. The

@@ -76,6 +76,12 @@ func Pasted(text string, kind TextKind) (clean string, removed []Char, err error
 	return b.String(), removed, err
 }
 
+// visible is a name without its invisible characters.
+func visible(name string) string {
+	clean, _, _ := Pasted(name, TextName)
+	return clean
+}
+
 func isASCII(s string) bool {
 	for i := range len(s) {
 		if s[i] >= utf8.RuneSelf {

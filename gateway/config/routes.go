@@ -288,6 +288,9 @@ func (l *loading) via(cfg *Config, t *table, r *Route, rule int) {
 		}
 		b, ok := l.bridges[it.text]
 		switch {
+		case !ok && l.bridges[visible(it.text)] != nil:
+			_, removed, _ := Pasted(it.text, TextName)
+			t.fail(it.line, "via: %v of the bridge's name can't be seen: take it out", removed[0])
 		case !ok:
 			t.fail(it.line, "via: there is no bridge %q%s", it.text, l.meantBridge(it.text))
 		case seen[it.text]:

@@ -144,6 +144,7 @@ var slips = []slip{
 	{regexp.MustCompile(`^(<<<<<<<|=======|>>>>>>>)`), says("git has left both sides of a merge here: keep one, and take its marks away")},
 	{regexp.MustCompile(`^(---|\+\+\+|@@)( |$)`), says("this is a diff: use `patch` to put it into a file")},
 	{regexp.MustCompile("^(```|~~~)"), says("this mark is of the page that the text was copied from: take it away, here and at the end")},
+	{regexp.MustCompile(`^>`), says("this mark is of a mail that quotes the text: take it away, here and in the other lines")},
 	{regexp.MustCompile(`^(\$ |cat |echo |sudo |export |EOF$)`), says("this is for the shell: take it away, here and at the end")},
 	{regexp.MustCompile(`^(//|;|--|/\*)`), says("a comment begins with \"#\"")},
 	{regexp.MustCompile(`^` + key + `\s*=\s*("[^"]*"|'[^']*'|true|false|[^"'\s]+)\s+(//|;)`), func(m []string) string {
@@ -160,6 +161,9 @@ var slips = []slip{
 	}},
 	{regexp.MustCompile(`^` + key + `\s*=\s*\[[^"'\]]*[^"'\]\s\d{,\[]`), func(m []string) string {
 		return fmt.Sprintf("text stands in quotes, in a list, too: write %q", m[1]+" = [\"…\", \"…\"]")
+	}},
+	{regexp.MustCompile(`^` + key + `\s*=\s*\{.*("[^"]*"|'[^']*')\s+` + key + `\s*=`), func(m []string) string {
+		return fmt.Sprintf("a comma is missing between two entries of this table: write one before %q", m[3])
 	}},
 	{regexp.MustCompile(`^` + key + `\s*=\s*"[^"]*"\s*,\s*"`), func(m []string) string {
 		return fmt.Sprintf("several texts are a list, in square brackets: write %q", m[1]+" = [\"…\", \"…\"]")

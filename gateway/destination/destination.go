@@ -166,7 +166,15 @@ func fromUnicode(name string) (string, error) {
 	}
 	// The mapping turns other characters into ASCII ones, such as a full-width dot. So
 	// the checks come after it.
-	return fromASCII(ascii)
+	canonical, err := fromASCII(ascii)
+	if err != nil {
+		for _, r := range name {
+			if plain := r - 0xfee0; '\uff01' <= r && r <= '\uff5e' && strings.ContainsRune("!\"#$%&'()*+,/:;<=>?@[\\]^`{|}~", plain) {
+				return "", invalid("the host name has %s in it, as %U, a full-width character: write a plain one, or none", sign(byte(plain)), r)
+			}
+		}
+	}
+	return canonical, err
 }
 
 // fromASCII checks a name of ASCII. It allocates no memory where the name is canonical

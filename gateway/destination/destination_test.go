@@ -101,6 +101,7 @@ func TestParseRefuses(t *testing.T) {
 		{"*.example.com:80", `"*" in it`},
 		{"a／b.example:80", `"/" in it`},
 		{"a＠b.example:80", `"@" in it`},
+		{"a：443.example:80", "as U+FF1A, a full-width character"},
 		{"\xff\xfe.example:80", "UTF-8"},
 		{"a\u202eb.example:80", "internationalised"},
 		{"\u00ad:80", "two dots side by side"},

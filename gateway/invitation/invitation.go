@@ -75,7 +75,7 @@ func escape(s string) string {
 }
 
 var (
-	errNoLink = errors.New("this is no invitation: one begins with " + Scheme)
+	errNoLink = errors.New("this is no invitation: one begins with " + Scheme + "; copy the whole of what `ptgate invite` on the server prints")
 	errCut    = errors.New("the invitation has not come whole: a part of it is missing or changed; copy all of it, or ask for the file or the QR code")
 	errTwo    = errors.New("there is more than one invitation: give one at a time")
 )
