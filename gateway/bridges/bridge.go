@@ -136,11 +136,6 @@ func (b *Bridge) paths() []*session.Path {
 	return all
 }
 
-// resumed counts a session that goes on after it had no carrier.
-func (b *Bridge) resumed(away time.Duration) {
-	b.m.book.Add(outcome.SessionResumed, outcome.By(b.Name()), "after", away.Round(time.Millisecond))
-}
-
 func sessionSettings(c *config.Bridge, l *config.Limits) session.Settings {
 	return session.Settings{Auth: authOf(c), Carriers: c.Carriers, Dial: l.Dial, Resume: l.Resume, Buffer: l.ResumeBuffer}
 }

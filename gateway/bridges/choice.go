@@ -223,46 +223,37 @@ func choose(via []*Bridge, pick config.Pick) []*Bridge {
 		}
 	}
 	slices.SortStableFunc(cs, func(x, y candidate) int {
-		if x.v.resting != y.v.resting {
-			if x.v.resting {
-				return 1
-			}
-			return -1
-		}
-		if x.v.resting {
+		if x.v.resting && y.v.resting {
 			return x.v.until.Compare(y.v.until)
 		}
-		if x.leaving != y.leaving { // its box is about to stop
-			if x.leaving {
-				return 1
-			}
-			return -1
-		}
-		if x.told != y.told { // what the user wrote comes first
-			if x.told {
-				return 1
-			}
-			return -1
-		}
+		order := cmp.Or(
+			falseFirst(x.v.resting, y.v.resting),
+			falseFirst(x.leaving, y.leaving), // its box is about to stop
+			falseFirst(x.told, y.told))       // what the user wrote comes first
 		switch pick {
-		case config.PickFastest:
-			if x.v.fresh != y.v.fresh { // the one that is not known is measured
-				if x.v.fresh {
-					return 1
-				}
-				return -1
-			}
-			return cmp.Compare(x.v.answer, y.v.answer)
+		case config.PickFastest: // the one that is not known is measured
+			return cmp.Or(order, falseFirst(x.v.fresh, y.v.fresh), cmp.Compare(x.v.answer, y.v.answer))
 		case config.PickSpread:
-			return cmp.Compare(x.streams, y.streams)
+			return cmp.Or(order, cmp.Compare(x.streams, y.streams))
 		}
-		return 0
+		return order
 	})
 	out := make([]*Bridge, len(cs))
 	for i, c := range cs {
 		out[i] = c.b
 	}
 	return out
+}
+
+// falseFirst compares two conditions. The one that is false comes first.
+func falseFirst(x, y bool) int {
+	switch {
+	case x == y:
+		return 0
+	case y:
+		return -1
+	}
+	return 1
 }
 
 // unmeasured tells how many bridges at the head of order are asked at once under

@@ -67,3 +67,8 @@ func (b *Bridge) back(away time.Duration) {
 func (b *Bridge) detached() {
 	b.m.book.Add(outcome.SessionDetached, outcome.By(b.Name()))
 }
+
+// resumed counts a session that goes on after it had no carrier.
+func (b *Bridge) resumed(away time.Duration) {
+	b.m.book.Add(outcome.SessionResumed, outcome.By(b.Name()), "after", away.Round(time.Millisecond))
+}
