@@ -606,7 +606,7 @@ func TestGrownWindows(t *testing.T) {
 		if !h.end.grow(most) || h.end.grow(1) {
 			t.Errorf("%s: the sum of the windows is not %d", name, most)
 		}
-		h.end.grow0(-most)
+		h.end.promise(-most)
 	}
 }
 

@@ -170,12 +170,12 @@ func (e *end) shut(err error) {
 	if e.err != nil {
 		return
 	}
-	close := frame{kind: frameClose}.append(nil)
+	bye := frame{kind: frameClose}.append(nil)
 	lanes := e.lanes
 	e.lanes = nil
 	for _, l := range lanes {
-		if l.open() && l.pipe.Space(len(close), true) >= len(close) {
-			l.pipe.Append(close, nil)
+		if l.open() && l.pipe.Space(len(bye), true) >= len(bye) {
+			l.pipe.Append(bye, nil)
 		}
 		l.gone = true
 		l.pipe.Leave(true)

@@ -869,7 +869,7 @@ func (v *owned) dropped(l *lane) {
 	v.c.wakeKeeper()
 }
 
-// accept implements owner: the far end opens no streams.
+// admits and accept implement owner. They are not called: the far end opens no streams.
 func (v *owned) admits() bool   { return true }
 func (v *owned) accept(*Stream) {}
 

@@ -133,14 +133,14 @@ func (e *end) grow(n int64) bool {
 	all := e.memory.promised.Add(n) <= e.memory.limit.Load()/grownPart
 	own := e.peer == nil || e.peer.promised.Add(n) <= e.memory.share.Load()/grownPart
 	if !all || !own {
-		e.grow0(-n)
+		e.promise(-n)
 		return false
 	}
 	return true
 }
 
-// grow0 counts n more bytes of window.
-func (e *end) grow0(n int64) {
+// promise counts n more bytes of window, whatever the limit.
+func (e *end) promise(n int64) {
 	e.memory.promised.Add(n)
 	if e.peer != nil {
 		e.peer.promised.Add(n)

@@ -69,7 +69,7 @@ var mutants = []struct{ name, file, old, new string }{
 	{"a blocked Write goes on after the end", "end.go",
 		"for len(s.out) > 0 && !s.sendOver && s.sent < s.sendMax {", "for len(s.out) > 0 && s.sent < s.sendMax {"},
 	{"a window is never given back", "stream.go",
-		"s.e.grow0(-promised)", "s.e.grow0(0)"},
+		"s.e.promise(-promised)", "s.e.promise(0)"},
 	{"memory is not given back", "stream.go",
 		"s.e.use(n - s.uses)", "s.e.use(max(0, n-s.uses))"},
 	{"a window that becomes smaller closes", "stream.go",

@@ -2,6 +2,8 @@ package session
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -22,10 +24,7 @@ type news struct {
 func (s *Server) Tell(serial uint64) {
 	s.serial.Store(serial)
 	s.mu.Lock()
-	all := make([]*served, 0, len(s.sessions))
-	for _, v := range s.sessions {
-		all = append(all, v)
-	}
+	all := slices.Collect(maps.Values(s.sessions))
 	s.mu.Unlock()
 	for _, v := range all {
 		v.mu.Lock()

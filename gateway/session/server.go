@@ -209,7 +209,7 @@ func (v *served) back() {
 	if v.away {
 		v.away = false
 		v.expiry.Stop()
-		v.server.detached = slices.DeleteFunc(v.server.detached, func(x *served) bool { return x == v })
+		v.unlist()
 	}
 }
 
@@ -242,12 +242,13 @@ func (s *Server) bound(newest *served) {
 			own--
 		}
 		v.expiry.Reset(0)
-		v.back0()
+		v.unlist()
 	}
 }
 
-// back0 takes v out of the list, but lets it expire.
-func (v *served) back0() {
+// unlist takes v out of the list of sessions without a carrier. It expires all the same. The
+// caller holds the Server's mu.
+func (v *served) unlist() {
 	v.server.detached = slices.DeleteFunc(v.server.detached, func(x *served) bool { return x == v })
 }
 
@@ -430,9 +431,7 @@ func (g *Group) find(h *hello, client string) (*served, byte) {
 			s.peers[client] = p
 		}
 		v.end.peer = p
-	}
-	if v.end.peer != nil {
-		v.end.peer.sessions++
+		p.sessions++
 	}
 	g.sessions[v] = struct{}{}
 	s.sessions[h.id] = v
@@ -453,11 +452,7 @@ func orBuffer(n int64) int64 {
 func (g *Group) all() []*served {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	var all []*served
-	for v := range g.sessions {
-		all = append(all, v)
-	}
-	return all
+	return slices.Collect(maps.Keys(g.sessions))
 }
 
 // Sessions is how many sessions of the group there are.

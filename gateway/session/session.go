@@ -20,8 +20,8 @@
 //     budget).
 //   - If the own Path does not work, the others are tried in turn, but none that is known to
 //     lead to another box. Before the box is known, only those are tried that have to lead to
-//     the box of the own Path (Path.Only). No byte of a stream goes to a box before it has shown that it is
-//     the one that has the session.
+//     the box of the own Path (Path.Only). No byte of a stream goes to a box before it has
+//     shown that it is the one that has the session.
 //   - An attempt that gives no sign for some seconds gets another one beside it. What waits
 //     for the first one to answer goes over whichever answers first.
 //   - A carrier that owes an answer for too long gets no more streams. It is given up when
@@ -117,7 +117,7 @@
 //
 // Carriers. All frames of one side on one carrier have positions, counted in bytes from the
 // first one after its hello. A side confirms with ack, on the same carrier, up to where it
-// has taken bytes: at least after each 128 KiB, and before each pong. The sender keeps what
+// has taken bytes: at least after each 512 KiB, and before each pong. The sender keeps what
 // is not confirmed.
 //
 // A side that does not use a carrier any more, for any reason, says so over another one

@@ -219,7 +219,7 @@ func (s *Stream) count() {
 // resize makes the window smaller. The caller holds in.
 func (s *Stream) resize(n int64) {
 	if promised := s.window - max(n, s.e.start); promised > 0 {
-		s.e.grow0(-promised)
+		s.e.promise(-promised)
 	}
 	s.window = min(s.window, n)
 }
