@@ -151,9 +151,11 @@ func TestHeads(t *testing.T) {
 		"server down": {Status{State: Running, Serve: serve(supervise.Waiting)}, []string{`look bad">Clients can&#39;t connect`, `obfs4 at [::]:443: its program does not run. <a id="head-0-0" href="#serve-title">Why</a>`,
 			"its program has failed: no such file"}, "Clients can connect"},
 		"server half": {Status{State: Running, Serve: serve(supervise.Running, supervise.Starting)}, []string{`look warn">Not all that is served works`, "it is starting"}, "look bad"},
-		"both":        {Status{State: Running, Routes: []RouteStatus{via(1, true, "up")}, Bridges: []bridges.Status{up}, Serve: serve(supervise.Running)}, []string{"It works", "Clients can connect"}, "look bad"},
-		"restart":     {Status{State: Running, Restart: []string{"state_dir", "log.format"}}, []string{"waits for a restart: state_dir, log.format."}, "is read again now"},
-		"reload":      {Status{State: Reloading}, []string{"is read again now"}, "waits for a restart"},
+		"server again": {Status{State: Running, Serve: []ServeStatus{{Transport: "obfs4", Address: "[::]:443", PT: supervise.Status{State: supervise.Running, Failures: 1}}}},
+			[]string{`look warn">Clients can connect; a program has failed`, "obfs4 at [::]:443: works; its program has failed, and was started again."}, "can&#39;t connect"},
+		"both":    {Status{State: Running, Routes: []RouteStatus{via(1, true, "up")}, Bridges: []bridges.Status{up}, Serve: serve(supervise.Running)}, []string{"It works", "Clients can connect"}, "look bad"},
+		"restart": {Status{State: Running, Restart: []string{"state_dir", "log.format"}}, []string{"waits for a restart: state_dir, log.format."}, "is read again now"},
+		"reload":  {Status{State: Reloading}, []string{"is read again now"}, "waits for a restart"},
 	} {
 		p.status.Store(&tt.status)
 		_, body := p.get(t, "/")

@@ -223,8 +223,8 @@ func gatewayHead(v *view) headView {
 
 func serverHead(v *view) headView {
 	var lines []headLine
-	worst := warn
-	for _, x := range v.Serves {
+	worst, down := warn, 0
+	for i, x := range v.Serves {
 		switch x.Look {
 		case bad:
 			worst = bad
@@ -232,12 +232,17 @@ func serverHead(v *view) headView {
 		case warn:
 			lines = append(lines, headLine{Text: fmt.Sprintf("%s: %s.", x.Name, x.Text)})
 		}
+		if v.Serve[i].PT.State != supervise.Running {
+			down++
+		}
 	}
 	switch {
-	case len(lines) == len(v.Serves):
+	case down == len(v.Serves):
 		return headView{worst, "Clients can't connect: nothing that is served works", few(lines)}
-	case len(lines) > 0:
+	case down > 0:
 		return headView{worst, "Not all that is served works", few(lines)}
+	case len(lines) > 0:
+		return headView{worst, "Clients can connect; a program has failed, and was started again", few(lines)}
 	case v.AsksUsers:
 		return headView{good, "Clients can connect", []headLine{{Text: "`ptgate invite NAME` makes a link for one more."}}}
 	}
