@@ -86,7 +86,7 @@ func Write(t testing.TB, dir, name, text string) (path string) {
 func Eventually(limit time.Duration, ok func() bool) bool {
 	end := time.NewTimer(limit)
 	defer end.Stop()
-	look := time.NewTicker(20 * time.Millisecond)
+	look := time.NewTicker(50 * time.Millisecond)
 	defer look.Stop()
 	for {
 		if ok() {
