@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -291,7 +292,7 @@ func compareProbes(a, b bridges.Probe) int {
 		}
 		return sum
 	}
-	return int(took(a) - took(b))
+	return cmp.Compare(took(a), took(b))
 }
 
 // joinedFile is the text of a client's configuration.
