@@ -342,11 +342,12 @@ func (t *trial) close() {
 	}
 }
 
-// ask asks for n bytes.
+// ask asks for n bytes, if that is any: who asks for what fits into the time that is left may
+// have none.
 func (t *trial) ask(n int) {
 	t.mu.Lock()
 	conn := t.conn
-	if t.err != nil || !t.opened {
+	if n <= 0 || t.err != nil || !t.opened {
 		t.mu.Unlock()
 		return
 	}

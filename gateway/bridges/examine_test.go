@@ -236,3 +236,15 @@ func TestExamine(t *testing.T) {
 		}
 	}
 }
+
+// A connection that is asked for less than nothing, because no time is left for more, owes
+// nothing: what is asked for next is waited for to its end.
+func TestAskForNothing(t *testing.T) {
+	for _, polled := range []bool{false, true} {
+		x := &trial{opened: true, polled: polled, heard: time.Now()}
+		x.ask(-100_000)
+		if x.owed != 0 || x.left != 0 || !x.isDone() {
+			t.Errorf("polled %v: it owes %d and %d", polled, x.owed, x.left)
+		}
+	}
+}
