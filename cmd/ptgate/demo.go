@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -244,10 +243,9 @@ func freePort() (addr string, err error) {
 
 // replaceTable puts text in the place of everything from the header on.
 func replaceTable(toml, header, text string) string {
-	for i := 0; i+len(header) <= len(toml); i++ {
-		if toml[i:i+len(header)] == header {
-			return toml[:i] + text
-		}
+	before, _, there := strings.Cut(toml, header)
+	if !there {
+		panic("no " + header)
 	}
-	panic(errors.New("no " + header))
+	return before + text
 }
