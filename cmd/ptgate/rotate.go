@@ -64,62 +64,68 @@ a url of its own. A backup needs both.`,
 				return usagef("--keep %s: that is over already; to end old lines at once: --now", *keep)
 			}
 		}
-		cfg, err := loadErrors(*file, cmd.ErrOrStderr())
-		if err != nil {
-			return err
-		}
-		chosen, err := choose(cfg, args)
-		if err != nil {
-			return err
-		}
-		// It makes the keys if there are none yet.
-		before, stateDir, err := announced(cmd, *file, cfg)
-		if err != nil {
-			return err
-		}
-		told, rotateErr := rotateKeys(cmd.Context(), *file, cfg, stateDir, chosen, until)
-		all, _, err := announced(cmd, *file, cfg)
-		if err != nil {
-			return errors.Join(rotateErr, err)
-		}
-		// After an error, some have new keys still: their lines are needed.
-		list := make([]offered, 0, len(all))
-		for i, s := range cfg.Serve {
-			switch {
-			case slices.Contains(chosen, s):
-				if slices.Equal(before[i].Args, all[i].Args) {
-					continue
-				}
-				o, err := rotated(cmd.ErrOrStderr(), s, all[i])
-				if err != nil {
-					return errors.Join(rotateErr, err)
-				}
-				if list = append(list, o); !*raw {
-					fmt.Fprintln(cmd.OutOrStdout(), o.Line)
-				}
-			case len(args) == 0:
-				fmt.Fprintf(cmd.ErrOrStderr(), "# %s on port %d stays as it is: %s\n", s.Transport, s.Bind.Port(), fixed(s))
-			}
-		}
-		if *raw && (rotateErr == nil || len(list) > 0) {
-			if err := printJSON(cmd.OutOrStdout(), list); err != nil {
-				return errors.Join(rotateErr, err)
-			}
-		}
-		if rotateErr != nil {
-			return rotateErr
-		}
-		note := "# Hand the new lines out before then. Invitations that are made from now on have them; links of before have the old ones."
-		if *end {
-			note = "# Who has an old line does not get in any more: hand the new ones out. Invitations that are made from now on have them. What is open stays open."
-		}
-		fmt.Fprintln(cmd.ErrOrStderr(), note)
-		if !told {
-			fmt.Fprintf(cmd.ErrOrStderr(), "# no ptgate runs %s now: the new keys are in %s for the next one that does\n", cfg.Path, stateDir)
-		}
-		return nil
+		return rotate(cmd, *file, args, until, *end, *raw)
 	}
 	return cmd
+}
+
+// rotate makes new keys for the [[serve]] that words name, and prints their lines. With now, old
+// lines end at once; otherwise they are good until that time.
+func rotate(cmd *cobra.Command, file string, words []string, until time.Time, now, raw bool) error {
+	cfg, err := loadErrors(file, cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	chosen, err := choose(cfg, words)
+	if err != nil {
+		return err
+	}
+	// It makes the keys if there are none yet.
+	before, stateDir, err := announced(cmd, file, cfg)
+	if err != nil {
+		return err
+	}
+	told, rotateErr := rotateKeys(cmd.Context(), file, cfg, stateDir, chosen, until)
+	all, _, err := announced(cmd, file, cfg)
+	if err != nil {
+		return errors.Join(rotateErr, err)
+	}
+	// After an error, some have new keys still: their lines are needed.
+	list := make([]offered, 0, len(all))
+	for i, s := range cfg.Serve {
+		switch {
+		case slices.Contains(chosen, s):
+			if slices.Equal(before[i].Args, all[i].Args) {
+				continue
+			}
+			o, err := rotated(cmd.ErrOrStderr(), s, all[i])
+			if err != nil {
+				return errors.Join(rotateErr, err)
+			}
+			if list = append(list, o); !raw {
+				fmt.Fprintln(cmd.OutOrStdout(), o.Line)
+			}
+		case len(words) == 0:
+			fmt.Fprintf(cmd.ErrOrStderr(), "# %s on port %d stays as it is: %s\n", s.Transport, s.Bind.Port(), fixed(s))
+		}
+	}
+	if raw && (rotateErr == nil || len(list) > 0) {
+		if err := printJSON(cmd.OutOrStdout(), list); err != nil {
+			return errors.Join(rotateErr, err)
+		}
+	}
+	if rotateErr != nil {
+		return rotateErr
+	}
+	note := "# Hand the new lines out before then. Invitations that are made from now on have them; links of before have the old ones."
+	if now {
+		note = "# Who has an old line does not get in any more: hand the new ones out. Invitations that are made from now on have them. What is open stays open."
+	}
+	fmt.Fprintln(cmd.ErrOrStderr(), note)
+	if !told {
+		fmt.Fprintf(cmd.ErrOrStderr(), "# no ptgate runs %s now: the new keys are in %s for the next one that does\n", cfg.Path, stateDir)
+	}
+	return nil
 }
 
 // choose finds the [[serve]] that words name; without words, those that can be rotated.
