@@ -63,7 +63,9 @@ func (r *recorder) serve(c *net.TCPConn) {
 func exchangeAll(t *testing.T, messages []message, split func(string) []string) {
 	t.Helper()
 	r := &recorder{t, make(chan message, 1), make(chan error, 1)}
-	g := start(t, HTTP, to(serve(t, r.serve)), nil)
+	// The gateway is given the time to see that it has sent all of the content, before the
+	// response comes: else it would end the client's connection.
+	g := start(t, HTTP, to(serve(t, r.serve)), func(s *Settings, _ *Config) { s.grace = patience })
 	var p *peer
 	for i, m := range messages {
 		if p == nil {

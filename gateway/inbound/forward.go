@@ -2,6 +2,7 @@ package inbound
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -586,7 +587,7 @@ func (x *forward) uploaded() bool {
 	if x.sent == nil {
 		return false
 	}
-	t := time.NewTimer(graceTime)
+	t := time.NewTimer(cmp.Or(x.set.grace, graceTime))
 	defer t.Stop()
 	select {
 	case <-x.sent:

@@ -82,6 +82,8 @@ type Settings struct {
 	// Private keeps destinations, clients' addresses and the texts of errors out of
 	// the log.
 	Private bool
+
+	grace time.Duration // of a test, in place of graceTime; 0: that
 }
 
 func (s *Settings) allows(a net.Addr) bool {

@@ -26,7 +26,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds what a test waits for; nothing that works takes this long.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // A dialFunc is a Dialer.
 type dialFunc func(ctx context.Context, t routes.Target) (net.Conn, error)
