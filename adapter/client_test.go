@@ -646,7 +646,7 @@ func TestStop(t *testing.T) {
 		signal syscall.Signal // that ended it, 0 if none
 	}{
 		"stdin":   {"good", 20 * time.Second, 0},
-		"sigterm": {"ignores stdin", 50 * time.Millisecond, 0},
+		"sigterm": {"ignores stdin", 2 * time.Second, 0}, // within it the child must get to run
 		"sigkill": {"ignores everything", 50 * time.Millisecond, syscall.SIGKILL},
 	}
 	for name, tt := range tests {

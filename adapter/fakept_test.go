@@ -395,8 +395,10 @@ func play(role string) {
 
 	// Clients that are hard to end.
 	case "ignores stdin":
+		terminated := make(chan os.Signal, 1)
+		signal.Notify(terminated, syscall.SIGTERM) // before the parent may send it
 		ready(echo)
-		untilKilledBy(syscall.SIGTERM)
+		<-terminated
 	case "ignores everything":
 		signal.Ignore(syscall.SIGTERM, os.Interrupt)
 		c := notify("program")

@@ -19,6 +19,9 @@ import (
 	"go.uber.org/goleak"
 )
 
+// patience bounds every wait for something that ought to happen.
+const patience = time.Minute
+
 // harness gives a test what it needs around an adapter, and checks at the end
 // that nothing was left behind: no goroutine, descriptor, process or file.
 type harness struct {
@@ -76,7 +79,7 @@ func (h *harness) config(role string) Config {
 			"GORACE=atexit_sleep_ms=0",
 			"GOCOVERDIR=" + h.cover,
 		},
-		StopGrace: 20 * time.Second, // no test waits for it unless it says so
+		StopGrace: patience, // no test waits for it unless it says so
 		OnEvent: func(e Event) {
 			h.mu.Lock()
 			h.events = append(h.events, e)
@@ -92,7 +95,7 @@ func (h *harness) config(role string) Config {
 // waitEvent waits until an event fits.
 func (h *harness) waitEvent(what string, fits func(Event) bool) Event {
 	h.t.Helper()
-	limit := time.After(20 * time.Second)
+	limit := time.After(patience)
 	for from := 0; ; {
 		h.mu.Lock()
 		events := h.events[from:]
@@ -120,7 +123,7 @@ func await[T any](t *testing.T, what string, c <-chan T) (v T) {
 	t.Helper()
 	select {
 	case v = <-c:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("%s: still waiting", what)
 	}
 	return v
@@ -129,7 +132,7 @@ func await[T any](t *testing.T, what string, c <-chan T) (v T) {
 // fellow is a process that told us it lives.
 func (h *harness) fellow() net.Conn {
 	h.t.Helper()
-	h.notify.(*net.TCPListener).SetDeadline(time.Now().Add(20 * time.Second))
+	h.notify.(*net.TCPListener).SetDeadline(time.Now().Add(patience))
 	c, err := h.notify.Accept()
 	if err != nil {
 		h.t.Fatal(err)
@@ -144,7 +147,7 @@ func (h *harness) fellow() net.Conn {
 // gone waits until a fellow has ended.
 func (h *harness) gone(c net.Conn) {
 	h.t.Helper()
-	c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	c.SetReadDeadline(time.Now().Add(patience))
 	_, err := c.Read(make([]byte, 1))
 	if timeout, ok := errors.AsType[net.Error](err); err == nil || ok && timeout.Timeout() {
 		h.t.Fatalf("process still lives: %v", err)
@@ -228,7 +231,7 @@ func (h *harness) dial(a *ClientAdapter, addr string, args Args) (net.Conn, sess
 // readLine reads up to a newline and not one byte further.
 func readLine(t *testing.T, c net.Conn) string {
 	t.Helper()
-	c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	c.SetReadDeadline(time.Now().Add(patience))
 	defer c.SetReadDeadline(time.Time{})
 	var line strings.Builder
 	for b := make([]byte, 1); ; {

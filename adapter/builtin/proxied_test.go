@@ -137,11 +137,14 @@ func TestProxyFrom(t *testing.T) {
 func TestProxyHeaders(t *testing.T) {
 	said := &lines{}
 	var admitted netip.AddrPort
-	l := serverFor(t, nameWebtunnel, func(c *ServerConfig) {
-		c.ProxyFrom, c.ProxyWait, c.TrustedHops = loopback, 50*time.Millisecond, 1
-		c.Admit = func(a netip.AddrPort) bool { admitted = a; return true }
-		c.Logger = slog.New(slog.NewTextHandler(said, nil))
-	})
+	serve := func(wait time.Duration) *Listener {
+		return serverFor(t, nameWebtunnel, func(c *ServerConfig) {
+			c.ProxyFrom, c.ProxyWait, c.TrustedHops = loopback, wait, 1
+			c.Admit = func(a netip.AddrPort) bool { admitted = a; return true }
+			c.Logger = slog.New(slog.NewTextHandler(said, nil))
+		})
+	}
+	l := serve(50 * time.Millisecond)
 	for _, half := range []string{"", "P", "PROXY TCP4 203.0.113.9", "\r\n\r\n\x00\r\nQUIT\n\x21", "PROXY TCP4 203.0.113.9 192.0.2.1 1 2 " + strings.Repeat("x", 200),
 		"\r\n\r\n\x00\r\nQUIT\n\x21\x11\xff\xff" + strings.Repeat("x", 5000)} {
 		c, err := net.Dial("tcp", l.Addr().String())
@@ -158,6 +161,7 @@ func TestProxyHeaders(t *testing.T) {
 	if text := said.String(); !strings.Contains(text, errNoProxyHeader.Error()) || strings.Contains(text, "203.0.113.9") {
 		t.Error(text)
 	}
+	l = serve(limit)
 	c, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
