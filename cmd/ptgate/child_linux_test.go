@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -27,7 +28,7 @@ type child struct {
 
 func newChild(t *testing.T, args ...string) *child {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	// Paths of sockets are limited: t.TempDir has the test's name in it.
 	dir, err := os.MkdirTemp("", "ptgate-")
@@ -89,6 +90,11 @@ func (c *child) reads(name string) *os.File {
 
 func (c *child) start() {
 	c.t.Helper()
+	// The child's SIGINT would be ignored where the tests run in the background of a shell. A
+	// signal that its parent handles is not.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, os.Interrupt)
+	defer signal.Stop(caught)
 	if err := c.Start(); err != nil {
 		c.t.Fatal(err)
 	}

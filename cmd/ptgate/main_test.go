@@ -31,6 +31,7 @@ func TestMain(m *testing.M) {
 type noLeaks struct{ m *testing.M }
 
 func (n noLeaks) Run() int {
+	time.Local = time.UTC // here, before there is another goroutine that reads it
 	code := n.m.Run()
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
@@ -47,6 +48,7 @@ func (n noLeaks) Run() int {
 //	serve FILE            runs a server's configuration until the script ends; sets $LINE and $ADDRESS
 //	expand FILE           replaces $NAME in a file
 //	mode FILE OCTAL       wants the file's permissions
+//	[installed]           tells whether the machine has a configuration of its own
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 filepath.Join("testdata", "script"),
@@ -62,6 +64,13 @@ func TestScripts(t *testing.T) {
 			"serve":  serveFile,
 			"expand": expand,
 			"mode":   mode,
+		},
+		Condition: func(name string) (bool, error) {
+			if name != "installed" {
+				return false, fmt.Errorf("no condition is called %q", name)
+			}
+			_, err := os.Stat(serviceConfig)
+			return err == nil, nil
 		},
 	})
 }

@@ -22,8 +22,6 @@ import (
 // watchFor shows the statuses that ask gives, one each second, and returns what is shown.
 func watchFor(t *testing.T, width, height int, ask ...func() (*gateway.Status, error)) string {
 	t.Helper()
-	defer func(l *time.Location) { time.Local = l }(time.Local)
-	time.Local = time.UTC
 	var out strings.Builder
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
