@@ -604,9 +604,11 @@ func TestOthers(t *testing.T) {
 		{"NUL", "\x00", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := start(t, obfs4(false), func(f *far) {
-				f.limits.Handshake, f.exit.Handshake = 50*time.Millisecond, 50*time.Millisecond
-			})
+			limit := 50 * time.Millisecond
+			if c.answer != "" {
+				limit = 3 * time.Second // what is answered must come within it
+			}
+			f := start(t, obfs4(false), func(f *far) { f.limits.Handshake, f.exit.Handshake = limit, limit })
 			conn := f.dial()
 			io.WriteString(conn, c.say)
 			if b := ending(t, conn); string(b) != c.answer {
@@ -727,12 +729,7 @@ func TestEnv(t *testing.T) {
 // X-Forwarded-For, whether the transport runs in this process or in a child.
 func TestDenyBehindFront(t *testing.T) {
 	for _, isolate := range []bool{false, true} {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		at := netip.MustParseAddrPort(ln.Addr().String())
-		ln.Close()
+		at := netip.MustParseAddrPort(ports.Free(t))
 		start(t, &config.Serve{
 			Transport:   "webtunnel",
 			Bind:        at,
