@@ -8,8 +8,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"ptgate/integration/harness"
 )
 
 // firstWindow is how much of a stream may be sent before the first window comes.
@@ -248,10 +246,7 @@ func TestFarEndFloods(t *testing.T) {
 		defer c.Close()
 		all = append(all, c)
 	}
-	harness.Eventually(back, func() bool { // as much as it takes has come when it takes no more time
-		before := gateway.usage().CPU
-		return !harness.Eventually(back/10, func() bool { return gateway.usage().CPU-before > back/50 })
-	})
+	gateway.settles() // as much as it takes has come
 	gateway.grewLittle(base)
 	for _, c := range all {
 		c.Close()

@@ -37,7 +37,8 @@ func TestFarEndThatAnswersNothing(t *testing.T) {
 	site := listen(t, echo)
 	const requests = 10
 	served, late := 0, 0
-	for i := range requests {
+	// On a busy machine any request may be late: then there are more of them.
+	for i, start := 0, time.Now(); i < requests || late == served && time.Since(start) < patience; i++ {
 		begin := time.Now()
 		err := func() error {
 			c, err := through(gateway.listens(0), site.port(), requestLimit)
@@ -65,8 +66,8 @@ func TestFarEndThatAnswersNothing(t *testing.T) {
 			late++
 		}
 	}
-	t.Logf("%d of %d requests are served, %d of them late", served, requests, late)
-	if late == requests {
+	t.Logf("%d requests are served, %d of them late", served, late)
+	if late == served {
 		t.Error("the far end that answers nothing stays the first one")
 	}
 }

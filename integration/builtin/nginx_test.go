@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -32,16 +31,7 @@ func startNginx(t *testing.T, location string) (plain, secure, cert, hash string
 	private := harness.Write(t, dir, "key.pem", string(keyPEM))
 	sum := sha256.Sum256(pair.Certificate[0])
 
-	free := func() string {
-		ln, err := net.Listen("tcp", "[::1]:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close()
-		_, port, _ := net.SplitHostPort(ln.Addr().String())
-		return port
-	}
-	plain, secure = free(), free()
+	plain, secure = freePort(t), freePort(t)
 	var temp strings.Builder
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		fmt.Fprintf(&temp, "%s_temp_path %s/%s;\n", kind, dir, kind)
@@ -107,7 +97,7 @@ func TestBehindNginx(t *testing.T) {
 		select {
 		case a := <-asked:
 			return a.Addr()
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			return netip.Addr{}
 		}
 	}

@@ -332,7 +332,7 @@ func TestBlackhole(t *testing.T) {
 		t.Errorf("%d requests failed", failed+failed2)
 	}
 	for _, r := range all {
-		if r.begin.After(blocked) && r.took > 5*time.Second {
+		if r.begin.After(blocked) && r.took > scaled(10*time.Second, 5*time.Second) {
 			t.Errorf("a request that began %.2f s after the blackholing took %v", r.begin.Sub(blocked).Seconds(), r.took)
 		}
 	}
@@ -398,10 +398,11 @@ func TestKill(t *testing.T) {
 	}
 	crowd = newCrowd(t, l.client, 100, time.Second, func() uint64 { return 10000 })
 	after(t.Context(), 3*time.Second)
-	var begun []time.Time
+	var begun, done []time.Time
 	for _, s := range steps {
 		begun = append(begun, time.Now())
 		s.do()
+		done = append(done, time.Now()) // on a busy machine a start takes its time
 		after(t.Context(), each)
 	}
 	begun = append(begun, time.Now())
@@ -409,7 +410,7 @@ func TestKill(t *testing.T) {
 	for i, s := range steps {
 		text, _ := summary(all, begun[i], begun[i+1], false)
 		t.Logf("%s: %s", s.name, text)
-		if text, failed := summary(all, begun[i].Add(5*time.Second), begun[i+1], true); failed > 0 {
+		if text, failed := summary(all, done[i].Add(5*time.Second), begun[i+1], true); failed > 0 {
 			t.Errorf("%s, more than 5 s after: %s", s.name, text)
 		}
 	}
@@ -554,7 +555,7 @@ func TestCut(t *testing.T) {
 		had[i] = d.got.Load()
 	}
 	took := eventually(t, "new requests work", func() bool { return l.client.fetch(ctx, 5000, 10*time.Second) == nil })
-	if took > 3*time.Second {
+	if took > atMost(3*time.Second) {
 		t.Errorf("the first request after the cut took %v", took)
 	}
 	resumed := eventually(t, "the live streams go on", func() bool {
@@ -580,7 +581,7 @@ func TestCut(t *testing.T) {
 		t.Errorf("%d requests after the cut failed", failed)
 	}
 	for _, r := range all {
-		if !r.begin.Before(back) && r.took > 3*time.Second {
+		if !r.begin.Before(back) && r.took > atMost(3*time.Second) {
 			t.Errorf("a request that began %v after the cut took %v", r.begin.Sub(back), r.took)
 		}
 	}
