@@ -242,6 +242,13 @@ func TestCleanClone(t *testing.T) {
 			cmd.Env = append(cmd.Env, name+"="+v)
 		}
 	}
+	// What this machine has of the modules need not come over the network once more.
+	has, err := exec.Command(goProgram, "env", "GOMODCACHE", "GOPROXY").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache, proxy, _ := strings.Cut(strings.TrimSpace(string(has)), "\n")
+	cmd.Env = append(cmd.Env, "GOPROXY=file://"+cache+"/cache/download,"+proxy)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
