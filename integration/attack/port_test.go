@@ -312,7 +312,7 @@ func TestProbesSeeObfs4(t *testing.T) {
 		return all
 	}
 	var all []string
-	if !harness.Eventually(5*time.Second, func() bool { all = differ(); return len(all) == 0 }) {
+	if !harness.Eventually(15*time.Second, func() bool { all = differ(); return len(all) == 0 }) {
 		t.Errorf("%d of %d differ: %.1000q", len(all), len(probes), all)
 	}
 	var open, early int

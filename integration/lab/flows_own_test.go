@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// The censor does what the scenarios take for granted, seen with plain TCP.
+// The censor does what the scenarios take for granted, seen with plain TCP. Beside the other
+// tests a packet may be late by some tenths of a second.
 func TestCensor(t *testing.T) {
 	t.Parallel()
 	client, far := newBox(t, "client", 1), newBox(t, "far", 11)
@@ -27,7 +28,7 @@ func TestCensor(t *testing.T) {
 	})
 	dial := func(t *testing.T) net.Conn {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
 		conn, err := client.dial(ctx, "10.77.0.11:443")
 		if err != nil {
@@ -52,7 +53,7 @@ func TestCensor(t *testing.T) {
 
 	try("freeze", rules{freeze: 16 << 10}, func(t *testing.T) {
 		begin, conn := time.Now(), dial(t)
-		if n, err := read(conn, size, time.Second); n < 14<<10 || n > 16<<10 || !quiet(err) {
+		if n, err := read(conn, size, 3*time.Second); n < 14<<10 || n > 16<<10 || !quiet(err) {
 			t.Errorf("%d bytes, %v", n, err)
 		}
 		if x := c.tally(begin); x.frozen != 1 {
@@ -63,30 +64,30 @@ func TestCensor(t *testing.T) {
 			t.Errorf("%d bytes more of a frozen connection, %v", n, err)
 		}
 	})
-	try("age", rules{age: 300 * time.Millisecond}, func(t *testing.T) {
+	try("age", rules{age: 2 * time.Second}, func(t *testing.T) {
 		begin, conn := time.Now(), dial(t)
 		if n, err := read(conn, size+1, patience); n != size || !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("%d bytes, %v", n, err)
 		}
-		if d := time.Since(begin); d < 300*time.Millisecond {
+		if d := time.Since(begin); d < 2*time.Second {
 			t.Errorf("reset after %v", d)
 		}
 	})
 	for name, fate := range map[string]fate{"silence, dropped": tooQuiet, "silence, reset": wasReset} {
-		try(name, rules{silence: 300 * time.Millisecond, silenced: fate}, func(t *testing.T) {
+		try(name, rules{silence: 2 * time.Second, silenced: fate}, func(t *testing.T) {
 			conn := dial(t)
 			if n, err := read(conn, size, patience); n != size || err != nil {
 				t.Fatalf("%d bytes, %v", n, err)
 			}
 			for range 4 { // what speaks in time lives
-				after(t.Context(), 150*time.Millisecond)
+				after(t.Context(), 600*time.Millisecond)
 				conn.Write([]byte("x"))
 				if n, err := read(conn, 1, patience); n != 1 || err != nil {
 					t.Fatal(err)
 				}
 			}
 			begin := time.Now()
-			after(t.Context(), 400*time.Millisecond)
+			after(t.Context(), 2500*time.Millisecond)
 			_, err := conn.Write([]byte("x")) // one of the two has the reset
 			if err == nil {
 				_, err = read(conn, 1, time.Second)
@@ -100,8 +101,8 @@ func TestCensor(t *testing.T) {
 		})
 	}
 	try("rate", rules{rate: 512 << 10}, func(t *testing.T) {
-		one, two := dial(t), dial(t)
 		begin := time.Now()
+		one, two := dial(t), dial(t)
 		for _, conn := range []net.Conn{one, two} { // the second one's bytes come meanwhile
 			if n, err := read(conn, size/2, patience); n != size/2 || err != nil {
 				t.Fatalf("%d bytes, %v", n, err)
@@ -113,8 +114,8 @@ func TestCensor(t *testing.T) {
 			t.Errorf("two times 512 KiB at 512 KiB/s each in %v", took)
 		}
 	})
-	try("new in a time", rules{opened: 2, window: 2 * time.Second}, func(t *testing.T) {
-		after(t.Context(), 2*time.Second) // what was opened before counts
+	try("new in a time", rules{opened: 2, window: 4 * time.Second}, func(t *testing.T) {
+		after(t.Context(), 4*time.Second) // what was opened before counts
 		begin := time.Now()
 		if one, two := dial(t), dial(t); one == nil || two == nil {
 			t.Fatal("the first two are refused")
