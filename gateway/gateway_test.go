@@ -179,7 +179,7 @@ func ask(t testing.TB, near *box, addr string) (*net.TCPConn, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.SetDeadline(time.Now().Add(30 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	if err := session.Handshake(c, target, session.Auth{}); err != nil {
 		c.Close()
 		return nil, err

@@ -37,7 +37,7 @@ func TestMixedPort(t *testing.T) {
 					t.Fatal(err)
 				}
 				t.Cleanup(func() { c.Close() })
-				c.SetDeadline(time.Now().Add(30 * time.Second))
+				c.SetDeadline(time.Now().Add(time.Minute))
 				io.WriteString(c, request)
 				return c
 			}

@@ -39,7 +39,7 @@ func TestStopDrainsRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(30 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	fmt.Fprintf(c, "GET http://%s/ HTTP/1.1\r\nHost: %[1]s\r\nConnection: close\r\n\r\n", addr)
 	<-asked
 	stopped := make(chan error, 1)
@@ -81,7 +81,7 @@ func TestReloadBeforeRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(30 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	c.Write([]byte{5, 1, 0}) // accepted, and greeted
 	if _, err := io.ReadFull(c, make([]byte, 2)); err != nil {
 		t.Fatal(err)
@@ -126,7 +126,7 @@ func TestReloadUnderRequests(t *testing.T) {
 			}
 			c, err := net.Dial("tcp", front)
 			if err == nil {
-				c.SetDeadline(time.Now().Add(30 * time.Second))
+				c.SetDeadline(time.Now().Add(time.Minute))
 				err = session.Handshake(c, target, session.Auth{})
 				c.Close()
 			}

@@ -108,7 +108,7 @@ func oneRequest(near *box, addr string) error {
 		return err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(30 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	if err := session.Handshake(c, target, session.Auth{}); err != nil {
 		return fmt.Errorf("the request: %w", err)
 	}

@@ -54,7 +54,7 @@ func (s *slow) next(what string) (release func()) {
 			s.t.Fatalf("the program asks to %s, not to %s", a.what, what)
 		}
 		return func() { a.conn.Write([]byte("\n")) }
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		s.t.Fatalf("no program asks to %s", what)
 		return nil
 	}

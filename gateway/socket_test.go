@@ -44,7 +44,7 @@ func askSocket(t *testing.T, path, addr string) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.SetDeadline(time.Now().Add(30 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	if err := session.Handshake(c, target, session.Auth{}); err != nil {
 		t.Fatal(err)
 	}

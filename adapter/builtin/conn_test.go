@@ -126,7 +126,7 @@ func TestServerSpeaksFirst(t *testing.T) {
 					t.Fatal(err)
 				}
 				got := make([]byte, len(greeting))
-				_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+				_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
 				if _, err := io.ReadFull(conn, got); err != nil || string(got) != greeting {
 					t.Errorf("got %q, %v", got, err)
 				}

@@ -29,7 +29,7 @@ import (
 )
 
 // limit bounds every wait in these tests; it is reached only by a fault.
-const limit = 30 * time.Second
+const limit = time.Minute
 
 // A ptProcess is this test binary run as a pluggable transport.
 type ptProcess struct {

@@ -25,7 +25,7 @@ func (l lines) Write(p []byte) (int, error) {
 // await waits for a line with words in it.
 func (l lines) await(t *testing.T, words string) string {
 	t.Helper()
-	limit := time.After(30 * time.Second)
+	limit := time.After(time.Minute)
 	for {
 		select {
 		case line := <-l:
@@ -153,7 +153,7 @@ func TestRunSignals(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer far.Close()
-	client.SetReadDeadline(time.Now().Add(30 * time.Second))
+	client.SetReadDeadline(time.Now().Add(time.Minute))
 	if n, err := client.Read(make([]byte, 2)); n == 0 {
 		t.Fatal(err)
 	}

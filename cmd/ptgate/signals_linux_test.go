@@ -169,7 +169,7 @@ via = "silent"
 				defer conn.Close()
 				c.diesOf(sig, sig, "ptgate.toml")
 				// Nobody holds the connection any more.
-				conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+				conn.SetReadDeadline(time.Now().Add(time.Minute))
 				if _, err := io.Copy(io.Discard, conn); err != nil && os.IsTimeout(err) {
 					t.Error("the transport program lives on")
 				}

@@ -118,7 +118,7 @@ func (p *page) ask(t testing.TB, request string) (*http.Response, string) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	io.WriteString(c, strings.ReplaceAll(request, "\n", "\r\n")+"Connection: close\r\n\r\n")
 	method, _, _ := strings.Cut(request, " ")
 	r, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: method})
@@ -274,7 +274,7 @@ func TestRefusedGiveTheirPlaceBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(20 * time.Second))
+		c.SetDeadline(time.Now().Add(time.Minute))
 		io.WriteString(c, request+"\r\n\r\n")
 		if _, err := io.Copy(io.Discard, c); err != nil { // until its end
 			t.Errorf("%q: %v", request, err)

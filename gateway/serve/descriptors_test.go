@@ -100,7 +100,7 @@ func TestLastDescriptors(t *testing.T) {
 				f.log.await(t, "client left")
 				return
 			}
-			peer.SetReadDeadline(time.Now().Add(30 * time.Second))
+			peer.SetReadDeadline(time.Now().Add(time.Minute))
 			if _, err := peer.Read(make([]byte, 1)); err == nil || err == io.EOF {
 				t.Errorf("%v, want a reset", err)
 			}

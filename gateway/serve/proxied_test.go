@@ -38,7 +38,7 @@ func knock(t *testing.T, addr netip.AddrPort, header string) (net.Conn, error) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(30 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	fmt.Fprintf(c, "%sGET /x HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", header)
 	return c, upgraded(c)
 }
@@ -113,7 +113,7 @@ func TestProxyProtocol(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer at.Close()
-				at.SetDeadline(time.Now().Add(30 * time.Second))
+				at.SetDeadline(time.Now().Add(time.Minute))
 				in := bufio.NewReader(at)
 				fields := strings.Fields(tt.source)
 				want := fields[0] + ":" + fields[2]
@@ -159,7 +159,7 @@ func TestProxyProtocolFamilies(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer at.Close()
-		at.SetDeadline(time.Now().Add(30 * time.Second))
+		at.SetDeadline(time.Now().Add(time.Minute))
 		if line, err := bufio.NewReader(at).ReadString('\n'); line != want {
 			t.Errorf("%s: %q, %v, want %q", from, line, err, want)
 		}
@@ -186,7 +186,7 @@ func TestProxyProtocolNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer at.Close()
-	at.SetDeadline(time.Now().Add(30 * time.Second))
+	at.SetDeadline(time.Now().Add(time.Minute))
 	if line, err := bufio.NewReader(at).ReadString('\n'); line != "PROXY UNKNOWN\r\n" {
 		t.Errorf("%q, %v", line, err)
 	}
@@ -246,7 +246,7 @@ func TestWebsite(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.SetDeadline(time.Now().Add(30 * time.Second))
+		c.SetDeadline(time.Now().Add(time.Minute))
 		fmt.Fprint(c, "GET /x HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x05\x01\x00")
 		got := make([]byte, 2)
 		if err := upgraded(c); err != nil {

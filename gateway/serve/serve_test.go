@@ -81,7 +81,7 @@ func (j *journal) String() string {
 // await waits for a line with words in it.
 func (j *journal) await(t testing.TB, words string) {
 	t.Helper()
-	limit := time.After(30 * time.Second)
+	limit := time.After(time.Minute)
 	for {
 		select {
 		case line := <-j.lines:
@@ -130,8 +130,8 @@ func start(t testing.TB, c *config.Serve, change func(*far)) *far {
 		t:      t,
 		log:    &journal{lines: make(chan string, 4096)},
 		limit:  inbound.NewLimiter(100),
-		limits: &config.Limits{Connections: 100, Handshake: 10 * time.Second, Dial: 10 * time.Second},
-		exit:   &exit.Settings{Handshake: 10 * time.Second},
+		limits: &config.Limits{Connections: 100, Handshake: time.Minute, Dial: time.Minute},
+		exit:   &exit.Settings{Handshake: time.Minute},
 		state:  filepath.Join(t.TempDir(), "state"),
 		level:  slog.LevelDebug,
 	}
@@ -172,7 +172,7 @@ func (f *far) dial() net.Conn {
 		f.t.Fatal(err)
 	}
 	f.t.Cleanup(func() { c.Close() })
-	c.SetReadDeadline(time.Now().Add(30 * time.Second))
+	c.SetReadDeadline(time.Now().Add(time.Minute))
 	return c
 }
 
@@ -314,7 +314,7 @@ func TestForward(t *testing.T) {
 				return // refused before its handshake
 			}
 			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(30 * time.Second))
+			conn.SetDeadline(time.Now().Add(time.Minute))
 			io.WriteString(conn, "let me in")
 			if b := ending(t, conn); len(b) > 0 {
 				t.Errorf("a denied client got %q", b)
@@ -753,7 +753,7 @@ func TestDenyBehindFront(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c.SetDeadline(time.Now().Add(30 * time.Second))
+			c.SetDeadline(time.Now().Add(time.Minute))
 			// The greeting of a SOCKS5 client goes to the exit behind.
 			fmt.Fprintf(c, "GET /x HTTP/1.1\r\nHost: h\r\n%sConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n\x05\x01\x00", header)
 			in := bufio.NewReader(c)
