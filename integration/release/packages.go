@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -53,7 +54,7 @@ func packages(args []string) error {
 		return err
 	}
 	defer os.RemoveAll(p.work)
-	if err := p.prepare(); err != nil {
+	if err := errors.Join(p.take(), p.prepare()); err != nil {
 		return err
 	}
 	for _, kind := range []string{"deb", "rpm"} {
@@ -86,35 +87,82 @@ func (p *pack) write(to string, text []byte, mode os.FileMode, only string) erro
 	return os.WriteFile(from, text, 0o644)
 }
 
-// prepare makes what is in no file of the source: manual pages, completions, copyright.
-func (p *pack) prepare() error {
-	const doc = "/usr/share/doc/ptgate/"
-	p.add(filepath.Join(p.dir, "ptgate"), "/usr/bin/ptgate", 0o755)
+// doc is the directory of the documents.
+const doc = "/usr/share/doc/ptgate/"
+
+// take adds what is in files of the source: units, configuration, documents, examples.
+func (p *pack) take() error {
 	p.add("systemd/ptgate.service", "/usr/lib/systemd/system/ptgate.service", 0o644)
 	p.add("systemd/user/ptgate.service", "/usr/lib/systemd/user/ptgate.service", 0o644)
 	p.add("systemd/ptgate.sysusers.conf", "/usr/lib/sysusers.d/ptgate.conf", 0o644)
 	p.files = append(p.files, packaged{from: "configs/default.toml", to: "/etc/ptgate/ptgate.toml", mode: 0o600, config: true})
-	for _, pattern := range []string{"README.md", "*/README.md", "*/*/README.md"} {
-		documents, err := filepath.Glob(pattern)
-		if err != nil {
-			return err
-		}
-		for _, file := range documents {
-			if !strings.HasPrefix(file, "configs/") {
-				p.add(file, doc+file, 0o644)
-			}
-		}
-	}
 	// Debian's name for them is examples; the documents have links to configs.
 	p.files = append(p.files, packaged{from: "examples", to: doc + "configs", link: true})
-	p.add(filepath.Join(p.dir, "ptgate.spdx.json"), doc+"ptgate.spdx.json", 0o644)
 	examples, err := filepath.Glob("configs/*")
 	if err != nil {
 		return err
 	}
 	for _, file := range examples {
-		p.add(file, doc+"examples/"+filepath.Base(file), 0o644)
+		if filepath.Ext(file) != ".md" {
+			p.add(file, doc+"examples/"+filepath.Base(file), 0o644)
+		}
 	}
+	var documents []string
+	for _, pattern := range []string{"README.md", "*/README.md", "*/*/README.md"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			return err
+		}
+		documents = append(documents, files...)
+	}
+	places := map[string]string{"LICENSE": doc + "copyright"} // which has it
+	for _, f := range p.files {
+		places[f.from] = f.to
+	}
+	for _, file := range documents {
+		places[file] = doc + file
+	}
+	for _, file := range documents {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		to := doc + file
+		if base, ok := strings.CutPrefix(file, "configs/"); ok {
+			to = doc + "examples/" + base
+		}
+		if err := p.write(to, installed(text, file, places), 0o644, ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// link is one in a document: its text, its file, and the heading in that.
+var link = regexp.MustCompile(`\[([^\]\n]*)\]\(([^):#]+)(#[^)]*)?\)`)
+
+// installed is the text of a document whose links lead to where a package has the files.
+// Of a link to a file that it does not have, the text stays.
+func installed(text []byte, document string, places map[string]string) []byte {
+	return link.ReplaceAllFunc(text, func(found []byte) []byte {
+		m := link.FindSubmatch(found)
+		to := path.Join(path.Dir(document), string(m[2]))
+		switch place := places[to]; {
+		case place == "":
+			return m[1]
+		case place == doc+to, strings.HasPrefix(to, "configs/"): // as in the source
+			return found
+		default:
+			return fmt.Appendf(nil, "[%s](%s%s)", m[1], place, m[3])
+		}
+	})
+}
+
+// prepare makes what is in no file of the source: the program, manual pages, completions,
+// copyright.
+func (p *pack) prepare() error {
+	p.add(filepath.Join(p.dir, "ptgate"), "/usr/bin/ptgate", 0o755)
+	p.add(filepath.Join(p.dir, "ptgate.spdx.json"), doc+"ptgate.spdx.json", 0o644)
 	manual := filepath.Join(p.work, "manual")
 	if err := os.Mkdir(manual, 0o755); err != nil {
 		return err

@@ -3,6 +3,10 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -92,5 +96,41 @@ func TestSBOM(t *testing.T) {
 	}
 	if p := doc.Packages[2]; p.Name != "a.example/x" || p.VersionInfo != "v1.2.3" || p.LicenseConcluded != "BSD-3-Clause AND MIT" || p.Comment == "" {
 		t.Errorf("%+v", p)
+	}
+}
+
+// TestInstalled: each link of a document in a package leads to a file of the package.
+func TestInstalled(t *testing.T) {
+	t.Chdir("../..")
+	p := pack{work: t.TempDir()}
+	if err := p.take(); err != nil {
+		t.Fatal(err)
+	}
+	has := map[string]bool{doc + "copyright": true}
+	for _, f := range p.files {
+		has[strings.Replace(f.to, doc+"examples/", doc+"configs/", 1)] = true
+	}
+	documents := 0
+	for _, f := range p.files {
+		if path.Ext(f.to) != ".md" {
+			continue
+		}
+		documents++
+		text, err := os.ReadFile(f.from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`\]\(([^):#]+)(#[^)]*)?\)`).FindAllSubmatch(text, -1) {
+			to := string(m[1])
+			if !path.IsAbs(to) {
+				to = path.Join(path.Dir(f.to), to)
+			}
+			if !has[strings.Replace(to, doc+"examples/", doc+"configs/", 1)] {
+				t.Errorf("%s: a link to %s", f.to, m[1])
+			}
+		}
+	}
+	if sources, err := filepath.Glob("*/README.md"); err != nil || documents <= len(sources) {
+		t.Errorf("%d documents, %v", documents, err)
 	}
 }
