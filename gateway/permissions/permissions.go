@@ -36,6 +36,7 @@ func Check(path string, info fs.FileInfo) error {
 }
 
 // Denied tells why this process may not read a file, and who must own it; "" if that does not show.
+// A file of somebody else's is most often that of a service, which should keep it.
 func Denied(path string) string {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -47,6 +48,9 @@ func Denied(path string) string {
 		return ""
 	case int64(owner) == int64(os.Geteuid()):
 		return fmt.Sprintf("it has mode %#o: chmod u+r %s", info.Mode().Perm(), path)
+	case owner != 0:
+		return fmt.Sprintf("it belongs to user %d (mode %#o), and this runs as user %d: run it as that user or as root, or, if the file is meant for user %[3]d, chown %[3]d %s",
+			owner, info.Mode().Perm(), os.Geteuid(), path)
 	}
 	return fmt.Sprintf("it belongs to user %d (mode %#o), and this runs as user %d, who must own it: chown %[3]d %s",
 		owner, info.Mode().Perm(), os.Geteuid(), path)

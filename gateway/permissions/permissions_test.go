@@ -200,14 +200,18 @@ func TestDenied(t *testing.T) {
 	}
 	defer os.RemoveAll(dir)
 	roots, mine, closed := filepath.Join(dir, "roots"), filepath.Join(dir, "mine"), filepath.Join(dir, "closed")
+	service := filepath.Join(dir, "service")
 	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(closed, 0o700),
-		os.WriteFile(roots, nil, 0o600), os.WriteFile(mine, nil, 0o200), os.Chown(mine, me, me)); err != nil {
+		os.WriteFile(roots, nil, 0o600), os.WriteFile(mine, nil, 0o200), os.Chown(mine, me, me),
+		os.WriteFile(service, nil, 0o600), os.Chown(service, 65532, 65532)); err != nil {
 		t.Fatal(err)
 	}
 	if err := asUser(me, func() {
 		for path, want := range map[string]string{
-			roots:                           "belongs to user 0 (mode 0600), and this runs as user 65533, who must own it: chown 65533 " + roots,
-			mine:                            "chmod u+r " + mine,
+			roots: "belongs to user 0 (mode 0600), and this runs as user 65533, who must own it: chown 65533 " + roots,
+			mine:  "chmod u+r " + mine,
+			service: "belongs to user 65532 (mode 0600), and this runs as user 65533: run it as that user or as root, " +
+				"or, if the file is meant for user 65533, chown 65533 " + service,
 			filepath.Join(closed, "a.toml"): "user 65533, as whom this runs, may not look into its directory",
 		} {
 			if got := permissions.Denied(path); !strings.HasSuffix(got, want) {
