@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 )
 
 // Check returns an error that says what to do if others can change the file or directory
@@ -39,7 +40,10 @@ func Check(path string, info fs.FileInfo) error {
 // A file of somebody else's is most often that of a service, which should keep it.
 func Denied(path string) string {
 	info, err := os.Stat(path)
-	if err != nil {
+	switch {
+	case err != nil && filepath.Base(path) == path:
+		return fmt.Sprintf("user %d, as whom this runs, may not look into the directory where it was called: cd elsewhere", os.Geteuid())
+	case err != nil:
 		return fmt.Sprintf("user %d, as whom this runs, may not look into its directory", os.Geteuid())
 	}
 	owner, ok := Owner(info)

@@ -206,10 +206,12 @@ func TestDenied(t *testing.T) {
 		os.WriteFile(service, nil, 0o600), os.Chown(service, 65532, 65532)); err != nil {
 		t.Fatal(err)
 	}
+	t.Chdir(closed)
 	if err := asUser(me, func() {
 		for path, want := range map[string]string{
-			roots: "belongs to user 0 (mode 0600), and this runs as user 65533, who must own it: chown 65533 " + roots,
-			mine:  "chmod u+r " + mine,
+			"a.toml": "user 65533, as whom this runs, may not look into the directory where it was called: cd elsewhere",
+			roots:    "belongs to user 0 (mode 0600), and this runs as user 65533, who must own it: chown 65533 " + roots,
+			mine:     "chmod u+r " + mine,
 			service: "belongs to user 65532 (mode 0600), and this runs as user 65533: run it as that user or as root, " +
 				"or, if the file is meant for user 65533, chown 65533 " + service,
 			filepath.Join(closed, "a.toml"): "user 65533, as whom this runs, may not look into its directory",

@@ -151,8 +151,11 @@ func TestPackage(t *testing.T) {
 	install("1")
 	owner("ptgate:ptgate 600")
 	m.want(t, "LoadState=loaded", "ActiveState=inactive", "UnitFileState=disabled")
-	if out := m.must(t, "setpriv", "--reuid=ptgate", "--regid=ptgate", "--clear-groups", "ptgate", "check"); !strings.Contains(out, ": fine: ") {
+	if out := m.must(t, "setpriv", "--reuid=ptgate", "--regid=ptgate", "--clear-groups", "ptgate", "check"); !strings.Contains(out, ": fine: ") || strings.Contains(out, "warning") {
 		t.Errorf("check says %q", out)
+	}
+	if out := m.must(t, "ptgate", "check"); strings.Contains(out, "warning") {
+		t.Errorf("to root check says %q", out)
 	}
 	m.must(t, "systemctl", "enable", "--now", "ptgate")
 	m.want(t, "ActiveState=active", "NRestarts=0")
