@@ -132,9 +132,8 @@ func linkNew(name string, data []byte, perm fs.FileMode) error {
 func temporary(name string, data []byte, perm fs.FileMode, own func(*os.File) error) (part string, err error) {
 	removeOld(name, time.Now().Add(-partAge))
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*"+partSuffix)
-	var pe *fs.PathError
-	if errors.As(err, &pe) { // nobody knows the name of that file
-		err = &fs.PathError{Op: "write a file in", Path: filepath.Dir(name), Err: pe.Err}
+	if of, ok := errors.AsType[*fs.PathError](err); ok { // nobody knows the name of that file
+		err = &fs.PathError{Op: "write a file in", Path: filepath.Dir(name), Err: of.Err}
 	}
 	if err != nil {
 		return "", err

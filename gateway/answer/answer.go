@@ -108,7 +108,7 @@ var table = [...]row{
 		"Nobody answered in time: the link may be slow or cut, the bridge may be silent, or the destination is down. " +
 			"`ptgate status` tells whether the bridge works; if it does, try again later."},
 	Limit: {"limit", 0x01, rejected4, http.StatusServiceUnavailable, "connection_limit_reached",
-		"The proxy, or the server at the far end, has as many connections as it may have, or is about to stop. Try again in a moment."},
+		"The proxy, or the server at the far end, has as many connections as it may have, or is about to stop: try again in a moment. If it stays so, you may have used up what the server gives you in a month: ask its operator."},
 	Credentials: {"credentials", 0xff, user4, http.StatusProxyAuthRequired, "http_request_denied",
 		"This proxy asks for a user name and a password: they are missing or wrong."},
 	BadRequest: {"bad request", 0x01, rejected4, http.StatusBadRequest, "http_request_error",

@@ -134,6 +134,14 @@ func TestUserText(t *testing.T) {
 
 // RFC 9209 section 2.3: the types that a proxy may name, of those that we use; and
 // RFC 8941 section 4.1: an item and its parameter.
+// A user whose quota is used up gets this answer for the rest of the month: another moment is no
+// help then.
+func TestLimitTellsOfQuota(t *testing.T) {
+	if text := answer.Limit.Text(); !strings.Contains(text, "in a month") || !strings.Contains(text, "try again in a moment") {
+		t.Error(text)
+	}
+}
+
 func TestProxyStatusSyntax(t *testing.T) {
 	types := strings.Fields(`dns_timeout dns_error destination_not_found destination_unavailable
 		destination_ip_prohibited destination_ip_unroutable connection_refused connection_terminated

@@ -140,8 +140,8 @@ var table = map[Kind]words{
 	KeptOut: {"the far end ended the connection as soon as it was made: its allow or deny keeps this machine's address out, it is a ptgate of another version, or it has as many connections as it may have", rests,
 		"compare `ptgate version` on both sides, and look at the server's log: `client kept out by allow or deny`, `client speaks neither a carrier of this version nor SOCKS5`, or `there are as many as there may be`; " +
 			"add this machine's public address to allow of that [[serve]]"},
-	Full: {"the far end has as many connections as it may have, or is about to stop", rests,
-		"try again in a moment; on the server, raise limits.connections"},
+	Full: {"the far end has as many connections as it may have, is about to stop, or the user has used up the quota of the month", rests,
+		"try again in a moment; on the server, `ptgate users` tells of the quota; raise limits.connections"},
 	User: {"the far end does not take the bridge's user and password", rests,
 		"user and password of the bridge must be as one of [exit] users or users_file on the server has them; or the invitation was revoked or has ended"},
 	WrongFar: {"the transport works, but what stands behind it is not what far of the bridge says", rests,
