@@ -3,10 +3,12 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"ptgate/gateway"
+	"ptgate/gateway/bridges"
 	"ptgate/gateway/config"
 	"ptgate/gateway/explain"
 )
@@ -111,6 +113,7 @@ which bridges it goes. Nothing is looked up or dialled. Without a port, 443.`,
 				w.Text, w.Error = err.Error(), err.Error()
 			}
 			w.Destination = a
+			addTold(cfg, &w)
 			all = append(all, w)
 		}
 		if *raw {
@@ -128,4 +131,18 @@ which bridges it goes. Nothing is looked up or dialled. Without a port, 443.`,
 		return nil
 	}
 	return cmd
+}
+
+// addTold adds the ways that servers have told of. They stand in no file that a person would look
+// into.
+func addTold(cfg *config.Config, w *explain.Way) {
+	for i, hop := range w.Via {
+		n := slices.IndexFunc(cfg.Bridges, func(b *config.Bridge) bool { return b.Name == hop.Bridge })
+		if n < 0 {
+			continue
+		}
+		if w.Via[i].Told = bridges.ToldWays(cfg, cfg.Bridges[n]); w.Via[i].Told > 0 {
+			w.Text += fmt.Sprintf("; behind that, %s that the server of %s has told of", plural(w.Via[i].Told, "more way"), hop.Bridge)
+		}
+	}
 }

@@ -93,6 +93,7 @@ type probed struct {
 	Steps       []bridges.Step `json:"steps"`
 	Connections int            `json:"connections"`
 	Box         string         `json:"box,omitempty"`
+	Told        int            `json:"told,omitempty"` // more ways that its server has told of, and that were not tried
 	Error       string         `json:"error,omitempty"`
 	doctor.Verdict
 }
@@ -121,7 +122,7 @@ func probe(cmd *cobra.Command, cfg *config.Config, names []string, f probeFlags)
 		b := cfg.Bridges[i]
 		bad = bad || p.Err != nil
 		one := probed{Name: b.Name, Transport: b.Transport, Far: b.Far, Works: p.Err == nil, Steps: p.Steps,
-			Connections: p.Connections, Box: p.Box, Verdict: p.Verdict}
+			Connections: p.Connections, Box: p.Box, Told: bridges.ToldWays(cfg, b), Verdict: p.Verdict}
 		if p.Err != nil {
 			one.Error = p.Err.Error()
 		}
@@ -173,6 +174,9 @@ func writeProbe(out io.Writer, cfg *config.Config, b *config.Bridge, p bridges.P
 	line("hint", v.Next)
 	if b.Far == config.FarForward && v.Kind == doctor.Works {
 		line("note", "far = \"forward\": nothing can be asked, so what stands behind the transport was not looked at")
+	}
+	if n := bridges.ToldWays(cfg, b); n > 0 {
+		line("told", "its server has told of "+plural(n, "more way")+", which the running ptgate takes behind this one: `ptgate status` says how; they were not tried here")
 	}
 	if p.Connections > 1 {
 		line("made", fmt.Sprintf("%d connections", p.Connections))

@@ -107,6 +107,28 @@ func (t *told) load(cfg *config.Config) {
 	}
 }
 
+// ToldWays is how many ways to the box of a bridge there are that the box has told of, and that
+// cfg does not have itself, as a ptgate that runs cfg has noted it in the state directory. Which of
+// them may be used, only that one knows.
+func ToldWays(cfg *config.Config, c *config.Bridge) (n int) {
+	quiet := slog.New(slog.DiscardHandler)
+	known, t := boxes{log: quiet}, told{log: quiet}
+	known.load(cfg.StateDir)
+	t.load(cfg)
+	x := t.lists[known.get(markOf(c))]
+	if time.Since(x.Heard) >= toldFor {
+		return 0
+	}
+	for _, line := range x.list.Lines {
+		l, err := adapter.ParseBridgeLine(line)
+		mark := markOf(&config.Bridge{Transport: l.Transport, Address: l.Addr, Args: l.Args})
+		if err == nil && !slices.ContainsFunc(cfg.Bridges, func(b *config.Bridge) bool { return markOf(b) == mark }) {
+			n++
+		}
+	}
+	return n
+}
+
 // get returns the list of a box. It has no serial if there is none.
 func (t *told) get(box session.Box) ways.List {
 	t.mu.Lock()

@@ -629,3 +629,46 @@ func TestNewestStays(t *testing.T) {
 		}
 	}
 }
+
+// What a box has told is known without a ptgate that runs, but for what is too old or what the user
+// has written.
+func TestToldWays(t *testing.T) {
+	pub, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	line := func(addr string) string {
+		return "obfs4 " + addr + " cert=" + strings.Repeat("A", 70) + " iat-mode=0"
+	}
+	written := &config.Bridge{Name: "far", Transport: "obfs4", Address: "192.0.2.1:443", Far: config.FarExit}
+	other := &config.Bridge{Name: "other", Transport: "obfs4", Address: "192.0.2.2:443", Far: config.FarExit}
+	for _, b := range []*config.Bridge{written, other} {
+		l, err := adapter.ParseBridgeLine(line(b.Address))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Args = l.Args
+	}
+	cfg := &config.Config{Path: filepath.Join(dir, "client.toml"), StateDir: dir, Bridges: []*config.Bridge{written, other}}
+	count := func(want int) {
+		t.Helper()
+		if got := ToldWays(cfg, written); got != want {
+			t.Errorf("%d ways, want %d", got, want)
+		}
+		if got := ToldWays(cfg, other); got != 0 {
+			t.Errorf("%d ways to a box that is not known", got)
+		}
+	}
+	count(0)
+	NoteBox(cfg, written, session.Box(pub))
+	count(0)
+	list := ways.List{Serial: 1, Lines: []string{line(written.Address), line("192.0.2.3:443"), line("192.0.2.4:443")}}
+	for ago, want := range map[time.Duration]int{0: 2, toldFor + time.Hour: 0} {
+		x := toldBy{Text: string(list.Sign(key)), Heard: time.Now().Add(-ago)}
+		if err := writeJSON(toldPath(cfg), map[string]toldBy{hex.EncodeToString(pub): x}); err != nil {
+			t.Fatal(err)
+		}
+		count(want)
+	}
+}

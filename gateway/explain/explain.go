@@ -33,6 +33,7 @@ type Hop struct {
 	Bridge    string `json:"bridge"`
 	Transport string `json:"transport"`
 	Far       string `json:"far"`
+	Told      int    `json:"told,omitempty"` // more ways that its server has told of; Destination leaves it out
 }
 
 // Destination tells which way a destination takes, by which route, and through which
@@ -74,7 +75,7 @@ func Destination(cfg *config.Config, arg string, patterns bool) (w Way, _ error)
 	w.Action = "bridges"
 	var names []string
 	for _, b := range r.Via {
-		w.Via = append(w.Via, Hop{b.Name, b.Transport, string(b.Far)})
+		w.Via = append(w.Via, Hop{Bridge: b.Name, Transport: b.Transport, Far: string(b.Far)})
 		names = append(names, fmt.Sprintf("%s (%s, %s)", b.Name, b.Transport, b.Far))
 	}
 	w.Text = "via " + strings.Join(names, ", ")
