@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -37,7 +38,7 @@ func boxKey(dir string) (ed25519.PrivateKey, error) {
 			return nil, err
 		}
 		err = durable.WriteNew(name, []byte(hex.EncodeToString(key.Seed())+"\n"), 0o600)
-		if errors.Is(err, fs.ErrExist) {
+		if _, there := os.Stat(name); errors.Is(err, fs.ErrExist) && there == nil { // a link to nowhere is not
 			return boxKey(dir) // another process was faster
 		}
 		if err != nil {

@@ -35,6 +35,13 @@ func TestBoxKey(t *testing.T) {
 	if info, err := os.Stat(name); err != nil || runtime.GOOS != "windows" && info.Mode() != fs.FileMode(0o600) {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}
+	nowhere := t.TempDir()
+	if err := os.Symlink(filepath.Join(nowhere, "none"), filepath.Join(nowhere, boxKeyFile)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := boxKey(nowhere); err == nil {
+		t.Error("a link to nowhere has a key")
+	}
 	if other, err := boxKey(t.TempDir()); err != nil || bytes.Equal(other, keys[0]) {
 		t.Errorf("another directory has the same key, or %v", err)
 	}

@@ -70,7 +70,12 @@ func obfs4Server(stateDir string, options pt.Args, log *slog.Logger) (base.Serve
 		return nil, err
 	}
 	if fresh {
-		if err := durable.WriteFile(path, made[obfs4State], 0o600); err != nil {
+		err := durable.WriteNew(path, made[obfs4State], 0o600)
+		_, there := os.Stat(path) // a link to nowhere is not
+		switch {
+		case errors.Is(err, fs.ErrExist) && there == nil:
+			return obfs4Server(stateDir, options, log) // another process was faster: its keys count
+		case err != nil:
 			return nil, fmt.Errorf("the server's new keys can't be kept: %w", err)
 		}
 	}

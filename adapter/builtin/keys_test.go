@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"ptgate/adapter"
@@ -83,6 +84,15 @@ func TestObfs4KeysDamaged(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a link to nowhere", func(t *testing.T) {
+		dir := t.TempDir()
+		if err := os.Symlink(filepath.Join(dir, "nowhere"), filepath.Join(dir, obfs4State)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := obfs4Listen(dir); err == nil || !strings.Contains(err.Error(), "can't be kept") {
+			t.Errorf("got %v", err)
+		}
+	})
 	t.Run("unreadable", func(t *testing.T) {
 		dir := t.TempDir()
 		if err := os.MkdirAll(filepath.Join(dir, obfs4State), 0o700); err != nil {
@@ -136,6 +146,39 @@ func TestObfs4KeysAreLeftAlone(t *testing.T) {
 	}
 	if got := files(t, dir); !slices.Equal(got, []string{obfs4BridgeLine, obfs4State}) {
 		t.Errorf("left over: %q", got)
+	}
+}
+
+// Several processes may look for keys at the same time, such as a server that starts, and a command
+// that prints its bridge line. All of them have the keys that are kept.
+func TestObfs4KeysAtOnce(t *testing.T) {
+	for range 5 {
+		dir := t.TempDir()
+		certs := make([]adapter.Arg, 8)
+		var wg sync.WaitGroup
+		for i := range certs {
+			wg.Go(func() {
+				args, err := obfs4Listen(dir)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				certs[i] = args[0]
+			})
+		}
+		wg.Wait()
+		kept, err := obfs4Listen(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range certs {
+			if c != kept[0] {
+				t.Errorf("one has %v, and %v is kept", c, kept[0])
+			}
+		}
+		if got := files(t, dir); !slices.Equal(got, []string{obfs4BridgeLine, obfs4State}) {
+			t.Errorf("left over: %q", got)
+		}
 	}
 }
 
