@@ -83,7 +83,7 @@ func noteTrial(cfg *config.Config, all []serve.Announced, mine []note) ([]serve.
 	if served, ok := Noted(cfg, cfg.StateDir); ok {
 		return served, nil
 	}
-	return all, writeNotes(cfg, readNotes(cfg.StateDir), mine)
+	return all, writeNotes(cfg, trialFile, readNotesOf(cfg.StateDir, trialFile), mine)
 }
 
 // A note says what a [[serve]] has announced. ptgate writes it when it runs the
@@ -94,21 +94,37 @@ type note struct {
 	State string `json:"state"` // the directory of the transport, with its keys
 }
 
-// notesFile is in the state directory. It may have notes of several configuration files.
-const notesFile = "announced.json"
+// The files are in the state directory, and may have notes of several configuration files. What was
+// started for a moment is noted apart: it must not take the place of what a ptgate notes that starts
+// at the same time.
+const (
+	notesFile = "announced.json"
+	trialFile = "announced-trial.json"
+)
 
-// readNotes returns no notes if they can't be read.
-func readNotes(stateDir string) (notes []note) {
-	b, err := durable.ReadFile(filepath.Join(stateDir, notesFile))
+// readNotes returns all notes: what has been served, and what was only started for a moment since.
+func readNotes(stateDir string) []note {
+	all := readNotesOf(stateDir, notesFile)
+	for _, n := range readNotesOf(stateDir, trialFile) {
+		if !slices.ContainsFunc(all, func(o note) bool { return o.File == n.File && o.same(n) }) {
+			all = append(all, n)
+		}
+	}
+	return all
+}
+
+// readNotesOf returns no notes if they can't be read.
+func readNotesOf(stateDir, file string) (notes []note) {
+	b, err := durable.ReadFile(filepath.Join(stateDir, file))
 	if err != nil || json.Unmarshal(b, &notes) != nil {
 		return nil
 	}
 	return notes
 }
 
-// writeNotes writes the file of notes: mine, and those of notes that are of other
+// writeNotes writes a file of notes: mine, and those of notes that are of other
 // configuration files. Notes of files that are gone are left out.
-func writeNotes(cfg *config.Config, notes, mine []note) error {
+func writeNotes(cfg *config.Config, file string, notes, mine []note) error {
 	all := slices.Clone(mine)
 	for _, n := range notes {
 		replaced := n.File == cfg.Path || slices.ContainsFunc(mine, n.same)
@@ -120,7 +136,7 @@ func writeNotes(cfg *config.Config, notes, mine []note) error {
 	if err != nil {
 		return err
 	}
-	name := filepath.Join(cfg.StateDir, notesFile)
+	name := filepath.Join(cfg.StateDir, file)
 	if old, err := durable.ReadFile(name); err == nil && bytes.Equal(old, b) {
 		return nil
 	}
@@ -154,7 +170,7 @@ func (g *Gateway) note(cfg *config.Config, servers []*serve.Server) {
 		}
 		mine = append(mine, n)
 	}
-	if err := writeNotes(cfg, notes, mine); err != nil {
+	if err := writeNotes(cfg, notesFile, notes, mine); err != nil {
 		g.log.Warn("the bridge lines could not be noted", "error", err)
 	}
 }

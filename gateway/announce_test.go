@@ -101,7 +101,7 @@ func TestServeStates(t *testing.T) {
 	}
 
 	// Notes of several files are kept.
-	if err := writeNotes(cfg, []note{at(mine, "8", "a"), at(other, "7", "b"), at(gone, "6", "c")}, []note{at(mine, "5", "d")}); err != nil {
+	if err := writeNotes(cfg, notesFile, []note{at(mine, "8", "a"), at(other, "7", "b"), at(gone, "6", "c")}, []note{at(mine, "5", "d")}); err != nil {
 		t.Fatal(err)
 	}
 	var left []string
@@ -131,13 +131,30 @@ func TestTrialBesideStart(t *testing.T) {
 		t.Fatal("what was not served is taken for it, or is not noted")
 	}
 	a.Key = serve.Key(cfg.Serve[0], state)
-	if err := writeNotes(cfg, nil, []note{{a, cfg.Path, state}}); err != nil {
+	served := []note{{a, cfg.Path, state}}
+	if err := writeNotes(cfg, notesFile, readNotes(dir), served); err != nil {
 		t.Fatal(err)
 	}
 	if all, err := noteTrial(cfg, []serve.Announced{{}}, trial); err != nil || len(all) != 1 || all[0].Key != a.Key {
 		t.Errorf("beside a start: %v, %v", all, err)
 	}
-	if _, ok := Noted(cfg, dir); !ok {
-		t.Error("the notes of what is served are gone")
+	// The server may write its notes between any two steps of the other one.
+	for _, name := range []string{notesFile, trialFile} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	looked := readNotes(dir)
+	if _, err := noteTrial(cfg, []serve.Announced{a}, trial); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeNotes(cfg, notesFile, looked, served); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeNotes(cfg, trialFile, nil, trial); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := Noted(cfg, dir); !ok || len(readNotes(dir)) != 1 {
+		t.Errorf("the notes of what is served are gone: %v", readNotes(dir))
 	}
 }
