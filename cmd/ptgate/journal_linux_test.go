@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -90,4 +91,36 @@ func TestPrivateJournal(t *testing.T) {
 		c.signal(syscall.SIGTERM)
 		c.succeeds()
 	})
+}
+
+// A log in JSON has nothing else in it, from its first line on.
+func TestLogIsJSON(t *testing.T) {
+	warned := strings.Replace(direct, `to = "*"`, `to = [".hidden.example", "www.hidden.example"]`, 1)
+	for name, tt := range map[string]struct {
+		text  string
+		works bool
+		want  string
+	}{
+		"a warning":               {warned, true, `ptgate.toml:6: warning: route 1: \"…\" can never match`},
+		"what can't be done here": {direct + "[[serve]]\ntransport = \"obfs4\"\nbind = \"192.0.2.1:4443\"\n", false, "ptgate.toml:11: warning: serve 1: bind: "},
+	} {
+		c := newChild(t, "run", "-c", "ptgate.toml")
+		c.write("ptgate.toml", tt.text+"[log]\nformat = \"json\"\n")
+		if tt.works {
+			c.startReady()
+			c.signal(syscall.SIGTERM)
+		} else {
+			c.start()
+		}
+		c.Wait()
+		out := c.out.String()
+		for line := range strings.Lines(out) {
+			if !json.Valid([]byte(line)) {
+				t.Errorf("%s: no JSON: %s", name, line)
+			}
+		}
+		if !strings.Contains(out, tt.want) || strings.Contains(out, "hidden") {
+			t.Errorf("%s: no %q, or too much, in\n%s", name, tt.want, out)
+		}
+	}
 }

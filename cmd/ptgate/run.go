@@ -38,7 +38,7 @@ SIGINT stop in order: live connections get limits.drain; a second one ends at on
 	}
 	file := configFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := load(*file, cmd.ErrOrStderr())
+		cfg, err := loadWith(*file, func(cfg *config.Config, p config.Problem) { sayInLog(cmd.ErrOrStderr(), cfg, p) })
 		if err != nil {
 			return wrongConfig(err)
 		}
@@ -62,14 +62,25 @@ func sayWhere(cfg *config.Config, file string, stderr io.Writer) {
 		return // there was one when it was loaded
 	}
 	for _, p := range gateway.Check(cfg, path, false) {
-		show(stderr, p, cfg.Log.Private)
+		sayInLog(stderr, cfg, p)
 	}
 }
 
-// show prints a problem. The journal is a log, and a private one has nothing that the
-// problem quotes of the file.
-func show(stderr io.Writer, p config.Problem, private bool) {
-	if private && toJournal(stderr) {
+// sayInLog prints a problem for `ptgate run`. A log in JSON has nothing else in it.
+func sayInLog(stderr io.Writer, cfg *config.Config, p config.Problem) {
+	if cfg == nil || cfg.Log.Format != "json" {
+		show(stderr, cfg, p)
+		return
+	}
+	log := slog.New(newLogHandler(cfg.Log.Format, cfg.Log.Level, new(atomic.Bool), stderr, toJournal(stderr)))
+	logProblem(context.Background(), log, p, cfg.Log.Private)
+}
+
+// show prints a problem of a file; nil: the file could not be read. The journal is a log,
+// and a private one, as it is if nobody says otherwise, has nothing that the problem
+// quotes of the file.
+func show(stderr io.Writer, cfg *config.Config, p config.Problem) {
+	if toJournal(stderr) && (cfg == nil || cfg.Log.Private) {
 		p = unquoted(p)
 	}
 	fmt.Fprintln(withPriority(stderr, priorityOf(p)), p)
@@ -93,25 +104,26 @@ func priorityOf(p config.Problem) string {
 
 // load finds and checks the configuration. Problems are printed, one a line.
 func load(file string, stderr io.Writer) (*config.Config, error) {
-	return loadWith(file, stderr, true)
+	return loadWith(file, func(cfg *config.Config, p config.Problem) { show(stderr, cfg, p) })
 }
 
 // loadErrors is load for a command that warnings are in the way of.
 func loadErrors(file string, stderr io.Writer) (*config.Config, error) {
-	return loadWith(file, stderr, false)
+	return loadWith(file, func(cfg *config.Config, p config.Problem) {
+		if !p.Warning {
+			show(stderr, cfg, p)
+		}
+	})
 }
 
-func loadWith(file string, stderr io.Writer, warnings bool) (*config.Config, error) {
+func loadWith(file string, tell func(*config.Config, config.Problem)) (*config.Config, error) {
 	path, err := config.Find(file)
 	if err != nil {
 		return nil, err
 	}
 	cfg, problems := config.Load(path)
 	for _, p := range problems {
-		if !warnings && p.Warning {
-			continue
-		}
-		show(stderr, p, cfg == nil || cfg.Log.Private) // a log is private if nobody says otherwise
+		tell(cfg, p)
 	}
 	if cfg == nil {
 		return nil, exitError(1)
@@ -301,14 +313,7 @@ func reload(ctx context.Context, g *gateway.Gateway, path string, private bool, 
 	var text []string
 	for _, p := range problems {
 		text = append(text, p.String())
-		if private {
-			p = unquoted(p)
-		}
-		level := slog.LevelError
-		if p.Warning {
-			level = slog.LevelWarn
-		}
-		log.Log(ctx, level, "configuration", "problem", p.String())
+		logProblem(ctx, log, p, private)
 	}
 	if cfg == nil {
 		log.Error("reload refused: the running configuration stays")
@@ -320,6 +325,18 @@ func reload(ctx context.Context, g *gateway.Gateway, path string, private bool, 
 		return nil, err
 	}
 	return cfg, nil
+}
+
+// logProblem logs a problem of a file.
+func logProblem(ctx context.Context, log *slog.Logger, p config.Problem, private bool) {
+	if private {
+		p = unquoted(p)
+	}
+	level := slog.LevelError
+	if p.Warning {
+		level = slog.LevelWarn
+	}
+	log.Log(ctx, level, "configuration", "problem", p.String())
 }
 
 // loadUntil loads a file, and gives up when ctx ends. The system offers no way to break

@@ -66,7 +66,7 @@ func (r runner) complain(out io.Writer) {
 	cfg, problems := config.Load(r.shown)
 	for _, p := range problems {
 		if cfg == nil && !p.Warning {
-			show(out, p, true)
+			show(out, nil, p)
 		}
 	}
 	switch {
