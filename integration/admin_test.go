@@ -241,6 +241,18 @@ via = "dead"
 			}
 		}
 
+		// What is asked for is for no eye but that of who asks: no history has it.
+		if _, err := chromedp.Run(ctx, chromedp.Evaluate[int](`
+			document.getElementById("name").value = "www.example.com";
+			document.querySelector("form button").click();
+			window.before = history.length`)); err != nil {
+			t.Fatal(err)
+		}
+		until("the way of a name", `document.getElementById("answer").textContent.includes("www.example.com")`)
+		if kept, err := chromedp.Run(ctx, chromedp.Evaluate[bool](`location.href.includes("example") || history.length !== window.before`)); err != nil || kept {
+			t.Errorf("the browser's history has the name that was asked for (%v)", err)
+		}
+
 		first.Stop()
 		until("ptgate is gone", `!lost.hidden`)
 		second := run(t, "second", text, setting{})
@@ -386,6 +398,14 @@ func inspect(ctx context.Context, t *testing.T, name, url, scheme string, width 
 	}
 	if wide, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("document.documentElement.scrollWidth > innerWidth")); err != nil || wide {
 		t.Errorf("%s: the page is wider than the window (%v)", name, err)
+	}
+	broken, err := chromedp.Run(ctx, chromedp.Evaluate[string](`[...document.querySelectorAll("thead th")].filter(cell => {
+		const text = document.createRange();
+		text.selectNodeContents(cell);
+		return !cell.textContent.includes(" ") && text.getClientRects().length > 1;
+	}).map(cell => cell.textContent).join(", ")`))
+	if err != nil || broken != "" {
+		t.Errorf("%s: letters of one word stand below each other: %s (%v)", name, broken, err)
 	}
 	found, err := chromedp.Run(ctx, chromedp.Evaluate[string](string(axe)+`;
 axe.run().then(r => r.violations.map(v => v.id + ": " + v.help + "\n" + v.nodes.map(n => "  " + n.html + "\n  " + n.failureSummary).join("\n")).join("\n"))`,

@@ -162,8 +162,8 @@ func newTrouble(row outcome.Row, key troubleKey, now time.Time) *trouble {
 		if r, ok := answer.Named(value); ok && name == "reason" && t.next == "" {
 			t.next = r.Text()
 		}
-		if key.name == outcome.Rows()[outcome.AdminRefused].Name && value == "owner" {
-			t.next = "Another user of this machine has asked: if it was you, name that user in owners of [admin], or of [listen] if [admin] has none."
+		if key.name == outcome.Rows()[outcome.AdminRefused].Name && pageWords[value] != "" {
+			t.next = pageWords[value]
 		}
 		t.labels = append(t.labels, name+" "+value)
 	}
@@ -183,14 +183,18 @@ func (h *history) newest() []troubleKey {
 	return keys
 }
 
-// recent has at most n troubles, the newest first.
-func (h *history) recent(n int, now time.Time) (all []trouble) {
+// recent has at most n troubles, the newest first; older is how many more there are.
+func (h *history) recent(n int, now time.Time) (all []trouble, older int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, k := range h.newest() {
-		if t := h.troubles[k]; len(all) < n && now.Sub(t.last) <= recently {
+		switch t := h.troubles[k]; {
+		case now.Sub(t.last) > recently:
+		case len(all) < n:
 			all = append(all, *t)
+		default:
+			older++
 		}
 	}
-	return all
+	return all, older
 }

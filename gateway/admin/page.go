@@ -22,6 +22,7 @@ const (
 	pingEvery   = 15 * time.Second // so that a browser that is gone shows
 	maxEvents   = 16               // pages at once that are kept up to date
 	maxUsers    = 20               // that the page shows
+	maxShown    = 10               // troubles, in the same way
 	maxAsked    = 300              // bytes of what is asked for
 )
 
@@ -60,6 +61,7 @@ type view struct {
 	Refused  []refusedView
 	Plots    []plotsView
 	Troubles []troubleView
+	Older    int // troubles that are not shown
 
 	Asked, Answer, Fault string // explain
 	PAC                  string // the address; "": no port for browsers
@@ -198,7 +200,9 @@ func (s *Server) makeView() *view {
 		v.Plots = append(v.Plots, plotsView{"Clients", s.history.plots(1, "from clients", "to clients", "Streams")})
 	}
 	v.Heads = heads(v)
-	for _, t := range s.history.recent(10, now) {
+	troubles, older := s.history.recent(maxShown, now)
+	v.Older = older
+	for _, t := range troubles {
 		v.Troubles = append(v.Troubles, troubleView{t.what, t.next, strings.Join(t.labels, ", "), t.when(now), plural(t.times, "time")})
 	}
 	return v

@@ -41,6 +41,19 @@ document.addEventListener("visibilitychange", () => {
 });
 connect();
 
+// Which way a name goes is asked beside the page, so that the name is in no history of the
+// browser. The page's own address may have a password in it, which fetch does not take.
+const ask = document.querySelector("form"), answer = document.getElementById("answer");
+ask?.addEventListener("submit", async event => {
+	event.preventDefault();
+	try {
+		const page = await (await fetch(location.origin + "/?" + new URLSearchParams(new FormData(ask)))).text();
+		answer.innerHTML = new DOMParser().parseFromString(page, "text/html").getElementById("answer").innerHTML;
+	} catch {
+		answer.textContent = "There is no answer: ptgate does not run, or refuses.";
+	}
+});
+
 for (const button of document.querySelectorAll("button[data-copy]")) {
 	button.hidden = !navigator.clipboard;
 	button.addEventListener("click", async () => {

@@ -439,29 +439,54 @@ func TestTroubleBeforePage(t *testing.T) {
 	h.looked = now.Add(-5 * time.Minute)
 	book.Add(outcome.Refused, outcome.By("http", "blocked"))
 	h.sample(book, now)
-	if all := h.recent(1, now); len(all) != 1 || all[0].when(now) != "1\u00a0s to 5\u00a0min ago" {
+	if all, _ := h.recent(1, now); len(all) != 1 || all[0].when(now) != "1\u00a0s to 5\u00a0min ago" {
 		t.Errorf("%+v", all)
 	}
 	book.Add(outcome.Refused, outcome.By("http", "blocked"))
 	now = now.Add(sampleEvery)
 	h.sample(book, now)
-	if all := h.recent(1, now); len(all) != 1 || all[0].when(now) != "1\u00a0s ago" {
+	if all, _ := h.recent(1, now); len(all) != 1 || all[0].when(now) != "1\u00a0s ago" {
 		t.Errorf("%+v", all)
 	}
 }
 
-// Who is refused as another user of the machine is told of owners, and others of the password.
-func TestTroubleOfOwner(t *testing.T) {
-	book := outcome.New(slog.New(slog.DiscardHandler))
-	defer book.Close()
-	h, now := newHistory(), time.Now()
-	book.Add(outcome.AdminRefused, outcome.By("owner"))
-	h.sample(book, now)
-	book.Add(outcome.AdminRefused, outcome.By("password"))
-	h.sample(book, now.Add(time.Second))
-	all := h.recent(2, now.Add(time.Second))
-	if len(all) != 2 || !strings.Contains(all[0].next, "password") || !strings.Contains(all[1].next, "owners") || strings.Contains(all[1].next, "password") {
-		t.Errorf("%+v", all)
+// Whoever is refused by the page is told what helps against that refusal, and nothing that does not.
+func TestTroubleOfPage(t *testing.T) {
+	helps := map[string]string{"host": "localhost", "site": "web page", "password": "password", "owner": "owners", "many": "close"}
+	for reason, word := range helps {
+		book := outcome.New(slog.New(slog.DiscardHandler))
+		h, now := newHistory(), time.Now()
+		book.Add(outcome.AdminRefused, outcome.By(reason))
+		book.Close()
+		h.sample(book, now)
+		all, _ := h.recent(2, now)
+		if len(all) != 1 || !strings.Contains(all[0].next, word) {
+			t.Errorf("%s: %+v", reason, all)
+			continue
+		}
+		for other, no := range helps {
+			if other != reason && strings.Contains(all[0].next, no) {
+				t.Errorf("%s: it says %q of %q", reason, all[0].next, no)
+			}
+		}
+	}
+}
+
+// The page has the newest troubles, and says how many more there are.
+func TestManyTroubles(t *testing.T) {
+	p := show(t, near, nil)
+	p.status.Store(&Status{State: Running, Routes: []RouteStatus{{Route: 1}}})
+	for i := range 10 {
+		p.book.Add(outcome.BridgeFailed, outcome.By(fmt.Sprint("bridge-", i), "refused"))
+	}
+	if _, body := p.get(t, "/"); strings.Count(body, "A bridge failed") != 10 || strings.Contains(body, "which are older") {
+		t.Errorf("10 troubles: %s", body)
+	}
+	for i := range 7 {
+		p.book.Add(outcome.BridgeFailed, outcome.By(fmt.Sprint("other-", i), "refused"))
+	}
+	if _, body := p.get(t, "/"); strings.Count(body, "A bridge failed") != 10 || !strings.Contains(body, "And 7 more, which are older.") {
+		t.Errorf("17 troubles: %s", body)
 	}
 }
 

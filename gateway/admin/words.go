@@ -150,6 +150,16 @@ var exitWords = map[string]string{
 	answer.Internal.String():    "this is a fault of ptgate: the log says more",
 }
 
+// pageWords say why this page has refused a request, and what to do, by the reasons of
+// Server.refused.
+var pageWords = map[string]string{
+	"host":     "It was for another name. If it was yours: ask for this page by its address, or as localhost.",
+	"site":     "A browser here has shown a web page that tried to read this one. If it was yours: open this page by itself.",
+	"password": "If it was yours: give user and password as users in [admin] has them.",
+	"owner":    "Another user of this machine has asked. If it was you: name that user in owners of [admin], or of [listen] if [admin] has none.",
+	"many":     fmt.Sprintf("It has room for %d connections at once. If they are yours: close some.", maxConns),
+}
+
 // byUse has the users who use the exit now first, and then those who were seen last.
 func byUse(all []UserStatus) []UserStatus {
 	return slices.SortedStableFunc(slices.Values(all), func(a, b UserStatus) int {
