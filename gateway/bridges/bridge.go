@@ -221,7 +221,7 @@ func (b *Bridge) Status() Status {
 	}
 	b.health.mu.Lock()
 	defer b.health.mu.Unlock()
-	s.Worked = b.health.worked || s.State == "up"
+	s.Worked = (b.health.worked || s.State == "up") && (far.Seeks.IsZero() || time.Since(far.Seeks) < silentFor)
 	if b.health.resting {
 		s.Worked = false
 		s.State, s.Until = "resting", b.health.until
@@ -233,6 +233,10 @@ func (b *Bridge) Status() Status {
 	}
 	return s
 }
+
+// silentFor is how long a bridge that works may give no answer. It is as long as a TCP
+// connection may take to come up.
+const silentFor = 10 * time.Second
 
 // sessionStatus is the status of the session; zero if there is no session.
 func (b *Bridge) sessionStatus() session.Status {

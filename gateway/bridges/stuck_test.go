@@ -229,3 +229,43 @@ func TestStaysLate(t *testing.T) {
 		t.Error("an answer has not ended it")
 	}
 }
+
+// A link that has worked falls silent. The bridge soon counts as one that does not work, also
+// if nothing is asked of it. A request is told why, and the ones after it at once. It works
+// again when the link is back.
+func TestSilentLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := w.set(config.PickFirst, "a")
+		works := func() bool { return s.bridge("a").Status().Worked }
+		c, _ := open(t, s)
+		echo(t, c)
+		c.Close()
+		w.far["a"].silent.Store(int64(10 * time.Second))
+		w.far["a"].block(true)
+		<-time.After(40 * time.Second)
+		if st := s.bridge("a").Status(); st.Worked || st.State == "up" {
+			t.Errorf("after 40 s: %+v", st)
+		}
+		for i, most := range []time.Duration{45 * time.Second, 2 * time.Second} {
+			begin := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), s.cfg.Limits.Dial)
+			_, err := s.Open(ctx, s.Route(0), example)
+			cancel()
+			if took := time.Since(begin); took > most || !errors.Is(err, adapter.ReplyTTLExpired) {
+				t.Errorf("request %d was told of %v after %v, want the cause after %v at most", i, err, took, most)
+			}
+		}
+		w.far["a"].silent.Store(0)
+		w.far["a"].block(false)
+		<-time.After(20 * time.Second)
+		if c, took := open(t, s); took > time.Second {
+			t.Errorf("the link is back, and a request took %v", took)
+		} else {
+			c.Close()
+		}
+		if !works() {
+			t.Error("the link is back, and the bridge counts as one that does not work")
+		}
+	})
+}

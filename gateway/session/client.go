@@ -226,10 +226,11 @@ type owned struct {
 	// expected that far end, or one in its place, may be back; zero: it has not stopped yet.
 	follows  bool
 	expected time.Time
-	number   uint64 // of the next carrier
-	begun    uint64 // attempts so far
-	tried    int    // attempts since a carrier answered
-	fails    int    // those of them that have failed
+	number   uint64    // of the next carrier
+	begun    uint64    // attempts so far
+	tried    int       // attempts since a carrier answered
+	seeks    time.Time // when the first of them began
+	fails    int       // those of them that have failed
 	retryAt  time.Time
 	away     time.Time // since when it has no carrier that answers; zero: it has one
 	noticed  bool      // Options.Detached was called since then
@@ -531,6 +532,7 @@ type Status struct {
 	Over       []string      // the paths of the carriers, in order, each once
 	Streams    int
 	Detached   time.Time // since when streams wait for a carrier; zero: they don't
+	Seeks      time.Time // since when the session looks for a carrier that answers; zero: it has one, or needs none
 	Leaving    bool      // the far end is about to stop, or has just stopped
 	Stopped    time.Time // when it has stopped, after it had said so; zero: it has not, or is back
 	Awaited    time.Time // until when requests wait for it then; zero: they don't
@@ -559,6 +561,9 @@ func (c *Client) Status() Status {
 		s.Held += v.held
 		if v == c.current {
 			s.Box, s.Resume, s.Names = v.box, v.kept, v.names
+			if v.tried > 0 && len(v.goodLanes()) == 0 {
+				s.Seeks = v.seeks
+			}
 			s.Leaving = v.stage != 0 || v.awaits(time.Now())
 			if s.Leaving && !c.left.IsZero() {
 				s.Awaited = v.expected

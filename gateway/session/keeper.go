@@ -62,6 +62,9 @@ const (
 	// while some attempts fail and others run. A person has to hear of it some day, and TCP
 	// has repeated its first packets four times by then.
 	hopeFor = 15 * time.Second
+	// hopeForAgain is the same for new streams of a session whose far end has answered before:
+	// such a link comes back more often. The streams that are open wait for Settings.Resume.
+	hopeForAgain = 30 * time.Second
 	// tellAfter is how long a session is without a carrier before the owner is told. Most
 	// have another one sooner.
 	tellAfter = time.Second
@@ -270,7 +273,9 @@ func (c *Client) attach(v *owned, now time.Time) (next time.Duration) {
 		return attemptAge // sooner, when it is closed
 	}
 	p := v.nextPath(c.o.Paths())
-	v.tried++
+	if v.tried++; v.tried == 1 {
+		v.seeks = now
+	}
 	if wait := c.dial(v, p, now, false); wait > 0 {
 		return wait
 	}
@@ -782,12 +787,16 @@ func (c *Client) attemptFailed(v *owned, p *Path, b *budget.Carrier, a *attempt,
 	}
 }
 
-// hopeless tells whether nothing is to be expected of the attempts that run: nobody has ever
-// answered, and each of them would have had an answer by now on a way that works. The caller
-// holds mu.
+// hopeless tells whether nothing is to be expected of the attempts that run: nobody has
+// answered for a long time, and each of them would have had an answer by now on a way that
+// works. The caller holds mu.
 func (v *owned) hopeless(now time.Time) bool {
+	hope := hopeFor
+	if v.met {
+		hope = hopeForAgain
+	}
 	young := slices.ContainsFunc(v.attempts, func(a *attempt) bool { return now.Sub(a.begun) < otherAge })
-	return !v.met && !young && !v.away.IsZero() && now.Sub(v.away) >= hopeFor
+	return !young && v.tried > 0 && now.Sub(v.seeks) >= hope
 }
 
 // lose gives a carrier up. The caller holds mu.

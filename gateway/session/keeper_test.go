@@ -818,3 +818,41 @@ func TestWhyNobodyAnswers(t *testing.T) {
 		f.block(false)
 	})
 }
+
+// A link that was up falls silent, and no new connection comes up. The streams that there are
+// wait for it, for as long as the session is kept. A new request is told why, long before its
+// own time is over. If the link is back after a short time, the request is answered.
+func TestSilentLink(t *testing.T) {
+	for _, away := range []time.Duration{20 * time.Second, time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFarEnd(t, Settings{Resume: 10 * time.Minute}, answers(0, echo))
+			s := f.open()
+			<-time.After(20 * time.Second)
+			f.leads(f.box, 10*time.Second, 0)
+			f.refused.Store(true)
+			f.forget()
+			gone := time.Now()
+			time.AfterFunc(away, func() {
+				f.leads(f.box, 0, 0)
+				f.refused.Store(false)
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 75*time.Second)
+			defer cancel()
+			other, err := f.client.Open(ctx, example)
+			took := time.Since(gone)
+			if back := away < hopeForAgain; back != (err == nil) || !back && !errors.Is(err, errRefused) {
+				t.Errorf("away for %v: %v", away, err)
+			}
+			if took < min(away, hopeForAgain) || took > min(away+3*time.Second, hopeForAgain+12*time.Second) {
+				t.Errorf("away for %v: told after %v", away, took)
+			}
+			if other != nil {
+				other.Reset()
+			}
+			<-time.After(time.Until(gone.Add(away)))
+			if took := echoes(t, s); took > lastRetry {
+				t.Errorf("away for %v: the old stream goes on after %v", away, took)
+			}
+		})
+	}
+}
