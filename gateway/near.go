@@ -118,11 +118,7 @@ func (r *router) open(ctx context.Context, v *view, t routes.Target) (stream.Con
 		d := net.Dialer{Control: r.control(v.cfg.ReachesPrivate(m))}
 		c, err := d.DialContext(ctx, "tcp", destination.Format(t))
 		if err != nil {
-			reason := answer.Of(err)
-			if reason == answer.Internal { // such as an address of one link, without the link
-				reason = answer.Unreachable
-			}
-			return nil, answer.New(reason, fmt.Errorf("direct: %w", err))
+			return nil, answer.New(directReason(err), fmt.Errorf("direct: %w", err))
 		}
 		return stream.From(c), nil
 	}
@@ -133,6 +129,20 @@ func (r *router) open(ctx context.Context, v *view, t routes.Target) (stream.Con
 		}
 	}
 	return v.set.Open(ctx, v.set.Route(m.Rule), t)
+}
+
+// directReason is the reason of an error of a direct connection. It tells that no far end has
+// anything to do with it.
+func directReason(err error) answer.Reason {
+	reason := answer.Of(err)
+	if _, ok := errors.AsType[*net.DNSError](err); ok && reason != answer.NotFound {
+		return answer.NoNamesHere
+	}
+	switch reason {
+	case answer.Unreachable, answer.Internal: // such as an address of one link, without the link
+		return answer.UnreachableHere
+	}
+	return reason
 }
 
 // control looks at each address before it is dialled, for a net.Dialer.

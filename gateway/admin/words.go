@@ -143,6 +143,7 @@ var exitWords = map[string]string{
 	answer.Unreachable.String(): "there is no way to the destination from this server",
 	answer.NotFound.String():    "there is no such name",
 	answer.NoNames.String():     "no name server answered: look at /etc/resolv.conf, and whether the firewall lets port 53 out",
+	answer.NameFailed.String():  "a name server reported a failure: if it is so with every name, look at /etc/resolv.conf",
 	answer.Timeout.String():     "the destination did not answer in time",
 	answer.Limit.String():       "there are as many connections as there may be, or what the user may use is used up",
 	answer.Command.String():     "this exit opens TCP connections only",

@@ -25,28 +25,31 @@ type Reason uint8
 
 // The rows of the table.
 const (
-	Success     Reason = iota
-	Internal           // a fault of ptgate's
-	Blocked            // a route says block, no route takes it, or the exit's policy says no
-	Refused            // the destination refused the connection
-	Unreachable        // the destination, or the network to it, can't be reached
-	NotFound           // the destination's name does not exist
-	NoBridge           // no bridge of the route works
-	Timeout            // nobody answered in time
-	Limit              // a limit is reached, or the process is about to stop
-	Credentials        // user or password missing or wrong
-	BadRequest         // the destination makes no sense: empty name, port 0, control characters
-	Command            // a command other than CONNECT
-	BadResponse        // the destination closed the connection too early, or did not speak HTTP
-	Malformed          // an HTTP request that can't be read, or that could be read in two ways
-	TooLarge           // the header section of an HTTP request is too large
-	Coding             // an HTTP request with a transfer coding that is not known
-	Version            // an HTTP request of another version than 1.0 and 1.1
-	Unfinished         // a request whose client ended its side before it was complete
-	Slow               // a request that was not complete in time
-	ExitPolicy         // the policy of the exit at the far end says no
-	NoNames            // the exit can't look names up
-	User               // the far end does not take the bridge's user and password
+	Success         Reason = iota
+	Internal               // a fault of ptgate's
+	Blocked                // a route says block, no route takes it, or the exit's policy says no
+	Refused                // the destination refused the connection
+	Unreachable            // the destination, or the network to it, can't be reached from the far end
+	NotFound               // the destination's name does not exist
+	NoBridge               // no bridge of the route works
+	Timeout                // nobody answered in time
+	Limit                  // a limit is reached, or the process is about to stop
+	Credentials            // user or password missing or wrong
+	BadRequest             // the destination makes no sense: empty name, port 0, control characters
+	Command                // a command other than CONNECT
+	BadResponse            // the destination closed the connection too early, or did not speak HTTP
+	Malformed              // an HTTP request that can't be read, or that could be read in two ways
+	TooLarge               // the header section of an HTTP request is too large
+	Coding                 // an HTTP request with a transfer coding that is not known
+	Version                // an HTTP request of another version than 1.0 and 1.1
+	Unfinished             // a request whose client ended its side before it was complete
+	Slow                   // a request that was not complete in time
+	ExitPolicy             // the policy of the exit at the far end says no
+	NoNames                // the exit can't look names up
+	User                   // the far end does not take the bridge's user and password
+	NameFailed             // a name server of the exit reports a failure
+	UnreachableHere        // as Unreachable, with a route that is direct
+	NoNamesHere            // as NoNames or NameFailed, with a route that is direct
 )
 
 type row struct {
@@ -61,7 +64,7 @@ type row struct {
 // Details of SOCKS5 replies. RFC 1928 has one code for several reasons, and the port of a
 // refusal means nothing there. An exit puts the detail into it, with the address 0.0.0.0,
 // and a gateway understands it. Other clients do not look at it.
-var details = map[Reason]uint16{ExitPolicy: 1, Blocked: 1, NotFound: 2, NoNames: 3}
+var details = map[Reason]uint16{ExitPolicy: 1, Blocked: 1, NotFound: 2, NoNames: 3, NameFailed: 4}
 
 // Detail is what an exit puts into the port of a SOCKS5 refusal; 0: nothing.
 func (r Reason) Detail() uint16 { return details[r] }
@@ -76,6 +79,8 @@ func FromExit(code byte, detail uint16) Reason {
 		return NotFound
 	case code == NoNames.SOCKS() && detail == NoNames.Detail():
 		return NoNames
+	case code == NameFailed.SOCKS() && detail == NameFailed.Detail():
+		return NameFailed
 	}
 	return FromSOCKS(code)
 }
@@ -99,7 +104,7 @@ var table = [...]row{
 	Refused: {"refused", 0x05, rejected4, http.StatusBadGateway, "connection_refused",
 		"The destination refused the connection: it is up, but nothing listens on that port."},
 	Unreachable: {"unreachable", 0x04, rejected4, http.StatusBadGateway, "destination_ip_unroutable",
-		"The destination can't be reached from where its route leads, a far end or, with direct, this machine; or its name does not exist. `ptgate explain NAME` tells which way it goes."},
+		"The far end of the bridge can't reach the destination; the route and the bridge are fine. Try another destination. If the far end is no ptgate server, the name may also not exist."},
 	NotFound: {"not found", 0x04, rejected4, http.StatusBadGateway, "dns_error",
 		"The destination's name does not exist. Check its spelling."},
 	NoBridge: {"no bridge", 0x03, rejected4, http.StatusBadGateway, "destination_unavailable",
@@ -137,6 +142,12 @@ var table = [...]row{
 	User: {"user", 0x03, rejected4, http.StatusBadGateway, "destination_unavailable",
 		"The server at the far end does not take the user and password of the bridge: they are missing or wrong, or the invitation was revoked or has ended. " +
 			"Ask its operator for a new one (`ptgate invite`), or set user and password of the bridge as in users of [exit] there."},
+	NameFailed: {"name failed", 0x04, rejected4, http.StatusBadGateway, "dns_error",
+		"The server at the far end could not look the name up: a name server reported a failure. The bridge works. Most often that domain's own name servers are at fault: try again later. If it is so with every name, ask the server's operator."},
+	UnreachableHere: {"unreachable here", 0x04, rejected4, http.StatusBadGateway, "destination_ip_unroutable",
+		"This machine can't reach the destination. Its route is direct, so no bridge is asked: is this machine online, and can it use IPv6, if the address is one? `ptgate explain NAME` tells which route takes it."},
+	NoNamesHere: {"no names here", 0x04, rejected4, http.StatusBadGateway, "dns_error",
+		"This machine can't look the name up: its name servers do not answer, or report a failure. The route is direct, so no bridge is asked. Look at its network and at /etc/resolv.conf; `ptgate explain NAME` tells which route takes it."},
 }
 
 func (r Reason) row() row {

@@ -49,6 +49,9 @@ var rows = []struct {
 	{answer.ExitPolicy, 0x02, 0x5b, 403, "destination_ip_prohibited", answer.Blocked, "exit policy"},
 	{answer.NoNames, 0x04, 0x5b, 502, "dns_error", answer.Unreachable, "no names"},
 	{answer.User, 0x03, 0x5b, 502, "destination_unavailable", answer.Unreachable, "user"},
+	{answer.NameFailed, 0x04, 0x5b, 502, "dns_error", answer.Unreachable, "name failed"},
+	{answer.UnreachableHere, 0x04, 0x5b, 502, "destination_ip_unroutable", answer.Unreachable, "unreachable here"},
+	{answer.NoNamesHere, 0x04, 0x5b, 502, "dns_error", answer.Unreachable, "no names here"},
 }
 
 // TestDocument: the table of the program's README is this one.
@@ -73,7 +76,7 @@ func TestDocument(t *testing.T) {
 func TestDetails(t *testing.T) {
 	for sent, want := range map[answer.Reason]answer.Reason{
 		answer.Blocked: answer.ExitPolicy, answer.ExitPolicy: answer.ExitPolicy,
-		answer.NotFound: answer.NotFound, answer.NoNames: answer.NoNames,
+		answer.NotFound: answer.NotFound, answer.NoNames: answer.NoNames, answer.NameFailed: answer.NameFailed,
 		answer.Unreachable: answer.Unreachable, answer.Refused: answer.Refused, answer.Timeout: answer.Timeout, answer.Limit: answer.Limit,
 	} {
 		if got := answer.FromExit(sent.SOCKS(), sent.Detail()); got != want {
@@ -81,7 +84,7 @@ func TestDetails(t *testing.T) {
 		}
 	}
 	// An exit of another kind gives no detail, or a port of its own.
-	for _, port := range []uint16{0, 4, 1080, 65535} {
+	for _, port := range []uint16{0, 5, 1080, 65535} {
 		if got := answer.FromExit(4, port); got != answer.Unreachable {
 			t.Errorf("port %d: %v", port, got)
 		}
@@ -269,7 +272,7 @@ func Example() {
 
 // A route that says direct has no far end, and its page speaks of none as if it had.
 func TestTextsOfDirect(t *testing.T) {
-	for _, r := range []answer.Reason{answer.Refused, answer.Unreachable, answer.NotFound, answer.Timeout, answer.BadResponse} {
+	for _, r := range []answer.Reason{answer.Refused, answer.UnreachableHere, answer.NoNamesHere, answer.NotFound, answer.Timeout, answer.BadResponse} {
 		if text := r.Text(); strings.Contains(text, "far end") && !strings.Contains(text, "direct") {
 			t.Errorf("%v: %s", r, text)
 		}

@@ -311,7 +311,7 @@ func answered(err error) bool {
 		return false
 	}
 	switch answer.Of(err) {
-	case answer.ExitPolicy, answer.Unreachable, answer.NotFound, answer.NoNames, answer.Refused, answer.Timeout:
+	case answer.ExitPolicy, answer.Unreachable, answer.NotFound, answer.NoNames, answer.NameFailed, answer.Refused, answer.Timeout:
 		return true
 	}
 	return false

@@ -401,6 +401,8 @@ func ofReason(r answer.Reason) Verdict {
 		return of(NoNames, "")
 	case answer.NotFound:
 		return of(NotFound, "")
+	case answer.NameFailed:
+		return of(Origin, "", "a name server that the far end asks reports a failure for that name")
 	case answer.Limit:
 		return of(Full, "")
 	}

@@ -334,8 +334,11 @@ func failed(err error) error {
 	}
 	// askSystem has taken out names that don't exist. A name server that says that it has
 	// failed has most often met a fault in that one domain.
-	if dns, ok := errors.AsType[*net.DNSError](err); ok && !strings.Contains(dns.Err, "server misbehaving") {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		reason = answer.NoNames
+		if strings.Contains(dns.Err, "server misbehaving") {
+			reason = answer.NameFailed
+		}
 	}
 	return answer.New(reason, err)
 }

@@ -155,7 +155,7 @@ func TestNames(t *testing.T) {
 		"one is denied, there is no other": {a: ask{10 * ms, "10.0.0.1", nil}, aaaa: ask{100 * ms, "", nil},
 			reason: answer.Blocked, took: 100 * ms},
 		"one is denied, the other fails": {a: ask{10 * ms, "10.0.0.1", nil}, aaaa: ask{100 * ms, "", failure},
-			reason: answer.Unreachable, took: 100 * ms},
+			reason: answer.NameFailed, took: 100 * ms},
 		"one is denied, the other never comes": {a: ask{never, "", nil}, aaaa: ask{10 * ms, "fd00::1", nil}, limit: time.Second,
 			reason: answer.Timeout, took: time.Second},
 		"one may be this machine's, the other is denied": {a: ask{10 * ms, "8.8.8.8", nil}, aaaa: ask{20 * ms, "fd00::1", nil}, unknown: "8.8.8.8",
@@ -164,8 +164,8 @@ func TestNames(t *testing.T) {
 			dialled: "8.8.4.4 20ms", won: "8.8.4.4", took: 21 * ms},
 
 		"no such name":                    {a: ask{10 * ms, "", nil}, aaaa: ask{20 * ms, "", nil}, reason: answer.NotFound, took: 20 * ms},
-		"no A, and AAAA fails":            {a: ask{10 * ms, "", nil}, aaaa: ask{20 * ms, "", failure}, reason: answer.Unreachable, took: 20 * ms},
-		"both fail":                       {a: ask{10 * ms, "", failure}, aaaa: ask{20 * ms, "", failure}, reason: answer.Unreachable, took: 20 * ms},
+		"no A, and AAAA fails":            {a: ask{10 * ms, "", nil}, aaaa: ask{20 * ms, "", failure}, reason: answer.NameFailed, took: 20 * ms},
+		"both fail":                       {a: ask{10 * ms, "", failure}, aaaa: ask{20 * ms, "", failure}, reason: answer.NameFailed, took: 20 * ms},
 		"neither comes within the limit":  {a: ask{never, "", nil}, aaaa: ask{never, "", nil}, limit: time.Second, reason: answer.Timeout, took: time.Second},
 		"the limit passes in the attempt": {a: ask{10 * ms, "8.8.8.8", nil}, aaaa: ask{never, "", nil}, connect: map[string]runner{"8.8.8.8": {never, nil}}, limit: time.Second, dialled: "8.8.8.8 60ms", reason: answer.Timeout, took: time.Second},
 	} {

@@ -717,7 +717,7 @@ func TestNoNames(t *testing.T) {
 	}{
 		{&net.DNSError{Err: "read udp 127.0.0.1:9->127.0.0.1:53: read: connection refused", IsTemporary: true}, detailed(4, 3), true},
 		{&net.DNSError{Err: "i/o timeout", IsTimeout: true}, detailed(4, 3), true},
-		{&net.DNSError{Err: "server misbehaving", IsTemporary: true}, detailed(4, 0), false},
+		{&net.DNSError{Err: "server misbehaving", IsTemporary: true}, detailed(4, 4), false},
 	} {
 		var log bytes.Buffer
 		logger := slog.New(slog.NewTextHandler(&log, nil))
