@@ -103,6 +103,9 @@ func probe(cmd *cobra.Command, cfg *config.Config, names []string, f probeFlags)
 	var doing atomic.Pointer[string]
 	tell := func(bridge, text string) { doing.Store(new(bridge + ": " + text)) }
 	tell("all", "starting")
+	if f.deep && !isTerminal(cmd.ErrOrStderr()) { // it can take a minute
+		tell = tellSteps(cmd.ErrOrStderr())
+	}
 	stop := progress(cmd.ErrOrStderr(), func() string { return *doing.Load() })
 	var probes []bridges.Probe
 	err := interruptible(cmd.Context(), func(ctx context.Context) (err error) {
@@ -145,6 +148,20 @@ func probe(cmd *cobra.Command, cfg *config.Config, names []string, f probeFlags)
 		return exitError(1)
 	}
 	return nil
+}
+
+// tellSteps writes what is done now in a line, if it is not the same as before.
+func tellSteps(out io.Writer) func(bridge, text string) {
+	var mu sync.Mutex
+	last := map[string]string{}
+	return func(bridge, text string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if last[bridge] != text {
+			last[bridge] = text
+			fmt.Fprintf(out, "%s: %s\n", plainText(bridge), plainText(text))
+		}
+	}
 }
 
 // writeProbe tells of one bridge in words.
