@@ -103,7 +103,7 @@ func (b *Bridge) explain(ctx context.Context, o ProbeOptions, p *Probe, beside *
 	c := b.config()
 	found := doctor.Case{Bridge: c, Err: p.Err, Now: time.Now(), Written: b.settings.Load().written}
 	stage := p.Steps[len(p.Steps)-1].Stage
-	if ctx.Err() != nil || stage == StageProgram {
+	if ctx.Err() != nil || stage == StageProgram || doctor.OfProgram(p.Err) {
 		return doctor.Diagnose(found)
 	}
 	direct := isDirect(c.PT)

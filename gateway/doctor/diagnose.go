@@ -70,6 +70,11 @@ func (c *Case) kind() Verdict {
 		v := of(Program, "")
 		v.Next = startAdvice(err, c.pt())
 		return v
+	case OfProgram(err):
+		v := of(Program, "")
+		v.Says = "the transport program runs, and takes no connection of ptgate's; the bridge was not reached"
+		v.Itself, v.Next = rests, startAdvice(err, c.pt())
+		return v
 	case isA[*session.AuthError](err):
 		return of(User, "")
 	}
@@ -350,6 +355,13 @@ func startAdvice(err error, pt *config.PT) string {
 		return "the program does not offer this transport: take another one, with " + pt.Setting("exec")
 	}
 	return "this may be no transport program, or one that wants other options: run it by hand, and look at " + pt.Setting("exec")
+}
+
+// OfProgram tells whether the transport's own program, which runs, has refused or ended a
+// connection before it was told where that is to lead.
+func OfProgram(err error) bool {
+	d, ok := errors.AsType[*adapter.DialError](err)
+	return ok && (d.Stage == adapter.StageConnect || d.Stage == adapter.StageGreeting) && !isA[adapter.Reply](err) && (Refused(err) || reset(err))
 }
 
 // StartAdvice is a text for the operator: what to do about a transport program that did
