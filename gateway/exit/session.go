@@ -47,6 +47,8 @@ func (e *Exit) ServeConn(ctx context.Context, c stream.Conn, client string, plac
 	switch {
 	case s.asked || !s.hs.Answered:
 	case s.hs.Asked && !s.hs.Authed: // the method valid has counted it
+	case s.hs.Reason == answer.Credentials:
+		s.exit.book.Add(outcome.ExitBadCredentials, outcome.By(), "cause", "none given")
 	default:
 		s.refused(s.hs.Reason)
 	}

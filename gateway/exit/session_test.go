@@ -451,12 +451,34 @@ func testCounts(t *testing.T) {
 			got[strings.TrimSpace(v.Name+" "+v.Labels["reason"])] = v.Value
 		}
 	}
-	want := map[string]int64{"exit_opened": 3, "exit_refused refused": 2, "exit_refused command": 1, "exit_refused credentials": 4, "exit_bad_credentials": 9}
+	want := map[string]int64{"exit_opened": 3, "exit_refused refused": 2, "exit_refused command": 1, "exit_bad_credentials": 13}
 	if !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	if n := strings.Count(log.String(), "\n"); n != 2 || !strings.Contains(log.String(), "more=8") {
+	if n := strings.Count(log.String(), "\n"); n != 2 || !strings.Contains(log.String(), "more=12") {
 		t.Errorf("%d lines: %s", n, &log)
+	}
+}
+
+// An operator reads of a client whose bridge has no user, where users are asked for.
+func TestNoCredentials(t *testing.T) {
+	var log bytes.Buffer
+	logger := slog.New(slog.NewTextHandler(&log, nil))
+	book := outcome.New(logger)
+	e := New(func() *Settings { return &Settings{} }, book, logger)
+	e.SetUsers(map[string]User{"ann": {Password: "secret"}})
+	client, server := net.Pipe()
+	var wg sync.WaitGroup
+	wg.Go(func() { serveConn(t.Context(), e, server) })
+	wg.Go(func() { io.WriteString(client, "\x05\x01\x00") })
+	if got, _ := io.ReadAll(client); string(got) != "\x05\xff" {
+		t.Errorf("%q", got)
+	}
+	client.Close()
+	wg.Wait()
+	book.Close()
+	if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), `cause="none given"`) {
+		t.Errorf("log: %s", &log)
 	}
 }
 

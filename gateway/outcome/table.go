@@ -279,7 +279,7 @@ var table = [outcomes]Row{
 	ExitOpened: {Name: "exit_opened",
 		Help: "Requests of clients whose destination the exit opened."},
 	ExitBadCredentials: {Name: "exit_bad_credentials",
-		Help:    "Attempts at the exit with a wrong user or password.",
+		Help:    "Attempts at the exit with a wrong user or password, or with none.",
 		Message: "exit: wrong user or password: set user and password of the client's bridge as one of [exit] users or users_file has them here; or the invitation was revoked or has ended", Level: slog.LevelWarn, AtWill: true,
 		Trouble: "A client gave a wrong user or password.",
 		Next:    "Set user and password of its bridge as in users or users_file of [exit]; or its invitation was revoked or has ended, and `ptgate invite` makes a new one."},
