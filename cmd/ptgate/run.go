@@ -286,7 +286,8 @@ func answer(g *gateway.Gateway, cfg *config.Config, reload func(context.Context)
 		Rotate:    g.Rotate,
 	})
 	if err != nil {
-		log.Warn("`ptgate status` and `ptgate reload` will not find this process", "error", err)
+		log.Warn("`ptgate status` and `ptgate reload` will not find this process", "error", err,
+			"advice", "its socket is in the state directory: name one that this user can write into, with state_dir")
 		return nil
 	}
 	// Whoever asks later may read of another state directory in the file, or nothing
