@@ -43,7 +43,7 @@ func StartTelling(t testing.TB, name string, cmd *exec.Cmd, log *Transcript, dir
 	t.Helper()
 	socket := filepath.Join(dir, "notify")
 	ready, stop := Notified(t, socket)
-	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+socket)
+	cmd.Env = append(cmd.Environ(), "NOTIFY_SOCKET="+socket)
 	return start(t, name, cmd, log, ready, stop)
 }
 
