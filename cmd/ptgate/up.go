@@ -51,127 +51,151 @@ Given again, it starts what does not run, and changes nothing else.`,
   ptgate up -c server.toml --address 198.51.100.7:8443 --front`,
 		Args: noArgs,
 	}
-	var u up
+	u := up{cmd: cmd}
 	file := configFlag(cmd)
 	addresses := cmd.Flags().StringArray("address", nil, "`HOST[:PORT]` at which clients reach this server (port 443, if none is given); may be given several times")
 	cmd.Flags().StringVar(&u.transport, "transport", "", "the transport of all addresses, instead of the one that fits each: "+strings.ReplaceAll(pairable(), " and ", " or "))
 	cmd.Flags().StringVar(&u.directory, "acme-directory", "", "the `URL` of the directory of another authority than Let's Encrypt")
 	cmd.Flags().StringVar(&u.ca, "acme-ca", "", "`FILE` with the certificates that sign that authority's own, where the system does not know them")
 	cmd.Flags().StringVar(&u.decoy, "decoy", "", "what the website shows: a `DIRECTORY`, or http://127.0.0.1:8080")
-	name := cmd.Flags().String("name", "", "`NAME` of the user that is invited")
+	cmd.Flags().StringVar(&u.name, "name", "", "`NAME` of the user that is invited")
 	cmd.Flags().BoolVar(&u.front, "front", false, "run in front, and install no service")
-	noStart := cmd.Flags().Bool("no-start", false, "start nothing: only the configuration and the invitation")
-	yes := cmd.Flags().Bool("yes", false, "answer every question with yes; the user's name is \"me\", if --name gives none")
-	qr := cmd.Flags().Bool("qr", false, "draw the invitation as a QR code, too")
-	out := cmd.Flags().String("out", "", "write the invitation to a new `FILE` (mode 0600), and do not print it")
+	cmd.Flags().BoolVar(&u.noStart, "no-start", false, "start nothing: only the configuration and the invitation")
+	u.ask.cmd = cmd
+	cmd.Flags().BoolVar(&u.ask.yes, "yes", false, "answer every question with yes; the user's name is \"me\", if --name gives none")
+	cmd.Flags().BoolVar(&u.qr, "qr", false, "draw the invitation as a QR code, too")
+	cmd.Flags().StringVar(&u.out, "out", "", "write the invitation to a new `FILE` (mode 0600), and do not print it")
 	for _, flag := range []string{"address", "acme-directory", "name"} {
 		completeFlag(cmd, flag, cobra.NoFileCompletions)
 	}
 	completeFlag(cmd, "transport", cobra.FixedCompletions(pairableNames(), cobra.ShellCompDirectiveNoFileComp))
 	completeFlag(cmd, "decoy", directories)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		u.cmd, u.ask = cmd, questions{cmd: cmd, yes: *yes}
-		path, cfg, fresh, err := u.configuration(*file, *addresses)
-		if err != nil {
-			return err
-		}
-		who := *name
-		if !cmd.Flags().Changed("name") {
-			if who, err = u.who(cfg); err != nil {
-				return err
-			}
-		}
-		if who != "" || cmd.Flags().Changed("name") {
-			if err := users.CheckName(who); err != nil {
-				return usagef("--name: %w", err)
-			}
-		}
-		if there := slices.ContainsFunc(cfg.Exit.FileUsers, func(o users.User) bool { return o.Name == who }); there {
-			fmt.Fprintf(cmd.ErrOrStderr(), "# %s is invited already; a new link, which ends the one before:  ptgate invite -c %s --again %[1]s\n", who, path)
-			who = ""
-		} else if who == "" {
-			fmt.Fprintf(cmd.ErrOrStderr(), "# %s has users already; another invitation:  ptgate invite -c %[1]s NAME\n", path)
-		}
-		if who != "" {
-			if err := newFile(cmd, "out", *out); err != nil {
-				return err
-			}
-		}
-		_, err = running(cmd.Context(), path, "")
-		runs := err == nil
-		if runs {
-			fmt.Fprintf(cmd.ErrOrStderr(), "# a ptgate runs already with %s\n", path)
-		}
-		if !runs && !*noStart {
-			if err := bindable(cfg); err != nil {
-				return err
-			}
-		}
-		if fresh != "" {
-			warnNear(cmd.ErrOrStderr(), cfg)
-		}
-		firewall(cmd.ErrOrStderr(), cfg)
-		where, err := filepath.Abs(path) // the service is elsewhere
-		if err != nil {
-			return err
-		}
-		service := false
-		if !runs && !*noStart && !u.front {
-			if service, err = u.wantsService(where); err != nil {
-				return err
-			}
-		}
-		if fresh != "" {
-			if err := u.write(path, fresh); err != nil {
-				return err
-			}
-		}
-		for _, s := range cfg.Serve {
-			if s.Site != nil && s.Site.Name != "" && fresh != "" {
-				fmt.Fprintf(cmd.ErrOrStderr(), "# the certificate of %s is asked for when the server starts. %s works when the log says: there is a new certificate\n", s.Site.Name, s.Transport)
-			}
-		}
-		if service {
-			if err := u.install(where, cfg.Exit.UsersFile); err != nil {
-				return err
-			}
-		}
-		if who != "" {
-			link, err := invite(cmd, path, cfg, users.User{Name: who}, false)
-			if err != nil {
-				return err
-			}
-			if runs || service {
-				announceUser(cmd, path, cfg)
-			}
-			if *out == "" {
-				fmt.Fprintf(cmd.ErrOrStderr(), "# one line for %s, and a secret. On the other side:  ptgate join LINK\n", who)
-			}
-			if err := giveLink(cmd, path, who, link, *out, *qr); err != nil {
-				return err
-			}
-		}
-		if *noStart && !runs {
-			fmt.Fprintf(cmd.ErrOrStderr(), "# start it:  ptgate run -c %s\n", path)
-		}
-		if runs || service || *noStart {
-			return nil
-		}
-		fmt.Fprintf(cmd.ErrOrStderr(), "# running, until Ctrl-C; later:  ptgate run%s\n", dashC(cfg.Path))
-		if cfg, err = loadErrors(path, cmd.ErrOrStderr()); err != nil { // the users are new
-			return err
-		}
-		return runGateway(cmd.Context(), cfg, cmd.ErrOrStderr())
+		return u.run(*file, *addresses)
 	}
 	return cmd
 }
 
+// An up is a call of the command. Its fields are the flags.
 type up struct {
 	cmd              *cobra.Command
 	ask              questions
 	transport, decoy string
 	directory, ca    string // of the authority; "": Let's Encrypt
-	front            bool
+	name             string // of the user that is invited
+	out              string // the file for the invitation; "": it is printed
+	front, noStart   bool
+	qr               bool
+}
+
+// run does what is missing until somebody can join.
+func (u *up) run(file string, addresses []string) error {
+	stderr := u.cmd.ErrOrStderr()
+	path, cfg, fresh, err := u.configuration(file, addresses)
+	if err != nil {
+		return err
+	}
+	who, err := u.invited(path, cfg)
+	if err != nil {
+		return err
+	}
+	_, err = running(u.cmd.Context(), path, "")
+	runs := err == nil
+	if runs {
+		fmt.Fprintf(stderr, "# a ptgate runs already with %s\n", path)
+	}
+	starts := !runs && !u.noStart
+	if starts {
+		if err := bindable(cfg); err != nil {
+			return err
+		}
+	}
+	if fresh != "" {
+		warnNear(stderr, cfg)
+	}
+	firewall(stderr, cfg)
+	where, err := filepath.Abs(path) // the service is elsewhere
+	if err != nil {
+		return err
+	}
+	service := false
+	if starts && !u.front {
+		if service, err = u.wantsService(where); err != nil {
+			return err
+		}
+	}
+	if fresh != "" {
+		if err := u.write(path, fresh); err != nil {
+			return err
+		}
+		for _, s := range cfg.Serve {
+			if s.Site != nil && s.Site.Name != "" {
+				fmt.Fprintf(stderr, "# the certificate of %s is asked for when the server starts. %s works when the log says: there is a new certificate\n", s.Site.Name, s.Transport)
+			}
+		}
+	}
+	if service {
+		if err := u.install(where, cfg.Exit.UsersFile); err != nil {
+			return err
+		}
+	}
+	if who != "" {
+		if err := u.invite(path, cfg, who, runs || service); err != nil {
+			return err
+		}
+	}
+	if u.noStart && !runs {
+		fmt.Fprintf(stderr, "# start it:  ptgate run -c %s\n", path)
+	}
+	if !starts || service {
+		return nil
+	}
+	fmt.Fprintf(stderr, "# running, until Ctrl-C; later:  ptgate run%s\n", dashC(cfg.Path))
+	if cfg, err = loadErrors(path, stderr); err != nil { // the users are new
+		return err
+	}
+	return runGateway(u.cmd.Context(), cfg, stderr)
+}
+
+// invited is the user to invite; "": that one is there already, or others are and none was
+// named.
+func (u *up) invited(path string, cfg *config.Config) (who string, err error) {
+	who = u.name
+	named := u.cmd.Flags().Changed("name")
+	if !named {
+		if who, err = u.who(cfg); err != nil {
+			return "", err
+		}
+	}
+	if who != "" || named {
+		if err := users.CheckName(who); err != nil {
+			return "", usagef("--name: %w", err)
+		}
+	}
+	switch {
+	case who == "":
+		fmt.Fprintf(u.cmd.ErrOrStderr(), "# %s has users already; another invitation:  ptgate invite -c %[1]s NAME\n", path)
+		return "", nil
+	case slices.ContainsFunc(cfg.Exit.FileUsers, func(o users.User) bool { return o.Name == who }):
+		fmt.Fprintf(u.cmd.ErrOrStderr(), "# %s is invited already; a new link, which ends the one before:  ptgate invite -c %s --again %[1]s\n", who, path)
+		return "", nil
+	}
+	return who, newFile(u.cmd, "out", u.out)
+}
+
+// invite makes the user, and gives the link out. runs: a ptgate has to hear of the user.
+func (u *up) invite(path string, cfg *config.Config, who string, runs bool) error {
+	link, err := invite(u.cmd, path, cfg, users.User{Name: who}, false)
+	if err != nil {
+		return err
+	}
+	if runs {
+		announceUser(u.cmd, path, cfg)
+	}
+	if u.out == "" {
+		fmt.Fprintf(u.cmd.ErrOrStderr(), "# one line for %s, and a secret. On the other side:  ptgate join LINK\n", who)
+	}
+	return giveLink(u.cmd, path, who, link, u.out, u.qr)
 }
 
 // configuration is the one that there is, or a new one, with its text.
