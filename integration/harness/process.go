@@ -214,6 +214,7 @@ func Command(t testing.TB, argv ...string) (out string, code int) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.WaitDelay = 10 * time.Second // its children may have the output open
 	b, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil || ctx.Err() != nil {
 		t.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, b)
