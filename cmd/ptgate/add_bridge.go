@@ -69,32 +69,7 @@ writes it there: at the end of the via of the route that has this pattern, such 
 				return usagef("--route: %w", err)
 			}
 		}
-		text := strings.Join(args, " ")
-		if text == "-" {
-			var err error
-			terminal := isTerminal(cmd.InOrStdin())
-			if terminal {
-				fmt.Fprintln(cmd.ErrOrStderr(), "paste the line, then Enter")
-			}
-			if text, err = readLine(cmd.InOrStdin(), terminal); err != nil {
-				return fmt.Errorf("standard input: %w", err)
-			}
-		}
-		if invitation.In(text) {
-			return errors.New("this is an invitation, not a bridge line: use `ptgate join`")
-		}
-		text, around, _ := config.Pasted(text, config.TextLine) // what is around the quotes
-		text, removed, err := config.Pasted(bare(text), config.TextLine)
-		if err != nil {
-			return fmt.Errorf("the line has %w", err)
-		}
-		if text == "" {
-			return errors.New("there is no line: give it whole, as in  obfs4 192.0.2.10:443 cert=... iat-mode=0")
-		}
-		if says := config.Foreign(text); says != "" {
-			return errors.New(says)
-		}
-		line, err := adapter.ParseBridgeLine(text)
+		line, leftOut, err := pastedLine(cmd, strings.Join(args, " "))
 		if err != nil {
 			return err
 		}
@@ -105,7 +80,7 @@ writes it there: at the end of the via of the route that has this pattern, such 
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s: there is no such file: name the one to add to with -c FILE", path)
 		}
-		for _, c := range append(around, removed...) {
+		for _, c := range leftOut {
 			fmt.Fprintf(cmd.ErrOrStderr(), "left out of the line: %v\n", c)
 		}
 		added, problems, err := addBridge(cmd.Context(), path, *name, *route, line, config.Far(*far))
@@ -123,6 +98,36 @@ writes it there: at the end of the via of the route that has this pattern, such 
 		return nil
 	}
 	return cmd
+}
+
+// pastedLine reads a bridge line as it was pasted; "-": the standard input has it. leftOut are
+// the characters that came with it and belong to no line.
+func pastedLine(cmd *cobra.Command, text string) (line adapter.BridgeLine, leftOut []config.Char, err error) {
+	if text == "-" {
+		terminal := isTerminal(cmd.InOrStdin())
+		if terminal {
+			fmt.Fprintln(cmd.ErrOrStderr(), "paste the line, then Enter")
+		}
+		if text, err = readLine(cmd.InOrStdin(), terminal); err != nil {
+			return line, nil, fmt.Errorf("standard input: %w", err)
+		}
+	}
+	if invitation.In(text) {
+		return line, nil, errors.New("this is an invitation, not a bridge line: use `ptgate join`")
+	}
+	text, around, _ := config.Pasted(text, config.TextLine) // what is around the quotes
+	text, removed, err := config.Pasted(bare(text), config.TextLine)
+	if err != nil {
+		return line, nil, fmt.Errorf("the line has %w", err)
+	}
+	if text == "" {
+		return line, nil, errors.New("there is no line: give it whole, as in  obfs4 192.0.2.10:443 cert=... iat-mode=0")
+	}
+	if says := config.Foreign(text); says != "" {
+		return line, nil, errors.New(says)
+	}
+	line, err = adapter.ParseBridgeLine(text)
+	return line, append(around, removed...), err
 }
 
 var bridgeName = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.+[A-Za-z0-9_-]+)*$`)
