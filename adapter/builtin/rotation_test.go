@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -250,11 +251,16 @@ func TestRotateErrors(t *testing.T) {
 	}
 }
 
-// A probed is what a prober sees: whether there is an answer, and after how many seconds
-// obfs4 closes.
+// A probed is what a prober sees: whether there is an answer, and after how many whole seconds
+// obfs4 closes. On a busy machine that is known only roughly, as its clock begins after ours.
 type probed struct {
-	answered bool
-	closes   time.Duration
+	answered    bool
+	least, most int
+}
+
+// like tells whether a prober may have seen the same.
+func (p probed) like(o probed) bool {
+	return p.answered == o.answered && p.least <= o.most && o.least <= p.most
 }
 
 // ask lets the server read first, then rest, and then the end.
@@ -274,7 +280,7 @@ func ask(t *testing.T, l *Listener, first, rest []byte) probed {
 		t.Errorf("%v, and it closes at %v", err, g.until)
 	}
 	if err != nil {
-		return probed{closes: g.until.Sub(begun).Round(time.Second)}
+		return probed{least: int(math.Ceil(time.Until(g.until).Seconds())), most: int(g.until.Sub(begun).Seconds())}
 	}
 	return probed{answered: true}
 }
@@ -337,7 +343,7 @@ func TestRotatedLooksLikeOne(t *testing.T) {
 				}
 			}
 			for i, p := range got {
-				if p.answered != tt.want || p != got[0] {
+				if p.answered != tt.want || !p.like(got[0]) {
 					t.Errorf("%s, first read of %d, case %d: %v; a server with one set: %v", tt.name, cut, i, p, got[0])
 				}
 			}
@@ -355,7 +361,7 @@ func TestEndedLooksLikeStranger(t *testing.T) {
 	stranger := randomBytes(t, len(hello))
 	for _, cut := range []int{1, 100, len(hello)} {
 		want := ask(t, l, stranger[:cut], stranger[cut:])
-		if got := ask(t, l, hello[:cut], hello[cut:]); got != want || got.answered {
+		if got := ask(t, l, hello[:cut], hello[cut:]); !got.like(want) || got.answered {
 			t.Errorf("first read of %d: %v, and a stranger %v", cut, got, want)
 		}
 	}

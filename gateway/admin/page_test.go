@@ -367,7 +367,7 @@ func TestAsked(t *testing.T) {
 // no goroutine, no descriptor, no memory.
 func TestEventsLeakNothing(t *testing.T) {
 	p := show(t, near, nil)
-	p.eventsEvery = time.Millisecond
+	p.eventsEvery = 10 * time.Millisecond
 	round := func() {
 		var wg sync.WaitGroup
 		for range maxEvents {
