@@ -518,7 +518,7 @@ func extServer() {
 					return
 				}
 				defer inside.Close()
-				inside.SetDeadline(time.Now().Add(5 * time.Second))
+				inside.SetDeadline(time.Now().Add(patience))
 				if err := extClient(inside, cookie(file[32:]), "fake", outside.RemoteAddr().String()); err != nil {
 					fmt.Fprintln(os.Stderr, err)
 					return
