@@ -289,6 +289,19 @@ transports (obfs4, webtunnel and others), without Tor: as a proxy for SOCKS5
 and HTTP beside the programs, as the server at the far end, or both.`
 )
 
+// directories are those that only this package has. An .rpm that does not list them leaves
+// them behind.
+func (p *pack) directories(kind string) []string {
+	var all []string
+	for _, f := range p.files {
+		for dir := path.Dir(f.to); strings.Contains(dir, "/ptgate") && (f.only == "" || f.only == kind); dir = path.Dir(dir) {
+			all = append(all, dir)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // make makes one package, twice, which must be the same.
 func (p *pack) make(kind string) error {
 	type object = map[string]any
@@ -309,6 +322,9 @@ func (p *pack) make(kind string) error {
 			c["type"] = "symlink"
 		}
 		contents = append(contents, c)
+	}
+	for _, dir := range p.directories(kind) {
+		contents = append(contents, object{"dst": dir, "type": "dir", "file_info": object{"mode": 0o755, "owner": "root", "group": "root", "mtime": p.at}})
 	}
 	slices.SortFunc(contents, func(a, b object) int { return strings.Compare(a["dst"].(string), b["dst"].(string)) })
 	const scripts = "integration/release/packages/"

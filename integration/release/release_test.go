@@ -130,6 +130,9 @@ func TestInstalled(t *testing.T) {
 			}
 		}
 	}
+	if got := p.directories("rpm"); !slices.Contains(got, "/etc/ptgate") || !slices.Contains(got, "/usr/share/doc/ptgate/cmd") || slices.Contains(got, "/usr/share/doc") {
+		t.Errorf("directories of its own: %q", got)
+	}
 	if sources, err := filepath.Glob("*/README.md"); err != nil || documents <= len(sources) {
 		t.Errorf("%d documents, %v", documents, err)
 	}

@@ -3,6 +3,7 @@
 package service
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -119,6 +120,18 @@ func TestRPM(t *testing.T) {
 		if out, code := command(t, "sh", "-n", "-c", text); code != 0 || len(text) < 50 {
 			t.Errorf("%s: %q: %s", script, text, out)
 		}
+	}
+	// What it does not list stays when it is removed.
+	own := must(t, rpm, "-qp", "--queryformat", `[%{FILEMODES:octal} %{FILENAMES}\n]`, only(t, "rpm"))
+	err := filepath.WalkDir(filepath.Join(dir, "deb"), func(path string, entry fs.DirEntry, err error) error {
+		name := strings.TrimPrefix(path, filepath.Join(dir, "deb"))
+		if err == nil && entry.IsDir() && strings.Contains(name, "/ptgate") && !strings.Contains(own, "40755 "+name+"\n") {
+			t.Errorf("the .rpm does not list %s", name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 	if got := strings.TrimSpace(must(t, rpm, "-qp", "--configfiles", only(t, "rpm"))); got != "/etc/ptgate/ptgate.toml" {
 		t.Errorf("configuration files are %q", got)

@@ -35,6 +35,9 @@ func rpms(t *testing.T) string {
 		if len(f) == 5 {
 			flags, f = "%config(noreplace) ", f[1:]
 		}
+		if strings.HasPrefix(f[0], "4") { // a directory, and not what is in it
+			flags = "%dir "
+		}
 		fmt.Fprintf(&list, "%s%%attr(%s, %s, %s) %s\n", flags, f[0][len(f[0])-3:], f[1], f[2], f[3])
 	}
 	scripts := must(t, "rpm", "-qp", "--queryformat", `%|PREIN?{%%pre\n%{PREIN}\n}|%%post\n%{POSTIN}\n%%preun\n%{PREUN}\n%%postun\n%{POSTUN}\n`, from)
@@ -107,6 +110,9 @@ func TestRPMPackage(t *testing.T) {
 	m.want(t, "ActiveState=inactive")
 	head(config+".rpmsave", "# Mine.")
 	m.must(t, "test", "-d", "/var/lib/ptgate")
+	if out := m.must(t, "find", "/usr", "-path", "*/ptgate*"); out != "" {
+		t.Errorf("it leaves\n%s", out)
+	}
 	if _, code := m.run(t, "test", "-e", "/usr/bin/ptgate"); code == 0 {
 		t.Error("the program is there after the package was removed")
 	}
