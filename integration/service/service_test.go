@@ -323,7 +323,7 @@ func TestWrongConfiguration(t *testing.T) {
 	m.must(t, "chown", "root:root", config)
 	m.dropIn(t, "credential", "[Service]\nLoadCredential=ptgate.toml:"+config+"\nEnvironment=PTGATE_CONFIG=%d/ptgate.toml\n")
 	m.must(t, "systemctl", "start", "ptgate")
-	if out := m.must(t, "sh", "-euc", block(t, "ptgate status -c")); !strings.Contains(out, "running") {
+	if out := m.must(t, "sh", "-euc", block(t, "ptgate status -c /run")); !strings.Contains(out, "running") {
 		t.Errorf("status says\n%s", out)
 	}
 	m.open(t, echo)
