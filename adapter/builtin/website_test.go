@@ -117,10 +117,7 @@ func alone(t testing.TB, cert, key string, decoy http.Handler) (addr string) {
 		t.Fatal(err)
 	}
 	server := &http.Server{
-		Handler: decoy, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
-		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReceiveBufferPerConnection: 64 << 10, MaxReceiveBufferPerStream: 64 << 10,
-			WriteByteTimeout: 2 * time.Minute},
-		ErrorLog: log.New(io.Discard, "", 0),
+		Handler: decoy, ErrorLog: log.New(io.Discard, "", 0),
 	}
 	done := make(chan struct{})
 	go func() {
@@ -308,8 +305,10 @@ func probes() (all []siteProbe) {
 		"GET %s HTTP/1.1\r\n" + upgrade + "Expect: 100-continue\r\nContent-Length: 1\r\n\r\n",
 		"GET %s HTTP/1.1\r\n" + upgrade + "Expect: something\r\nContent-Length: 1\r\n\r\n",
 		"GET %s HTTP/1.1\r\n" + upgrade, // never complete
-		"GET %s HTTP/1.1\r\n" + upgrade + "Long: " + strings.Repeat("x", 60<<10) + "\r\n\r\n",
-		"GET %s?" + strings.Repeat("x", 60<<10) + " HTTP/1.1\r\n" + upgrade + "\r\n",
+		"GET %s HTTP/1.1\r\nHost: h\r\nLong: " + strings.Repeat("x", 60<<10) + "\r\n\r\n",
+		"GET %s?" + strings.Repeat("x", 60<<10) + " HTTP/1.1\r\nHost: h\r\n\r\n",
+		"GET %s HTTP/1.1\r\n" + upgrade + "Long: " + strings.Repeat("x", 2<<20) + "\r\n\r\n",
+		"GET %s HTTP/1.1\r\nHost: h\r\nLong: " + strings.Repeat("x", 900<<10) + "\r\n\r\n",
 	} {
 		for _, path := range []string{secretPath, "/missing"} {
 			send := strings.ReplaceAll(head, "%s", path)
@@ -666,6 +665,69 @@ func TestSiteLeave(t *testing.T) {
 	case <-left:
 	case <-time.After(limit):
 		t.Error("the first visitor is still there")
+	}
+}
+
+// A visitor may send a head as long as net/http takes. Many visitors at once may not: what
+// they send has to be kept somewhere.
+func TestSiteLarge(t *testing.T) {
+	key, cert, _ := writeCert(t, t.TempDir())
+	l := siteFor(t, website.Config{CertFile: cert, KeyFile: key}, nil)
+	dial := func() *tls.Conn {
+		c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_ = c.SetDeadline(time.Now().Add(limit))
+		return c
+	}
+	status := func(c *tls.Conn) int {
+		answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			return 0
+		}
+		_, _ = io.Copy(io.Discard, answer.Body)
+		return answer.StatusCode
+	}
+	const many = 40
+	var large []*tls.Conn
+	for range many {
+		c := dial()
+		_, _ = fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: h\r\nLong: %s", strings.Repeat("x", 200<<10))
+		large = append(large, c)
+	}
+	small := dial()
+	fmt.Fprint(small, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	if got := status(small); got != http.StatusNotFound {
+		t.Errorf("an ordinary visitor gets %d", got)
+	}
+	for round := range 2 {
+		served := 0
+		for _, c := range large {
+			_, _ = fmt.Fprint(c, "\r\n\r\n")
+			if status(c) == http.StatusNotFound {
+				served++
+			}
+		}
+		if served != 16 {
+			t.Errorf("round %d: %d of %d visitors with a long head are served, want 16", round, served, many)
+		}
+		// Who has been served has given the place back, and may have it again.
+		for _, c := range large {
+			_, _ = fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: h\r\nLong: %s", strings.Repeat("x", 200<<10))
+		}
+	}
+	for _, c := range large {
+		_ = c.Close()
+	}
+	// Bodies that nobody waits for take no place for longer than their request.
+	for range many {
+		c := dial()
+		_, _ = fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s", 200<<10, strings.Repeat("x", 200<<10))
+		if got := status(c); got != http.StatusNotFound {
+			t.Fatalf("a visitor with a body gets %d", got)
+		}
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -98,10 +99,10 @@ func (c *Config) Check() error {
 	return nil
 }
 
-// What one visitor may take. The server of a busy website gives more, but nothing that is
-// seen from outside depends on these as long as visitors are people.
+// What visitors may take. Whatever a visitor can see of a limit, such as the settings of
+// HTTP/2 or the longest head, is net/http's own: other values would be the mark of this
+// program.
 const (
-	maxHead     = 32 << 10 // bytes of a request's head
 	headTimeout = 30 * time.Second
 	idleTimeout = 2 * time.Minute
 
@@ -109,6 +110,13 @@ const (
 	// address. Above that, there is no answer.
 	maxRequests        = 1024
 	maxNetworkRequests = 256
+
+	// net/http takes heads of 1 MiB, and as much of a body before anybody reads it. A
+	// visitor of whom more than manyBytes are held is a large one. There may be so many
+	// large ones, of all visitors and of one address. Above that, their connections end.
+	manyBytes       = 32 << 10
+	maxLarge        = 32
+	maxNetworkLarge = 16
 
 	maxPlain = 128 // connections to Config.HTTP
 )
@@ -121,6 +129,8 @@ type Site struct {
 	tunnel Tunnel
 
 	endDecoy func()
+
+	requests, large places
 
 	ctx      context.Context // ends with Close
 	cancel   context.CancelFunc
@@ -148,7 +158,11 @@ func New(cfg Config, stateDir string, tunnel Tunnel, logger *slog.Logger) (*Site
 	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
-	s := &Site{tunnel: tunnel}
+	s := &Site{
+		tunnel:   tunnel,
+		requests: places{most: maxRequests, mostOf: maxNetworkRequests},
+		large:    places{most: maxLarge, mostOf: maxNetworkLarge},
+	}
 	config := &tls.Config{}
 	var authority *authority
 	if cfg.Name != "" {
@@ -201,14 +215,8 @@ func newServer(s *Site, config *tls.Config) *http.Server {
 		TLSConfig:         config,
 		ReadHeaderTimeout: headTimeout,
 		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHead,
-		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams:          100,
-			MaxReceiveBufferPerConnection: 64 << 10,
-			MaxReceiveBufferPerStream:     64 << 10,
-			WriteByteTimeout:              idleTimeout,
-		},
-		ErrorLog: log.New(io.Discard, "", 0), // its lines have addresses of visitors
+		HTTP2:             &http.HTTP2Config{WriteByteTimeout: idleTimeout},
+		ErrorLog:          log.New(io.Discard, "", 0), // its lines have addresses of visitors
 	}
 	if s == nil {
 		return server
@@ -224,10 +232,14 @@ func newServer(s *Site, config *tls.Config) *http.Server {
 		context.AfterFunc(v.ctx, cancel)
 		return context.WithValue(ctx, visitorKey{}, v)
 	}
-	server.ConnState = func(_ net.Conn, state http.ConnState) {
+	server.ConnState = func(c net.Conn, state http.ConnState) {
 		switch state {
 		case http.StateNew:
 			s.serving.Add(1)
+		case http.StateIdle:
+			if t, ok := c.(*tls.Conn); ok {
+				t.NetConn().(*visitor).holdsNothing()
+			}
 		case http.StateClosed, http.StateHijacked:
 			s.serving.Done()
 		}
@@ -237,24 +249,57 @@ func newServer(s *Site, config *tls.Config) *http.Server {
 
 // only lets the decoy answer all that asks for no tunnel.
 func (s *Site) only(decoy http.Handler) http.Handler {
-	var places places
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.serving.Add(1)
 		defer s.serving.Done()
-		if v, ok := r.Context().Value(visitorKey{}).(*visitor); ok && r.ProtoMajor == 1 {
+		v, ok := r.Context().Value(visitorKey{}).(*visitor)
+		if ok && r.ProtoMajor == 1 {
 			if answer, ok := s.tunnel(v.Conn, r); ok {
 				v.open(w, answer)
 				return
 			}
 		}
-		from, _ := netip.ParseAddrPort(r.RemoteAddr)
-		network := subnet.Of(from.Addr())
-		if !places.enter(network) {
+		network := networkOf(r.RemoteAddr)
+		if !s.requests.enter(network) {
 			panic(http.ErrAbortHandler) // an answer might have to wait for the visitor
 		}
-		defer places.leave(network)
+		defer s.requests.leave(network)
+		if ok {
+			defer v.holdsLess(headLength(r))
+			if r.Body != http.NoBody {
+				r.Body = &body{r.Body, v}
+			}
+		}
 		decoy.ServeHTTP(w, r)
 	})
+}
+
+func networkOf(addr string) netip.Prefix {
+	from, _ := netip.ParseAddrPort(addr)
+	return subnet.Of(from.Addr())
+}
+
+// headLength is about the number of bytes that r's head takes.
+func headLength(r *http.Request) int {
+	n := len(r.Method) + len(r.RequestURI) + len(r.Host)
+	for name, values := range r.Header {
+		for _, value := range values {
+			n += len(name) + len(value)
+		}
+	}
+	return n
+}
+
+// A body is that of a visitor's request. What is read of it is not held any more.
+type body struct {
+	io.ReadCloser
+	from *visitor
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.from.holdsLess(n)
+	return n, err
 }
 
 // toTLS leads a visitor without TLS to the same page with TLS.
@@ -277,7 +322,7 @@ var toTLS = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 // when the connection has ended. When leave is closed, Handle waits for nobody any more: the
 // caller has seen to it that reads and writes fail.
 func (s *Site) Handle(conn net.Conn, leave <-chan struct{}) (tunnel net.Conn, rest []byte, err error) {
-	v := &visitor{Conn: conn, gone: make(chan struct{}), opened: make(chan struct{})}
+	v := &visitor{Conn: conn, site: s, gone: make(chan struct{}), opened: make(chan struct{})}
 	var cancel context.CancelFunc
 	v.ctx, cancel = context.WithCancel(s.ctx)
 	defer cancel()
@@ -320,9 +365,15 @@ func (s *Site) Cancel() { s.cancel() }
 // A visitor is a connection that net/http serves.
 type visitor struct {
 	net.Conn
+	site *Site
 	ctx  context.Context // ends when nobody is to be waited for
 	once sync.Once
 	gone chan struct{} // closed with the connection
+
+	mu    sync.Mutex
+	held  int // bytes that were read, and belong to a request that is not done
+	large bool
+	left  bool // the visitor is none any more: nothing is counted
 
 	opened chan struct{} // closed when the fields below are set
 	tunnel net.Conn
@@ -332,8 +383,57 @@ type visitor struct {
 
 type visitorKey struct{}
 
+// Read counts what the server holds of the visitor's bytes: nobody can see how far net/http
+// is with them.
+func (v *visitor) Read(p []byte) (int, error) {
+	n, err := v.Conn.Read(p)
+	if !v.holds(n) {
+		return 0, errCrowded
+	}
+	return n, err
+}
+
+var errCrowded = adapter.Constant("too many large requests at once")
+
+// holds adds n bytes. It is false if that makes the visitor a large one, and there are
+// enough of them.
+func (v *visitor) holds(n int) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.held += n
+	if v.held > manyBytes && !v.large && !v.left {
+		v.large = v.site.large.enter(networkOf(v.RemoteAddr().String()))
+		return v.large
+	}
+	return true
+}
+
+// holdsLess takes n bytes off. Over HTTP/2 a head is longer than what came of it: what is
+// held is never less than nothing.
+func (v *visitor) holdsLess(n int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.held = max(v.held-n, 0)
+	if v.held <= manyBytes && v.large {
+		v.large = false
+		v.site.large.leave(networkOf(v.RemoteAddr().String()))
+	}
+}
+
+// holdsNothing says that all requests are done.
+func (v *visitor) holdsNothing() { v.holdsLess(math.MaxInt) }
+
+// leave says that there are no more requests.
+func (v *visitor) leave() {
+	v.mu.Lock()
+	v.left = true
+	v.mu.Unlock()
+	v.holdsNothing()
+}
+
 func (v *visitor) Close() error {
 	err := v.Conn.Close()
+	v.leave()
 	v.once.Do(func() { close(v.gone) })
 	return err
 }
@@ -349,6 +449,7 @@ func (v *visitor) CloseWrite() error {
 // open takes the connection from net/http and writes the answer.
 func (v *visitor) open(w http.ResponseWriter, answer string) {
 	defer close(v.opened)
+	v.leave()
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		v.err = err
@@ -382,8 +483,10 @@ func (l *visitors) Accept() (net.Conn, error) {
 func (l *visitors) Close() error   { return nil }
 func (l *visitors) Addr() net.Addr { return &net.TCPAddr{} }
 
-// places counts requests, of all visitors and of each network.
+// places are those that there are for something, for all visitors and for each network.
 type places struct {
+	most, mostOf int // of all, and of one network
+
 	mu  sync.Mutex
 	all int
 	of  map[netip.Prefix]int
@@ -392,7 +495,7 @@ type places struct {
 func (p *places) enter(network netip.Prefix) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.all >= maxRequests || p.of[network] >= maxNetworkRequests {
+	if p.all >= p.most || p.of[network] >= p.mostOf {
 		return false
 	}
 	if p.of == nil {

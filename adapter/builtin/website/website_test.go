@@ -9,7 +9,7 @@ import (
 
 // Requests under way are counted for each network: whoever has one address of IPv6 has many.
 func TestNetworkRequests(t *testing.T) {
-	s := new(Site)
+	s := &Site{requests: places{most: maxRequests, mostOf: maxNetworkRequests}}
 	inside, leave := make(chan bool), make(chan bool)
 	h := s.only(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		inside <- true
