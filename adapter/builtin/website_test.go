@@ -19,9 +19,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -201,7 +199,7 @@ func (p *siteProbe) isHalf() bool {
 
 // isHalfBody tells whether it waits for the rest of a body.
 func (p *siteProbe) isHalfBody() bool {
-	return strings.HasSuffix(p.send, "\r\n\r\nabc") || strings.HasSuffix(p.send, "\r\nzz\r\n") || strings.Contains(p.send, "Expect:")
+	return strings.HasSuffix(p.send, "\r\n\r\nabc") || strings.HasSuffix(p.send, "\r\nzz\r\n") || strings.HasPrefix(p.send, "GET") && strings.Contains(p.send, "Expect:")
 }
 
 // overHTTP2 does one request, and gives the frames of the answer: those of the connection
@@ -236,13 +234,16 @@ func overHTTP2(conn net.Conn, fields [][2]string) string {
 			continue
 		case *http2.HeadersFrame:
 			list, err := decode.DecodeFull(frame.HeaderBlockFragment())
-			text := fmt.Sprintf("headers %v", err)
+			text := []string{fmt.Sprintf("headers %v", err)}
 			for _, h := range list {
 				if h.Name != "date" {
-					text += " " + h.String()
+					text = append(text, h.String())
 				}
 			}
-			stream = append(stream, text)
+			// net/http's server has an order of its own, in which some fields that a handler
+			// gives stand elsewhere than its own.
+			slices.Sort(text[1:])
+			stream = append(stream, strings.Join(text, " "))
 		case *http2.DataFrame:
 			body = append(body, frame.Data()...) // how it is cut into frames is a matter of luck
 		case *http2.RSTStreamFrame:
@@ -327,6 +328,8 @@ func probes() (all []siteProbe) {
 		"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n",
 		"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
 		"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nabc",
+		"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n", "GET / HTTP/1.0\r\n\r\n", "GET /?a;b=%zz HTTP/1.1\r\nHost: h\r\n\r\n",
+		"GET /abort HTTP/1.1\r\nHost: h\r\n\r\n", "GET /close HTTP/1.1\r\nHost: h\r\n\r\n", "GET /bare HTTP/1.1\r\nHost: h\r\n\r\n", "GET /half HTTP/1.1\r\nHost: h\r\n\r\n",
 		"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", "GET * HTTP/1.1\r\nHost: h\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "PRI * HTTP/2.0\r\n\r\n",
 		"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
 		"\x05\x01\x00", "SSH-2.0-x\r\n", strings.Repeat("A", 70<<10), "\x16\x03\x01\x00\x05hello", "EHLO h\r\n", "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -354,7 +357,7 @@ func probes() (all []siteProbe) {
 	}
 	over2 := &tls.Config{ServerName: siteName, NextProtos: []string{"h2"}}
 	for _, method := range []string{"GET", "HEAD", "POST", "OPTIONS", "DELETE", "CONNECT"} {
-		for _, path := range []string{"/", "/missing", secretPath, "/list", "/list/", "*", ""} {
+		for _, path := range []string{"/", "/missing", secretPath, "/list", "/list/", "*", "", "/?a;b=%zz", "/abort", "/close", "/bare"} {
 			all = append(all, siteProbe{name: "HTTP/2 " + method + " " + path, tls: over2,
 				h2: [][2]string{{":method", method}, {":scheme", "https"}, {":authority", siteName}, {":path", path}}})
 		}
@@ -377,7 +380,7 @@ func probes() (all []siteProbe) {
 func TestProber(t *testing.T) {
 	key, cert, pin := writeCert(t, t.TempDir())
 	dir := pages(t)
-	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Server", "nginx/1.22.1")
 		switch {
 		case r.URL.Path == "/list":
@@ -388,32 +391,38 @@ func TestProber(t *testing.T) {
 			w.WriteHeader(http.StatusSwitchingProtocols)
 		case r.URL.Path == "/missing":
 			http.NotFound(w, r)
+		case r.URL.Path == "/abort":
+			panic(http.ErrAbortHandler)
+		case r.URL.Path == "/half":
+			w.Header().Set("Content-Length", "10")
+			_, _ = io.WriteString(w, "half")
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		case r.URL.Path == "/close":
+			w.Header().Set("Connection", "close")
+		case r.URL.Path == "/bare":
+			w.Header()["Date"], w.Header()["Content-Type"] = nil, nil
+			w.Header()["x-small"] = []string{"letters"}
+			_, _ = io.WriteString(w, "<html>")
 		default:
-			// The upstream sees nothing of us, either.
-			r.Header.Del("Date")
+			// The upstream sees nothing of us, either, except that HTTP/2 is HTTP/1 here, where
+			// a request says that it has no body, and has one host.
+			if r.Header.Get("Content-Length") == "0" || r.Header.Get("Host") != "" {
+				r.Header.Del("Content-Length")
+				r.Header.Del("Host")
+			}
 			fmt.Fprintf(w, "%s %s %s %v", r.Method, r.Host, r.URL, r.Header)
 		}
-	}))
+	})
+	upstream := httptest.NewServer(handler)
 	defer upstream.Close()
-	to, err := url.Parse(upstream.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	reference := &http.Transport{DisableCompression: true}
-	defer reference.CloseIdleConnections()
-	proxy := &httputil.ReverseProxy{
-		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(to); r.Out.Host = r.In.Host },
-		Transport:     reference,
-		FlushInterval: -1,
-		ErrorLog:      log.New(io.Discard, "", 0),
-	}
 	for _, decoy := range []struct {
 		name, text string
 		alone      http.Handler
 	}{
 		{"none", "", http.NotFoundHandler()},
 		{"directory", dir, http.FileServer(http.Dir(dir))},
-		{"upstream", upstream.URL, proxy},
+		{"upstream", upstream.URL, handler},
 	} {
 		t.Run(decoy.name, func(t *testing.T) {
 			l := siteFor(t, website.Config{CertFile: cert, KeyFile: key, Decoy: decoy.text}, nil)
@@ -423,9 +432,6 @@ func TestProber(t *testing.T) {
 				t.Errorf("only %d probes", len(all))
 			}
 			for _, p := range all {
-				if decoy.text == upstream.URL && (p.isHalfBody() || strings.Count(p.send, " HTTP/1.1\r\n") > 1) {
-					continue // who notices first that the client has ended is a matter of luck
-				}
 				want, got := p.do(addr), p.do(l.Addr().String())
 				if got != want {
 					t.Errorf("%s:\nthe decoy alone:\n%.2000s\n\nwith the tunnel:\n%.2000s", p.name, want, got)

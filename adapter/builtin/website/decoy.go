@@ -1,16 +1,11 @@
 package website
 
 import (
-	"io"
-	"log"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"os"
 	"strings"
-	"time"
 
 	"ptgate/adapter"
 )
@@ -48,41 +43,20 @@ func upstream(text string) (*url.URL, error) {
 	return u, nil
 }
 
-// newDecoy makes the handler that everybody sees, and what ends its connections.
-func newDecoy(text string, logger *slog.Logger) (decoy http.Handler, end func(), err error) {
+// newDecoy makes the handler that everybody sees. If it is a server, that is told, too.
+func newDecoy(text string, logger *slog.Logger) (http.Handler, *origin, error) {
 	if err := CheckDecoy(text); err != nil {
 		return nil, nil, err
 	}
 	switch {
 	case text == "":
-		return http.NotFoundHandler(), func() {}, nil
+		return http.NotFoundHandler(), nil, nil
 	case !strings.Contains(text, "://"):
-		return http.FileServer(http.Dir(text)), func() {}, nil
+		return http.FileServer(http.Dir(text)), nil, nil
 	}
-	u, err := upstream(text)
+	o, err := newOrigin(text, logger)
 	if err != nil {
 		return nil, nil, err
 	}
-	transport := &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
-		MaxIdleConnsPerHost: 64,
-		IdleConnTimeout:     time.Minute,
-		DisableCompression:  true, // it would add a field to requests, and change answers
-	}
-	var failures adapter.LogLimit
-	return &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.SetURL(u)
-			r.Out.Host = r.In.Host
-		},
-		Transport:     transport,
-		FlushInterval: -1,
-		ErrorLog:      log.New(io.Discard, "", 0),
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			if r.Context().Err() == nil {
-				failures.Log(logger, slog.LevelWarn, "the decoy does not answer", "error", adapter.WithoutAddresses(err))
-			}
-			w.WriteHeader(http.StatusBadGateway)
-		},
-	}, transport.CloseIdleConnections, nil
+	return o.handler(), o, nil
 }

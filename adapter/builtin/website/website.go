@@ -128,7 +128,7 @@ type Site struct {
 	cert   certificates
 	tunnel Tunnel
 
-	endDecoy func()
+	origin *origin // nil: the decoy is no server
 
 	requests, large places
 
@@ -180,11 +180,11 @@ func New(cfg Config, stateDir string, tunnel Tunnel, logger *slog.Logger) (*Site
 		s.cert = f
 	}
 	config.GetCertificate = s.cert.get
-	decoy, end, err := newDecoy(cfg.Decoy, logger)
+	decoy, origin, err := newDecoy(cfg.Decoy, logger)
 	if err != nil {
 		return nil, err
 	}
-	s.endDecoy = end
+	s.origin = origin
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.server = newServer(s, config)
 	s.server.Handler = s.only(decoy)
@@ -203,7 +203,12 @@ func New(cfg Config, stateDir string, tunnel Tunnel, logger *slog.Logger) (*Site
 		s.wg.Go(func() { _ = s.plain.Serve(netutil.LimitListener(ln, maxPlain)) })
 	}
 	s.visitors.arrived, s.visitors.ended = make(chan net.Conn), s.ctx.Done()
-	s.wg.Go(func() { _ = s.server.ServeTLS(&s.visitors, "", "") })
+	serve := func() error { return s.server.ServeTLS(&s.visitors, "", "") }
+	if origin != nil {
+		config.NextProtos = []string{"h2", "http/1.1"}
+		serve = func() error { return s.server.Serve(&s.visitors) }
+	}
+	s.wg.Go(func() { _ = serve() })
 	s.wg.Go(func() { s.cert.run(s.ctx) })
 	return s, nil
 }
@@ -267,6 +272,8 @@ func (s *Site) only(decoy http.Handler) http.Handler {
 		if ok {
 			defer v.holdsLess(headLength(r))
 			if r.Body != http.NoBody {
+				// A copy: net/http looks for its own body in the request that it has made.
+				r = r.WithContext(r.Context())
 				r.Body = &body{r.Body, v}
 			}
 		}
@@ -326,10 +333,14 @@ func (s *Site) Handle(conn net.Conn, leave <-chan struct{}) (tunnel net.Conn, re
 	var cancel context.CancelFunc
 	v.ctx, cancel = context.WithCancel(s.ctx)
 	defer cancel()
-	select {
-	case s.visitors.arrived <- v:
-	case <-s.ctx.Done():
-		return nil, nil, net.ErrClosed
+	if s.origin != nil {
+		s.serving.Go(func() { s.welcome(v) })
+	} else {
+		select {
+		case s.visitors.arrived <- v:
+		case <-s.ctx.Done():
+			return nil, nil, net.ErrClosed
+		}
 	}
 	for {
 		select {
@@ -356,7 +367,9 @@ func (s *Site) Close() {
 	}
 	s.wg.Wait()
 	s.serving.Wait()
-	s.endDecoy()
+	if s.origin != nil {
+		s.origin.web.CloseIdleConnections()
+	}
 }
 
 // Cancel ends what the Site is waiting for, so that the connections end that it serves.

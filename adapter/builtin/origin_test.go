@@ -1,0 +1,200 @@
+package builtin
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"ptgate/adapter/builtin/website"
+)
+
+// tunnelRequest is what a client says.
+const tunnelRequest = "GET " + secretPath + " HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+// siteWithOrigin is a website whose decoy is the server at addr. dial visits it.
+func siteWithOrigin(t *testing.T, addr string, change func(*ServerConfig)) (l *Listener, dial func(...string) *tls.Conn) {
+	t.Helper()
+	key, cert, _ := writeCert(t, t.TempDir())
+	l = siteFor(t, website.Config{CertFile: cert, KeyFile: key, Decoy: "http://" + addr}, change)
+	return l, func(protocols ...string) *tls.Conn {
+		c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: protocols})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_ = c.SetDeadline(time.Now().Add(limit))
+		return c
+	}
+}
+
+// checkTunnel is for a client that has asked for a tunnel, with the word "first" behind.
+func checkTunnel(t *testing.T, l *Listener, in *bufio.Reader, client io.Writer) {
+	t.Helper()
+	answer, err := http.ReadResponse(in, nil)
+	if err != nil || answer.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%v, %v", answer, err)
+	}
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	_ = server.SetReadDeadline(time.Now().Add(limit))
+	fmt.Fprint(client, " and second")
+	got := make([]byte, len("first and second"))
+	if _, err := io.ReadFull(server, got); err != nil || string(got) != "first and second" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := io.WriteString(server, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(in, got[:5]); err != nil || string(got[:5]) != "hello" {
+		t.Errorf("%q, %v", got[:5], err)
+	}
+}
+
+// A CDN asks for pages and for tunnels over the same connections.
+func TestOriginThenTunnel(t *testing.T) {
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) }))
+	defer origin.Close()
+	l, dial := siteWithOrigin(t, origin.Listener.Addr().String(), nil)
+	c := dial()
+	in := bufio.NewReader(c)
+	for _, path := range []string{"/one", "/two"} {
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: h\r\n\r\n", path)
+		answer, err := http.ReadResponse(in, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text, err := io.ReadAll(answer.Body); err != nil || string(text) != path {
+			t.Errorf("%q, %v", text, err)
+		}
+	}
+	fmt.Fprint(c, tunnelRequest+"first")
+	checkTunnel(t, l, in, c)
+}
+
+// What a visitor says is the origin's at once, also half a word, so that the origin's own
+// patience counts, and nothing tells how much of the secret path is right. A client whose
+// request comes in pieces has its tunnel all the same.
+func TestOriginInPieces(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	l, dial := siteWithOrigin(t, ln.Addr().String(), nil)
+	c := dial()
+	var at net.Conn
+	for i, piece := range []string{"G", "ET /sec", "ret-path HTTP/1.1\r\nHost: h\r\n"} {
+		fmt.Fprint(c, piece)
+		if i == 0 {
+			if at, err = ln.Accept(); err != nil {
+				t.Fatal(err)
+			}
+			defer at.Close()
+		}
+		_ = at.SetReadDeadline(time.Now().Add(limit))
+		got := make([]byte, len(piece))
+		if _, err := io.ReadFull(at, got); err != nil || string(got) != piece {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	fmt.Fprint(c, "Connection: upgrade\r\nUpgrade: websocket\r\n\r\nfirst")
+	checkTunnel(t, l, bufio.NewReader(c), c)
+	if rest, _ := io.ReadAll(at); len(rest) > 0 {
+		t.Errorf("the origin got %q of a tunnel", rest)
+	}
+}
+
+// A client's request that is whole does not reach the origin, which would write the secret
+// path into its log. A visitor who says nothing does: it is the origin's to end that.
+func TestOriginSees(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	l, dial := siteWithOrigin(t, ln.Addr().String(), nil)
+	c := dial()
+	fmt.Fprint(c, tunnelRequest+"first")
+	checkTunnel(t, l, bufio.NewReader(c), c)
+	silent := dial()
+	at, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.WriteString(at, "HTTP/1.0 408 Too late\r\n\r\n")
+	_ = at.Close()
+	if got, err := io.ReadAll(silent); err != nil || string(got) != "HTTP/1.0 408 Too late\r\n\r\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+	// A visitor's half-close is the origin's, too, and the answer still comes.
+	half := dial()
+	fmt.Fprint(half, "GET / HTTP/1.0\r\n\r\n")
+	_ = half.CloseWrite()
+	if at, err = ln.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(at); err != nil || string(got) != "GET / HTTP/1.0\r\n\r\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+	_, _ = io.WriteString(at, "HTTP/1.0 200 OK\r\n\r\n")
+	_ = at.Close()
+	if got, err := io.ReadAll(half); err != nil || !bytes.HasSuffix(got, []byte("OK\r\n\r\n")) {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// Without its origin a website is out of order, as behind any other web server.
+func TestOriginDown(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	ln.Close()
+	said := &lines{}
+	l, dial := siteWithOrigin(t, addr, func(c *ServerConfig) { c.Logger = slog.New(slog.NewTextHandler(said, nil)) })
+	c := dial()
+	fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	if answer, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || answer.StatusCode != http.StatusBadGateway {
+		t.Errorf("%v, %v", answer, err)
+	}
+	got := overHTTP2(dial("h2"), [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", "h"}, {":path", "/"}})
+	if !strings.Contains(got, `":status" = "502"`) {
+		t.Error(got)
+	}
+	if !strings.Contains(said.String(), "the decoy does not answer") || strings.Contains(said.String(), addr) {
+		t.Error(said)
+	}
+	c = dial()
+	fmt.Fprint(c, tunnelRequest+"first")
+	checkTunnel(t, l, bufio.NewReader(c), c)
+}
+
+// A visitor that names no host does not learn where the origin is.
+func TestOriginHost(t *testing.T) {
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "host=%s", r.Host) }))
+	defer origin.Close()
+	_, dial := siteWithOrigin(t, origin.Listener.Addr().String(), nil)
+	addr := origin.Listener.Addr().String()
+	c := dial()
+	fmt.Fprint(c, "GET / HTTP/1.0\r\n\r\n")
+	if got, err := io.ReadAll(c); err != nil || strings.Contains(string(got), addr) || !strings.Contains(string(got), "host=") {
+		t.Errorf("%q, %v", got, err)
+	}
+	got := overHTTP2(dial("h2"), [][2]string{{":method", "GET"}, {":scheme", "https"}, {":path", "/"}})
+	if strings.Contains(got, addr) || !strings.Contains(got, "host=127.0.0.1:") {
+		t.Error(got)
+	}
+}
