@@ -166,8 +166,11 @@ func (l *loading) pair(t *table, s *Serve, cert, key string) {
 	if info, err := os.Stat(s.Site.KeyFile); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o007 != 0 {
 		t.warn(t.lineOf("key"), "key: others can read it (mode %#o): chmod o-rwx %s", info.Mode().Perm(), key)
 	}
-	if now := time.Now(); now.After(c.Leaf.NotAfter) {
+	switch now := time.Now(); {
+	case now.After(c.Leaf.NotAfter):
 		t.warn(t.lineOf("cert"), "cert: %s has expired on %s: renew it", cert, c.Leaf.NotAfter.Format(time.DateOnly))
+	case now.Before(c.Leaf.NotBefore):
+		t.warn(t.lineOf("cert"), "cert: %s is not valid before %s: clients refuse it until then; is the clock of this machine right?", cert, c.Leaf.NotBefore.Format(time.DateOnly))
 	}
 	if host := hostOf(s); host != "" && !isPinned(s) && c.Leaf.VerifyHostname(host) != nil {
 		t.warn(t.lineOf("cert"), "cert: %s is not for %q, the host of url%s: clients refuse it; get one for that name, or correct url", cert, host, names(c.Leaf))

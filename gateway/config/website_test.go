@@ -39,6 +39,7 @@ func TestCertificates(t *testing.T) {
 	cert, key := certificate(t, time.Now().Add(time.Hour))
 	_, otherKey := certificate(t, time.Now())
 	expired, expiredKey := certificate(t, time.Date(2020, 2, 3, 4, 5, 6, 0, time.UTC))
+	early, earlyKey := certificate(t, time.Date(2100, 2, 4, 4, 5, 6, 0, time.UTC))
 	without := func(b []byte, at int) []byte { return append(append([]byte(nil), b[:at]...), b[at+1:]...) }
 	for _, tt := range []struct {
 		name      string
@@ -64,6 +65,7 @@ func TestCertificates(t *testing.T) {
 			want: ":7: serve 1: tls: key: key.pem: the private key has a password, which nobody can give at the start: `openssl pkey -in OLD -out NEW` takes it off"},
 		{name: "a missing certificate", key: key, want: ":6: serve 1: tls: cert: cert.pem: no such file or directory: correct its name, or make it"},
 		{name: "expired", cert: expired, key: expiredKey, want: ":6: warning: serve 1: tls: cert: cert.pem has expired on 2020-02-03: renew it"},
+		{name: "not yet valid", cert: early, key: earlyKey, want: ":6: warning: serve 1: tls: cert: cert.pem is not valid before 2100-02-04: clients refuse it until then; is the clock of this machine right?"},
 		{name: "readable", cert: cert, key: key, mode: 0o644, want: ":7: warning: serve 1: tls: key: others can read it (mode 0644): chmod o-rwx key.pem"},
 		{name: "another name", cert: cert, key: key, url: "https://other.example.com/path",
 			want: `:6: warning: serve 1: tls: cert: cert.pem is not for "other.example.com", the host of url, but for ["www.example.com"]: clients refuse it; get one for that name, or correct url`},
