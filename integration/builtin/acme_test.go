@@ -3,10 +3,12 @@
 package builtin_test
 
 import (
+	"bufio"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -104,6 +106,12 @@ func answerDNS(c net.Conn, known string) error {
 // also in roots.pem beside ca.
 func startPebble(t *testing.T, tlsPort, httpPort, dns string) (directory, ca string, roots *x509.CertPool, stop func()) {
 	t.Helper()
+	return startPebbleFor(t, 90*24*time.Hour, tlsPort, httpPort, dns)
+}
+
+// startPebbleFor is startPebble for certificates that are good for so long.
+func startPebbleFor(t *testing.T, validity time.Duration, tlsPort, httpPort, dns string) (directory, ca string, roots *x509.CertPool, stop func()) {
+	t.Helper()
 	dir := t.TempDir()
 	_, der, key := harness.Certificate(t, "localhost", "127.0.0.1")
 	put := func(name string, b []byte) string { return harness.Write(t, dir, name, string(b)) }
@@ -113,6 +121,7 @@ func startPebble(t *testing.T, tlsPort, httpPort, dns string) (directory, ca str
 		"listenAddress": "127.0.0.1:" + listen, "managementListenAddress": "127.0.0.1:" + manage,
 		"certificate": ca, "privateKey": put("key.pem", key), "httpPort": json.Number(httpPort), "tlsPort": json.Number(tlsPort),
 		"retryAfter": map[string]int{"authz": 1, "order": 1}, "keyAlgorithm": "ecdsa",
+		"profiles": map[string]any{"default": map[string]any{"description": "the only one", "validityPeriod": int(validity.Seconds())}},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -222,6 +231,41 @@ func TestACME(t *testing.T) {
 				t.Error(log)
 			}
 		})
+	}
+}
+
+// A certificate is renewed while the server runs, with the same account. A connection with
+// the old one goes on.
+func TestACMERenews(t *testing.T) {
+	port := freePort(t)
+	directory, ca, roots, _ := startPebbleFor(t, 18*time.Second, port, "1", startDNS(t, acmeName))
+	state := t.TempDir()
+	l, log := acmeServer(t, state, port, website.Config{Name: acmeName, Directory: directory, CAFile: ca})
+	const news = "there is a new certificate"
+	log.Wait(t, news)
+	account := func() string {
+		text, err := os.ReadFile(filepath.Join(state, "acme", "account.pem"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	key := account()
+	old, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{ServerName: acmeName, RootCAs: roots})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	log.Wait(t, "(?s)"+news+".*"+news)
+	if fresh := shown(t, l, roots); fresh.SerialNumber.Cmp(old.ConnectionState().PeerCertificates[0].SerialNumber) == 0 {
+		t.Error("the old certificate is shown")
+	}
+	if account() != key {
+		t.Error("the account is another one")
+	}
+	fmt.Fprint(old, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	if answer, err := http.ReadResponse(bufio.NewReader(old), nil); err != nil || answer.StatusCode != http.StatusNotFound {
+		t.Errorf("over the old connection: %v, %v", answer, err)
 	}
 }
 

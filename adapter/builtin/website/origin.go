@@ -50,7 +50,7 @@ const (
 	// After the server's end, what a visitor still says is passed on for so long.
 	originLinger = 5 * time.Second
 
-	originBuffer = 16 << 10 // bytes, for each direction
+	originBuffer = 8 << 10 // bytes, for each direction
 )
 
 func newOrigin(text string, logger *slog.Logger) (*origin, error) {
