@@ -47,7 +47,7 @@ func (l *loading) namedBridges(top *table) []*Bridge {
 // to "a.c" is no further error then.
 func (l *loading) dotted(nt namedTable) (found bool) {
 	for _, key := range slices.Sorted(maps.Keys(nt.t.m)) {
-		if _, ok := nt.t.m[key].(map[string]any); !ok || key == "args" || key == "budget" || DidYouMean(key, []string{"args", "budget"}) != "" {
+		if _, ok := nt.t.m[key].(map[string]any); !ok || slices.Contains(places["[bridge.…]"], key) || DidYouMean(key, []string{"args", "budget"}) != "" {
 			continue
 		}
 		name := nt.name + "." + key

@@ -199,6 +199,9 @@ func decode(doc []byte) (m map[string]any, problem *Problem) {
 	if at := openList(doc, line); at > 0 {
 		return nil, &Problem{Line: at, Message: "the list that begins here has no end: write \"]\" behind its last entry"}
 	}
+	if at := openText(doc, message); at > 0 {
+		return nil, &Problem{Line: at, Message: "a text that begins here with three quotes has no end: write one quote at each end if it stands in one line"}
+	}
 	return nil, &Problem{Line: line, Message: cmp.Or(syntaxHint(doc, line, message), syntaxMessage(message))}
 }
 
@@ -384,6 +387,9 @@ func bindAddr(s string) (netip.AddrPort, error) {
 		case portErr == nil && err != nil && !strings.ContainsAny(host, "[]:") && strings.ContainsFunc(host, unicode.IsLetter):
 			return netip.AddrPort{}, fmt.Errorf("%q has a name: write an address of this machine, or %q for all of them", s, ":"+port)
 		}
+	}
+	if slices.Contains([]string{"off", "no", "none", "false", "disabled"}, strings.ToLower(s)) {
+		return netip.AddrPort{}, fmt.Errorf("%q is not an address with a port: write \"\" to turn it off", s)
 	}
 	return netip.AddrPort{}, fmt.Errorf("%q is not an address with a port: write as in \"127.0.0.1:1080\" or \"[::1]:1080\"", s)
 }

@@ -82,6 +82,30 @@ func visible(name string) string {
 	return clean
 }
 
+// lookalike is the first letter of a script whose letters look like plain ones. At is 0 if
+// there is none.
+func lookalike(text string) Char {
+	at := 0
+	for _, r := range text {
+		if at++; unicode.In(r, unicode.Cyrillic, unicode.Greek, unicode.Armenian) && unicode.IsLetter(r) {
+			return Char{r, at}
+		}
+	}
+	return Char{}
+}
+
+// mixedUp is lookalike for a host's name. A label that is all of another script is no mistake.
+func mixedUp(name string) Char {
+	before := 0
+	for label := range strings.SplitSeq(name, ".") {
+		if r := lookalike(label); r.At > 0 && strings.ContainsAny(strings.ToLower(label), "abcdefghijklmnopqrstuvwxyz") {
+			return Char{r.Rune, before + r.At}
+		}
+		before += utf8.RuneCountInString(label) + 1
+	}
+	return Char{}
+}
+
 func isASCII(s string) bool {
 	for i := range len(s) {
 		if s[i] >= utf8.RuneSelf {

@@ -24,6 +24,10 @@ var places = map[string][]string{
 		"memory", "client_memory", "client_streams", "client_carriers", "client_new", "shared"},
 }
 
+// headings are those of the tables.
+var headings = map[string]string{"log": "[log]", "listen": "[listen]", "bridge": "[bridge.NAME]", "route": "[[route]]", "serve": "[[serve]]",
+	"exit": "[exit]", "admin": "[admin]", "pt": "[pt.NAME]", "limits": "[limits]"}
+
 // placeOfArg is place for an arg of a transport.
 func placeOfArg(key string) string {
 	for _, row := range builtin.Transports() {
@@ -42,6 +46,9 @@ func place(key string) string {
 		if slices.Contains(keys, key) {
 			tables = append(tables, table)
 		}
+	}
+	if heading := headings[key]; len(tables) == 0 && heading != "" {
+		return fmt.Sprintf(": it is a table of its own: write %s in a line, and its keys below", heading)
 	}
 	if len(tables) == 0 {
 		return placeOfArg(key)

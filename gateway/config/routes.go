@@ -114,6 +114,9 @@ func (l *loading) patterns(t *table, r *Route, rule int, b *routes.Builder) {
 		t.fail(t.lineOf("to_file"), "to_file names no file")
 	}
 	for _, it := range to {
+		if r := mixedUp(it.text); r.At > 0 {
+			t.warn(it.line, "to: %U at character %d of a pattern stands among plain letters, and may only look like one: if so, write it anew", r.Rune, r.At)
+		}
 		if it.text == private {
 			t.fail(it.line, "to: %q is for deny of [exit] only: write the networks, as in \"10.0.0.0/8\"", it.text)
 		} else if err := add(it.text, l.file, it.line, false); err != nil {
@@ -305,8 +308,14 @@ func (l *loading) via(cfg *Config, t *table, r *Route, rule int) {
 // meantBridge is the end of a message about a name in via that no bridge has.
 func (l *loading) meantBridge(name string) string {
 	known := slices.Sorted(maps.Keys(l.bridges))
+	if r := lookalike(name); r.At > 0 {
+		return fmt.Sprintf(": %U at character %d may only look like a plain letter: write it anew", r.Rune, r.At)
+	}
 	if hint := DidYouMean(name, append(known, viaDirect, viaBlock)); hint != "" {
 		return hint
+	}
+	if list := strings.FieldsFunc(name, func(r rune) bool { return r == ',' || r == ';' || r == ' ' }); len(list) > 1 {
+		return fmt.Sprintf(": several are a list: write via = [\"%s\"]", strings.Join(list, "\", \""))
 	}
 	if word := viaWords[strings.ToLower(name)]; word != "" {
 		return fmt.Sprintf(": did you mean %q?", word)

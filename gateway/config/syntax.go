@@ -36,6 +36,9 @@ func syntaxHint(doc []byte, line int, message string) string {
 	if m := backtick.FindString(lines[line-1]); m != "" {
 		return fmt.Sprintf("a backtick at character %d is no quote: write plain ones, as in \"text\"", utf8.RuneCountInString(m))
 	}
+	if r := lookalike(blankQuotes(lines[line-1])); r.At > 0 {
+		return fmt.Sprintf("%U at character %d is a letter that is none of a to z, though it may look like one: write it anew", r.Rune, r.At)
+	}
 	for _, s := range slips {
 		if m := s.text.FindStringSubmatch(text); m != nil {
 			if hint := s.hint(m); hint != "" {
@@ -51,7 +54,31 @@ func syntaxHint(doc []byte, line int, message string) string {
 	case strings.Contains(message, "array terminator"):
 		return "a comma is missing between two entries of the list, or \"]\" at its end"
 	}
+	if m := gotOther.FindStringSubmatch(message); m != nil {
+		r, _ := utf8.DecodeRuneInString(m[1])
+		return fmt.Sprintf("%U stands where a key or its sign is meant: take it out, or put the text in quotes", r)
+	}
 	return ""
+}
+
+// gotOther is a message about a character that is none of ASCII.
+var gotOther = regexp.MustCompile(`but got '([^\x00-\x7f])'`)
+
+// openText is the line in which a text begins that has three quotes in front and none at its
+// end. 0: there is none.
+func openText(doc []byte, message string) int {
+	if !strings.Contains(message, "EOF") {
+		return 0
+	}
+	quotes := "'''"
+	if strings.Contains(message, `"""`) {
+		quotes = `"""`
+	}
+	at := bytes.LastIndex(doc, []byte(quotes))
+	if at < 0 || !strings.Contains(message, quotes) {
+		return 0
+	}
+	return bytes.Count(doc[:at], []byte("\n")) + 1
 }
 
 // listStart is a key whose value is a list.
@@ -87,6 +114,11 @@ func openList(doc []byte, line int) int {
 var startsKey = regexp.MustCompile(`^` + key + `\s*=`)
 
 var quotedText = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|'[^']*'|#.*`)
+
+// blankQuotes is a line with signs in the place of its texts and its comment.
+func blankQuotes(line string) string {
+	return quotedText.ReplaceAllStringFunc(line, func(s string) string { return strings.Repeat("-", utf8.RuneCountInString(s)) })
+}
 
 // outsideQuotes is a line without its texts and its comment.
 func outsideQuotes(line string) string { return quotedText.ReplaceAllString(line, "") }
@@ -142,6 +174,10 @@ type slip struct {
 
 var slips = []slip{
 	{regexp.MustCompile(`^(<<<<<<<|=======|>>>>>>>)`), says("git has left both sides of a merge here: keep one, and take its marks away")},
+	{regexp.MustCompile(`^-----BEGIN `), says("this is a certificate or a key, and no configuration: name the right file")},
+	{regexp.MustCompile(`^\[{1,2}[^\[\]]+\]{1,2}\s+` + key + `\s*=`), func(m []string) string {
+		return fmt.Sprintf("a heading stands in a line of its own: begin a new one before %q", m[1])
+	}},
 	{regexp.MustCompile(`^(---|\+\+\+|@@)( |$)`), says("this is a diff: use `patch` to put it into a file")},
 	{regexp.MustCompile("^(```|~~~)"), says("this mark is of the page that the text was copied from: take it away, here and at the end")},
 	{regexp.MustCompile(`^>`), says("this mark is of a mail that quotes the text: take it away, here and in the other lines")},
@@ -161,6 +197,9 @@ var slips = []slip{
 	}},
 	{regexp.MustCompile(`^` + key + `\s*=\s*\[[^"'\]]*[^"'\]\s\d{,\[]`), func(m []string) string {
 		return fmt.Sprintf("text stands in quotes, in a list, too: write %q", m[1]+" = [\"…\", \"…\"]")
+	}},
+	{regexp.MustCompile(`^` + key + `\s*=\s*\{(?:[^"']|"[^"]*"|'[^']*')*?\b` + key + `\s*:`), func(m []string) string {
+		return fmt.Sprintf("a key and its value stand as in  key = value: write \"=\" behind %q, not \":\"", m[2])
 	}},
 	{regexp.MustCompile(`^` + key + `\s*=\s*\{.*("[^"]*"|'[^']*')\s+` + key + `\s*=`), func(m []string) string {
 		return fmt.Sprintf("a comma is missing between two entries of this table: write one before %q", m[3])

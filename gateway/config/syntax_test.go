@@ -61,7 +61,7 @@ func TestSlips(t *testing.T) {
 		{"Latin-1", slipRoute + "# f\xfcr\n", `:4: the file has bytes that are no UTF-8: save it as UTF-8`},
 		{"NUL", slipRoute + "# \x00\n", `:4: the file has a NUL byte in it: it is damaged, or no configuration`},
 		{"line ends of old Macs", strings.ReplaceAll(slipRoute, "\n", "\r"), `:1: the lines end in a carriage return alone: save the file with line ends of Unix or Windows`},
-		{"something else", "[log]\nlevel = \"\"\"info\n" + slipRoute, `:5: unexpected EOF; expected '"""'`},
+		{"something else", slipRoute + "?\n", `:4: expected '.' or '=', but got '?' instead`},
 	} {
 		path := filepath.Join(t.TempDir(), "c.toml")
 		if err := os.WriteFile(path, []byte(tt.text), 0o600); err != nil {
