@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -51,14 +52,23 @@ func keepOwner(f *os.File, of fs.FileInfo) error {
 	if err != nil {
 		return err
 	}
-	if have, ok := info.Sys().(*syscall.Stat_t); ok && have.Uid == want.Uid && have.Gid == want.Gid {
+	have, ok := info.Sys().(*syscall.Stat_t)
+	if ok && have.Uid == want.Uid && have.Gid == want.Gid {
 		return nil
 	}
-	if err := f.Chown(int(want.Uid), int(want.Gid)); err != nil {
-		return fmt.Errorf("the file would change its owner: %w", err)
+	err = f.Chown(int(want.Uid), int(want.Gid))
+	if err == nil || ok && have.Uid == want.Uid && groupless(of.Mode()) {
+		return nil
 	}
-	return nil
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
+		err = path.Err // the file has another name soon
+	}
+	return fmt.Errorf("the file belongs to user %d and group %d, and would not any more: do this as that user in that group, or as root: %w", want.Uid, want.Gid, err)
 }
+
+// groupless tells whether a file's group may do nothing with it, and so does not matter. Whoever
+// copies a file as root, and then gives it away, often leaves root's group.
+func groupless(mode fs.FileMode) bool { return mode.Perm()&0o070 == 0 }
 
 // lock waits until no other process has a directory locked, and locks it until it is closed.
 func lock(dir *os.File) error {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"io/fs"
 	"log/slog"
 	"strings"
 	"syscall"
@@ -11,6 +12,15 @@ import (
 
 	"ptgate/gateway/config"
 )
+
+// A file keeps its owner. Its group matters where that may do something with it.
+func TestGroupless(t *testing.T) {
+	for mode, want := range map[fs.FileMode]bool{0o600: true, 0o400: true, 0o604: true, 0o640: false, 0o660: false, 0o610: false} {
+		if groupless(mode) != want {
+			t.Errorf("%v: want %v", mode, want)
+		}
+	}
+}
 
 func TestCheckFileLimit(t *testing.T) {
 	var before syscall.Rlimit
