@@ -68,7 +68,8 @@ var steps = map[string]step{
 	"ptgate rotate -c server.toml": {
 		then: "ptgate bridges -c server.toml", want: `^(obfs4 198\.51\.100\.7:8443 cert=\S+ iat-mode=0\n)+$`},
 
-	"sudo ptgate bridges -c /etc/ptgate/ptgate.toml": {elsewhere: "it is about an installed service: see ptgate bridges above"},
+	"ptgate status -c /run/credentials/ptgate.service/ptgate.toml": {elsewhere: "it is about an installed service: TestWrongConfiguration runs it"},
+	"sudo ptgate bridges -c /etc/ptgate/ptgate.toml":               {elsewhere: "it is about an installed service: see ptgate bridges above"},
 	added:                           {before: "cd users.d", then: "ptgate users -c server.toml", want: `bob +idle .*rate=20Mbit`},
 	"ps -o rss,nlwp,args -C ptgate": {want: `\d+ +\d+ \S*ptgate run -c `},
 
