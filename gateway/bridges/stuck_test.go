@@ -269,3 +269,36 @@ func TestSilentLink(t *testing.T) {
 		}
 	})
 }
+
+// Nothing is asked of a bridge whose link is gone: its session ends, and another one is begun,
+// which no far end answers. The bridge does not count as one that works in between.
+// It does when a request has found out that the link is back.
+func TestGoneLinkUnused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := w.set(config.PickFirst, "a")
+		works := func() bool { return s.bridge("a").Status().Worked }
+		c, _ := open(t, s)
+		echo(t, c)
+		c.Close()
+		w.far["a"].silent.Store(int64(10 * time.Second))
+		w.far["a"].reset()
+		begin := time.Now()
+		for works() && time.Since(begin) < time.Minute {
+			<-time.After(time.Second)
+		}
+		for time.Since(begin) < 15*time.Minute {
+			if works() {
+				t.Fatalf("after %v it counts as one that works", time.Since(begin))
+			}
+			<-time.After(time.Second)
+		}
+		w.far["a"].silent.Store(0)
+		if c, _ := open(t, s); c != nil {
+			c.Close()
+		}
+		if !works() {
+			t.Error("the link is back, and the bridge counts as one that does not work")
+		}
+	})
+}

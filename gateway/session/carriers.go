@@ -263,7 +263,7 @@ func (v *owned) welcome(u *used, h *hello, r *reply) error {
 		}
 	}
 	v.back(again)
-	v.tried, v.fails, v.c.why = 0, 0, nil
+	v.tried, v.fails, v.c.why, v.c.seeks = 0, 0, nil, time.Time{}
 	v.stock.joined(time.Since(u.begun))
 	if v.c.next == v {
 		v.c.current, v.c.next = v, nil

@@ -108,6 +108,7 @@ type Client struct {
 	lastUse  time.Time
 	failed   time.Time // when the last attempt failed
 	why      error     // that failure; nil: a carrier has joined since, or none has failed
+	seeks    time.Time // since when sessions have ended while they looked for a carrier; zero: one has joined since
 	left     time.Time // when the far end has stopped, after it had said so; zero: it has not, or is back
 	epoch    int       // counts the calls of Renew
 	renewed  []chan struct{}
@@ -532,7 +533,7 @@ type Status struct {
 	Over       []string      // the paths of the carriers, in order, each once
 	Streams    int
 	Detached   time.Time // since when streams wait for a carrier; zero: they don't
-	Seeks      time.Time // since when the session looks for a carrier that answers; zero: it has one, or needs none
+	Seeks      time.Time // since when no carrier answers, although one was looked for; zero: one does, or none was needed
 	Leaving    bool      // the far end is about to stop, or has just stopped
 	Stopped    time.Time // when it has stopped, after it had said so; zero: it has not, or is back
 	Awaited    time.Time // until when requests wait for it then; zero: they don't
@@ -552,7 +553,7 @@ func (s Status) Alive() bool { return s.Carriers > 0 && !s.Suspect }
 func (c *Client) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := Status{Stopped: c.left}
+	s := Status{Stopped: c.left, Seeks: c.seeks}
 	good := 0
 	for _, v := range c.sessions {
 		s.Connecting += len(v.attempts)
@@ -561,7 +562,7 @@ func (c *Client) Status() Status {
 		s.Held += v.held
 		if v == c.current {
 			s.Box, s.Resume, s.Names = v.box, v.kept, v.names
-			if v.tried > 0 && len(v.goodLanes()) == 0 {
+			if v.tried > 0 && len(v.goodLanes()) == 0 && c.seeks.IsZero() {
 				s.Seeks = v.seeks
 			}
 			s.Leaving = v.stage != 0 || v.awaits(time.Now())

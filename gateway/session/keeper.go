@@ -497,6 +497,9 @@ func (v *owned) ended(err error) {
 	}
 	if c.current == v {
 		c.current, c.next = c.next, nil
+		if v.tried > 0 && c.seeks.IsZero() { // the next session has no carrier, either
+			c.seeks = v.seeks
+		}
 	}
 	c.wakeKeeper()
 }
