@@ -36,7 +36,7 @@ func syntaxHint(doc []byte, line int, message string) string {
 	if m := backtick.FindString(lines[line-1]); m != "" {
 		return fmt.Sprintf("a backtick at character %d is no quote: write plain ones, as in \"text\"", utf8.RuneCountInString(m))
 	}
-	if r := lookalike(blankQuotes(lines[line-1])); r.At > 0 {
+	if r := lookalikeOutside(lines[line-1]); r.At > 0 {
 		return fmt.Sprintf("%U at character %d is a letter that is none of a to z, though it may look like one: write it anew", r.Rune, r.At)
 	}
 	for _, s := range slips {
@@ -118,6 +118,26 @@ var quotedText = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|'[^']*'|#.*`)
 // blankQuotes is a line with signs in the place of its texts and its comment.
 func blankQuotes(line string) string {
 	return quotedText.ReplaceAllStringFunc(line, func(s string) string { return strings.Repeat("-", utf8.RuneCountInString(s)) })
+}
+
+// lookalikeOutside is lookalike for what stands outside of the texts of a line. A value is meant to
+// be a text, and only lacks a quote, if it is all of another script.
+func lookalikeOutside(line string) Char {
+	line = blankQuotes(line)
+	if at := strings.IndexAny(line, `"'`); at >= 0 { // a text without an end
+		line = line[:at]
+	}
+	keys, value, _ := strings.Cut(line, "=")
+	if strings.HasPrefix(strings.TrimSpace(value), "{") { // it has keys, too
+		keys, value = line, ""
+	}
+	if r := lookalike(keys); r.At > 0 {
+		return r
+	}
+	if r := mixedUp(value); r.At > 0 {
+		return Char{r.Rune, utf8.RuneCountInString(keys) + 1 + r.At}
+	}
+	return Char{}
 }
 
 // outsideQuotes is a line without its texts and its comment.
