@@ -102,11 +102,12 @@ const (
 	trialFile = "announced-trial.json"
 )
 
-// readNotes returns all notes: what has been served, and what was only started for a moment since.
+// readNotes returns all notes: what has been served, and what was only started for a moment and was
+// not served since, on that port or, with the same keys, on another one.
 func readNotes(stateDir string) []note {
 	all := readNotesOf(stateDir, notesFile)
 	for _, n := range readNotesOf(stateDir, trialFile) {
-		if !slices.ContainsFunc(all, func(o note) bool { return o.File == n.File && o.same(n) }) {
+		if !slices.ContainsFunc(all, func(o note) bool { return o.File == n.File && (o.same(n) || o.State == n.State) }) {
 			all = append(all, n)
 		}
 	}

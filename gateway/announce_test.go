@@ -158,3 +158,32 @@ func TestTrialBesideStart(t *testing.T) {
 		t.Errorf("the notes of what is served are gone: %v", readNotes(dir))
 	}
 }
+
+// A server was started for a moment on one port, and serves on another one since. One more on the
+// first port does not take its keys: clients know it by them.
+func TestTrialBeforeMove(t *testing.T) {
+	dir := t.TempDir()
+	on := func(ports ...uint16) *config.Config {
+		cfg := &config.Config{Path: filepath.Join(dir, "server.toml"), StateDir: dir}
+		for _, p := range ports {
+			cfg.Serve = append(cfg.Serve, &config.Serve{Transport: "obfs4", PT: &config.PT{}, Bind: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), p)})
+		}
+		return cfg
+	}
+	noted := func(cfg *config.Config, file string) {
+		var mine []note
+		for _, s := range serveStates(cfg, readNotes(dir)) {
+			mine = append(mine, note{serve.Announced{Transport: "obfs4", Bind: s.cfg.Bind.String()}, cfg.Path, s.state})
+		}
+		if err := writeNotes(cfg, file, readNotesOf(dir, file), mine); err != nil {
+			t.Fatal(err)
+		}
+	}
+	noted(on(1), trialFile)
+	noted(on(1), notesFile)
+	noted(on(2), notesFile)
+	states := serveStates(on(1, 2), readNotes(dir))
+	if got, want := states[1].state, filepath.Join(dir, "server-obfs4"); got != want || states[0].state == want {
+		t.Errorf("the one that has moved has its keys in %s, and the new one in %s", got, states[0].state)
+	}
+}
