@@ -176,10 +176,10 @@ func routeLook(r *RouteStatus, looks map[string]string) string {
 	switch {
 	case !has(good, warn, idle):
 		return bad
+	case !has(good, idle), !r.Ready && has(warn):
+		return warn
 	case !r.Ready:
 		return idle
-	case !has(good, idle):
-		return warn
 	}
 	return good
 }

@@ -221,7 +221,11 @@ func (b *Bridge) Status() Status {
 	}
 	b.health.mu.Lock()
 	defer b.health.mu.Unlock()
-	s.Worked = (b.health.worked || s.State == "up") && (far.Seeks.IsZero() || time.Since(far.Seeks) < silentFor)
+	silent := !far.Seeks.IsZero() && time.Since(far.Seeks) >= silentFor
+	s.Worked = (b.health.worked || s.State == "up") && !silent
+	if silent && b.health.worked && (s.State == "idle" || s.State == "connecting") {
+		s.State = "suspect" // also after the attempts have ended, until one succeeds
+	}
 	if b.health.resting {
 		s.Worked = false
 		s.State, s.Until = "resting", b.health.until
