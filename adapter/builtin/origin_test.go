@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -196,5 +197,86 @@ func TestOriginHost(t *testing.T) {
 	got := overHTTP2(dial("h2"), [][2]string{{":method", "GET"}, {":scheme", "https"}, {":path", "/"}})
 	if strings.Contains(got, addr) || !strings.Contains(got, "host=127.0.0.1:") {
 		t.Error(got)
+	}
+}
+
+// A visitor behind a CDN decides where the writes of the CDN are cut. So a body that looks like
+// a request is none: its X-Forwarded-For is not the CDN's. The next request is one again.
+func TestOriginBody(t *testing.T) {
+	const forged = "GET " + secretPath + " HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 192.0.2.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+	inChunk := fmt.Sprintf("%x\r\n", len(forged))
+	for name, pieces := range map[string][]string{
+		"length":      {fmt.Sprintf("Content-Length: %d\r\n\r\n", len(forged)), forged},
+		"half before": {fmt.Sprintf("Content-Length: %d\r\n\r\nhalf", len(forged)+4), forged},
+		"chunks":      {"Transfer-Encoding: chunked\r\n\r\n", inChunk, forged, "\r\n0\r\n\r\n"},
+		"chunk split": {"Transfer-Encoding: chunked\r\n\r\n1;x=y\r\na\r", "\n" + inChunk[:1], inChunk[1:], forged, "\r\n0\r\nTrailer: x\r\n\r", "\n"},
+		"upgrade":     {fmt.Sprintf("Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: %d\r\n\r\n", len(forged)), forged},
+		"odd path":    {fmt.Sprintf("Content-Length: %d\r\n\r\n", len(forged)), forged},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			l, dial := siteWithOrigin(t, ln.Addr().String(), func(c *ServerConfig) {
+				c.TrustedProxies, c.TrustedHops = loopback, 1
+				c.Admit = func(from netip.AddrPort) bool { return from.Addr() == netip.MustParseAddr("192.0.2.1") }
+			})
+			c := dial()
+			path := "/"
+			if name == "odd path" {
+				path = "/%zz"
+			}
+			at := net.Conn(nil)
+			for i, piece := range append([]string{"POST " + path + " HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 192.0.2.2\r\n" + pieces[0]}, pieces[1:]...) {
+				fmt.Fprint(c, piece)
+				if i == 0 {
+					if at, err = ln.Accept(); err != nil {
+						t.Fatal(err)
+					}
+					defer at.Close()
+					_ = at.SetReadDeadline(time.Now().Add(limit))
+				}
+				got := make([]byte, len(piece))
+				if _, err := io.ReadFull(at, got); err != nil || string(got) != piece {
+					t.Fatalf("%q, %v", got, err)
+				}
+			}
+			fmt.Fprint(c, forged+"first")
+			checkTunnel(t, l, bufio.NewReader(c), c)
+		})
+	}
+}
+
+// What follows an upgrade that the origin has agreed to is no request.
+func TestOriginUpgrade(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	_, dial := siteWithOrigin(t, ln.Addr().String(), nil)
+	c := dial()
+	const upgrade, answer = "GET /chat HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", "HTTP/1.1 101 Switching Protocols\r\n\r\n"
+	fmt.Fprint(c, upgrade)
+	at, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer at.Close()
+	_ = at.SetReadDeadline(time.Now().Add(limit))
+	got := make([]byte, len(upgrade))
+	if _, err := io.ReadFull(at, got); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(at, answer)
+	if _, err := io.ReadFull(c, make([]byte, len(answer))); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(c, tunnelRequest)
+	got = make([]byte, len(tunnelRequest))
+	if _, err := io.ReadFull(at, got); err != nil || string(got) != tunnelRequest {
+		t.Errorf("%q, %v", got, err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -232,11 +233,12 @@ func (s *Site) relay(v *visitor, client *tls.Conn) {
 		_ = v.Close()
 	})
 	defer idle.Stop()
-	var opening atomic.Bool // the visitor has asked for a tunnel
+	var opening atomic.Bool  // the visitor has asked for a tunnel
+	var switched atomic.Bool // the server has agreed to speak something else than HTTP
 	answered := make(chan struct{})
 	s.serving.Go(func() {
 		defer close(answered)
-		err := passOn(client, server, idle)
+		err := passOn(client, server, idle, &switched)
 		switch {
 		case opening.Load():
 		case err == io.EOF:
@@ -264,6 +266,7 @@ func (s *Site) relay(v *visitor, client *tls.Conn) {
 			break
 		}
 		n, err = client.Read(buf)
+		w.lost = w.lost || switched.Load()
 		r, rest := w.see(buf[:n])
 		if r == nil {
 			continue
@@ -281,13 +284,17 @@ func (s *Site) relay(v *visitor, client *tls.Conn) {
 	_ = client.Close()
 }
 
-// passOn copies until an error, which is io.EOF at from's end.
-func passOn(to io.Writer, from io.Reader, idle *time.Timer) error {
+// passOn copies until an error, which is io.EOF at from's end. It notes that from agrees to
+// an upgrade.
+func passOn(to io.Writer, from io.Reader, idle *time.Timer, switched *atomic.Bool) error {
 	buf := make([]byte, originBuffer)
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
 			idle.Reset(originIdle)
+			if bytes.HasPrefix(buf[:n], []byte("HTTP/1.1 101 ")) {
+				switched.Store(true)
+			}
 			if _, err := to.Write(buf[:n]); err != nil {
 				return err
 			}
@@ -317,36 +324,115 @@ func (v *visitor) openRelayed(client *tls.Conn, answer string, rest []byte, unwa
 // A watch looks for requests for a tunnel in what a visitor says. It holds nothing up:
 // otherwise the time until an answer would depend on what was asked. A request is seen where
 // it begins a write of the visitor's, as those of clients do, and those that a CDN passes
-// on.
+// on. The watch follows the bodies, too: through a CDN, a visitor can write one that looks
+// like a request, with an X-Forwarded-For that is not the CDN's.
 type watch struct {
-	head []byte // of a request that is not complete
+	head    []byte // of a request, or of a chunk, that is not complete
+	begins  bool   // the head begins a write
+	body    int64  // bytes that are still to come, of a body or of a chunk with its end
+	chunked bool   // the body is in chunks (RFC 9112 section 7.1)
+	trailer bool   // the last chunk is over
+	lost    bool   // nobody knows where the next request begins
 }
 
-// maxTunnelHead bounds a head with a request for a tunnel, in bytes.
-const maxTunnelHead = 16 << 10
+// maxTunnelHead bounds a head with a request for a tunnel, and maxChunkHead that of a chunk,
+// in bytes.
+const (
+	maxTunnelHead = 16 << 10
+	maxChunkHead  = 4 << 10
+)
 
-// see looks at the next bytes. If they complete the head of a request, it gives the request,
-// and what follows it.
+// see looks at the next bytes, a write of the visitor's. If they complete the head of a
+// request that began a write, it gives the request, and what follows it.
 func (w *watch) see(p []byte) (r *http.Request, rest []byte) {
-	const get = "GET "
-	if len(p) == 0 || len(w.head) == 0 && !bytes.HasPrefix(p, []byte(get)) && !strings.HasPrefix(get, string(p)) {
-		return nil, nil
+	for first := true; len(p) > 0 && !w.lost; first = false {
+		switch {
+		case w.body > 0:
+			n := min(w.body, int64(len(p)))
+			w.body -= n
+			p = p[n:]
+		case w.chunked:
+			var line []byte
+			if line, p = w.until(p, "\n", maxChunkHead); line != nil {
+				w.chunk(strings.TrimRight(string(line), "\r\n"))
+			}
+		default:
+			if len(w.head) == 0 {
+				w.begins = first
+			}
+			var head []byte
+			if head, p = w.until(p, "\r\n\r\n", maxTunnelHead); head == nil {
+				break
+			}
+			if found := w.request(head); found != nil && w.begins {
+				r, rest = found, p
+			}
+		}
 	}
-	w.head = append(w.head, p...)
-	end := bytes.Index(w.head, []byte("\r\n\r\n"))
-	if end < 0 && len(w.head) <= maxTunnelHead {
-		return nil, nil
+	return r, rest
+}
+
+// until gives what came up to an end, and what follows. Before the end, it keeps what came.
+func (w *watch) until(p []byte, end string, most int) (whole, rest []byte) {
+	if len(w.head) > 0 {
+		w.head = append(w.head, p...)
+		p = w.head
 	}
-	whole := w.head
-	w.head = nil
-	if end < 0 {
-		return nil, nil
+	i := bytes.Index(p, []byte(end))
+	switch {
+	case i >= 0:
+		w.head = nil
+		return p[:i+len(end)], p[i+len(end):]
+	case len(p) > most:
+		w.head, w.lost = nil, true
+	case len(w.head) == 0:
+		w.head = bytes.Clone(p)
 	}
-	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(whole[:end+4])))
-	if err != nil || !isWellFormed(r, whole[:end]) {
-		return nil, nil
+	return nil, nil
+}
+
+// request reads a head, and notes what body follows. It gives nil if the request is not
+// well-formed.
+func (w *watch) request(head []byte) *http.Request {
+	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
+	framed := r
+	if err != nil {
+		// The server may understand a path that net/http does not.
+		_, fields, _ := bytes.Cut(head, []byte("\n"))
+		framed, err = http.ReadRequest(bufio.NewReader(io.MultiReader(strings.NewReader("POST / HTTP/1.1\r\n"), bytes.NewReader(fields))))
+		r = nil
 	}
-	return r, whole[end+4:]
+	switch {
+	case err != nil, framed.Method == http.MethodConnect,
+		bytes.Count(head, []byte("\n")) != bytes.Count(head, []byte("\r\n")): // the head may end earlier
+		w.lost = true
+	case framed.ContentLength > 0:
+		w.body = framed.ContentLength
+	case len(framed.TransferEncoding) > 0:
+		w.chunked = true
+	}
+	if w.lost || r == nil || !isWellFormed(r, head) {
+		return nil
+	}
+	return r
+}
+
+// chunk reads a line before a chunk, or one of the trailer.
+func (w *watch) chunk(line string) {
+	if w.trailer {
+		w.chunked, w.trailer = line != "", line != ""
+		return
+	}
+	size, _, _ := strings.Cut(line, ";")
+	n, err := strconv.ParseUint(strings.TrimRight(size, " \t"), 16, 62)
+	switch {
+	case err != nil:
+		w.lost = true
+	case n == 0:
+		w.trailer = true
+	default:
+		w.body = int64(n) + int64(len("\r\n"))
+	}
 }
 
 // isWellFormed tells whether net/http's server would take a request, too.
