@@ -752,3 +752,65 @@ func TestSiteOfOthers(t *testing.T) {
 		}
 	}
 }
+
+// A CDN brings many clients over one connection. One that is kept out leaves nothing behind
+// that is taken for the address of the next one.
+func TestSiteForwarded(t *testing.T) {
+	key, cert, _ := writeCert(t, t.TempDir())
+	origin := httptest.NewServer(http.NotFoundHandler())
+	defer origin.Close()
+	for _, decoy := range []string{"", origin.URL} {
+		l := siteFor(t, website.Config{CertFile: cert, KeyFile: key, Decoy: decoy}, func(c *ServerConfig) {
+			c.TrustedProxies, c.TrustedHops = loopback, 1
+			c.Admit = func(from netip.AddrPort) bool { return from.Addr() == netip.MustParseAddr("192.0.2.1") }
+		})
+		c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(limit))
+		in := bufio.NewReader(c)
+		for _, from := range []string{"192.0.2.2", "unknown", "192.0.2.1"} {
+			fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: %s\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", secretPath, from)
+			answer, err := http.ReadResponse(in, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := http.StatusNotFound
+			if from == "192.0.2.1" {
+				want = http.StatusSwitchingProtocols
+			}
+			if answer.StatusCode != want {
+				t.Errorf("decoy %q, client %s: %s, want %d", decoy, from, answer.Status, want)
+			}
+			if answer.StatusCode == http.StatusNotFound {
+				_, _ = io.Copy(io.Discard, answer.Body)
+			}
+		}
+	}
+}
+
+// A tunnel gives the place of its long request back where it was taken: the CDN's, and not the
+// client's.
+func TestSiteLargeForwarded(t *testing.T) {
+	key, cert, _ := writeCert(t, t.TempDir())
+	l := siteFor(t, website.Config{CertFile: cert, KeyFile: key}, func(c *ServerConfig) { c.TrustedProxies, c.TrustedHops = loopback, 1 })
+	for i := range 20 {
+		c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(limit))
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: h\r\nLong: %s\r\nX-Forwarded-For: 192.0.2.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nfirst", secretPath, strings.Repeat("x", 200<<10))
+		if answer, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || answer.StatusCode != http.StatusSwitchingProtocols {
+			t.Fatalf("client %d: %v, %v", i, answer, err)
+		}
+		server, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = server.Close()
+		_ = c.Close()
+	}
+}

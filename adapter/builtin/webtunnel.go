@@ -423,9 +423,12 @@ func (l *Listener) tunnel(conn net.Conn, request *http.Request) (answer string, 
 	from := addrPort(c.RemoteAddr())
 	if l.cfg.TrustedHops > 0 && l.isProxy(from.Addr()) {
 		from = forwardedFor(request.Header["X-Forwarded-For"], l.cfg.TrustedHops)
-		c.from = &from
 	}
-	return switchingAnswer(request), l.admitted(from)
+	if !l.admitted(from) {
+		return "", false // the next request on this connection may be another client's
+	}
+	c.from = &from
+	return switchingAnswer(request), true
 }
 
 // isSecret tells whether a request has the secret path. The time that it takes says nothing

@@ -329,7 +329,7 @@ var toTLS = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 // when the connection has ended. When leave is closed, Handle waits for nobody any more: the
 // caller has seen to it that reads and writes fail.
 func (s *Site) Handle(conn net.Conn, leave <-chan struct{}) (tunnel net.Conn, rest []byte, err error) {
-	v := &visitor{Conn: conn, site: s, gone: make(chan struct{}), opened: make(chan struct{})}
+	v := &visitor{Conn: conn, site: s, network: networkOf(conn.RemoteAddr().String()), gone: make(chan struct{}), opened: make(chan struct{})}
 	var cancel context.CancelFunc
 	v.ctx, cancel = context.WithCancel(s.ctx)
 	defer cancel()
@@ -378,10 +378,11 @@ func (s *Site) Cancel() { s.cancel() }
 // A visitor is a connection that net/http serves.
 type visitor struct {
 	net.Conn
-	site *Site
-	ctx  context.Context // ends when nobody is to be waited for
-	once sync.Once
-	gone chan struct{} // closed with the connection
+	site    *Site
+	network netip.Prefix    // a tunnel's connection may have another address
+	ctx     context.Context // ends when nobody is to be waited for
+	once    sync.Once
+	gone    chan struct{} // closed with the connection
 
 	mu    sync.Mutex
 	held  int // bytes that were read, and belong to a request that is not done
@@ -415,7 +416,7 @@ func (v *visitor) holds(n int) bool {
 	defer v.mu.Unlock()
 	v.held += n
 	if v.held > manyBytes && !v.large && !v.left {
-		v.large = v.site.large.enter(networkOf(v.RemoteAddr().String()))
+		v.large = v.site.large.enter(v.network)
 		return v.large
 	}
 	return true
@@ -429,7 +430,7 @@ func (v *visitor) holdsLess(n int) {
 	v.held = max(v.held-n, 0)
 	if v.held <= manyBytes && v.large {
 		v.large = false
-		v.site.large.leave(networkOf(v.RemoteAddr().String()))
+		v.site.large.leave(v.network)
 	}
 }
 
