@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"ptgate/adapter/builtin/website"
+	"ptgate/integration/ports"
 )
 
 // tunnelRequest is what a client says.
@@ -158,12 +159,7 @@ func TestOriginSees(t *testing.T) {
 
 // Without its origin a website is out of order, as behind any other web server.
 func TestOriginDown(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	ln.Close()
+	addr := ports.Free(t)
 	said := &lines{}
 	l, dial := siteWithOrigin(t, addr, func(c *ServerConfig) { c.Logger = slog.New(slog.NewTextHandler(said, nil)) })
 	c := dial()
@@ -180,6 +176,10 @@ func TestOriginDown(t *testing.T) {
 	}
 	c = dial()
 	fmt.Fprint(c, tunnelRequest+"first")
+	checkTunnel(t, l, bufio.NewReader(c), c)
+	c = dial() // in pieces
+	fmt.Fprint(c, tunnelRequest[:9])
+	fmt.Fprint(c, tunnelRequest[9:]+"first")
 	checkTunnel(t, l, bufio.NewReader(c), c)
 }
 

@@ -208,16 +208,30 @@ func (s *Site) relay(v *visitor, client *tls.Conn) {
 	}
 	_ = client.SetReadDeadline(time.Time{})
 	var w watch
-	if r, rest := w.see(buf[:n]); r != nil {
-		if answer, ok := s.tunnel(v.Conn, r); ok {
-			v.openRelayed(client, answer, rest, unwatch)
-			return
+	asked := func(p []byte) (answer string, rest []byte, ok bool) {
+		r, rest := w.see(p)
+		if r != nil {
+			answer, ok = s.tunnel(v.Conn, r)
 		}
+		return answer, rest, ok
+	}
+	if answer, rest, ok := asked(buf[:n]); ok {
+		v.openRelayed(client, answer, rest, unwatch)
+		return
 	}
 	server, dialErr := s.origin.dial(v.ctx)
 	if dialErr != nil {
 		if v.ctx.Err() == nil {
 			s.origin.failed(dialErr)
+		}
+		// A tunnel needs no origin.
+		_ = client.SetReadDeadline(time.Now().Add(headTimeout))
+		for err == nil && (n == 0 || len(w.head) > 0) {
+			n, err = client.Read(buf)
+			if answer, rest, ok := asked(buf[:n]); ok {
+				v.openRelayed(client, answer, rest, unwatch)
+				return
+			}
 		}
 		if n > 0 {
 			_, _ = io.WriteString(client, "HTTP/1.1 502 Bad Gateway\r\nDate: "+time.Now().UTC().Format(http.TimeFormat)+"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
@@ -267,13 +281,9 @@ func (s *Site) relay(v *visitor, client *tls.Conn) {
 		}
 		n, err = client.Read(buf)
 		w.lost = w.lost || switched.Load()
-		r, rest := w.see(buf[:n])
-		if r == nil {
-			continue
-		}
-		if answer, ok := s.tunnel(v.Conn, r); ok {
+		if answer, rest, ok := asked(buf[:n]); ok {
 			opening.Store(true)
-			idle.Stop()
+			idle.Reset(originIdle) // the visitor may not read what the server has said
 			_ = server.Close()
 			<-answered
 			v.openRelayed(client, answer, rest, unwatch)
