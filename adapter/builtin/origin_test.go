@@ -85,6 +85,28 @@ func TestOriginThenTunnel(t *testing.T) {
 	checkTunnel(t, l, in, c)
 }
 
+// passAtOnce says pieces to a site, each when the origin has got the one before, and gives the
+// origin's end of the connection.
+func passAtOnce(t *testing.T, c io.Writer, origin net.Listener, pieces ...string) (at net.Conn) {
+	t.Helper()
+	for _, piece := range pieces {
+		fmt.Fprint(c, piece)
+		if at == nil {
+			var err error
+			if at, err = origin.Accept(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = at.Close() })
+		}
+		_ = at.SetReadDeadline(time.Now().Add(limit))
+		got := make([]byte, len(piece))
+		if _, err := io.ReadFull(at, got); err != nil || string(got) != piece {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	return at
+}
+
 // What a visitor says is the origin's at once, also half a word, so that the origin's own
 // patience counts, and nothing tells how much of the secret path is right. A client whose
 // request comes in pieces has its tunnel all the same.
@@ -96,21 +118,7 @@ func TestOriginInPieces(t *testing.T) {
 	defer ln.Close()
 	l, dial := siteWithOrigin(t, ln.Addr().String(), nil)
 	c := dial()
-	var at net.Conn
-	for i, piece := range []string{"G", "ET /sec", "ret-path HTTP/1.1\r\nHost: h\r\n"} {
-		fmt.Fprint(c, piece)
-		if i == 0 {
-			if at, err = ln.Accept(); err != nil {
-				t.Fatal(err)
-			}
-			defer at.Close()
-		}
-		_ = at.SetReadDeadline(time.Now().Add(limit))
-		got := make([]byte, len(piece))
-		if _, err := io.ReadFull(at, got); err != nil || string(got) != piece {
-			t.Fatalf("%q, %v", got, err)
-		}
-	}
+	at := passAtOnce(t, c, ln, "G", "ET /sec", "ret-path HTTP/1.1\r\nHost: h\r\n")
 	fmt.Fprint(c, "Connection: upgrade\r\nUpgrade: websocket\r\n\r\nfirst")
 	checkTunnel(t, l, bufio.NewReader(c), c)
 	if rest, _ := io.ReadAll(at); len(rest) > 0 {
@@ -228,21 +236,8 @@ func TestOriginBody(t *testing.T) {
 			if name == "odd path" {
 				path = "/%zz"
 			}
-			at := net.Conn(nil)
-			for i, piece := range append([]string{"POST " + path + " HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 192.0.2.2\r\n" + pieces[0]}, pieces[1:]...) {
-				fmt.Fprint(c, piece)
-				if i == 0 {
-					if at, err = ln.Accept(); err != nil {
-						t.Fatal(err)
-					}
-					defer at.Close()
-					_ = at.SetReadDeadline(time.Now().Add(limit))
-				}
-				got := make([]byte, len(piece))
-				if _, err := io.ReadFull(at, got); err != nil || string(got) != piece {
-					t.Fatalf("%q, %v", got, err)
-				}
-			}
+			pieces[0] = "POST " + path + " HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 192.0.2.2\r\n" + pieces[0]
+			passAtOnce(t, c, ln, pieces...)
 			fmt.Fprint(c, forged+"first")
 			checkTunnel(t, l, bufio.NewReader(c), c)
 		})

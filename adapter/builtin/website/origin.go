@@ -208,14 +208,7 @@ func (s *Site) relay(v *visitor, client *tls.Conn) {
 	}
 	_ = client.SetReadDeadline(time.Time{})
 	var w watch
-	asked := func(p []byte) (answer string, rest []byte, ok bool) {
-		r, rest := w.see(p)
-		if r != nil {
-			answer, ok = s.tunnel(v.Conn, r)
-		}
-		return answer, rest, ok
-	}
-	if answer, rest, ok := asked(buf[:n]); ok {
+	if answer, rest, ok := s.asked(v, &w, buf[:n]); ok {
 		v.openRelayed(client, answer, rest, unwatch)
 		return
 	}
@@ -228,7 +221,7 @@ func (s *Site) relay(v *visitor, client *tls.Conn) {
 		_ = client.SetReadDeadline(time.Now().Add(headTimeout))
 		for err == nil && (n == 0 || len(w.head) > 0) {
 			n, err = client.Read(buf)
-			if answer, rest, ok := asked(buf[:n]); ok {
+			if answer, rest, ok := s.asked(v, &w, buf[:n]); ok {
 				v.openRelayed(client, answer, rest, unwatch)
 				return
 			}
@@ -281,7 +274,7 @@ func (s *Site) relay(v *visitor, client *tls.Conn) {
 		}
 		n, err = client.Read(buf)
 		w.lost = w.lost || switched.Load()
-		if answer, rest, ok := asked(buf[:n]); ok {
+		if answer, rest, ok := s.asked(v, &w, buf[:n]); ok {
 			opening.Store(true)
 			idle.Reset(originIdle) // the visitor may not read what the server has said
 			_ = server.Close()
@@ -292,6 +285,17 @@ func (s *Site) relay(v *visitor, client *tls.Conn) {
 	}
 	<-answered
 	_ = client.Close()
+}
+
+// asked looks at the next bytes of a visitor. If they ask for a tunnel, it gives the answer, and
+// what follows them.
+func (s *Site) asked(v *visitor, w *watch, p []byte) (answer string, rest []byte, ok bool) {
+	r, rest := w.see(p)
+	if r == nil {
+		return "", nil, false
+	}
+	answer, ok = s.tunnel(v.Conn, r)
+	return answer, rest, ok
 }
 
 // passOn copies until an error, which is io.EOF at from's end. It notes that from agrees to
