@@ -249,16 +249,49 @@ func overHTTP2(conn net.Conn, fields [][2]string) string {
 		case *http2.RSTStreamFrame:
 			stream = append(stream, "reset "+frame.ErrCode.String())
 		case *http2.GoAwayFrame:
-			stream = append(stream, fmt.Sprintf("go away %v %q", frame.ErrCode, frame.DebugData()))
+			if frame.ErrCode == http2.ErrCodeNo {
+				common = append(common, goesAway(frame))
+				continue
+			}
+			stream = append(stream, goesAway(frame))
 		default:
 			stream = append(stream, frame.Header().String())
 		}
 		if h := frame.Header(); h.StreamID == 1 && (h.Flags.Has(http2.FlagDataEndStream) && h.Type != http2.FrameRSTStream || h.Type == http2.FrameRSTStream) {
+			common = append(common, afterStream(f)...)
 			break
 		}
 	}
 	slices.Sort(common)
 	return strings.Join(append(slices.Compact(common), stream...), "\n") + "\n" + string(body)
+}
+
+func goesAway(frame *http2.GoAwayFrame) string {
+	return fmt.Sprintf("go away %v %q", frame.ErrCode, frame.DebugData())
+}
+
+// afterStream gives what a server that wants to end the connection says of it after the
+// answer. net/http says it before the answer or after it: its loop takes what is to be sent
+// in an order of luck. So it is asked many times whether it is still there.
+func afterStream(f *http2.Framer) (said []string) {
+	for i := range byte(32) {
+		if f.WritePing(false, [8]byte{i}) != nil {
+			return said
+		}
+		for {
+			frame, err := f.ReadFrame()
+			if err != nil {
+				return said
+			}
+			if frame, ok := frame.(*http2.GoAwayFrame); ok {
+				return append(said, goesAway(frame))
+			}
+			if frame, ok := frame.(*http2.PingFrame); ok && frame.IsAck() {
+				break
+			}
+		}
+	}
+	return said
 }
 
 func probes() (all []siteProbe) {
