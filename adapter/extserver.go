@@ -229,6 +229,8 @@ func (a *ExtServerAdapter) negotiate(tcp *net.TCPConn) (*Conn, error) {
 			return deny("too many connections wait to be accepted")
 		}
 	}
+	// Who is told that the connection is taken has it: the end of the child is too late now.
+	a.removePending(tcp)
 	if err := errors.Join(answer(tcp, commandOkay), tcp.SetDeadline(time.Time{})); err != nil {
 		release()
 		return nil, err

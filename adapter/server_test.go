@@ -444,6 +444,40 @@ func TestExtChildDies(t *testing.T) {
 	}
 }
 
+// TestExtTaken lets the child end in the moment in which a client has been told that its
+// connection is taken.
+func TestExtTaken(t *testing.T) {
+	a := NewExtServer(ExtServerConfig{})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.listener, a.cookie = ln, newCookie()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	client.SetDeadline(time.Now().Add(patience))
+	inside, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inside.Close()
+	a.admit(inside)
+	told := make(chan error, 1)
+	go func() { told <- extClient(client, a.cookie, "fake", "192.0.2.1:1") }()
+	conn, err := a.negotiate(inside.(*net.TCPConn))
+	if err := errors.Join(err, <-told); err != nil {
+		t.Fatal(err)
+	}
+	a.stopExchanges(filepath.Join(t.TempDir(), "cookie"))
+	io.WriteString(client, "first words\n")
+	if words := readLine(t, conn); words != "first words" {
+		t.Errorf("got %q", words)
+	}
+}
+
 // TestExtMany runs 1,000 exchanges at once, while nobody accepts: not one may
 // wait for that.
 func TestExtMany(t *testing.T) {
