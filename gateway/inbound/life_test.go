@@ -295,20 +295,32 @@ func TestDialEnds(t *testing.T) {
 // Those who can't be served don't wait for each other: each gets its answer, also beyond
 // the bound.
 func TestLimitOfRefusals(t *testing.T) {
-	limit := NewLimiter(1)
-	limit.Acquire()
-	g := start(t, SOCKS5, failing(answer.Internal), func(_ *Settings, c *Config) { c.Limit = limit })
-	g.over.mu.Lock()
-	g.over.max = 1
-	g.over.mu.Unlock()
-	first := connect(t, g.addr)
-	first.send("\x05\x01\x00")
-	first.expect(noAuth) // it is being refused
-	second := connect(t, g.addr)
-	second.send(socksRequest("a.example", 80))
-	second.expect(noAuth + reply(answer.Limit.SOCKS()))
-	first.send(socksRequest("a.example", 80)[3:])
-	first.expect(reply(answer.Limit.SOCKS()))
+	// In a bubble, where the second one comes before keepsPlace is over, however busy the
+	// machine is.
+	synctest.Test(t, func(t *testing.T) {
+		limit := NewLimiter(1)
+		limit.Acquire()
+		ln := make(memory)
+		g := startOn(t, ln, SOCKS5, failing(answer.Internal), func(s *Settings, c *Config) { s.Allow, c.Limit = nil, limit })
+		g.over.mu.Lock()
+		g.over.max = 1
+		g.over.mu.Unlock()
+		first, second := dialFrom(ln, "192.0.2.1"), dialFrom(ln, "192.0.2.1")
+		say := func(c net.Conn, text, want string) {
+			t.Helper()
+			go io.WriteString(c, text)
+			got := make([]byte, len(want))
+			if n, err := io.ReadFull(c, got); string(got) != want {
+				t.Errorf("%q, %v; want %q", got[:n], err, want)
+			}
+		}
+		say(first, "\x05\x01\x00", noAuth) // it is being refused
+		say(second, socksRequest("a.example", 80), noAuth+reply(answer.Limit.SOCKS()))
+		say(first, socksRequest("a.example", 80)[3:], reply(answer.Limit.SOCKS()))
+		first.Close()
+		second.Close()
+		g.end(t)
+	})
 }
 
 // Clients beyond the limit that don't finish their requests hold up nobody while there are

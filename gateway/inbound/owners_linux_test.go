@@ -34,7 +34,7 @@ func TestOwners(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(10 * time.Second))
+				c.SetDeadline(time.Now().Add(patience))
 				c.Write([]byte{5, 1, 0})
 				got, err := io.ReadAll(io.LimitReader(c, 2))
 				if err != nil && !errors.Is(err, syscall.ECONNRESET) {
