@@ -136,7 +136,7 @@ bind = "127.0.0.1:0"
 [exit]
 deny = []
 [limits]
-drain = "2s"
+drain = "1m"
 `
 
 // far runs a server and gives the bridge's lines for a client's file.
@@ -165,7 +165,7 @@ http = "127.0.0.1:0"
 to = "*"
 via = "far"
 [limits]
-drain = "2s"
+drain = "1m"
 `
 
 // ask opens addr through a box's SOCKS5 front.

@@ -24,7 +24,6 @@ func TestServerReplaced(t *testing.T) {
 		for _, two := range []bool{false, true} {
 			t.Run(fmt.Sprintf("optimistic %s, two bridges: %v", optimistic, two), func(t *testing.T) {
 				text := strings.Replace(fmt.Sprintf(farEnd, ""), `"127.0.0.1:0"`, fmt.Sprintf("%q", ports.Free(t)), 1)
-				text = strings.Replace(text, "drain = \"2s\"", "drain = \"3s\"", 1)
 				server := start(t, "server", text)
 				config := fmt.Sprintf(nearEnd, bridge(server)+fmt.Sprintf("optimistic = %q\n", optimistic))
 				if two {

@@ -80,7 +80,7 @@ transports = ["slow"]
 to = "*"
 via = "direct"
 [limits]
-drain = "2s"
+drain = "1m"
 `, bind, option, exe, s.addr)
 }
 
