@@ -712,59 +712,85 @@ func TestSiteLeave(t *testing.T) {
 func TestSiteLarge(t *testing.T) {
 	key, cert, _ := writeCert(t, t.TempDir())
 	l := siteFor(t, website.Config{CertFile: cert, KeyFile: key}, nil)
-	dial := func() *tls.Conn {
+	type visitor struct {
+		*tls.Conn
+		in *bufio.Reader
+	}
+	dial := func() visitor {
 		c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = c.Close() })
 		_ = c.SetDeadline(time.Now().Add(limit))
-		return c
+		return visitor{c, bufio.NewReader(c)}
 	}
-	status := func(c *tls.Conn) int {
-		answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+	status := func(v visitor) int {
+		answer, err := http.ReadResponse(v.in, nil)
 		if err != nil {
 			return 0
 		}
 		_, _ = io.Copy(io.Discard, answer.Body)
 		return answer.StatusCode
 	}
-	const many = 40
-	var large []*tls.Conn
+	head := "GET / HTTP/1.1\r\nHost: h\r\nLong: " + strings.Repeat("x", 200<<10)
+	const many, places = 40, 16
+	var large []visitor
+	answered := make(chan struct{}, many)
+	var waiting sync.WaitGroup
 	for range many {
-		c := dial()
-		_, _ = fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: h\r\nLong: %s", strings.Repeat("x", 200<<10))
-		large = append(large, c)
+		v := dial()
+		_, _ = io.WriteString(v, head)
+		large = append(large, v)
+		waiting.Go(func() {
+			_, _ = v.in.Peek(1)
+			answered <- struct{}{}
+		})
+	}
+	// Only who is refused has an answer to half a head. When so many are, the places are taken.
+	for range many - places {
+		<-answered
 	}
 	small := dial()
-	fmt.Fprint(small, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	_, _ = io.WriteString(small, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
 	if got := status(small); got != http.StatusNotFound {
 		t.Errorf("an ordinary visitor gets %d", got)
 	}
-	for round := range 2 {
+	for round, text := range []string{"", head} { // who has been served may have the place again
+		for _, v := range large {
+			_, _ = io.WriteString(v, text+"\r\n\r\n")
+		}
+		waiting.Wait()
 		served := 0
-		for _, c := range large {
-			_, _ = fmt.Fprint(c, "\r\n\r\n")
-			if status(c) == http.StatusNotFound {
+		for _, v := range large {
+			if status(v) == http.StatusNotFound {
 				served++
 			}
 		}
-		if served != 16 {
-			t.Errorf("round %d: %d of %d visitors with a long head are served, want 16", round, served, many)
-		}
-		// Who has been served has given the place back, and may have it again.
-		for _, c := range large {
-			_, _ = fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: h\r\nLong: %s", strings.Repeat("x", 200<<10))
+		if served != places {
+			t.Errorf("round %d: %d of %d visitors with a long head are served, want %d", round, served, many, places)
 		}
 	}
-	for _, c := range large {
-		_ = c.Close()
+	body := func() int {
+		v := dial()
+		_, _ = fmt.Fprintf(v, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s", 200<<10, strings.Repeat("x", 200<<10))
+		return status(v)
+	}
+	// Who leaves has given the place back when the server has seen that.
+	for _, v := range large {
+		_, _ = io.WriteString(v, head)
+	}
+	for _, v := range large {
+		_ = v.Close()
+	}
+	for end := time.Now().Add(limit); body() != http.StatusNotFound; {
+		if time.Now().After(end) {
+			t.Fatal("the places of those who have left are taken")
+		}
 	}
 	// Bodies that nobody waits for take no place for longer than their request.
 	for range many {
-		c := dial()
-		_, _ = fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s", 200<<10, strings.Repeat("x", 200<<10))
-		if got := status(c); got != http.StatusNotFound {
+		if got := body(); got != http.StatusNotFound {
 			t.Fatalf("a visitor with a body gets %d", got)
 		}
 	}
