@@ -124,10 +124,13 @@ func (t *tuner) much(h heap) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.armed = false
-	still := h.cycles == t.last.cycles
+	still, grows := h.cycles == t.last.cycles, h.taken > t.last.taken
 	t.last = h
 	switch {
 	case h.taken <= small:
+		if grows { // a burst may still go on, and need no collection up to its end
+			t.arm()
+		}
 		return false
 	case still, h.taken > 2*h.live+garbage+small:
 		return true
@@ -145,7 +148,5 @@ func (t *tuner) gaveBack(before, after heap) {
 	if t.vain++; after.taken < before.taken-before.taken/8 {
 		t.vain = 0
 	}
-	if after.taken > small {
-		t.arm()
-	}
+	t.arm()
 }

@@ -67,6 +67,42 @@ func TestGivesBack(t *testing.T) {
 	})
 }
 
+// A burst goes on after memory was given back in the middle of it. The heap may become large
+// without a collection.
+func TestGivesBackAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		h := heap{live: 10 << 20, taken: 40 << 20, cycles: 1}
+		freed := 0
+		x := &tuner{now: most}
+		x.look = func() heap {
+			mu.Lock()
+			defer mu.Unlock()
+			return h
+		}
+		x.free = func() {
+			mu.Lock()
+			defer mu.Unlock()
+			freed++
+			h.cycles++
+			h.taken = h.live
+		}
+		x.collected(h)
+		for range 40 {
+			<-time.After(pause / 4)
+			mu.Lock()
+			h.taken += 1 << 20
+			mu.Unlock()
+		}
+		<-time.After(time.Hour)
+		mu.Lock()
+		defer mu.Unlock()
+		if freed < 2 || h.taken > small {
+			t.Errorf("memory was given back %d times, and %d MiB are taken", freed, h.taken>>20)
+		}
+	})
+}
+
 // The numbers are there, and a collection is noticed.
 func TestLook(t *testing.T) {
 	h := look()
