@@ -414,8 +414,7 @@ func TestIdleCarriers(t *testing.T) {
 		attack(t, bridge, newHello())
 	}
 	var u usage
-	// Memory is given back at last a minute after the burst.
-	if !harness.Eventually(75*time.Second, func() bool { u = server.usage(); return u.RSS-base.RSS <= number*each }) {
+	if !harness.Eventually(memoryBack, func() bool { u = server.usage(); return u.RSS-base.RSS <= number*each }) {
 		t.Errorf("an idle carrier takes %d KiB, want %d at most", (u.RSS-base.RSS)/number>>10, each>>10)
 	}
 	t.Logf("%d idle carriers, %d KiB each; %v", number, (u.RSS-base.RSS)/number>>10, u)
