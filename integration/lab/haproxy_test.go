@@ -28,6 +28,7 @@ func newCluster(t *testing.T) *lab {
 	l.censor = newCensor(t, all...)
 	serveOrigin(t, l.origin)
 	text, bridge := pair(t, front.addr, "far")
+	text = strings.Replace(text, "drain = \"10s\"\n", longStop, 1)
 	for _, b := range l.servers {
 		b.configure(text) // byte for byte the same
 		b.start()

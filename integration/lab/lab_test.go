@@ -92,7 +92,7 @@ func newLabOf(t *testing.T, more string, servers ...[]string) *lab {
 			text = server + text
 			l.names, l.bridges = append(l.names, name), append(l.bridges, bridge)
 		}
-		if strings.HasPrefix(more, quickStop) {
+		if strings.HasPrefix(more, "drain = ") {
 			text = strings.Replace(text, "drain = \"10s\"\n", "", 1)
 		}
 		b.configure(text + more)
