@@ -261,7 +261,7 @@ func TestClientsSayWhy(t *testing.T) {
 
 // TestWrongClients: who can't be served is told so soon, and the log says what to do.
 func TestWrongClients(t *testing.T) {
-	client := run(t, "client", debugLog+"[limits]\nhandshake = \"1s\"\n[listen]\nmixed = [\"127.0.0.1:0\", \"127.0.0.1:0\"]\n"+everythingDirect, setting{})
+	client := run(t, "client", debugLog+"[limits]\nhandshake = \"3s\"\n[listen]\nmixed = [\"127.0.0.1:0\", \"127.0.0.1:0\"]\n"+everythingDirect, setting{})
 	for _, addr := range client.ports() {
 		if _, stderr, code := command(t, nil, "curl", "-sS", "-k", "--max-time", "30", "https://"+addr+"/"); code != 35 {
 			t.Errorf("curl with TLS: exit code %d, %s", code, stderr)

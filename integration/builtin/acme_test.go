@@ -48,24 +48,7 @@ func startDNS(t *testing.T, known string) (addr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
-	t.Cleanup(func() {
-		ln.Close()
-		<-done
-	})
-	go func() {
-		defer close(done)
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			_ = c.SetDeadline(time.Now().Add(time.Second))
-			_ = answerDNS(c, known)
-			c.Close()
-		}
-	}()
-	return ln.Addr().String()
+	return harness.Serve(t, ln, func(c net.Conn) { _ = answerDNS(c, known) })
 }
 
 // answerDNS answers one question (RFC 1035 section 4.2.2).
