@@ -218,6 +218,14 @@ var slips = []slip{
 	{regexp.MustCompile(`^` + key + `\s*=\s*\[[^"'\]]*[^"'\]\s\d{,\[]`), func(m []string) string {
 		return fmt.Sprintf("text stands in quotes, in a list, too: write %q", m[1]+" = [\"…\", \"…\"]")
 	}},
+	{regexp.MustCompile(`^` + key + `\s*=\s*(\{.*)`), func(m []string) string {
+		for _, entry := range bareEntry.FindAllStringSubmatch(quotedText.ReplaceAllString(m[2], `""`), -1) {
+			if !isValue(entry[2]) {
+				return fmt.Sprintf("text stands in quotes, in such a table, too: write %q", entry[1]+" = \""+entry[2]+"\"")
+			}
+		}
+		return ""
+	}},
 	{regexp.MustCompile(`^` + key + `\s*=\s*\{(?:[^"']|"[^"]*"|'[^']*')*?\b` + key + `\s*:`), func(m []string) string {
 		return fmt.Sprintf("a key and its value stand as in  key = value: write \"=\" behind %q, not \":\"", m[2])
 	}},
@@ -266,8 +274,8 @@ var slips = []slip{
 	}},
 	{regexp.MustCompile(`^` + key + `\s*=\s*"[^"]*$`), says("a quote is missing at the end of this text: it ends with the same quote that it begins with")},
 	{regexp.MustCompile(`^` + key + `\s*=\s*([^"'\[{\s][^"'#]*?)\s*(#.*)?$`), func(m []string) string {
-		if _, err := toml.Decode("x = "+m[2], &struct{}{}); err == nil {
-			return "" // the value is right
+		if isValue(m[2]) {
+			return ""
 		}
 		hint := fmt.Sprintf("text stands in quotes: write %q", m[1]+" = \""+m[2]+"\"")
 		if strings.Trim(m[2], "0123456789_+-") == "" {
@@ -275,6 +283,15 @@ var slips = []slip{
 		}
 		return hint
 	}},
+}
+
+// bareEntry is an entry of a table in one line, with a value that has no quotes.
+var bareEntry = regexp.MustCompile(`[{,]\s*` + key + `\s*=\s*([^"'\[{\s,}][^"'\s,}]*)`)
+
+// isValue tells whether a text can stand behind a "=" as it is.
+func isValue(text string) bool {
+	_, err := toml.Decode("x = "+text, &struct{}{})
+	return err == nil
 }
 
 func says(text string) func([]string) string { return func([]string) string { return text } }

@@ -65,6 +65,11 @@ func TestSlips(t *testing.T) {
 		{"Latin-1", slipRoute + "# f\xfcr\n", `:4: the file has bytes that are no UTF-8: save it as UTF-8`},
 		{"NUL", slipRoute + "# \x00\n", `:4: the file has a NUL byte in it: it is damaged, or no configuration`},
 		{"line ends of old Macs", strings.ReplaceAll(slipRoute, "\n", "\r"), `:1: the lines end in a carriage return alone: save the file with line ends of Unix or Windows`},
+		{"bare URL in a table", "[bridge.a]\nargs = { url = https://x.example.com/abc, iat-mode = \"0\" }\n" + slipRoute, `:2: text stands in quotes, in such a table, too: write "url = \"https://x.example.com/abc\""`},
+		{"bare address in a table", "[[serve]]\ntls = { acme = \"www.example.com\", http = 0.0.0.0:80 }\n" + slipRoute, `:2: text stands in quotes, in such a table, too: write "http = \"0.0.0.0:80\""`},
+		{"bare cert in a table", "[bridge.a]\nargs = {iat-mode = 0, cert = ab/c+d}\n" + slipRoute, `:2: text stands in quotes, in such a table, too: write "cert = \"ab/c+d\""`},
+		{"no comma in a table", "[bridge.a]\nargs = { cert = \"x\" iat-mode = \"0\" }\n" + slipRoute, `:2: a comma is missing between two entries of this table: write one before "iat-mode"`},
+		{"colon in a table", "[bridge.a]\nargs = { iat-mode = 0, url: \"https://x.example.com/abc\" }\n" + slipRoute, `:2: a key and its value stand as in  key = value: write "=" behind "url", not ":"`},
 		{"something else", slipRoute + "?\n", `:4: expected '.' or '=', but got '?' instead`},
 	} {
 		path := filepath.Join(t.TempDir(), "c.toml")
