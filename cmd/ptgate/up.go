@@ -91,6 +91,13 @@ type up struct {
 // run does what is missing until somebody can join.
 func (u *up) run(file string, addresses []string) error {
 	stderr := u.cmd.ErrOrStderr()
+	if u.decoy != "" && !strings.Contains(u.decoy, "://") { // in the file, it would be looked for beside that
+		dir, err := filepath.Abs(u.decoy)
+		if err != nil {
+			return err
+		}
+		u.decoy = dir
+	}
 	path, cfg, fresh, err := u.configuration(file, addresses)
 	if err != nil {
 		return err
@@ -277,7 +284,7 @@ func (u *up) serves(cfg *config.Config, addresses []string) (bool, error) {
 			case s.Transport != row.Name || s.Bind.Port() != t.Port:
 				return false
 			case row.Front:
-				return s.Site != nil && s.Site.Name == t.Name && (u.decoy == "" || u.decoy == s.Site.Decoy) && (u.directory == "" || u.directory == s.Site.Directory)
+				return s.Site != nil && s.Site.Name == t.Name && (u.decoy == "" || u.decoy == s.Site.Decoy || sameFile(u.decoy, s.Site.Decoy)) && (u.directory == "" || u.directory == s.Site.Directory)
 			}
 			return s.Public == destination.Format(t)
 		}) {
