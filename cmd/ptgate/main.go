@@ -81,9 +81,10 @@ func newRoot() *cobra.Command {
 		Long: `ptgate lets ordinary programs reach chosen destinations through pluggable
 transports: as the gateway beside the programs (a proxy for SOCKS5, SOCKS4a and
 HTTP), as the server at the far end, or both.`,
-		Example: `  ptgate demo                                    both ends on this machine
-  ptgate pair --address 198.51.100.7:8443        files for a server and a client
-  ptgate run -c server.toml                      run one`,
+		Example: `  ptgate demo                              both ends on this machine
+  ptgate up --address 198.51.100.7:8443    on a server: all in one, and an invitation
+  ptgate join link.txt                     on a client: a configuration from that
+  ptgate run -c server.toml                run one`,
 		Version:       versionText(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -158,6 +159,7 @@ func strict(root *cobra.Command) {
 	for _, c := range root.Commands() {
 		switch c.Name() {
 		case "help":
+			c.Example = "  ptgate help invite"
 			c.Run = nil
 			c.RunE = func(_ *cobra.Command, args []string) error {
 				about, rest, err := root.Find(args)
@@ -168,6 +170,7 @@ func strict(root *cobra.Command) {
 				return about.Help()
 			}
 		case "completion":
+			c.Example = "  source <(ptgate completion bash)\n  ptgate completion fish > ~/.config/fish/completions/ptgate.fish"
 			var shells []string
 			for _, s := range c.Commands() {
 				shells = append(shells, s.Name())

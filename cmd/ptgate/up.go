@@ -49,7 +49,8 @@ Given again, it starts what does not run, and changes nothing else.`,
 		Example: `  ptgate up --address 198.51.100.7
   ptgate up --address www.example.com --address 198.51.100.7:8443 --name alice --yes
   ptgate up -c server.toml --address 198.51.100.7:8443 --front`,
-		Args: noArgs,
+		SuggestFor: []string{"setup", "install"},
+		Args:       noArgs,
 	}
 	u := up{cmd: cmd}
 	file := configFlag(cmd)

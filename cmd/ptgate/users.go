@@ -43,7 +43,8 @@ that changes. A name that is there already gets a new secret and these limits, w
 		Example: `  ptgate invite alice
   ptgate invite bob --expires 30d --rate 20Mbit --quota 50GB/month
   ptgate invite carol --allow '*.example.org' --allow '*:443' --qr`,
-		Args: oneArg("NAME", "alice"),
+		SuggestFor: []string{"adduser", "add-user", "useradd", "link"},
+		Args:       oneArg("NAME", "alice"),
 	}
 	file := configFlag(cmd)
 	var limits [4]string
@@ -279,8 +280,9 @@ func newRevokeCommand() *cobra.Command {
 		Short: "On a server: end a user, and what the user has open",
 		Long: `On a server: take a user out of [exit] users_file. If ptgate runs, all that the user
 has open ends at once, in the middle of a download, too. The links of others stay good.`,
-		Example: `  ptgate revoke alice`,
-		Args:    oneArg("NAME", "alice"),
+		Example:    `  ptgate revoke alice`,
+		SuggestFor: []string{"uninvite", "remove", "delete", "ban"},
+		Args:       oneArg("NAME", "alice"),
 	}
 	file := configFlag(cmd)
 	cmd.ValidArgsFunction = userNames(file)
@@ -354,6 +356,13 @@ Nothing tells where they went, or from where they came.`,
 			return printJSON(cmd.OutOrStdout(), rows)
 		}
 		printUsers(plainWriter{cmd.OutOrStdout()}, rows)
+		switch {
+		case len(rows) > 0:
+		case cfg.Exit.UsersFile == "":
+			fmt.Fprintf(cmd.ErrOrStderr(), "# %s has no users: everybody with a bridge line may use its exit, if it has one\n", cfg.Path)
+		default:
+			fmt.Fprintf(cmd.ErrOrStderr(), "# there is nobody yet; `ptgate invite -c %s NAME` makes the first one\n", cfg.Path)
+		}
 		return nil
 	}
 	return cmd
