@@ -147,6 +147,8 @@ func (s *session) valid(user, password string) bool {
 	}
 	a := s.roster.account(user)
 	switch {
+	case !ok && a == nil && s.exit.revoked(user):
+		s.exit.book.Add(outcome.ExitBadCredentials, outcome.By(), "user", user, "cause", "revoked")
 	case !ok && a == nil:
 		// It may be anything, such as a password in the wrong place: no log has it.
 		s.exit.book.Add(outcome.ExitBadCredentials, outcome.By())

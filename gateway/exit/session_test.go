@@ -364,6 +364,36 @@ func TestBusy(t *testing.T) {
 	}
 }
 
+// Who comes with a wrong secret, or was revoked, is in the log by name. Any other name is not: it may
+// be a password in the wrong place.
+func TestUserInTheLog(t *testing.T) { synctest.Test(t, testUserInTheLog) }
+
+func testUserInTheLog(t *testing.T) {
+	for _, tt := range []struct{ login, want, wantNot string }{
+		{"\x03ann\x05wrong", `"user":"ann"`, `"cause"`},
+		{"\x03bob\x01b", `"user":"bob","cause":"revoked"`, `"ann"`},
+		{"\x07mallory\x01e", "wrong user or password", `"user":`},
+	} {
+		var log bytes.Buffer
+		logger := slog.New(slog.NewJSONHandler(&log, nil))
+		book := outcome.New(logger)
+		e := New(func() *Settings { return &Settings{} }, book, logger)
+		e.SetUsers(map[string]User{"ann": {Password: "a"}, "bob": {Password: "b"}})
+		e.SetUsers(map[string]User{"ann": {Password: "a"}})
+		client, server := net.Pipe()
+		var wg sync.WaitGroup
+		wg.Go(func() { serveConn(t.Context(), e, server) })
+		wg.Go(func() { io.WriteString(client, "\x05\x01\x02\x01"+tt.login+v4) })
+		io.Copy(io.Discard, client)
+		client.Close()
+		wg.Wait()
+		book.Close()
+		if text := log.String(); !strings.Contains(text, tt.want) || strings.Contains(text, tt.wantNot) {
+			t.Errorf("%q: log: %s", tt.login, text)
+		}
+	}
+}
+
 // Nobody learns from a log who asked for what.
 func TestNothingPrivateInTheLog(t *testing.T) {
 	var log bytes.Buffer

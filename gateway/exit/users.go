@@ -164,6 +164,14 @@ func (e *Exit) meterOf(name string, a *account) *meter {
 	return m
 }
 
+// revoked tells whether a name, which nobody has now, was that of a user.
+func (e *Exit) revoked(name string) bool {
+	e.changing.Lock()
+	defer e.changing.Unlock()
+	_, ok := e.used[name]
+	return ok
+}
+
 // Used says what users have used before. Call it before SetUsers.
 func (e *Exit) Used(all map[string]Usage) {
 	e.changing.Lock()
