@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -39,17 +40,27 @@ func exitUsers(e *config.Exit) map[string]exit.User {
 	return all
 }
 
-// ReadUsers reads the users_file of the running configuration again. Streams of users who
-// are gone end at once. With an error nothing changes. It does not wait for a reload that is
-// under way.
-func (g *Gateway) ReadUsers() error {
+// ReadUsers reads the users_file of the running configuration again, and tells so. If file is
+// not empty and another one than that, it does nothing. Streams of users who are gone end at
+// once. With an error nothing changes. It does not wait for a reload that is under way.
+func (g *Gateway) ReadUsers(file string) (read bool, err error) {
 	g.users.Lock()
 	defer g.users.Unlock()
 	cfg := g.view.Load().cfg
-	if cfg.Exit.UsersFile == "" {
-		return errors.New("the configuration that runs has no users_file yet")
+	switch {
+	case file != "" && !sameFile(file, cfg.Exit.UsersFile):
+		return false, nil
+	case cfg.Exit.UsersFile == "":
+		return false, errors.New("the configuration that runs has no users_file yet")
 	}
-	return g.readUsers(cfg)
+	return true, g.readUsers(cfg)
+}
+
+// sameFile tells whether two absolute paths are of one file.
+func sameFile(a, b string) bool {
+	infoA, errA := os.Stat(a)
+	infoB, errB := os.Stat(b)
+	return a == b || errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
 // readUsers reads the users_file of cfg, if it has one. The caller holds users.

@@ -53,8 +53,18 @@ func TestUsersFile(t *testing.T) {
 	}
 	old := loadText(t, server.path, text)
 	write("bob")
-	if err := server.ReadUsers(); err != nil {
+	other := filepath.Join(t.TempDir(), "users")
+	if read, err := server.ReadUsers(other); read || err != nil {
+		t.Errorf("the users of another server: %v, %v", read, err)
+	}
+	if err := read(a); err != nil {
+		t.Errorf("nothing was asked for: %v", err)
+	}
+	if err := os.Symlink(file, other); err != nil {
 		t.Fatal(err)
+	}
+	if read, err := server.ReadUsers(other); !read || err != nil {
+		t.Fatal(read, err)
 	}
 	begun := time.Now()
 	n, err := io.Copy(io.Discard, a)
@@ -72,7 +82,7 @@ func TestUsersFile(t *testing.T) {
 	}
 	b.Close()
 	os.WriteFile(file, []byte("bob nothing"), 0o600)
-	if err := server.ReadUsers(); err == nil || !strings.Contains(err.Error(), "users:1: ") {
+	if _, err := server.ReadUsers(""); err == nil || !strings.Contains(err.Error(), "users:1: ") {
 		t.Errorf("a wrong file: %v", err)
 	}
 	c := mustAsk(t, bob, endless)

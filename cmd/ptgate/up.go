@@ -322,9 +322,8 @@ func (u *up) write(path, text string) error {
 }
 
 // usersFileFor is the name of the file with the users of a new configuration. Those of another
-// configuration beside it stay its own: who is let in there has no invitation to this server, and
-// the server there would not hear of who is revoked here. A file that no configuration names has
-// been copied there, and is taken.
+// configuration beside it stay its own: who is let in there has no invitation to this server. A
+// file that no configuration names has been copied there, and is taken.
 func usersFileFor(path string) string {
 	name := filepath.Join(filepath.Dir(path), "users")
 	beside, _ := os.ReadDir(filepath.Dir(path)) // it may have to be made

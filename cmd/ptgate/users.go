@@ -131,7 +131,7 @@ func giveLink(cmd *cobra.Command, file, user, link, out string, qr bool) error {
 // announceUser tells a running ptgate of a new user. The link is good for the next one that
 // reads the file, so what goes wrong here is only said.
 func announceUser(cmd *cobra.Command, file string, cfg *config.Config) {
-	switch told, err := tellUsers(cmd.Context(), file); {
+	switch told, err := tellUsers(cmd.Context(), file, cfg); {
 	case err != nil:
 		fmt.Fprintf(cmd.ErrOrStderr(), "# warning: the user is in %s, but the running ptgate does not let it in before `ptgate reload -c %s`: %v\n", cfg.Exit.UsersFile, cfg.Path, err)
 	case !told:
@@ -260,18 +260,30 @@ func newUsersFile(name, configuration string) error {
 	return errors.Join(keepOwner(f, info), f.Close())
 }
 
-// tellUsers makes the running ptgate read its users_file again. told is false if none runs.
-func tellUsers(ctx context.Context, file string) (told bool, err error) {
+// tellUsers makes the running ptgate read its users_file again, and each other one that has the
+// same file. told is false if none runs.
+func tellUsers(ctx context.Context, file string, cfg *config.Config) (told bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	r, err := running(ctx, file, "")
 	if err == nil {
-		err = control.ReadUsers(ctx, r.socket)
+		told, err = control.ReadUsers(ctx, r.socket, "")
 	}
 	if errors.Is(err, control.ErrNotRunning) {
-		return false, nil
+		err = nil
 	}
-	return err == nil, err
+	list, absErr := filepath.Abs(cfg.Exit.UsersFile)
+	if absErr != nil {
+		return told, errors.Join(err, absErr)
+	}
+	for _, socket := range control.Others(r.file.StateDirs, r.socket) {
+		read, otherErr := control.ReadUsers(ctx, socket, list)
+		if errors.Is(otherErr, control.ErrNotRunning) {
+			continue // it was killed, or has ended just now
+		}
+		told, err = told || read, errors.Join(err, otherErr)
+	}
+	return told && err == nil, err
 }
 
 func newRevokeCommand() *cobra.Command {
@@ -308,10 +320,10 @@ has open ends at once, in the middle of a download, too. The links of others sta
 		if err != nil {
 			return err
 		}
-		told, err := tellUsers(cmd.Context(), *file)
+		told, err := tellUsers(cmd.Context(), *file, cfg)
 		switch {
 		case err != nil:
-			return fmt.Errorf("the user is out of %s, and the running ptgate still serves it: %w", cfg.Exit.UsersFile, err)
+			return fmt.Errorf("the user is out of %s, and a running ptgate may still serve it: %w", cfg.Exit.UsersFile, err)
 		case told:
 			fmt.Fprintf(cmd.OutOrStdout(), "revoked %s; what it had open has ended\n", name)
 		default:

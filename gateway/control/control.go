@@ -71,8 +71,9 @@ type Answers struct {
 	Reload func(context.Context) error
 	// Users is sent as JSON: what each user of the exit has used.
 	Users func() any
-	// ReadUsers reads the file of users again.
-	ReadUsers func() error
+	// ReadUsers reads the file of users again, and tells so. If file is not empty and names
+	// another one, it does nothing.
+	ReadUsers func(file string) (bool, error)
 	// Rotate gives new keys to servers, which are named by name, and ends the present ones
 	// at a time.
 	Rotate func(ctx context.Context, names []string, until time.Time) error
@@ -119,23 +120,26 @@ func Serve(path string, a Answers) (*Server, error) {
 			e.Encode(value())
 		})
 	}
-	post := func(what string, do func(context.Context, url.Values) error) {
+	post := func(what string, do func(context.Context, url.Values) (done bool, err error)) {
 		mux.HandleFunc("POST "+what, func(w http.ResponseWriter, r *http.Request) {
-			if err := do(r.Context(), r.URL.Query()); err != nil {
+			switch done, err := do(r.Context(), r.URL.Query()); {
+			case err != nil:
 				http.Error(w, err.Error(), http.StatusConflict)
+			case !done:
+				w.WriteHeader(http.StatusNoContent)
 			}
 		})
 	}
 	get("/status", a.Status)
-	post("/reload", func(ctx context.Context, _ url.Values) error { return a.Reload(ctx) })
+	post("/reload", func(ctx context.Context, _ url.Values) (bool, error) { return true, a.Reload(ctx) })
 	get("/users", a.Users)
-	post("/users", func(context.Context, url.Values) error { return a.ReadUsers() })
-	post("/rotate", func(ctx context.Context, query url.Values) error {
+	post("/users", func(_ context.Context, query url.Values) (bool, error) { return a.ReadUsers(query.Get("file")) })
+	post("/rotate", func(ctx context.Context, query url.Values) (bool, error) {
 		until, err := time.Parse(time.RFC3339Nano, query.Get("until"))
 		if err != nil {
-			return err
+			return false, err
 		}
-		return a.Rotate(ctx, query["serve"], until)
+		return true, a.Rotate(ctx, query["serve"], until)
 	})
 	s.http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
@@ -238,10 +242,14 @@ func Users(ctx context.Context, path string) ([]byte, error) {
 	return ask(ctx, path, http.MethodGet, "/users")
 }
 
-// ReadUsers asks the ptgate on the socket path to read its file of users, and waits for it.
-func ReadUsers(ctx context.Context, path string) error {
-	_, err := ask(ctx, path, http.MethodPost, "/users")
-	return err
+// ReadUsers asks the ptgate on the socket path to read its file of users, and waits for it. If
+// file is not empty and names another one, nothing happens, and read is false.
+func ReadUsers(ctx context.Context, path, file string) (read bool, err error) {
+	_, err = ask(ctx, path, http.MethodPost, "/users?"+url.Values{"file": {file}}.Encode())
+	if errors.Is(err, errNothingDone) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Rotate asks the ptgate on the socket path for new keys of servers; see Answers.
@@ -249,6 +257,22 @@ func Rotate(ctx context.Context, path string, names []string, until time.Time) e
 	query := url.Values{"serve": names, "until": {until.Format(time.RFC3339Nano)}}
 	_, err := ask(ctx, path, http.MethodPost, "/rotate?"+query.Encode())
 	return err
+}
+
+var errNothingDone = errors.New("it was not asked for what it has")
+
+// Others returns the sockets in state directories, but for the one at path.
+func Others(stateDirs []string, path string) (sockets []string) {
+	for _, dir := range stateDirs {
+		all, _ := os.ReadDir(dir) // one that is not there has none
+		for _, e := range all {
+			socket := filepath.Join(dir, e.Name())
+			if ok, _ := filepath.Match("control-*.sock", e.Name()); ok && socket != path && genuine(socket) == nil {
+				sockets = append(sockets, socket)
+			}
+		}
+	}
+	return sockets
 }
 
 // Find returns the first path of a socket on which a ptgate answers, or ErrNotRunning.
@@ -325,6 +349,9 @@ func ask(ctx context.Context, path, method, what string) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
 	if err != nil {
 		return nil, err
+	}
+	if resp.StatusCode == http.StatusNoContent {
+		return nil, errNothingDone
 	}
 	if resp.StatusCode != http.StatusOK {
 		return nil, errors.New(strings.TrimSpace(string(b)))

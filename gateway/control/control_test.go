@@ -26,7 +26,7 @@ func TestAsk(t *testing.T) {
 	}
 	var bad error
 	s, err := control.Serve(path, control.Answers{Status: func() any { return map[string]int{"answer": 42} }, Reload: func(context.Context) error { return bad },
-		Users: func() any { return []string{"ann"} }, ReadUsers: func() error { return bad },
+		Users: func() any { return []string{"ann"} }, ReadUsers: func(string) (bool, error) { return false, bad },
 		Rotate: func(_ context.Context, names []string, until time.Time) error {
 			return fmt.Errorf("%q %v", names, until.UTC())
 		}})
@@ -49,7 +49,7 @@ func TestAsk(t *testing.T) {
 	if b, err := control.Users(t.Context(), path); err != nil || string(b) != "[\n  \"ann\"\n]\n" {
 		t.Errorf("users %q, %v", b, err)
 	}
-	if err := control.ReadUsers(t.Context(), path); err == nil || err.Error() != bad.Error() {
+	if _, err := control.ReadUsers(t.Context(), path, ""); err == nil || err.Error() != bad.Error() {
 		t.Errorf("users: %v", err)
 	}
 	until := time.Date(2027, 1, 2, 3, 4, 5, 6, time.UTC)
