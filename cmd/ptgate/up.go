@@ -575,6 +575,9 @@ func (u *up) wantsService(path string) (bool, error) {
 				return false, fmt.Errorf("a service can't see what is in %s: move %s to /usr/local/bin, and keep the configuration in /etc/ptgate; or run it with --front", hidden, exe)
 			}
 		}
+		if unit, err := u.command("systemctl", "cat", unitName); err == nil && unitConfig(unit) != path {
+			return false, fmt.Errorf("the service that is installed runs %s, and not %s: give that one with -c, or run this one with --front", unitConfig(unit), path)
+		}
 		return true, nil
 	}
 	if !isTerminal(u.cmd.InOrStdin()) {
@@ -592,6 +595,15 @@ func program() (string, error) {
 	return filepath.EvalSymlinks(exe)
 }
 
+// command runs a program of the system, and returns what it says.
+func (u *up) command(argv ...string) (string, error) {
+	out, err := adapter.CombinedOutput(exec.CommandContext(u.cmd.Context(), argv[0], argv[1:]...))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, strings.TrimSpace(string(out)))
+	}
+	return string(out), nil
+}
+
 // install installs and starts the system service for the configuration at path, with its
 // file of users.
 func (u *up) install(path, list string) error {
@@ -599,14 +611,7 @@ func (u *up) install(path, list string) error {
 	if err != nil {
 		return err
 	}
-	run := func(argv ...string) error {
-		out, err := adapter.CombinedOutput(exec.CommandContext(u.cmd.Context(), argv[0], argv[1:]...))
-		if err != nil {
-			return fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, strings.TrimSpace(string(out)))
-		}
-		return nil
-	}
-	if run("systemctl", "cat", unitName) != nil { // no package has installed one
+	if _, err := u.command("systemctl", "cat", unitName); err != nil { // no package has installed one
 		unit, err := serviceUnit(exe, path)
 		if err != nil {
 			return err
@@ -614,8 +619,6 @@ func (u *up) install(path, list string) error {
 		if err := durable.WriteFile("/etc/systemd/system/"+unitName, []byte(unit), 0o644); err != nil {
 			return err
 		}
-	} else if path != serviceConfig {
-		return fmt.Errorf("the service that is installed runs %s, and not %s: leave -c out, or run it with --front", serviceConfig, path)
 	}
 	owner, err := user.Lookup("ptgate")
 	if err != nil {
@@ -625,7 +628,7 @@ func (u *up) install(path, list string) error {
 		if err := durable.WriteFile("/etc/sysusers.d/ptgate.conf", []byte(systemd.Users), 0o644); err != nil {
 			return err
 		}
-		if err := run("systemd-sysusers", "ptgate.conf"); err != nil {
+		if _, err := u.command("systemd-sysusers", "ptgate.conf"); err != nil {
 			return err
 		}
 		if owner, err = user.Lookup("ptgate"); err != nil {
@@ -650,7 +653,7 @@ func (u *up) install(path, list string) error {
 	}
 	return interruptible(u.cmd.Context(), func(context.Context) error {
 		for _, argv := range [][]string{{"daemon-reload"}, {"enable", unitName}, {"restart", unitName}} {
-			if err := run(append([]string{"systemctl"}, argv...)...); err != nil {
+			if _, err := u.command(append([]string{"systemctl"}, argv...)...); err != nil {
 				return fmt.Errorf("%w; its log:  journalctl -u ptgate", err)
 			}
 		}
@@ -661,6 +664,17 @@ func (u *up) install(path, list string) error {
 
 // serviceConfig is the configuration of the service that a package installs.
 const serviceConfig = "/etc/ptgate/ptgate.toml"
+
+// unitConfig is the configuration of a service, whose unit `systemctl cat` shows.
+func unitConfig(unit string) string {
+	config := serviceConfig
+	for line := range strings.Lines(unit) {
+		if set, ok := strings.CutPrefix(strings.TrimSpace(line), "Environment=PTGATE_CONFIG="); ok {
+			config = set // that of a file of the operator's own comes last
+		}
+	}
+	return config
+}
 
 // serviceUnit is the unit for a program and a configuration in places of their own.
 func serviceUnit(exe, path string) (string, error) {

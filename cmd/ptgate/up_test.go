@@ -22,6 +22,14 @@ func TestServiceUnit(t *testing.T) {
 	if n := strings.Count(systemd.Unit, "\n"); strings.Count(unit, "\n") != n || !strings.Contains(systemd.Users, "u ptgate ") {
 		t.Error("something else has changed")
 	}
+	for text, want := range map[string]string{
+		systemd.Unit: serviceConfig, unit: "/srv/a.toml", "[Service]\nExecStart=mine": serviceConfig,
+		systemd.Unit + "# own.conf\n[Service]\nEnvironment=PTGATE_CONFIG=%d/ptgate.toml\n": "%d/ptgate.toml",
+	} {
+		if got := unitConfig(text); got != want {
+			t.Errorf("a service runs %q, want %q", got, want)
+		}
+	}
 	if _, err := serviceUnit("/opt/pt gate", "/srv/a.toml"); err == nil {
 		t.Error("a path with a space is taken")
 	}

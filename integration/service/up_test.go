@@ -154,4 +154,17 @@ func TestUpFromSource(t *testing.T) {
 	if out := m.must(t, "env", "HOME=/root", "ptgate", "users", "--json"); !regexp.MustCompile(`"name": "you",[^}]*"up": [1-9]`).MatchString(out) {
 		t.Errorf("users says\n%s", out)
 	}
+
+	// The service is that of its own file, wherever that is, and of no other one.
+	other := "/srv/other.toml"
+	at443 := []string{"env", "HOME=/root", "ptgate", "up", "-c", other, "--address", "127.0.0.1:443", "--yes"}
+	if out, code := m.run(t, at443...); code != 1 || !strings.Contains(out, "the service that is installed runs "+config) {
+		t.Errorf("with another file: %d, %s", code, out)
+	}
+	m.must(t, "sh", "-c", "test ! -e "+other+" && systemctl disable ptgate && rm /etc/systemd/system/ptgate.service && systemctl daemon-reload")
+	for range 2 {
+		m.must(t, at443...)
+		m.want(t, "ActiveState=active", "UnitFileState=enabled", "NRestarts=0")
+		m.must(t, "systemctl", "stop", "ptgate")
+	}
 }
