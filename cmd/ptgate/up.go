@@ -120,6 +120,7 @@ func (u *up) run(file string, addresses []string) error {
 	}
 	if fresh != "" {
 		warnNear(stderr, cfg)
+		oneWay(stderr, cfg)
 	}
 	firewall(stderr, cfg)
 	where, err := filepath.Abs(path) // the service is elsewhere
@@ -238,11 +239,10 @@ func (u *up) configuration(file string, addresses []string) (path string, cfg *c
 		}
 	}
 	if len(addresses) == 0 {
-		answer, ok := u.ask.ask("At which address do clients reach this server (its public IP address, or a name for webtunnel)?")
-		if !ok || answer == "" {
+		answer, _ := u.ask.ask("At which address do clients reach this server (its public IP address, for obfs4; a name, for webtunnel; or both, as in www.example.com 198.51.100.7:8443)?")
+		if addresses = strings.Fields(answer); len(addresses) == 0 {
 			return "", nil, "", usagef("up needs --address HOST[:PORT], where clients reach this server")
 		}
-		addresses = []string{answer}
 	}
 	text, err := u.serverText(path, addresses)
 	if err != nil {
@@ -478,6 +478,13 @@ func warnNear(out io.Writer, cfg *config.Config) {
 			fmt.Fprintf(out, "# warning: %s is %s: clients elsewhere can't reach it. They need this server's public address "+
 				"(behind a router, the router's, which has to pass the port on)\n", a.Addr(), near)
 		}
+	}
+}
+
+// oneWay says how a server that has a name only gets a second way.
+func oneWay(out io.Writer, cfg *config.Config) {
+	if len(cfg.Serve) == 1 && cfg.Serve[0].Site != nil {
+		fmt.Fprintf(out, "# this is one way. A second one, by obfs4, takes the IP address and another port, as in  --address %s --address 198.51.100.7:8443\n", cfg.Serve[0].Site.Name)
 	}
 }
 
