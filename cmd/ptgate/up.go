@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -331,7 +332,14 @@ func usersFileFor(path string) string {
 		if !isFile(e.Name()) || e.Name() == filepath.Base(path) {
 			continue
 		}
-		if cfg, _ := config.Load(filepath.Join(filepath.Dir(path), e.Name())); cfg != nil && sameFile(cfg.Exit.UsersFile, name) {
+		other := filepath.Join(filepath.Dir(path), e.Name())
+		cfg, _ := config.Load(other)
+		taken := cfg != nil && sameFile(cfg.Exit.UsersFile, name)
+		if cfg == nil { // it has errors, and may be mended later
+			text, _ := os.ReadFile(other)
+			taken = bytes.Contains(text, []byte("users_file"))
+		}
+		if taken {
 			return strings.TrimSuffix(filepath.Base(path), ".toml") + ".users"
 		}
 	}
