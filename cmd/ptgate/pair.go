@@ -144,10 +144,6 @@ func addPair(ctx context.Context, address, transport, out string) (name string, 
 	if err != nil {
 		return "", err
 	}
-	serve, err := serveText(row, t, options)
-	if err != nil {
-		return "", err
-	}
 	server, client := filepath.Join(out, pairNames[0]), filepath.Join(out, pairNames[1])
 	unlock, err := lockFile(server)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -164,6 +160,16 @@ func addPair(ctx context.Context, address, transport, out string) (name string, 
 	name = row.Name
 	for n := 2; slices.ContainsFunc(old.Bridges, func(b *config.Bridge) bool { return b.Name == name }); n++ {
 		name = fmt.Sprintf("%s-%d", row.Name, n)
+	}
+	front := uint16(frontPort)
+	if there, _ := config.Load(server); there != nil { // what is wrong with it shows below
+		for slices.ContainsFunc(there.Serve, func(s *config.Serve) bool { return s.Bind.Port() == front }) {
+			front++
+		}
+	}
+	serve, err := serveText(row, t, front, options)
+	if err != nil {
+		return "", err
 	}
 	changes := []struct {
 		path string
@@ -277,17 +283,19 @@ to  = "*"
 via = "far"
 `
 
-// frontPort is where a server listens for the web server in front of it.
+// frontPort is where a server listens for the web server in front of it, or at one of the next
+// ports.
 const frontPort = 15000
 
 // serverFile is the text of server.toml. public is where clients reach the server.
 func serverFile(row *builtin.Transport, public routes.Target, options adapter.Args) (string, error) {
-	serve, err := serveText(row, public, options)
+	serve, err := serveText(row, public, frontPort, options)
 	return "# ptgate, the far end" + serve + serverExit, err
 }
 
-// serveText is a [[serve]], and what stands above it in a comment that has begun.
-func serveText(row *builtin.Transport, public routes.Target, options adapter.Args) (string, error) {
+// serveText is a [[serve]], and what stands above it in a comment that has begun. front is the
+// port for a web server in front of it.
+func serveText(row *builtin.Transport, public routes.Target, front uint16, options adapter.Args) (string, error) {
 	var b strings.Builder
 	bind := netip.AddrPortFrom(netip.IPv4Unspecified(), public.Port)
 	switch {
@@ -297,7 +305,7 @@ func serveText(row *builtin.Transport, public routes.Target, options adapter.Arg
 		if err != nil {
 			return "", err
 		}
-		bind = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), frontPort)
+		bind = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), front)
 		fmt.Fprintf(&b, frontText, u.Host, u.Path, bind)
 	case public.Addr.IsLoopback():
 		bind = netip.AddrPortFrom(public.Addr, public.Port) // a trial on one machine
