@@ -25,6 +25,7 @@ import (
 
 	"ptgate/adapter"
 	"ptgate/adapter/durable"
+	"ptgate/gateway"
 	"ptgate/gateway/bridges"
 	"ptgate/gateway/config"
 	"ptgate/gateway/invitation"
@@ -198,6 +199,13 @@ func join(cmd *cobra.Command, v *invitation.Invitation, j joining) error {
 	if cfg == nil {
 		return errors.New("the invitation makes no configuration that works here")
 	}
+	_, err = running(cmd.Context(), j.path, "")
+	runs := err == nil
+	for _, p := range gateway.Check(cfg, j.path, runs) {
+		if wrong, ok := strings.CutPrefix(p.Message, "[listen]: "); ok {
+			fmt.Fprintf(stderr, "warning: %s: give another port with --listen\n", wrong)
+		}
+	}
 	fmt.Fprintf(stderr, "trying %s to the box\n", plural(len(cfg.Bridges), "way"))
 	var doing atomic.Pointer[string]
 	tell := func(bridge, text string) { doing.Store(new(bridge + ": " + text)) }
@@ -263,7 +271,7 @@ func join(cmd *cobra.Command, v *invitation.Invitation, j joining) error {
 	if !works {
 		return fmt.Errorf("no way to the box works from here now; `ptgate probe -c %s` tries again, and says what is wrong", j.path)
 	}
-	joinedText(out, j)
+	joinedText(out, j, runs)
 	return nil
 }
 
@@ -348,13 +356,17 @@ func tomlList(texts []string) string {
 	return "[" + strings.Join(quoted, ", ") + "]"
 }
 
-// joinedText says how to go on.
-func joinedText(out io.Writer, j joining) {
+// joinedText says how to go on. runs: a ptgate runs with the file that was there before.
+func joinedText(out io.Writer, j joining, runs bool) {
 	c := ""
 	if j.named {
 		c = " -c " + j.path
 	}
-	if !j.service {
+	switch {
+	case j.service:
+	case runs:
+		fmt.Fprintf(out, "one runs already: ptgate reload%s\n", c)
+	default:
 		fmt.Fprintf(out, "start it:         ptgate run%s\n", c)
 	}
 	first := j.listen[0]
