@@ -38,8 +38,8 @@ side  ptgate join LINK  does the rest.
 
 The user is written to [exit] users_file, with the secret as a hash only: the link can't
 be printed again. A running ptgate knows the user at once; without one the file is all
-that changes. A name that is there already gets a new secret and these limits, with
---again only: what it had before ends at once.`,
+that changes. A name that is there already gets a new secret, with --again only: what it
+has open ends at once. Its limits stay, but for those that are given.`,
 		Example: `  ptgate invite alice
   ptgate invite bob --expires 30d --rate 20Mbit --quota 50GB/month
   ptgate invite carol --allow '*.example.org' --allow '*:443' --qr`,
@@ -61,7 +61,7 @@ that changes. A name that is there already gets a new secret and these limits, w
 	completeFlag(cmd, "allow", cobra.NoFileCompletions)
 	qr := cmd.Flags().Bool("qr", false, "draw the link as a QR code, too")
 	out := cmd.Flags().String("out", "", "write the link to a new `FILE` (mode 0600), and do not print it")
-	again := cmd.Flags().Bool("again", false, "give a user who is there already a new secret")
+	again := cmd.Flags().Bool("again", false, "give a user who is there already a new secret, and keep the limits that are not given")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		u := users.User{Name: args[0]}
 		if err := users.CheckName(u.Name); err != nil {
@@ -202,8 +202,16 @@ func invite(cmd *cobra.Command, file string, cfg *config.Config, u users.User, a
 	}
 	u.Secret = credentials.Digest(v.Secret)
 	err = editUsers(cmd.Context(), cfg, func(text string) (string, error) {
-		if there, _, _ := users.Parse(text); !again && slices.ContainsFunc(there, func(o users.User) bool { return o.Name == u.Name }) {
+		all, _, _ := users.Parse(text)
+		i := slices.IndexFunc(all, func(o users.User) bool { return o.Name == u.Name })
+		if i >= 0 && !again {
 			return "", fmt.Errorf("there is a user %q already: `ptgate invite --again %[1]s` gives it a new secret, and ends what it has open", u.Name)
+		}
+		if i >= 0 {
+			keepLimits(&u, &all[i], cmd.Flags().Changed)
+		}
+		if u.Expired(time.Now()) {
+			return "", fmt.Errorf("the time of the user %q is over: say with --expires until when the new link is good", u.Name)
 		}
 		return users.Put(text, &u), nil
 	})
@@ -211,6 +219,25 @@ func invite(cmd *cobra.Command, file string, cfg *config.Config, u users.User, a
 		return "", err
 	}
 	return v.String(), nil
+}
+
+// keepLimits gives u the limits of old that are not given anew.
+func keepLimits(u, old *users.User, given func(flag string) bool) {
+	if !given("expires") {
+		u.Expires = old.Expires
+	}
+	if !given("rate") {
+		u.Rate = old.Rate
+	}
+	if !given("streams") {
+		u.Streams = old.Streams
+	}
+	if !given("quota") {
+		u.Quota = old.Quota
+	}
+	if !given("allow") {
+		u.Allow = old.Allow
+	}
 }
 
 // hasUsersFile returns an error that says how to get one.
