@@ -260,7 +260,11 @@ func printStatus(out io.Writer, s *gateway.Status) {
 			more = append(more, size(b.Replayed)+" sent again")
 		}
 		if b.Why != "" {
-			more = append(more, "tried again after "+b.Until.Format(time.TimeOnly), b.Why)
+			again := "tried again after " + b.Until.Format(time.TimeOnly)
+			if time.Now().After(b.Until) {
+				again = "tried again with the next request"
+			}
+			more = append(more, again, b.Why)
 		}
 		if b.PT != nil {
 			more = append(more, trouble(b.PT)...)

@@ -36,6 +36,7 @@ type Bridge struct {
 
 	// How many requests are under way, and how many of its connections are open.
 	active  atomic.Int64
+	asked   atomic.Int64 // when the last request came, in nanoseconds
 	Traffic carrier.Traffic
 	in, out *meter   // of Traffic, for the present name
 	detach  []func() // they detach its numbers from the book
@@ -257,6 +258,7 @@ func (b *Bridge) alive() bool { return b.sessionStatus().Alive() }
 // enter adds a request to active. A retired bridge accepts no request.
 func (b *Bridge) enter() error {
 	b.active.Add(1)
+	b.asked.Store(time.Now().UnixNano())
 	if b.settings.Load().retired {
 		b.leave()
 		return ErrRetired
@@ -422,6 +424,7 @@ func (b *Bridge) tryAgain() {
 		return
 	}
 	h.trial, h.tried = true, time.Now()
+	rested := h.resting
 	h.mu.Unlock()
 	b.m.spawn(func() {
 		begun := time.Now()
@@ -446,7 +449,9 @@ func (b *Bridge) tryAgain() {
 		case err == nil:
 			b.works(h.recovered())
 		case b.ctx.Err() == nil:
-			h.bad(err, time.Since(begun))
+			if took := time.Since(begun); h.bad(err, took) && !rested {
+				b.failed(err, took)
+			}
 		}
 	})
 }

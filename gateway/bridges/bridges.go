@@ -4,7 +4,8 @@
 //
 // It makes no traffic of its own that would show a censor the list of bridges. It dials
 // a bridge only when a request needs it, or when a request would prefer it and it rests:
-// then it tries the bridge in the background.
+// then it tries the bridge in the background. While none of a route's bridges works, those
+// that were asked lately are tried without a request, too.
 package bridges
 
 import (
@@ -65,6 +66,7 @@ type Manager struct {
 	mu      sync.Mutex
 	pts     map[string]*program // by key
 	bridges []*Bridge           // those of the newest Set
+	routes  []*Route            // likewise
 	retired map[*Bridge]struct{}
 }
 
@@ -201,6 +203,7 @@ func (m *Manager) Apply(cfg *config.Config) *Set {
 		}
 		s.routes = append(s.routes, r)
 	}
+	m.routes = s.routes
 	for i, b := range s.all {
 		mates := s.mates(cfg.Bridges[i], byConfig)
 		before := b.mates.Swap(&mates)
@@ -315,8 +318,8 @@ func (m *Manager) retire(b *Bridge, drain time.Duration) {
 	m.release(b.pt.Load())
 }
 
-// maintain closes carriers that are not needed, and forgets old learned destinations. It asks
-// for another Set after a bridge has led to another box.
+// maintain closes carriers that are not needed, forgets old learned destinations, and looks
+// whether bridges are back. It asks for another Set after a bridge has led to another box.
 func (m *Manager) maintain() {
 	t := time.NewTicker(5 * time.Second)
 	defer t.Stop()
@@ -330,11 +333,16 @@ func (m *Manager) maintain() {
 			m.Told() // the ways to it may be known, and those to the other one are of no use
 		}
 		m.mu.Lock()
-		all := m.bridges
+		all, routes := m.bridges, m.routes
 		m.mu.Unlock()
 		for _, b := range all {
 			b.tidy()
 			b.learned.sweep()
+		}
+		for _, r := range routes {
+			if b := r.due(); b != nil {
+				b.tryAgain()
+			}
 		}
 	}
 }

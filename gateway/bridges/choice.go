@@ -177,6 +177,47 @@ func revive(ctx context.Context, order []*Bridge, patience time.Duration) bool {
 	}
 }
 
+// askedFor is for how long after its last request a bridge that has failed is tried without
+// one. It is as long as a session keeps a carrier ready.
+const askedFor = 10 * time.Minute
+
+// due is the bridge of the route that is tried now without a request; nil: none. There is one
+// only while none of the route's bridges works. People and monitors then see that a way is
+// back, also if no program asks for anything. A bridge that was not asked lately is left
+// alone: a censor would learn of it.
+func (r *Route) due() (next *Bridge) {
+	now := time.Now()
+	var first time.Time
+	for _, b := range r.via {
+		if since := b.dueSince(now); !since.IsZero() && (next == nil || since.Before(first)) {
+			next, first = b, since
+		}
+	}
+	if next == nil || slices.ContainsFunc(r.via, func(b *Bridge) bool { return b.Status().Worked }) {
+		return nil
+	}
+	return next
+}
+
+// dueSince is since when a trial of the bridge without a request is due; zero: it is not.
+func (b *Bridge) dueSince(now time.Time) time.Time {
+	if now.Sub(time.Unix(0, b.asked.Load())) > askedFor {
+		return time.Time{}
+	}
+	far := b.sessionStatus()
+	h := &b.health
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.trial:
+	case h.resting && now.After(h.until):
+		return h.until
+	case !h.resting && !far.Seeks.IsZero() && !far.Seeking && now.Sub(far.Seeks) >= silentFor:
+		return far.Seeks // its session has given up
+	}
+	return time.Time{}
+}
+
 // A verdict is a bridge's health at one moment.
 type verdict struct {
 	resting bool

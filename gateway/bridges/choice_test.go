@@ -167,6 +167,70 @@ func TestNoProbing(t *testing.T) {
 	})
 }
 
+// A route none of whose bridges works is seen to work again without a request: after a
+// failure, after its server has stopped and said so, and after its link was silent for so
+// long that the session is given up. The trials become rare, and end some time after the last
+// request.
+func TestBackWithoutRequest(t *testing.T) {
+	for name, breaks := range map[string]func(*testing.T, *Set, *far){
+		"refused": func(t *testing.T, s *Set, f *far) {
+			f.refuses.Store(true)
+			f.reset()
+			ctx, cancel := context.WithTimeout(t.Context(), s.cfg.Limits.Dial)
+			defer cancel()
+			if c, err := s.Open(ctx, s.Route(0), example); err == nil {
+				c.Close()
+			}
+		},
+		"stopped": func(_ *testing.T, _ *Set, f *far) {
+			f.refuses.Store(true)
+			f.group.Leave(true)
+			synctest.Wait()
+			f.reset()
+			f.begin(f.key)
+		},
+		"silent": func(_ *testing.T, _ *Set, f *far) {
+			f.silent.Store(int64(10 * time.Second))
+			f.reset()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				s, f := w.set(config.PickFirst, "a"), w.far["a"]
+				worked := func(want bool, within time.Duration) {
+					t.Helper()
+					for begin := time.Now(); s.bridge("a").Status().Worked != want; <-time.After(time.Second) {
+						if time.Since(begin) > within {
+							t.Fatalf("%v later it is %+v", within, s.bridge("a").Status())
+						}
+					}
+				}
+				for _, outage := range []time.Duration{time.Minute, 4 * time.Minute} {
+					c, _ := open(t, s)
+					c.Close()
+					breaks(t, s, f)
+					worked(false, 20*time.Second)
+					<-time.After(outage)
+					f.refuses.Store(false)
+					f.silent.Store(0)
+					worked(true, 6*time.Minute)
+				}
+				c, _ := open(t, s)
+				c.Close()
+				breaks(t, s, f)
+				worked(false, 20*time.Second)
+				<-time.After(time.Hour)
+				before := f.dials.Load()
+				<-time.After(time.Hour)
+				if n := f.dials.Load() - before; n != 0 {
+					t.Errorf("an hour after the last request it was dialled %d times in an hour", n)
+				}
+			})
+		})
+	}
+}
+
 func TestOpenFirst(t *testing.T) {
 	for name, c := range map[string]struct {
 		setup  func(a, b *far)

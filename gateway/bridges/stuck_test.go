@@ -272,7 +272,7 @@ func TestSilentLink(t *testing.T) {
 
 // Nothing is asked of a bridge whose link is gone: its session ends, and another one is begun,
 // which no far end answers. The bridge does not count as one that works in between.
-// It does when a request has found out that the link is back.
+// It does again when the link is back.
 func TestGoneLinkUnused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -288,7 +288,7 @@ func TestGoneLinkUnused(t *testing.T) {
 			<-time.After(time.Second)
 		}
 		for time.Since(begin) < 15*time.Minute {
-			if st := s.bridge("a").Status(); st.Worked || st.State != "suspect" {
+			if st := s.bridge("a").Status(); st.Worked || st.State != "suspect" && st.State != "resting" {
 				t.Fatalf("after %v it counts as one that works, or is %s", time.Since(begin), st.State)
 			}
 			<-time.After(time.Second)

@@ -534,6 +534,7 @@ type Status struct {
 	Streams    int
 	Detached   time.Time // since when streams wait for a carrier; zero: they don't
 	Seeks      time.Time // since when no carrier answers, although one was looked for; zero: one does, or none was needed
+	Seeking    bool      // a carrier is looked for now, or will be soon
 	Leaving    bool      // the far end is about to stop, or has just stopped
 	Stopped    time.Time // when it has stopped, after it had said so; zero: it has not, or is back
 	Awaited    time.Time // until when requests wait for it then; zero: they don't
@@ -557,6 +558,7 @@ func (c *Client) Status() Status {
 	good := 0
 	for _, v := range c.sessions {
 		s.Connecting += len(v.attempts)
+		s.Seeking = s.Seeking || len(v.attempts) > 0 || len(v.goodLanes()) == 0 && c.needed(v, time.Now())
 		s.Streams += len(v.streams)
 		s.Replayed += v.replayed
 		s.Held += v.held
