@@ -207,7 +207,8 @@ func (m *Manager) Apply(cfg *config.Config) *Set {
 	for i, b := range s.all {
 		mates := s.mates(cfg.Bridges[i], byConfig)
 		before := b.mates.Swap(&mates)
-		if b.session != nil && before != nil && slices.ContainsFunc(*before, func(x *Bridge) bool { return !slices.Contains(mates, x) }) {
+		if b.session != nil && before != nil && !slices.Equal(*before, mates) &&
+			slices.ContainsFunc(*before, func(x *Bridge) bool { return !slices.Contains(mates, x) }) {
 			b.session.Renew() // no stream stays on a bridge that is no longer one of them
 		}
 	}
@@ -217,12 +218,14 @@ func (m *Manager) Apply(cfg *config.Config) *Set {
 // mates are the bridges that may lead to the same box as bc: those to an exit that stand
 // in a route with bc. Whether they do shows only when they are used.
 func (s *Set) mates(bc *config.Bridge, byConfig map[*config.Bridge]*Bridge) (mates []*Bridge) {
+	seen := map[*Bridge]bool{}
 	for _, r := range s.cfg.Routes {
 		if !slices.Contains(r.Via, bc) {
 			continue
 		}
 		for _, x := range r.Via {
-			if m := byConfig[x]; x != bc && m.session != nil && x.User == bc.User && x.Password == bc.Password && !slices.Contains(mates, m) {
+			if m := byConfig[x]; x != bc && m.session != nil && x.User == bc.User && x.Password == bc.Password && !seen[m] {
+				seen[m] = true
 				mates = append(mates, m)
 			}
 		}
