@@ -18,7 +18,7 @@ import (
 
 // namedBridges reads the [bridge.NAME] tables.
 func (l *loading) namedBridges(top *table) []*Bridge {
-	l.bridges = map[string]*Bridge{}
+	l.bridges, l.ways = map[string]*Bridge{}, map[string][]*Bridge{}
 	var list []*Bridge
 	for _, nt := range top.named("bridge", "[bridge.NAME]") {
 		t := nt.t
@@ -30,16 +30,35 @@ func (l *loading) namedBridges(top *table) []*Bridge {
 			continue
 		}
 		l.bridges[nt.name] = b
+		var more []item
 		if t.has("line") {
-			l.bridgeLine(t, b)
+			more = l.bridgeLine(t, b)
 		} else {
 			l.bridgeKeys(t, b, "address")
 		}
 		l.bridgeRest(t, b)
-		t.done()
 		list = append(list, b)
+		for i, it := range more {
+			x := *b
+			x.Name = free(fmt.Sprintf("%s-%d", nt.name, i+2), top.m["bridge"])
+			x.Line, x.Transport, x.Address, x.Args, x.PT = it.line, "", "", nil, nil
+			if l.bridgeText(t, &x, it); x.Transport != "" {
+				x.PT = l.pts.find(t, x.Transport, false)
+			}
+			l.ways[nt.name] = append(l.ways[nt.name], &x)
+			list = append(list, &x)
+		}
+		t.done()
 	}
 	return list
+}
+
+// free is name, or one like it that no table has.
+func free(name string, tables any) string {
+	for m, _ := tables.(map[string]any); m[name] != nil; {
+		name += "-"
+	}
+	return name
 }
 
 // dotted reports tables inside a bridge's table. Most often somebody has written
@@ -61,18 +80,38 @@ func (l *loading) dotted(nt namedTable) (found bool) {
 	return found
 }
 
-// bridgeLine reads a bridge that was pasted as Tor users pass it around.
-func (l *loading) bridgeLine(t *table, b *Bridge) {
+// bridgeLine reads a bridge that was pasted as Tor users pass it around. A list of lines has
+// several ways to one box: b is the first one, and more are the others.
+func (l *loading) bridgeLine(t *table, b *Bridge) (more []item) {
 	for _, key := range []string{"transport", "address", "args"} {
 		if t.has(key) {
 			t.fail(t.lineOf(key), "%s and line exclude each other: the line says it already, so take %[1]s out", key)
 		}
 	}
-	line := t.lineOf("line")
-	text := t.pasted("line", TextLine)
-	if t.isBad("line") {
-		return
+	if _, list := t.m["line"].([]any); !list {
+		if text := t.pasted("line", TextLine); !t.isBad("line") {
+			l.bridgeText(t, b, item{text, t.lineOf("line")})
+		}
+		return nil
 	}
+	written := t.list("line")
+	lines := t.pastedList("line", TextLine)
+	switch {
+	case len(written) == 0:
+		if t.isEmpty("line") {
+			t.fail(t.lineOf("line"), "line is empty: write a bridge line, as in line = \"obfs4 192.0.2.10:443 cert=… iat-mode=0\"")
+		}
+		return nil
+	case len(lines) < len(written):
+		return nil // which was said
+	}
+	l.bridgeText(t, b, lines[0])
+	return lines[1:]
+}
+
+// bridgeText reads one line.
+func (l *loading) bridgeText(t *table, b *Bridge, it item) {
+	text, line := it.text, it.line
 	if says := Foreign(text); says != "" {
 		t.fail(line, "line: %s", says)
 		return

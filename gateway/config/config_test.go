@@ -3,11 +3,13 @@ package config
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -605,5 +607,27 @@ func TestBridgeName(t *testing.T) {
 		case cfg != nil && cfg.Bridges[0].Address != want:
 			t.Errorf("%s: %q, want %q", addr, cfg.Bridges[0].Address, want)
 		}
+	}
+}
+
+// A list of lines is several bridges, which have all but the line in common. A route that
+// leads to it leads to each of them, in order.
+func TestWays(t *testing.T) {
+	cfg := mustLoad(t, "testdata/good/ways.toml")
+	var got []string
+	for _, b := range cfg.Routes[0].Via {
+		got = append(got, fmt.Sprintf("%s %d %s %s %s %s %d", b.Name, b.Line, b.Transport, b.Address, b.User, b.PT.Name, len(b.Args)))
+	}
+	want := []string{
+		"box 1 obfs4 192.0.2.10:443 alice obfs4 2",
+		"box-2 4 webtunnel 192.0.2.11:443 alice webtunnel 1",
+		"box-3- 5 obfs4 192.0.2.12:443 alice obfs4 2",
+		"box-3 10 obfs4 192.0.2.13:443  obfs4 2",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if !slices.Equal(cfg.Bridges, cfg.Routes[0].Via) {
+		t.Error("the bridges are others than those of the route")
 	}
 }

@@ -229,6 +229,8 @@ type loading struct {
 	secretLine int // of the first secret; 0: none
 
 	bridges map[string]*Bridge // by name; nil values failed
+	// ways are what a list of lines has beside its first one, by the bridge's name.
+	ways    map[string][]*Bridge
 	pts     ptTable
 	binds   []bind
 	sockets map[string]int // path of a Unix socket → line

@@ -299,7 +299,7 @@ func (l *loading) via(cfg *Config, t *table, r *Route, rule int) {
 		case seen[it.text]:
 			t.fail(it.line, "via names %q twice", it.text)
 		default:
-			r.Via = append(r.Via, b)
+			r.Via = append(append(r.Via, b), l.ways[it.text]...)
 		}
 		seen[it.text] = true
 	}
