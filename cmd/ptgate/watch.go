@@ -150,11 +150,7 @@ func (v *view) lines(s *gateway.Status, err error, now time.Time) (all []string)
 	if len(s.Listeners) > 0 || s.Active > 0 {
 		add("now  down %s, up %s, %s", rate(s.Down, last.Down, since), rate(s.Up, last.Up, since), plural(int(s.Active), "connection"))
 	}
-	if len(s.Bridges) > 0 {
-		add("bridges")
-	}
-	for i := range s.Bridges {
-		b := &s.Bridges[i]
+	ofBridge := func(b *bridges.Status) {
 		text := fmt.Sprintf("  %s  %s", b.Name, b.Words(now))
 		if b.Carriers > 0 || b.Active > 0 {
 			text += fmt.Sprintf(" (%s, %s", b.Transport, plural(int(b.Active), "connection"))
@@ -164,6 +160,16 @@ func (v *view) lines(s *gateway.Status, err error, now time.Time) (all []string)
 			text += ")"
 		}
 		add("%s", text)
+	}
+	first, more := mostUrgent(s.Bridges)
+	if len(first) > 0 {
+		add("bridges")
+	}
+	for _, b := range first {
+		ofBridge(b)
+	}
+	if len(more) > 0 {
+		add("  … and %d more, below", len(more))
 	}
 	if len(s.Serve) > 0 {
 		add("served")
@@ -196,6 +202,12 @@ func (v *view) lines(s *gateway.Status, err error, now time.Time) (all []string)
 			}
 		}
 	}
+	if len(more) > 0 {
+		add("more bridges")
+	}
+	for _, b := range more {
+		ofBridge(b)
+	}
 	// They change least: a small terminal leaves them out first.
 	if len(s.Routes) > 0 {
 		add("routes")
@@ -212,6 +224,26 @@ func (v *view) lines(s *gateway.Status, err error, now time.Time) (all []string)
 	}
 	v.last, v.at = s, now
 	return all
+}
+
+// mostBridges is how many bridges stand above the troubles.
+const mostBridges = 8
+
+// mostUrgent divides the bridges into those that stand above the troubles and the others. If
+// there are many, those that do not work come first: a small terminal has no room for all.
+func mostUrgent(all []bridges.Status) (first, more []*bridges.Status) {
+	var well []*bridges.Status
+	for i := range all {
+		b := &all[i]
+		if works := b.State == "up" || b.State == "idle" || b.State == "connecting"; works && len(all) > mostBridges {
+			well = append(well, b)
+		} else {
+			first = append(first, b)
+		}
+	}
+	first = append(first, well...)
+	n := min(len(first), mostBridges)
+	return first[:n], first[n:]
 }
 
 // note finds out what has gone wrong since the last status: the outcomes that have a log

@@ -136,6 +136,17 @@ func TestWatchOnTerminal(t *testing.T) {
 			t.Errorf("no %q in 24 lines:\n%s", want, second)
 		}
 	}
+	// Nor has a long list of bridges; those that do not work come first.
+	many = busy(1, 1)
+	for i := range 30 {
+		many.Bridges = append([]bridges.Status{{Name: fmt.Sprint("spare-", i), Transport: "obfs4", State: "idle"}}, many.Bridges...)
+	}
+	_, second, _ = strings.Cut(watchFor(t, 80, 24, shows(busy(0, 0)), shows(many)), "\x1b[J")
+	for _, want := range []string{"\nbridges\x1b[K\n  paris  resting", "… and 24 more, below", "request refused (mixed, blocked)", "paris: closed: port closed", "more bridges"} {
+		if !strings.Contains(second, want) {
+			t.Errorf("no %q in 24 lines:\n%s", want, second)
+		}
+	}
 	out := watchFor(t, 40, 6, shows(busy(0, 0)))
 	if n := strings.Count(out, "\n"); n != 5 || !regexp.MustCompile(`… and \d+ lines`).MatchString(out) {
 		t.Errorf("%d lines on six: %q", n, out)
