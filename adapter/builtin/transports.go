@@ -279,7 +279,7 @@ func checkHex(args adapter.Args, lengths map[string]int) (errs []error) {
 func checkIATMode(args adapter.Args) []error {
 	for _, a := range args {
 		if a.Key == "iat-mode" && a.Value != "0" && a.Value != "1" && a.Value != "2" {
-			if v := strings.TrimRight(a.Value, ".,;:)'\""); v != a.Value && len(v) == 1 {
+			if v := strings.TrimRight(a.Value, ".,;:)]>'\"`\\"); v != a.Value && len(v) == 1 {
 				return []error{fmt.Errorf("iat-mode can be 0, 1 or 2: take the %q behind it out", a.Value[1:])}
 			}
 			return []error{errors.New("iat-mode can be 0, 1 or 2")}
@@ -387,6 +387,9 @@ func checkURL(raw string) (*url.URL, error) {
 	}
 	if _, rest, _ := strings.Cut(raw, "://"); strings.Count(rest, ":") > 1 && !strings.HasPrefix(rest, "[") {
 		return nil, errors.New("url has an IPv6 address without its brackets: write as in \"https://[2001:db8::1]/secret-path\"")
+	}
+	if strings.ContainsAny(raw[:min(1, len(raw))], "[(<{'\"`") {
+		return nil, fmt.Errorf("url has %q at character 1, which is not part of it: take out what is around it, so that it is as in \"https://example.com/secret-path\"", raw[:1])
 	}
 	return nil, errors.New("url must be as in \"https://example.com/secret-path\"")
 }
