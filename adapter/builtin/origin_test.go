@@ -138,6 +138,24 @@ func TestOriginSees(t *testing.T) {
 	c := dial()
 	fmt.Fprint(c, tunnelRequest+"first")
 	checkTunnel(t, l, bufio.NewReader(c), c)
+	// The origin was connected to for the client, too, before it asked. It has heard nothing.
+	own, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	for isOwn := false; !isOwn; {
+		at, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if isOwn = at.RemoteAddr().String() == own.LocalAddr().String(); !isOwn {
+			if got, _ := io.ReadAll(at); len(got) > 0 {
+				t.Errorf("the origin got %q", got)
+			}
+		}
+		_ = at.Close()
+	}
 	silent := dial()
 	at, err := ln.Accept()
 	if err != nil {
@@ -274,4 +292,28 @@ func TestOriginUpgrade(t *testing.T) {
 	if _, err := io.ReadFull(at, got); err != nil || string(got) != tunnelRequest {
 		t.Errorf("%q, %v", got, err)
 	}
+}
+
+// A tunnel does not wait for an origin that takes connections and does no more.
+func TestOriginHangs(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	key, cert, _ := writeCert(t, t.TempDir())
+	l := siteFor(t, website.Config{CertFile: cert, KeyFile: key, Decoy: "https://" + ln.Addr().String()}, nil)
+	c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	at, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer at.Close()
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second)) // the origin has 30 s for TLS
+	fmt.Fprint(c, tunnelRequest+"first")
+	checkTunnel(t, l, bufio.NewReader(c), c)
 }

@@ -7,17 +7,12 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"os"
 	"slices"
 	"sync/atomic"
 	"time"
 )
 
 const (
-	// A visitor that says nothing for so long is connected all the same: it is the
-	// server's to lose patience.
-	originPatience = time.Second
-
 	// A connection ends on which nothing moves for so long.
 	originIdle = 10 * time.Minute
 
@@ -61,121 +56,124 @@ func looksLikeHTTP(head [5]byte) bool {
 	return slices.Contains([]string{"GET /", "HEAD ", "POST ", "PUT /", "OPTIO"}, string(head[:]))
 }
 
-// relay passes bytes between a visitor and the origin, until both have ended, or the visitor
-// asks for a tunnel.
+// A relay passes bytes between a visitor and the origin.
+type relay struct {
+	v      *visitor
+	client *tls.Conn // above v
+	watch  watch
+	idle   *time.Timer // ends the relay
+
+	cancel    context.CancelFunc // ends the attempt to connect to the origin
+	connected chan struct{}      // closed when that is over
+	server    halfCloser         // nil: the origin can't be reached
+	answered  chan struct{}      // closed when nothing more comes from the origin
+
+	opening  atomic.Bool // the visitor has asked for a tunnel
+	switched atomic.Bool // the origin has agreed to speak something else than HTTP
+}
+
+// relay passes bytes until both have ended, or the visitor asks for a tunnel. The origin is
+// connected to at once, as it is by visitors of its own: how long it waits for one who says
+// nothing is its affair.
 func (s *Site) relay(v *visitor, client *tls.Conn) {
-	unwatch := context.AfterFunc(v.ctx, func() { _ = v.Close() })
+	r := &relay{v: v, client: client, connected: make(chan struct{}), answered: make(chan struct{})}
+	var ctx context.Context
+	ctx, r.cancel = context.WithCancel(v.ctx)
+	defer r.hangUp()
+	r.idle = time.AfterFunc(originIdle, r.end)
+	defer r.idle.Stop()
+	unwatch := context.AfterFunc(v.ctx, r.end)
 	defer unwatch()
+	s.serving.Go(func() {
+		defer close(r.answered)
+		r.down(ctx, s.origin)
+	})
 	buf := make([]byte, originBuffer)
-	_ = client.SetReadDeadline(time.Now().Add(originPatience))
-	n, err := client.Read(buf)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = nil
-	}
-	_ = client.SetReadDeadline(time.Time{})
-	var w watch
-	if answer, rest, ok := s.asked(v, &w, buf[:n]); ok {
-		v.openRelayed(client, answer, rest, unwatch)
-		return
-	}
-	server, dialErr := s.origin.dial(v.ctx)
-	if dialErr != nil {
-		if v.ctx.Err() == nil {
-			s.origin.failed(dialErr)
-		}
-		// A tunnel needs no origin.
-		_ = client.SetReadDeadline(time.Now().Add(headTimeout))
-		for err == nil && (n == 0 || len(w.head) > 0) {
-			n, err = client.Read(buf)
-			if answer, rest, ok := s.asked(v, &w, buf[:n]); ok {
+	for more := true; more; {
+		n, err := client.Read(buf)
+		r.watch.lost = r.watch.lost || r.switched.Load()
+		if request, rest := r.watch.see(buf[:n]); request != nil {
+			if answer, ok := s.tunnel(v.Conn, request); ok {
+				r.opening.Store(true)
+				r.idle.Reset(originIdle) // the visitor may not read what the origin has said
+				r.hangUp()
+				<-r.answered
 				v.openRelayed(client, answer, rest, unwatch)
 				return
 			}
 		}
-		if n > 0 {
-			_, _ = io.WriteString(client, "HTTP/1.1 502 Bad Gateway\r\nDate: "+time.Now().UTC().Format(http.TimeFormat)+"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-		}
-		_ = client.Close()
-		return
+		more = r.up(buf[:n], err)
 	}
-	defer server.Close()
-	stop := context.AfterFunc(v.ctx, func() { _ = server.Close() })
-	defer stop()
-	idle := time.AfterFunc(originIdle, func() {
-		_ = server.Close()
-		_ = v.Close()
-	})
-	defer idle.Stop()
-	var opening atomic.Bool  // the visitor has asked for a tunnel
-	var switched atomic.Bool // the server has agreed to speak something else than HTTP
-	answered := make(chan struct{})
-	s.serving.Go(func() {
-		defer close(answered)
-		err := passOn(client, server, idle, &switched)
-		switch {
-		case opening.Load():
-		case err == io.EOF:
-			_ = client.CloseWrite()
-			_ = v.CloseWrite()
-			_ = client.SetReadDeadline(time.Now().Add(originLinger))
-		default:
-			_ = server.Close()
-			_ = client.Close()
-		}
-	})
-	for {
-		if n > 0 {
-			if _, err := server.Write(buf[:n]); err != nil {
-				break
-			}
-			idle.Reset(originIdle)
-		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			_ = server.CloseWrite()
-			break
-		}
-		if err != nil {
-			_ = server.Close()
-			break
-		}
-		n, err = client.Read(buf)
-		w.lost = w.lost || switched.Load()
-		if answer, rest, ok := s.asked(v, &w, buf[:n]); ok {
-			opening.Store(true)
-			idle.Reset(originIdle) // the visitor may not read what the server has said
-			_ = server.Close()
-			<-answered
-			v.openRelayed(client, answer, rest, unwatch)
-			return
-		}
-	}
-	<-answered
+	<-r.answered
 	_ = client.Close()
 }
 
-// asked looks at the next bytes of a visitor. If they ask for a tunnel, it gives the answer, and
-// what follows them.
-func (s *Site) asked(v *visitor, w *watch, p []byte) (answer string, rest []byte, ok bool) {
-	r, rest := w.see(p)
-	if r == nil {
-		return "", nil, false
+// up passes on what was read of the visitor. It tells whether there may be more.
+func (r *relay) up(p []byte, err error) (more bool) {
+	ended := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	if err != nil && !ended {
+		r.hangUp()
+		return false
 	}
-	answer, ok = s.tunnel(v.Conn, r)
-	return answer, rest, ok
+	<-r.connected
+	switch {
+	case r.server != nil:
+	case !ended && (len(p) == 0 || len(r.watch.head) > 0):
+		return true // a tunnel needs no origin
+	default:
+		if len(p) > 0 {
+			_, _ = io.WriteString(r.client, "HTTP/1.1 502 Bad Gateway\r\nDate: "+time.Now().UTC().Format(http.TimeFormat)+"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+		}
+		return false
+	}
+	if len(p) > 0 {
+		if _, err := r.server.Write(p); err != nil {
+			return false
+		}
+		r.idle.Reset(originIdle)
+	}
+	if ended {
+		_ = r.server.CloseWrite()
+	}
+	return !ended
 }
 
-// passOn copies until an error, which is io.EOF at from's end. It notes that from agrees to
-// an upgrade.
-func passOn(to io.Writer, from io.Reader, idle *time.Timer, switched *atomic.Bool) error {
+// down connects to the origin, and passes on what it says until it ends.
+func (r *relay) down(ctx context.Context, o *origin) {
+	server, err := o.dial(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			o.failed(err)
+		}
+		_ = r.client.SetReadDeadline(time.Now().Add(headTimeout))
+		close(r.connected)
+		return
+	}
+	r.server = server
+	close(r.connected)
+	switch err := r.copy(); {
+	case r.opening.Load():
+	case err == io.EOF:
+		_ = r.client.CloseWrite()
+		_ = r.v.CloseWrite()
+		_ = r.client.SetReadDeadline(time.Now().Add(originLinger))
+	default:
+		_ = server.Close()
+		_ = r.client.Close()
+	}
+}
+
+// copy passes on what the origin says until an error, which is io.EOF at its end.
+func (r *relay) copy() error {
 	buf := make([]byte, originBuffer)
 	for {
-		n, err := from.Read(buf)
+		n, err := r.server.Read(buf)
 		if n > 0 {
-			idle.Reset(originIdle)
+			r.idle.Reset(originIdle)
 			if bytes.HasPrefix(buf[:n], []byte("HTTP/1.1 101 ")) {
-				switched.Store(true)
+				r.switched.Store(true)
 			}
-			if _, err := to.Write(buf[:n]); err != nil {
+			if _, err := r.client.Write(buf[:n]); err != nil {
 				return err
 			}
 		}
@@ -183,6 +181,21 @@ func passOn(to io.Writer, from io.Reader, idle *time.Timer, switched *atomic.Boo
 			return err
 		}
 	}
+}
+
+// hangUp ends the connection to the origin, also one that is not there yet.
+func (r *relay) hangUp() {
+	r.cancel()
+	<-r.connected
+	if r.server != nil {
+		_ = r.server.Close()
+	}
+}
+
+// end closes both connections.
+func (r *relay) end() {
+	_ = r.v.Close()
+	r.hangUp()
 }
 
 // openRelayed writes the answer to the visitor, who then has a tunnel.
