@@ -17,6 +17,9 @@ import (
 
 	"ptgate/adapter/builtin/website"
 	"ptgate/integration/ports"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 )
 
 // tunnelRequest is what a client says.
@@ -316,4 +319,38 @@ func TestOriginHangs(t *testing.T) {
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second)) // the origin has 30 s for TLS
 	fmt.Fprint(c, tunnelRequest+"first")
 	checkTunnel(t, l, bufio.NewReader(c), c)
+}
+
+// A visitor over HTTP/2 that does not send all of its body is no failure of the origin.
+func TestOriginHalfBody(t *testing.T) {
+	origin := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+	defer origin.Close()
+	said := &lines{}
+	_, dial := siteWithOrigin(t, origin.Listener.Addr().String(), func(c *ServerConfig) { c.Logger = slog.New(slog.NewTextHandler(said, nil)) })
+	c := dial("h2")
+	_, _ = io.WriteString(c, http2.ClientPreface)
+	f := http2.NewFramer(c, c)
+	_ = f.WriteSettings()
+	var block bytes.Buffer
+	encode := hpack.NewEncoder(&block)
+	for _, field := range [][2]string{{":method", "POST"}, {":scheme", "https"}, {":authority", "h"}, {":path", "/"}, {"content-length", "9"}} {
+		_ = encode.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
+	}
+	_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true})
+	_ = f.WriteData(1, true, []byte("abcdef"))
+	for {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if frame.Header().StreamID == 1 && frame.Header().Type != http2.FrameWindowUpdate {
+			if _, ok := frame.(*http2.RSTStreamFrame); !ok {
+				t.Errorf("%v", frame)
+			}
+			break
+		}
+	}
+	if strings.Contains(said.String(), "the decoy does not answer") {
+		t.Error(said)
+	}
 }

@@ -390,13 +390,14 @@ func probes() (all []siteProbe) {
 	}
 	over2 := &tls.Config{ServerName: siteName, NextProtos: []string{"h2"}}
 	for _, method := range []string{"GET", "HEAD", "POST", "OPTIONS", "DELETE", "CONNECT"} {
-		for _, path := range []string{"/", "/missing", secretPath, "/list", "/list/", "*", "", "/?a;b=%zz", "/abort", "/close", "/bare"} {
+		for _, path := range []string{"/", "/missing", secretPath, "/list", "/list/", "*", "", "/?a;b=%zz", "/abort", "/close", "/bare", "/a\"b|\xe4?", "//x"} {
 			all = append(all, siteProbe{name: "HTTP/2 " + method + " " + path, tls: over2,
 				h2: [][2]string{{":method", method}, {":scheme", "https"}, {":authority", siteName}, {":path", path}}})
 		}
 	}
 	for _, more := range [][2]string{{"connection", "upgrade"}, {"upgrade", "websocket"}, {":protocol", "websocket"}, {"te", "trailers"}, {"Upper", "case"},
-		{"host", "other.example"}, {"sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="}, {"long", strings.Repeat("x", 8<<10)}} {
+		{"host", "other.example"}, {"sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="}, {"long", strings.Repeat("x", 8<<10)},
+		{"x-forwarded-for", "192.0.2.9"}, {"x-forwarded-proto", "https"}, {"forwarded", "for=192.0.2.9"}, {"proxy-authorization", "Basic eDp5"}} {
 		for _, path := range []string{secretPath, "/missing"} {
 			fields := [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", siteName}, {":path", path}}
 			if strings.HasPrefix(more[0], ":") {
@@ -444,7 +445,7 @@ func TestProber(t *testing.T) {
 				r.Header.Del("Content-Length")
 				r.Header.Del("Host")
 			}
-			fmt.Fprintf(w, "%s %s %s %v", r.Method, r.Host, r.URL, r.Header)
+			fmt.Fprintf(w, "%s %s %s %v", r.Method, r.Host, r.RequestURI, r.Header)
 		}
 	})
 	upstream := httptest.NewServer(handler)

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"strings"
 	"syscall"
 	"time"
 
@@ -93,6 +94,11 @@ func (o *origin) handler() http.Handler {
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host = o.url.Scheme, o.url.Host
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // also one that net/url does not understand
+			// As it was written, where net/http can write it so.
+			if path := r.In.RequestURI; !strings.HasPrefix(path, "//") && !strings.Contains(path, " ") {
+				r.Out.URL = &url.URL{Scheme: o.url.Scheme, Host: o.url.Host, Opaque: path}
+			}
+			r.Out.Header = r.In.Header.Clone() // over HTTP/2, all fields are for the server
 			r.Out.Host = hostOf(r.In)
 		},
 		Transport: o.web,
@@ -108,6 +114,9 @@ func (o *origin) handler() http.Handler {
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
 				panic(http.ErrAbortHandler) // the server gives no answer, either
+			}
+			if _, ok := errors.AsType[*bodyError](err); ok {
+				panic(http.ErrAbortHandler) // it is no failure of the server
 			}
 			if r.Context().Err() == nil {
 				o.failed(err)

@@ -306,8 +306,14 @@ type body struct {
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.from.holdsLess(n)
+	if err != nil && err != io.EOF {
+		err = &bodyError{err}
+	}
 	return n, err
 }
+
+// A bodyError says that a visitor has not sent its body as a whole.
+type bodyError struct{ error }
 
 // toTLS leads a visitor without TLS to the same page with TLS.
 var toTLS = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
