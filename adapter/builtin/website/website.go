@@ -318,8 +318,8 @@ type bodyError struct{ error }
 // toTLS leads a visitor without TLS to the same page with TLS.
 var toTLS = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	host := r.Host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
+	if _, port, err := net.SplitHostPort(host); err == nil {
+		host = strings.TrimSuffix(host, ":"+port) // an address of IPv6 keeps its brackets
 	}
 	if host == "" || !strings.HasPrefix(r.URL.Path, "/") {
 		http.Error(w, http.StatusText(http.StatusBadRequest), http.StatusBadRequest)

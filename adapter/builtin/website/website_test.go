@@ -42,3 +42,24 @@ func TestNetworkRequests(t *testing.T) {
 		}
 	}
 }
+
+// The port without TLS leads to the host that was asked for, also if that is an address of
+// IPv6.
+func TestToTLS(t *testing.T) {
+	for _, tt := range []struct{ host, target, want string }{
+		{"www.example.com", "/a?b=c", "https://www.example.com/a?b=c"},
+		{"www.example.com:80", "/", "https://www.example.com/"},
+		{"[2001:db8::1]", "/", "https://[2001:db8::1]/"},
+		{"[2001:db8::1]:80", "/", "https://[2001:db8::1]/"},
+		{"192.0.2.1:", "/", "https://192.0.2.1/"},
+		{"", "/", ""},
+	} {
+		r := httptest.NewRequest("GET", tt.target, nil)
+		r.Host = tt.host
+		w := httptest.NewRecorder()
+		toTLS(w, r)
+		if got := w.Header().Get("Location"); got != tt.want {
+			t.Errorf("%s%s leads to %q, want %q", tt.host, tt.target, got, tt.want)
+		}
+	}
+}
