@@ -291,6 +291,106 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// Every key may be written with its default, and then says what it says where it is left out.
+func TestWrittenDefaults(t *testing.T) {
+	const plain = `
+[bridge.a]
+transport = "obfs4"
+address = "192.0.2.10:443"
+args = { cert = "XHQQLQGlwhGz44t+DM2ekE1+VWVcS8Dg1G3p3PKLtwBiNw2zDPjp/NEOPDaVCm0RKMootA", iat-mode = "0" }
+{bridge}
+[bridge.b]
+transport = "dust"
+address = "192.0.2.30:443"
+far = "forward"
+{bridge}
+[[route]]
+to = "a.example"
+via = "a"
+pick = "first"
+{route}
+[[route]]
+to = "b.example"
+via = "b"
+{route}
+[[route]]
+to = "c.example"
+via = "direct"
+{route}
+[[route]]
+to = "d.example"
+via = "block"
+{route}
+[[route]]
+to = "e.example"
+transport = "obfs4"
+bridge = "198.51.100.7:443"
+args = { cert = "XHQQLQGlwhGz44t+DM2ekE1+VWVcS8Dg1G3p3PKLtwBiNw2zDPjp/NEOPDaVCm0RKMootA", iat-mode = "0" }
+{bridge}
+{route}
+[[serve]]
+transport = "obfs4"
+bind = "127.0.0.1:4443"
+{serve}
+[pt.dust]
+transports = "dust"
+exec = "obfs4proxy"
+{pt}
+`
+	const written = `state_dir = ""
+[log]
+level = "info"
+format = "text"
+private = true
+[listen]
+mixed = ["127.0.0.1:1080", "127.0.0.1:8118"]
+allow = ["127.0.0.0/8", "::1"]
+users = {}
+owners = []
+[exit]
+allow = ["*"]
+deny = ["private"]
+users = {}
+users_file = ""
+[admin]
+listen = "127.0.0.1:9180"
+[limits]
+connections = 16384
+handshake = "10s"
+dial = "75s"
+stagger = "3s"
+idle = "0s"
+half_open = "2m"
+drain = "30s"
+resume = "2m"
+resume_buffer = "16MiB"
+`
+	defaults := strings.NewReplacer(
+		"{bridge}", "user = \"\"\npassword = \"\"\noptimistic = \"learned\"\ncarriers = 0\nbudget = {}",
+		"{route}", "private = false",
+		"{serve}", "public = \"\"\noptions = {}\nallow = []\ndeny = []",
+		"{pt}", "proxy = \"\"\nstate = \"\"\nbind_v4 = \"\"\nbind_v6 = \"\"\nisolate = false",
+	)
+	nothing := strings.NewReplacer("{bridge}", "", "{route}", "", "{serve}", "", "{pt}", "")
+	load := func(doc string) *Config {
+		cfg, problems := testLoader.Load(write(t, "c.toml", doc))
+		if got := withoutMode(problems); cfg == nil || got != "" {
+			t.Fatalf("problems:\n%s", got)
+		}
+		return cfg
+	}
+	ours := func(path cmp.Path) bool { // what says where a key stands, and whether it does
+		last := path.Last().String()
+		return slices.Contains([]string{".Line", ".StateLine", ".Path", ".Written", ".Table", ".Default", ".DefaultConnections", ".Sources"}, last)
+	}
+	if diff := cmp.Diff(load(nothing.Replace(plain)), load(written+defaults.Replace(plain)), cmp.FilterPath(ours, cmp.Ignore()),
+		cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Prefix{}, netip.AddrPort{}, netip.Addr{}), cmp.Comparer(func(a, b *routes.Table) bool {
+			return a == b || a != nil && b != nil && a.Len() == b.Len()
+		})); diff != "" {
+		t.Errorf("left out and written (-left out +written):\n%s", diff)
+	}
+}
+
 func TestStateDir(t *testing.T) {
 	const doc = "[[route]]\nto = \"*\"\nvia = \"direct\"\n"
 	for _, c := range []struct {

@@ -37,7 +37,7 @@ func (l *loading) routeTables(cfg *Config, tables []*table) {
 		l.patterns(t, r, i, &b)
 		complete[i] = !HasError(l.problems[before:])
 		l.via(cfg, t, r, i)
-		if r.Private = t.boolean("private", false); t.has("private") && r.Action != ActionDirect {
+		if r.Private = t.boolean("private", false); r.Private && r.Action != ActionDirect {
 			t.fail(t.lineOf("private"), "private is for via = \"direct\": leave it out")
 		}
 		for _, bridge := range r.Via {
