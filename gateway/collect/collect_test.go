@@ -15,53 +15,63 @@ func TestPercent(t *testing.T) {
 	}
 }
 
+// A process is what a tuner looks at in a test.
+type process struct {
+	mu    sync.Mutex
+	heap  heap
+	freed int // how often memory was given back
+}
+
+// tuned is a tuner for p at the setting now. It has seen p's present heap.
+func (p *process) tuned(now int) *tuner {
+	x := &tuner{now: now, look: p.look, free: func() {
+		p.change(func() {
+			p.freed++
+			p.heap.cycles++
+			p.heap.taken = p.heap.live
+		})
+	}}
+	x.collected(p.look())
+	return x
+}
+
+func (p *process) look() (h heap) {
+	p.change(func() { h = p.heap })
+	return h
+}
+
+func (p *process) change(do func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	do()
+}
+
+// count tells how often memory was given back in that time.
+func (p *process) count(within time.Duration) (n int) {
+	<-time.After(within)
+	p.change(func() { n, p.freed = p.freed, 0 })
+	return n
+}
+
 // A process gives memory back when it is quiet, or has much more than it needs. It tries
 // less and less often if there is none to give.
 func TestGivesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var mu sync.Mutex
-		h := heap{live: 100 << 20, taken: 200 << 20, cycles: 1}
-		freed := 0
-		x := &tuner{now: least}
-		x.look = func() heap {
-			mu.Lock()
-			defer mu.Unlock()
-			return h
-		}
-		x.free = func() {
-			mu.Lock()
-			defer mu.Unlock()
-			freed++
-			h.cycles++
-			h.taken = h.live
-		}
-		count := func(after time.Duration) int {
-			<-time.After(after)
-			mu.Lock()
-			defer mu.Unlock()
-			n := freed
-			freed = 0
-			return n
-		}
-		set := func(now heap) {
-			mu.Lock()
-			h = now
-			mu.Unlock()
-		}
-		x.collected(h)
-		if n := count(10 * time.Minute); n < 10 || n > 20 {
+		p := &process{heap: heap{live: 100 << 20, taken: 200 << 20, cycles: 1}}
+		x := p.tuned(least)
+		if n := p.count(10 * time.Minute); n < 10 || n > 20 {
 			t.Errorf("a large process that is quiet has given memory back %d times", n)
 		}
-		set(heap{live: 10 << 20, taken: 200 << 20, cycles: 100}) // an attack is over
-		if n := count(2 * longest); n != 1 {
+		p.change(func() { p.heap = heap{live: 10 << 20, taken: 200 << 20, cycles: 100} }) // an attack is over
+		if n := p.count(2 * longest); n != 1 {
 			t.Errorf("a small one has given memory back %d times", n)
 		}
-		if n := count(time.Hour); n != 0 {
+		if n := p.count(time.Hour); n != 0 {
 			t.Errorf("a small one has given memory back %d times more", n)
 		}
-		set(heap{live: 10 << 20, taken: small, cycles: 200})
-		x.collected(x.look())
-		if n := count(time.Hour); n != 0 {
+		p.change(func() { p.heap = heap{live: 10 << 20, taken: small, cycles: 200} })
+		x.collected(p.look())
+		if n := p.count(time.Hour); n != 0 {
 			t.Errorf("one that has little has given memory back %d times", n)
 		}
 	})
@@ -71,34 +81,14 @@ func TestGivesBack(t *testing.T) {
 // without a collection.
 func TestGivesBackAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var mu sync.Mutex
-		h := heap{live: 10 << 20, taken: 40 << 20, cycles: 1}
-		freed := 0
-		x := &tuner{now: most}
-		x.look = func() heap {
-			mu.Lock()
-			defer mu.Unlock()
-			return h
-		}
-		x.free = func() {
-			mu.Lock()
-			defer mu.Unlock()
-			freed++
-			h.cycles++
-			h.taken = h.live
-		}
-		x.collected(h)
+		p := &process{heap: heap{live: 10 << 20, taken: 40 << 20, cycles: 1}}
+		p.tuned(most)
 		for range 40 {
 			<-time.After(pause / 4)
-			mu.Lock()
-			h.taken += 1 << 20
-			mu.Unlock()
+			p.change(func() { p.heap.taken += 1 << 20 })
 		}
-		<-time.After(time.Hour)
-		mu.Lock()
-		defer mu.Unlock()
-		if freed < 2 || h.taken > small {
-			t.Errorf("memory was given back %d times, and %d MiB are taken", freed, h.taken>>20)
+		if n := p.count(time.Hour); n < 2 || p.look().taken > small {
+			t.Errorf("memory was given back %d times, and %d MiB are taken", n, p.look().taken>>20)
 		}
 	})
 }
