@@ -234,6 +234,7 @@ func TestOriginHost(t *testing.T) {
 func TestOriginBody(t *testing.T) {
 	const forged = "GET " + secretPath + " HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 192.0.2.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
 	inChunk := fmt.Sprintf("%x\r\n", len(forged))
+	long := strings.Repeat("Long: "+strings.Repeat("x", 6000)+"\r\n", 2)
 	for name, pieces := range map[string][]string{
 		"length":      {fmt.Sprintf("Content-Length: %d\r\n\r\n", len(forged)), forged},
 		"half before": {fmt.Sprintf("Content-Length: %d\r\n\r\nhalf", len(forged)+4), forged},
@@ -241,6 +242,12 @@ func TestOriginBody(t *testing.T) {
 		"chunk split": {"Transfer-Encoding: chunked\r\n\r\n1;x=y\r\na\r", "\n" + inChunk[:1], inChunk[1:], forged, "\r\n0\r\nTrailer: x\r\n\r", "\n"},
 		"upgrade":     {fmt.Sprintf("Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: %d\r\n\r\n", len(forged)), forged},
 		"odd path":    {fmt.Sprintf("Content-Length: %d\r\n\r\n", len(forged)), forged},
+		// Heads that are longer than what is kept of them.
+		"long head":    {long, fmt.Sprintf("%sContent-Length: %d\r\n%s\r\n", long, len(forged), long), forged},
+		"length first": {fmt.Sprintf("Content-Length: %d\r\n%s%s", len(forged), long, long), "\r\n", forged},
+		"long line":    {"Cookie: " + strings.Repeat("x", 40_000), "x\r", fmt.Sprintf("\nContent-Length: %d\r", len(forged)), "\n\r", "\n", forged},
+		"long, chunks": {long + long + "Transfer-Encoding: chu", "nked\r\n\r\n" + inChunk, forged, "\r\n0\r\n\r\n"},
+		"long, cut":    {long + long + "Conte", fmt.Sprintf("nt-Length: %d\r\n", len(forged)) + long, "\r\n", forged},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ln, err := net.Listen("tcp", "127.0.0.1:0")

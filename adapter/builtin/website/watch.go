@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -43,15 +44,20 @@ func (w *watch) see(p []byte) (r *http.Request, rest []byte) {
 			p = p[n:]
 		case w.chunked:
 			var line []byte
-			if line, p = w.until(p, "\n", maxChunkHead); line != nil {
+			if line, p = w.until(p, "\n"); line != nil {
 				w.chunk(strings.TrimRight(string(line), "\r\n"))
+			} else if len(w.head) > maxChunkHead {
+				w.head, w.lost = nil, true
 			}
 		default:
 			if len(w.head) == 0 {
 				w.begins = first
 			}
 			var head []byte
-			if head, p = w.until(p, "\r\n\r\n", maxTunnelHead); head == nil {
+			if head, p = w.until(p, "\r\n\r\n"); head == nil {
+				if len(w.head) > maxTunnelHead {
+					w.shorten()
+				}
 				break
 			}
 			if found := w.request(head); found != nil && w.begins {
@@ -63,7 +69,7 @@ func (w *watch) see(p []byte) (r *http.Request, rest []byte) {
 }
 
 // until gives what came up to an end, and what follows. Before the end, it keeps what came.
-func (w *watch) until(p []byte, end string, most int) (whole, rest []byte) {
+func (w *watch) until(p []byte, end string) (whole, rest []byte) {
 	if len(w.head) > 0 {
 		w.head = append(w.head, p...)
 		p = w.head
@@ -73,12 +79,36 @@ func (w *watch) until(p []byte, end string, most int) (whole, rest []byte) {
 	case i >= 0:
 		w.head = nil
 		return p[:i+len(end)], p[i+len(end):]
-	case len(p) > most:
-		w.head, w.lost = nil, true
 	case len(w.head) == 0:
 		w.head = bytes.Clone(p)
 	}
 	return nil, nil
+}
+
+// shorten takes from a long head what does not say which body follows. Such a head asks for
+// no tunnel, but the next one may: behind a CDN it is another visitor's.
+func (w *watch) shorten() {
+	w.begins = false
+	lines := bytes.Split(w.head, []byte("\r\n"))
+	end := len(lines) - 1 // this line is not complete
+	var kept [][]byte
+	for i, line := range lines {
+		name, value, ok := bytes.Cut(line, []byte(":"))
+		isField := ok && httpguts.ValidHeaderFieldName(string(name))
+		frames := bytes.EqualFold(name, []byte("Content-Length")) || bytes.EqualFold(name, []byte("Transfer-Encoding"))
+		switch {
+		case bytes.Contains(line, []byte("\n")), i > 0 && i < end && !isField:
+			w.lost = true
+		case i == 0 || frames || i == end && len(value) == 0:
+			kept = append(kept, line)
+		case i == end:
+			kept = append(kept, slices.Concat(line[:len(name)+1], line[len(line)-1:])) // it may end in half of a line's end
+		}
+	}
+	w.head = bytes.Join(kept, []byte("\r\n"))
+	if w.lost = w.lost || len(w.head) > maxTunnelHead; w.lost {
+		w.head = nil
+	}
 }
 
 // request reads a head, and notes what body follows. It gives nil if the request is not
@@ -93,7 +123,7 @@ func (w *watch) request(head []byte) *http.Request {
 		r = nil
 	}
 	switch {
-	case err != nil, framed.Method == http.MethodConnect,
+	case err != nil, framed.Method == http.MethodConnect, hasOddName(framed.Header),
 		bytes.Count(head, []byte("\n")) != bytes.Count(head, []byte("\r\n")): // the head may end earlier
 		w.lost = true
 	case framed.ContentLength > 0:
@@ -105,6 +135,16 @@ func (w *watch) request(head []byte) *http.Request {
 		return nil
 	}
 	return r
+}
+
+// hasOddName tells whether a field has a name in which a server may see another one.
+func hasOddName(h http.Header) bool {
+	for name := range h {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return true
+		}
+	}
+	return false
 }
 
 // chunk reads a line before a chunk, or one of the trailer.
@@ -136,9 +176,9 @@ func isWellFormed(r *http.Request, head []byte) bool {
 	if hosts != 1 || !httpguts.ValidHostHeader(r.Host) {
 		return false
 	}
-	for name, values := range r.Header {
+	for _, values := range r.Header {
 		for _, value := range values {
-			if !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
+			if !httpguts.ValidHeaderFieldValue(value) {
 				return false
 			}
 		}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -61,5 +63,53 @@ func TestToTLS(t *testing.T) {
 		if got := w.Header().Get("Location"); got != tt.want {
 			t.Errorf("%s%s leads to %q, want %q", tt.host, tt.target, got, tt.want)
 		}
+	}
+}
+
+// Of a long head, only that is left out which can't say what body follows. Where somebody
+// else might read another body, nobody knows where the next request begins.
+func TestWatchLong(t *testing.T) {
+	long := strings.Repeat("A: "+strings.Repeat("x", 6000)+"\r\n", 5)
+	const begin, next = "POST / HTTP/1.1\r\nHost: h\r\n", "GET /next HTTP/1.1\r\nHost: h\r\n\r\n"
+	for _, tt := range []struct {
+		name, head, body string
+		lost             bool
+	}{
+		{"no body", long + "\r\n", "", false},
+		{"length", "Content-Length: 3\r\n" + long + "\r\n", "abc", false},
+		{"length behind", long + "content-length: 3\r\n" + long + "\r\n", "abc", false},
+		{"one line", "A: " + strings.Repeat("x", 90_000) + "\r\nContent-Length: 3\r\n\r\n", "abc", false},
+		{"two lengths", "Content-Length: 3\r\n" + long + "Content-Length: 4\r\n\r\n", "", true},
+		{"folded", "Content-Length: 3\r\n" + long + " 0\r\n" + long + "\r\n", "", true},
+		{"folded length", "Content-Length: 3\r\n 0\r\n" + long + "\r\n", "", true},
+		{"other ends of lines", "A: b\nContent-Length: 3\r\n" + long + "\r\n", "", true},
+		{"a space in a name", "Content-Length : 3\r\n" + long + "\r\n", "", true},
+		{"no colon", "Content-Length 3\r\n" + long + "\r\n", "", true},
+		{"many lengths", strings.Repeat("Content-Length: 3\r\n", 2000) + "\r\n", "", true},
+	} {
+		for _, size := range []int{1, 7, 4096, 8192} {
+			var w watch
+			for p := range slices.Chunk([]byte(begin+tt.head+tt.body), size) {
+				if r, _ := w.see(p); r != nil {
+					t.Errorf("%s, %d at a time: a request", tt.name, size)
+				}
+				if len(w.head) > maxTunnelHead {
+					t.Fatalf("%s, %d at a time: %d bytes are kept", tt.name, size, len(w.head))
+				}
+			}
+			if w.lost != tt.lost {
+				t.Errorf("%s, %d at a time: lost: %v", tt.name, size, w.lost)
+			}
+			if r, _ := w.see([]byte(next)); (r == nil) != tt.lost {
+				t.Errorf("%s, %d at a time: the next request: %v", tt.name, size, r)
+			}
+		}
+	}
+	var w watch
+	for p := range slices.Chunk([]byte("GET /"+strings.Repeat("x", 90_000)), 8192) {
+		w.see(p)
+	}
+	if !w.lost || w.head != nil {
+		t.Errorf("%d bytes are kept of a path", len(w.head))
 	}
 }
