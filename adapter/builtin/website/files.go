@@ -12,7 +12,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"time"
 
 	"ptgate/adapter"
 )
@@ -107,29 +106,32 @@ type files struct {
 	cert, key string
 	log       *slog.Logger
 
-	mu    sync.Mutex
-	now   *tls.Certificate
-	stamp [2]stamp // of the files, when they were last read
+	mu   sync.Mutex
+	now  *tls.Certificate
+	seen [2]fs.FileInfo // of the files, when they were last read
 }
 
-// A stamp changes when a file does.
-type stamp struct {
-	time time.Time
-	size int64
-	mode fs.FileMode
-}
-
-func stampOf(name string) stamp {
+// infoOf is what a file is now; nil: it can't be seen.
+func infoOf(name string) fs.FileInfo {
 	info, err := os.Stat(name)
 	if err != nil {
-		return stamp{}
+		return nil
 	}
-	return stamp{info.ModTime(), info.Size(), info.Mode()}
+	return info
+}
+
+// isSame tells whether a file is what it was. One that was put in the place of another may
+// have its size and its time.
+func isSame(a, b fs.FileInfo) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size() && a.Mode() == b.Mode()
 }
 
 func openFiles(cert, key string, log *slog.Logger) (*files, error) {
 	f := &files{cert: cert, key: key, log: log}
-	f.stamp = f.stamps()
+	f.seen = f.look()
 	var err error
 	if f.now, err = ReadPair(cert, key); err != nil {
 		name := cert
@@ -141,7 +143,7 @@ func openFiles(cert, key string, log *slog.Logger) (*files, error) {
 	return f, nil
 }
 
-func (f *files) stamps() [2]stamp { return [2]stamp{stampOf(f.cert), stampOf(f.key)} }
+func (f *files) look() [2]fs.FileInfo { return [2]fs.FileInfo{infoOf(f.cert), infoOf(f.key)} }
 
 func (f *files) run(context.Context) {}
 
@@ -150,8 +152,8 @@ func (f *files) run(context.Context) {}
 func (f *files) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if stamps := f.stamps(); stamps != f.stamp {
-		f.stamp = stamps
+	if now := f.look(); !isSame(now[0], f.seen[0]) || !isSame(now[1], f.seen[1]) {
+		f.seen = now
 		fresh, err := ReadPair(f.cert, f.key)
 		if err != nil {
 			f.log.Warn("the new certificate can't be used, the old one stays", "error", adapter.WithoutAddresses(err))
