@@ -154,7 +154,7 @@ func TestEverything(t *testing.T) {
 	want := &Config{
 		Path: filepath.Join(dir, "everything.toml"), StateDir: filepath.Join(dir, "state"), StateLine: 1,
 		Log: Log{Level: slog.LevelDebug, Format: "json"},
-		Listen: Listen{SOCKS5: []string{"127.0.0.1:1080", "[::1]:1080"}, HTTP: []string{"0.0.0.0:8118"}, Mixed: []string{"[::1]:8118", "unix:/run/ptgate/proxy.sock"}, SocketMode: 0o600,
+		Listen: Listen{SOCKS5: []string{"127.0.0.1:1080", "[::1]:1080"}, HTTP: []string{"0.0.0.0:8118"}, Mixed: []string{"[::1]:8119", "unix:/run/ptgate/proxy.sock"}, SocketMode: 0o600,
 			Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("192.0.2.0/24")},
 			Users: map[string]string{"alice": "secret", "bob": "other"}, Line: 8},
 		Bridges: []*Bridge{tokyo, paris, oslo, rome, inline},

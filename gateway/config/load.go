@@ -427,14 +427,10 @@ func (l *loading) checkBinds() {
 	}
 }
 
-// overlap tells whether two listeners of one port get into each other's way. A
-// listener on :: takes IPv4, too.
+// overlap tells whether two listeners of one port get into each other's way. One on all
+// addresses takes those of the other family, too: package net listens on :: for 0.0.0.0.
 func overlap(a, b netip.Addr) bool {
-	if a == b {
-		return true
-	}
-	wild := func(a, b netip.Addr) bool { return a.IsUnspecified() && (a.Is6() || b.Is4()) }
-	return wild(a, b) || wild(b, a)
+	return a == b || a.IsUnspecified() || b.IsUnspecified()
 }
 
 func (l *loading) listenTable(top *table, hasRoute, hasServe bool) Listen {
