@@ -416,7 +416,7 @@ func (c *Client) Open(ctx context.Context, t routes.Target) (*Stream, error) {
 			err = s.meaning(err)
 		}
 		if !cancelled() || err != nil && ctx.Err() != nil {
-			err = c.noAnswer(ctx)
+			err = c.noAnswer(lost("reply", context.Cause(ctx)))
 		}
 		if err == nil {
 			c.opened(s)
@@ -431,15 +431,15 @@ func (c *Client) Open(ctx context.Context, t routes.Target) (*Stream, error) {
 	return nil, last
 }
 
-// noAnswer is the error of a request that has got no answer before ctx ended. If no carrier
+// noAnswer is err, that of a request which has got no answer in its time. If no carrier
 // has joined since the last attempt at one failed, it is that failure: it says more.
-func (c *Client) noAnswer(ctx context.Context) error {
+func (c *Client) noAnswer(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.why != nil {
 		return c.cause(c.why)
 	}
-	return lost("reply", context.Cause(ctx))
+	return err
 }
 
 // OpenEarly returns a stream to t before the exit has answered, if a carrier is Trusted.
@@ -492,9 +492,11 @@ func (c *Client) Check(ctx context.Context) error {
 	}
 	defer s.Reset()
 	defer context.AfterFunc(ctx, func() { s.SetDeadline(time.Unix(1, 0)) })()
-	err = Greet(s, c.settings.Load().Auth)
+	if err = Greet(s, c.settings.Load().Auth); err != nil {
+		err = s.meaning(err)
+	}
 	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("%w: %w", errNoAnswer, context.Cause(ctx))
+		err = c.noAnswer(fmt.Errorf("%w: %w", errNoAnswer, context.Cause(ctx)))
 	}
 	return err
 }

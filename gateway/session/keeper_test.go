@@ -806,6 +806,11 @@ func TestWhyNobodyAnswers(t *testing.T) {
 		if err := ask(12 * time.Second); !errors.Is(err, errRefused) {
 			t.Errorf("one attempt has failed, and others are under way: %v", err)
 		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		if err := f.client.Check(ctx); !errors.Is(err, errRefused) {
+			t.Errorf("a trial while others are under way: %v", err)
+		}
+		cancel()
 		f.leads(f.box, 0, 0)
 		f.refused.Store(false)
 		if err := ask(time.Minute); err != nil {
@@ -816,6 +821,19 @@ func TestWhyNobodyAnswers(t *testing.T) {
 			t.Errorf("a carrier has joined since, and says nothing: %v", err)
 		}
 		f.block(false)
+	})
+}
+
+// A trial tells of the same failure as a request.
+func TestCheckFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFarEnd(t, testSettings, answers(0, func(*Stream) {}))
+		f.refused.Store(true)
+		_, err := f.client.Open(t.Context(), example)
+		trial := f.client.Check(t.Context())
+		if !errors.Is(trial, errRefused) || trial.Error() != err.Error() {
+			t.Errorf("a trial: %v, a request: %v", trial, err)
+		}
 	})
 }
 
