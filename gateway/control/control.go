@@ -133,7 +133,8 @@ func Serve(path string, a Answers) (*Server, error) {
 	get("/status", a.Status)
 	post("/reload", func(ctx context.Context, _ url.Values) (bool, error) { return true, a.Reload(ctx) })
 	get("/users", a.Users)
-	post("/users", func(_ context.Context, query url.Values) (bool, error) { return a.ReadUsers(query.Get("file")) })
+	post("/users", func(context.Context, url.Values) (bool, error) { return a.ReadUsers("") })
+	post(usersOf, func(_ context.Context, query url.Values) (bool, error) { return a.ReadUsers(query.Get("file")) })
 	post("/rotate", func(ctx context.Context, query url.Values) (bool, error) {
 		until, err := time.Parse(time.RFC3339Nano, query.Get("until"))
 		if err != nil {
@@ -245,8 +246,12 @@ func Users(ctx context.Context, path string) ([]byte, error) {
 // ReadUsers asks the ptgate on the socket path to read its file of users, and waits for it. If
 // file is not empty and names another one, nothing happens, and read is false.
 func ReadUsers(ctx context.Context, path, file string) (read bool, err error) {
-	_, err = ask(ctx, path, http.MethodPost, "/users?"+url.Values{"file": {file}}.Encode())
-	if errors.Is(err, errNothingDone) {
+	what := "/users"
+	if file != "" {
+		what = usersOf + "?" + url.Values{"file": {file}}.Encode()
+	}
+	_, err = ask(ctx, path, http.MethodPost, what)
+	if errors.Is(err, errNothingDone) || file != "" && errors.Is(err, errOtherVersion) {
 		return false, nil
 	}
 	return err == nil, err
@@ -259,7 +264,14 @@ func Rotate(ctx context.Context, path string, names []string, until time.Time) e
 	return err
 }
 
-var errNothingDone = errors.New("it was not asked for what it has")
+// usersOf is another request than that for its own file: a ptgate of an earlier version, which
+// does not know it, must not read its users because of somebody else's.
+const usersOf = "/users/of"
+
+var (
+	errNothingDone  = errors.New("it was not asked for what it has")
+	errOtherVersion = errors.New("the ptgate that runs is another version, which does not know this request: restart it")
+)
 
 // Others returns the sockets in state directories, but for the one at path.
 func Others(stateDirs []string, path string) (sockets []string) {
@@ -350,11 +362,13 @@ func ask(ctx context.Context, path, method, what string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode == http.StatusNoContent {
+	switch resp.StatusCode {
+	case http.StatusOK:
+		return b, nil
+	case http.StatusNoContent:
 		return nil, errNothingDone
+	case http.StatusNotFound:
+		return nil, errOtherVersion
 	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, errors.New(strings.TrimSpace(string(b)))
-	}
-	return b, nil
+	return nil, errors.New(strings.TrimSpace(string(b)))
 }

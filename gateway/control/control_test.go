@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -62,6 +65,38 @@ func TestAsk(t *testing.T) {
 	s.Close()
 	if _, err := control.Status(t.Context(), path); !errors.Is(err, control.ErrNotRunning) {
 		t.Errorf("after the end: %v", err)
+	}
+}
+
+// A ptgate of an earlier version does not read its users because of somebody else's, and what
+// it does not know is no riddle.
+func TestEarlierVersion(t *testing.T) {
+	path := control.Path(t.TempDir(), "x")
+	s, err := control.Serve(path, control.Answers{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /users", func(http.ResponseWriter, *http.Request) { asked++ })
+	earlier := httptest.NewUnstartedServer(mux)
+	_ = earlier.Listener.Close()
+	earlier.Listener = ln
+	earlier.Start()
+	defer earlier.Close()
+	if read, err := control.ReadUsers(t.Context(), path, "/etc/ptgate/users"); read || err != nil || asked != 0 {
+		t.Errorf("%v, %v, asked %d times", read, err, asked)
+	}
+	if read, err := control.ReadUsers(t.Context(), path, ""); !read || err != nil || asked != 1 {
+		t.Errorf("%v, %v, asked %d times", read, err, asked)
+	}
+	if err := control.Rotate(t.Context(), path, nil, time.Now()); err == nil || !strings.Contains(err.Error(), "restart it") {
+		t.Errorf("rotate: %v", err)
 	}
 }
 
