@@ -90,6 +90,7 @@ func TestRotate(t *testing.T) {
 		{"obfs4", nameObfs4, nil},
 		{"obfs4, keys in the options", nameObfs4, keys},
 		{"webtunnel", nameWebtunnel, argsOf("url", "https://example.com/first-path")},
+		{"webtunnel, path in the state directory", nameWebtunnel, argsOf("url", "https://example.com")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			change := func(c *ServerConfig) { c.Options = tt.options }

@@ -37,15 +37,16 @@ const (
 type ServerConfig struct {
 	// Transport is the name of a transport of this package that has a server.
 	Transport string
-	// StateDir keeps obfs4's keys (obfs4_state.json) if Options have none. It is made,
-	// with mode 0700, if it does not exist. If the keys are lost, clients need new bridge
-	// lines. webtunnel keeps nothing, except the certificate of an authority (see Site).
+	// StateDir keeps the secret if Options have none: obfs4's keys (obfs4_state.json), the path
+	// of webtunnel (webtunnel_path.txt). It is made, with mode 0700, if it does not exist. If
+	// the secret is lost, clients need new bridge lines. The certificate of an authority is
+	// there, too (see Site).
 	StateDir string
 	// Bind is the address to listen on, host:port with a literal host. Port 0: the system
 	// chooses.
 	Bind string
 	// Options are the transport's options, such as iat-mode for obfs4. webtunnel needs
-	// url.
+	// url; if that has no path, the server makes one.
 	Options adapter.Args
 	// Admit tells whether a client is let in. It is asked when the client has shown that it
 	// knows the transport's secret: all that others see is the same for every address. The

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -64,9 +65,9 @@ type Transport struct {
 	// none, the server makes its own keys.
 	KeyOptions []string
 
-	// NoKeys says that the server has no keys. Other servers keep their keys in the
-	// state directory. When those are lost, clients need new bridge lines.
-	NoKeys bool
+	// ownSecret tells whether a server with these options makes its secret itself, and keeps
+	// it in the state directory. Nil: where the options have none of KeyOptions.
+	ownSecret func(options adapter.Args) bool
 
 	// Placeholder says that the transport does not connect to the address of a bridge
 	// line. The args say where it connects to, and they may have a name. All other
@@ -125,7 +126,7 @@ var table = []Transport{
 		InProcess:   true,
 		Args:        Params{Known: webtunnelArgs, check: checkWebtunnel, doubt: doubtWebtunnel},
 		Options:     Params{Known: webtunnelArgs, check: checkWebtunnel}, // it announces them to clients
-		NoKeys:      true,
+		ownSecret:   hasNoPath,
 		Placeholder: true,
 		Front:       true,
 		Pair:        pairWebtunnel,
@@ -462,6 +463,29 @@ func webOf(args adapter.Args) (w Web, ok bool) {
 		w.Name = name
 	}
 	return w, true
+}
+
+// KeepsSecret tells whether a server with these options makes its secret itself, and keeps it
+// in its state directory. When that is lost, clients need new bridge lines.
+func (t *Transport) KeepsSecret(options adapter.Args) bool {
+	if t.ownSecret != nil {
+		return t.ownSecret(options)
+	}
+	return !slices.ContainsFunc(options, func(a adapter.Arg) bool { return slices.Contains(t.KeyOptions, a.Key) })
+}
+
+// OptionsOf are those of a website for a transport with a web server in front: host is what
+// visitors dial, without the port of https. The server makes the secret path itself.
+func OptionsOf(host string) adapter.Args {
+	u := url.URL{Scheme: "https", Host: host}
+	return adapter.Args{{Key: "url", Value: u.String()}}
+}
+
+// hasNoPath tells whether a url leaves the secret path to the server.
+func hasNoPath(options adapter.Args) bool {
+	raw, _ := options.Get("url")
+	u, err := url.Parse(raw)
+	return err == nil && u.Host != "" && u.Path == ""
 }
 
 func newPath() string { return "/" + rand.Text() }

@@ -587,6 +587,61 @@ func TestSiteTunnel(t *testing.T) {
 	}
 }
 
+// A server makes the path that its url has not, once, and keeps it for itself.
+func TestSiteOwnPath(t *testing.T) {
+	key, cert, pin := writeCert(t, t.TempDir())
+	options := OptionsOf(siteName)
+	start := func(state string) *Listener {
+		return siteFor(t, website.Config{CertFile: cert, KeyFile: key}, func(c *ServerConfig) {
+			c.Options, c.StateDir = options, state
+		})
+	}
+	state := filepath.Join(t.TempDir(), "state")
+	l := start(state)
+	link, _ := l.Args().Get("url")
+	if !regexp.MustCompile(`^https://www\.example\.com/[A-Z2-7]{26}$`).MatchString(link) {
+		t.Errorf("the url is %q", link)
+	}
+	name := filepath.Join(state, pathFile)
+	if info, err := os.Stat(name); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	taken := make(chan Conn)
+	go func() {
+		c, _ := l.Accept()
+		taken <- c
+	}()
+	c, err := clientFor(t, nameWebtunnel, nil).Dial(t.Context(), Placeholder, argsOf("url", link, "addr", l.Addr().String(), "cert", pin))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s := <-taken
+	defer s.Close()
+	echoes(t, c, s)
+	if again, _ := start(state).Args().Get("url"); again != link {
+		t.Errorf("after a new start %q, before %q", again, link)
+	}
+	if other, _ := start(filepath.Join(t.TempDir(), "state")).Args().Get("url"); other == link {
+		t.Error("two servers have the same path")
+	}
+	for text, want := range map[string]string{"": "damaged", "\n": "damaged", "/": "damaged", "path": "damaged", "/a?b": "damaged", "/a\n/b\n": "damaged"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range []error{CheckKeys(nameWebtunnel, state, options), errOf(Listen(ServerConfig{Transport: nameWebtunnel, Bind: "127.0.0.1:0", StateDir: state, Options: options}))} {
+			if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), name) {
+				t.Errorf("%q: %v, want %s", text, err, want)
+			}
+		}
+	}
+	if err := errOf(Listen(ServerConfig{Transport: nameWebtunnel, Bind: "127.0.0.1:0", Options: options})); err == nil {
+		t.Error("without a state directory there is a path")
+	}
+}
+
+func errOf(_ *Listener, err error) error { return err }
+
 // Who is not admitted sees the decoy.
 func TestSiteDenied(t *testing.T) {
 	key, cert, _ := writeCert(t, t.TempDir())

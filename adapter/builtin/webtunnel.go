@@ -10,13 +10,17 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -31,6 +35,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"ptgate/adapter"
+	"ptgate/adapter/durable"
 )
 
 // Both sides of webtunnel are written here, on top of the projects' own pieces for
@@ -321,7 +326,11 @@ type aheadConn struct {
 
 func (l *Listener) setUpWebtunnel() error {
 	options := toPT(l.cfg.Options)
-	if _, err := configuredPath("", l.cfg.Options); err != nil {
+	if _, err := configuredPath(l.cfg.StateDir, l.cfg.Options); errors.Is(err, fs.ErrNotExist) {
+		if err := makePath(l.cfg.StateDir); err != nil {
+			return err
+		}
+	} else if err != nil {
 		return err
 	}
 	if _, ok := options.Get("ver"); !ok {
@@ -332,8 +341,8 @@ func (l *Listener) setUpWebtunnel() error {
 	return l.ReadKeys()
 }
 
-// webtunnelSecret is the path of its url. A web server in front may let a path through that
-// has ended.
+// webtunnelSecret is the path of its url, or of a file if the url has none. A web server in
+// front may let a path through that has ended.
 var webtunnelSecret = secretKind{
 	configured: configuredPath,
 	renew: func(adapter.Args, bool) (adapter.Args, error) {
@@ -343,7 +352,10 @@ var webtunnelSecret = secretKind{
 	take: (*Listener).takePaths,
 }
 
-func configuredPath(_ string, options adapter.Args) (adapter.Args, error) {
+// pathFile is in the state directory, for a url without a path.
+const pathFile = "webtunnel_path.txt"
+
+func configuredPath(stateDir string, options adapter.Args) (adapter.Args, error) {
 	raw, ok := options.Get("url")
 	if !ok {
 		return nil, adapter.Constant("missing option 'url'")
@@ -352,7 +364,35 @@ func configuredPath(_ string, options adapter.Args) (adapter.Args, error) {
 	if err != nil {
 		return nil, adapter.Constant("malformed option 'url'") // the error would have the secret path
 	}
-	return adapter.Args{{Key: "path", Value: u.Path}}, nil
+	path := u.Path
+	if hasNoPath(options) {
+		if stateDir == "" {
+			return nil, adapter.Constant("option 'url' has no path, and there is no state directory for one")
+		}
+		name := filepath.Join(stateDir, pathFile)
+		text, err := durable.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("the secret path can't be read: %w", err)
+		}
+		path = strings.TrimSpace(string(text))
+		if u, err := url.Parse(path); err != nil || len(path) < 2 || path[0] != '/' || u.Path != path {
+			return nil, fmt.Errorf("the secret path in %s is damaged: put a copy of the file in its place; "+
+				"if there is none, remove the file: then a new path is made, and all clients need the new bridge line", name)
+		}
+	}
+	return adapter.Args{{Key: "path", Value: path}}, nil
+}
+
+// makePath makes a path that nobody can guess, and keeps it.
+func makePath(stateDir string) error {
+	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	err := durable.WriteNew(filepath.Join(stateDir, pathFile), []byte(newPath()+"\n"), 0o600)
+	if err != nil && !errors.Is(err, fs.ErrExist) { // or another process was faster: its path counts
+		return fmt.Errorf("the server's secret path can't be kept: %w", err)
+	}
+	return nil
 }
 
 func withPath(args, secret adapter.Args) (adapter.Args, error) {
@@ -380,10 +420,11 @@ func (l *Listener) takePaths(r rotation) error {
 	args := l.cfg.Options
 	if r.Of == "" {
 		var err error
-		if r.New, err = configuredPath("", args); err != nil {
+		if r.New, err = configuredPath(l.cfg.StateDir, args); err != nil {
 			return err
 		}
-	} else {
+	}
+	if r.Of != "" || hasNoPath(args) {
 		var err error
 		if args, err = withPath(args, r.New); err != nil {
 			return err

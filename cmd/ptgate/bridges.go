@@ -125,6 +125,6 @@ func announced(cmd *cobra.Command, file string, cfg *config.Config) (all []serve
 func keysInState(cfg *config.Config) bool {
 	return slices.ContainsFunc(cfg.Serve, func(s *config.Serve) bool {
 		row, _ := builtin.Lookup(s.Transport)
-		return !row.NoKeys && !s.HasKeys()
+		return row.KeepsSecret(s.Options)
 	})
 }

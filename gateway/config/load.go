@@ -585,9 +585,9 @@ func (l *loading) serveTable(t *table) *Serve {
 	}
 	l.public(t, s)
 	s.Options = t.args("options")
+	l.website(t, s)
 	l.checkOptions(t, s)
 	s.Allow, s.Deny = t.prefixes("allow"), t.prefixes("deny")
-	l.website(t, s)
 	l.trust(t, s)
 	if text := t.pasted("forward", TextName); text != "" {
 		target, err := destination.Parse(text)

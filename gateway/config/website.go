@@ -1,16 +1,20 @@
 package config
 
 import (
+	"cmp"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
+	"ptgate/adapter"
 	"ptgate/adapter/builtin"
 	"ptgate/adapter/builtin/website"
 	"ptgate/gateway/destination"
@@ -44,7 +48,21 @@ func (l *loading) website(t *table, s *Serve) {
 		t.fail(t.lineOf("tls"), "tls must be a table: write tls = { acme = \"www.example.com\" }, or tls = { cert = \"…\", key = \"…\" }")
 		return
 	}
-	l.tls(t.sub("tls"), s)
+	host := l.tls(t.sub("tls"), s)
+	if hasURL(s) || t.isBad("options") {
+		return
+	}
+	// The certificate tells the host, and the server makes the secret path itself. Without a
+	// name it has been said what is wrong.
+	if _, port, err := net.SplitHostPort(cmp.Or(s.Public, s.Bind.String())); err == nil && port != "443" {
+		host = net.JoinHostPort(host, port)
+	}
+	s.Options = append(builtin.OptionsOf(host), s.Options...)
+}
+
+func hasURL(s *Serve) bool {
+	_, ok := s.Options.Get("url")
+	return ok
 }
 
 func (l *loading) decoy(t *table, site *website.Config) {
@@ -73,8 +91,9 @@ func fileError(err error) error {
 	return err
 }
 
-// tls reads where the certificate comes from.
-func (l *loading) tls(t *table, s *Serve) {
+// tls reads where the certificate comes from, and returns a name that it is for.
+func (l *loading) tls(t *table, s *Serve) (name string) {
+	name = "www.example.com" // after an error
 	site := s.Site
 	site.Name, site.Email, site.Directory = t.pasted("acme", TextName), t.pasted("email", TextPlain), t.pasted("directory", TextPlain)
 	cert, key, ca := t.str("cert", ""), t.str("key", ""), t.str("ca", "")
@@ -88,9 +107,9 @@ func (l *loading) tls(t *table, s *Serve) {
 			l.binds = append(l.binds, bind{a, t, t.lineOf("http"), "http"})
 		}
 	}
-	for _, name := range []string{"acme", "cert", "key"} {
-		if t.isBad(name) {
-			return
+	for _, key := range []string{"acme", "cert", "key"} {
+		if t.isBad(key) {
+			return name
 		}
 	}
 	switch {
@@ -98,6 +117,7 @@ func (l *loading) tls(t *table, s *Serve) {
 		t.fail(t.line(), "acme and cert are two ways to a certificate: leave one of them out")
 	case site.Name != "":
 		l.acme(t, s)
+		name = site.Name
 	case cert == "" && key == "":
 		t.fail(t.line(), "write acme = \"www.example.com\" for a certificate from Let's Encrypt, or cert and key with the names of their files")
 	case key == "":
@@ -105,16 +125,19 @@ func (l *loading) tls(t *table, s *Serve) {
 	case cert == "":
 		t.fail(t.line(), "key needs cert: name the file with the certificate chain, too")
 	default:
-		l.pair(t, s, l.shown(cert), l.shown(key))
+		if first := l.pair(t, s, l.shown(cert), l.shown(key)); first != "" {
+			name = first
+		}
 	}
 	if site.Name == "" {
-		for _, name := range []string{"email", "directory", "ca"} {
-			if t.has(name) && t.m["acme"] == nil {
-				t.fail(t.lineOf(name), "%s is for acme: leave it out", name)
+		for _, key := range []string{"email", "directory", "ca"} {
+			if t.has(key) && t.m["acme"] == nil {
+				t.fail(t.lineOf(key), "%s is for acme: leave it out", key)
 			}
 		}
 	}
 	t.done()
+	return name
 }
 
 func (l *loading) acme(t *table, s *Serve) {
@@ -152,8 +175,9 @@ func (l *loading) acme(t *table, s *Serve) {
 	}
 }
 
-// pair looks at a certificate and its key as the server will.
-func (l *loading) pair(t *table, s *Serve, cert, key string) {
+// pair looks at a certificate and its key as the server will. It returns the first name of the
+// certificate; "": there is none.
+func (l *loading) pair(t *table, s *Serve, cert, key string) (name string) {
 	c, err := website.ReadPair(s.Site.CertFile, s.Site.KeyFile)
 	if err != nil {
 		if e, ok := errors.AsType[*website.PairError](err); ok && e.Key {
@@ -161,7 +185,12 @@ func (l *loading) pair(t *table, s *Serve, cert, key string) {
 		} else {
 			t.fail(t.lineOf("cert"), "cert: %s: %v", cert, fileError(err))
 		}
-		return
+		return ""
+	}
+	if i := slices.IndexFunc(c.Leaf.DNSNames, adapter.ValidHostName); i >= 0 {
+		name = c.Leaf.DNSNames[i]
+	} else if !hasURL(s) {
+		t.fail(t.lineOf("cert"), "cert: %s is for no single name%s: add options = { url = \"https://www.example.com\" } with the name that clients use", cert, names(c.Leaf))
 	}
 	if info, err := os.Stat(s.Site.KeyFile); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o007 != 0 {
 		t.warn(t.lineOf("key"), "key: others can read it (mode %#o): chmod o-rwx %s", info.Mode().Perm(), key)
@@ -175,6 +204,7 @@ func (l *loading) pair(t *table, s *Serve, cert, key string) {
 	if host := hostOf(s); host != "" && !isPinned(s) && c.Leaf.VerifyHostname(host) != nil {
 		t.warn(t.lineOf("cert"), "cert: %s is not for %q, the host of url%s: clients refuse it; get one for that name, or correct url", cert, host, names(c.Leaf))
 	}
+	return name
 }
 
 func names(c *x509.Certificate) string {

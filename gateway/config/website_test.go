@@ -15,14 +15,19 @@ import (
 	"time"
 )
 
-// certificate makes a certificate and its key, in PEM.
+// certificate makes a certificate for www.example.com and its key, in PEM.
 func certificate(t *testing.T, ends time.Time) (cert, key []byte) {
+	t.Helper()
+	return certificateFor(t, ends, "www.example.com")
+}
+
+func certificateFor(t *testing.T, ends time.Time, hosts ...string) (cert, key []byte) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"www.example.com"}, NotBefore: ends.Add(-time.Hour), NotAfter: ends}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: hosts, NotBefore: ends.Add(-time.Hour), NotAfter: ends}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	if err != nil {
 		t.Fatal(err)
@@ -108,6 +113,68 @@ key = "key.pem"
 		}
 		if cfg != nil && (cfg.Serve[0].TrustedHops != 0 || len(cfg.Serve[0].TrustedProxies) > 0 || cfg.Serve[0].Site.CertFile != filepath.Join(dir, "cert.pem")) {
 			t.Errorf("%s: %+v", tt.name, cfg.Serve[0])
+		}
+	}
+}
+
+// Without options, the certificate tells the host of the url, and the server makes the path.
+func TestWebsiteURL(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for name, hosts := range map[string][]string{"many": {"*.example.org", "www.example.org", "example.org"}, "wild": {"*.example.org"}, "none": nil} {
+		cert, key := certificateFor(t, time.Now().Add(time.Hour), hosts...)
+		if err := os.WriteFile(name+".pem", cert, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name+".key", key, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct{ keys, url, problem string }{
+		{`bind = "0.0.0.0:443"
+			tls = { acme = "www.example.com", email = "" }`, "https://www.example.com", ""},
+		{`bind = "0.0.0.0:443"
+			tls = { acme = "WWW.Example.com." }
+			options = { ver = "0.0.1" }`, "https://www.example.com", ""},
+		{`bind = "0.0.0.0:443"
+			tls = { cert = "many.pem", key = "many.key" }`, "https://www.example.org", ""},
+		{`bind = "0.0.0.0:8443"
+			tls = { cert = "many.pem", key = "many.key" }`, "https://www.example.org:8443", ""},
+		{`bind = "0.0.0.0:8443"
+			public = "www.example.org:443"
+			tls = { cert = "many.pem", key = "many.key" }`, "https://www.example.org", ""},
+		{`bind = "127.0.0.1:443"
+			public = "192.0.2.1:444"
+			tls = { cert = "many.pem", key = "many.key" }`, "https://www.example.org:444", ""},
+		{`bind = "0.0.0.0:443"
+			tls = { cert = "wild.pem", key = "wild.key" }`, "",
+			`:4: serve 1: tls: cert: wild.pem is for no single name, but for ["*.example.org"]: add options = { url = "https://www.example.com" } with the name that clients use`},
+		{`bind = "0.0.0.0:443"
+			tls = { cert = "none.pem", key = "none.key" }`, "",
+			`:4: serve 1: tls: cert: none.pem is for no single name: add options = { url = "https://www.example.com" } with the name that clients use`},
+		{`bind = "0.0.0.0:443"
+			tls = { cert = "gone.pem", key = "none.key" }`, "", ":4: serve 1: tls: cert: gone.pem: no such file or directory: correct its name, or make it"},
+		{`bind = "0.0.0.0:443"
+			tls = { acme = "192.0.2.1" }`, "", `:4: serve 1: tls: acme: "192.0.2.1" is not a full host name, as in "www.example.com"`},
+		{`bind = "0.0.0.0:443"
+			tls = { cert = "wild.pem", key = "wild.key" }
+			options = { url = "https://a.example.org" }`, "https://a.example.org", ""},
+		{`bind = "127.0.0.1:15000"`, "", `:1: serve 1: options: webtunnel needs url, as in url = "https://example.com/secret-path"`},
+	} {
+		if err := os.WriteFile("ptgate.toml", []byte("[[serve]]\ntransport = \"webtunnel\"\n"+tt.keys), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg, problems := testLoader.Load("ptgate.toml")
+		got := ""
+		for _, p := range problems {
+			got += strings.TrimPrefix(p.String(), "ptgate.toml")
+		}
+		if got != tt.problem {
+			t.Errorf("%s: %s, want %s", tt.keys, got, tt.problem)
+		}
+		if cfg != nil {
+			if link, _ := cfg.Serve[0].Options.Get("url"); link != tt.url {
+				t.Errorf("%s: %s, want %s", tt.keys, link, tt.url)
+			}
 		}
 	}
 }
