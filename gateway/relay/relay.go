@@ -26,8 +26,9 @@
 //
 //	a side was reset, and the other one does not     soon, by a reset of both sides
 //	take what it sent
-//	a side has closed in order, or its program is    when nothing has moved for
-//	gone, and the other one takes nothing            Options.HalfOpen
+//	a side has closed in order, or may have, or      when nothing has moved for
+//	its program is gone, and the other one takes     Options.HalfOpen
+//	nothing
 //
 // "Had time to arrive" is an estimate, because a transport does not report when bytes have
 // arrived (see flow). The kernel knows whether the client's program has closed its socket

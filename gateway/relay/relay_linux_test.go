@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -193,5 +194,74 @@ func TestRunWaitsForTheReset(t *testing.T) {
 	}
 	if b, err := io.ReadAll(app); string(b) != "answer" || !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the program read %q, %v", b, err)
+	}
+}
+
+// A slow connection takes nothing until it is let go.
+type slow struct {
+	stream.Conn
+	writes chan struct{} // gets one value when a write begins
+	letGo  chan struct{}
+}
+
+func (s *slow) Write(b []byte) (int, error) {
+	select {
+	case s.writes <- struct{}{}:
+	default:
+	}
+	<-s.letGo
+	return s.Conn.Write(b)
+}
+
+func (*slow) Socket() stream.Socket { return stream.Socket{} }
+
+// When both directions of a connection have ended in order, the kernel closes its socket,
+// as after a reset. What came before and was not read yet still reaches a side that reads
+// slowly.
+func TestEndDuringAWrite(t *testing.T) {
+	for name, wrap := range wraps {
+		for _, side := range []string{"app", "far"} {
+			t.Run(name+"/"+side, func(t *testing.T) {
+				app, client := testkit.TCPPair(t)
+				upstream, far := testkit.TCPPair(t)
+				a, b := wrap(client), wrap(upstream)
+				from, source, reader := far, upstream, app
+				if side == "app" {
+					from, source, reader = app, client, far
+				}
+				s := &slow{a, make(chan struct{}, 1), make(chan struct{})}
+				p := newPair(context.Background(), s, b, Options{})
+				d := &p.down
+				if side == "app" {
+					s.Conn = b
+					p = newPair(context.Background(), a, s, Options{})
+					d = &p.up
+				}
+				p.pause = 2 * time.Millisecond
+				done := make(chan error, 1)
+				go func() { done <- p.relay(nil) }()
+
+				reader.CloseWrite()
+				if rest, err := io.ReadAll(from); len(rest) > 0 || err != nil {
+					t.Fatalf("%d bytes, %v, want the end", len(rest), err)
+				}
+				const size = 3*bufferSize + 5
+				from.Write(make([]byte, size))
+				from.Close()
+				<-s.writes
+				stream.TCP(source).WaitReset() // returns when the kernel has closed the socket
+				for d.stuckFor() < p.pause {
+					runtime.Gosched()
+				}
+				p.lookStuck()
+				close(s.letGo)
+				if n, err := io.Copy(io.Discard, reader); n != size || err != nil {
+					t.Errorf("%d bytes of %d arrived, %v", n, size, err)
+				}
+				if err := <-done; err != nil {
+					t.Errorf("Run: %v", err)
+				}
+			})
+		}
 	}
 }

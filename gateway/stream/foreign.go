@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"ptgate/adapter"
 )
@@ -94,28 +95,41 @@ func (f *foreign) Reset() { _ = f.Conn.Close() }
 func (f *foreign) Socket() Socket { return Socket{} }
 
 // tcp is a TCP connection whose bytes are the stream's.
-type tcp struct{ *net.TCPConn }
+type tcp struct {
+	*net.TCPConn
+	ended atomic.Bool // this side has ended its direction
+}
 
 // TCP adapts a TCP connection.
-func TCP(c *net.TCPConn) Conn { return tcp{c} }
+func TCP(c *net.TCPConn) Conn { return &tcp{TCPConn: c} }
 
-func (c tcp) Reset() {
+func (c *tcp) Reset() {
 	_ = c.SetLinger(0)
 	_ = c.Close()
 }
 
-func (c tcp) WaitRead() error  { return waitRead(c.TCPConn) }
-func (c tcp) WaitReset() error { return waitReset(c.TCPConn) }
-func (c tcp) Peer() Peer       { return peerOf(c.TCPConn) }
-func (c tcp) Socket() Socket   { return Socket{TCP: c.TCPConn, Plain: true} }
+func (c *tcp) CloseWrite() error {
+	c.ended.Store(true) // before the kernel may close the socket
+	return c.TCPConn.CloseWrite()
+}
 
-// peerOf tells whether the kernel has closed a socket. Its peer may have ended in order
-// before; but this side has not, so it was reset.
-func peerOf(c *net.TCPConn) Peer {
-	if c != nil && Closed(c) {
-		return WasReset
+func (c *tcp) WaitRead() error  { return waitRead(c.TCPConn) }
+func (c *tcp) WaitReset() error { return waitReset(c.TCPConn) }
+func (c *tcp) Peer() Peer       { return peerOf(c.TCPConn, &c.ended) }
+func (c *tcp) Socket() Socket   { return Socket{TCP: c.TCPConn, Plain: true} }
+
+// peerOf tells what is known of the peer if the kernel has closed a socket. The peer may
+// have ended in order. If this side has not, a reset has closed the socket. If it has, that
+// can't be told from the end of both directions, and nobody may throw away bytes that wait
+// in the socket.
+func peerOf(c *net.TCPConn, ended *atomic.Bool) Peer {
+	switch {
+	case c == nil || !Closed(c):
+		return Here
+	case ended.Load():
+		return Left
 	}
-	return Here
+	return WasReset
 }
 
 // toProgram is a connection into the client side of a transport program.
@@ -158,12 +172,16 @@ type Transport interface {
 	WaitRead() error       // as of Conn, but nil also at the end
 }
 
-type transport struct{ Transport }
+type transport struct {
+	Transport
+	ended atomic.Bool // this side has ended its direction
+}
 
 // Inside adapts a connection of a transport inside this process.
-func Inside(c Transport) Conn { return transport{c} }
+func Inside(c Transport) Conn { return &transport{Transport: c} }
 
-func (c transport) CloseWrite() error {
+func (c *transport) CloseWrite() error {
+	c.ended.Store(true)
 	err := c.Transport.CloseWrite()
 	if errors.Is(err, errors.ErrUnsupported) {
 		return ErrNoCloseWrite
@@ -171,15 +189,15 @@ func (c transport) CloseWrite() error {
 	return err
 }
 
-func (c transport) Reset() { c.Abort() }
+func (c *transport) Reset() { c.Abort() }
 
-func (c transport) WaitReset() error {
+func (c *transport) WaitReset() error {
 	if t := c.Beneath(); t != nil {
 		return waitReset(t)
 	}
 	return errors.ErrUnsupported
 }
 
-func (c transport) Peer() Peer { return peerOf(c.Beneath()) }
+func (c *transport) Peer() Peer { return peerOf(c.Beneath(), &c.ended) }
 
-func (c transport) Socket() Socket { return Socket{TCP: c.Beneath()} }
+func (c *transport) Socket() Socket { return Socket{TCP: c.Beneath()} }

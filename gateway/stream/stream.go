@@ -60,7 +60,7 @@ type Peer int
 // What is known of a peer.
 const (
 	Here     Peer = iota // it has not left, as far as is known
-	Left                 // it has closed the connection in order; what it has sent can be read
+	Left                 // it has closed the connection, and may have done so in order; what it has sent can be read
 	WasReset             // it has reset the connection, or is lost
 )
 
