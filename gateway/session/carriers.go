@@ -414,5 +414,6 @@ func (v *owned) over(u *used, err error) {
 // unuse takes u out of the list.
 func (v *owned) unuse(u *used) {
 	v.carriers = slices.DeleteFunc(v.carriers, func(x *used) bool { return x == u })
+	v.c.sweep()
 	v.c.isRenewed()
 }

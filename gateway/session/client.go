@@ -103,8 +103,9 @@ type Client struct {
 
 	mu       sync.Mutex // also of the ends
 	sessions []*owned
-	current  *owned // for new streams; nil: the next stream begins one
-	next     *owned // follows current when it has a carrier; nil: there is none
+	ending   []*owned // those that have ended, and whose connections are not closed yet
+	current  *owned   // for new streams; nil: the next stream begins one
+	next     *owned   // follows current when it has a carrier; nil: there is none
 	lastUse  time.Time
 	failed   time.Time // when the last attempt failed
 	why      error     // that failure; nil: a carrier has joined since, or none has failed

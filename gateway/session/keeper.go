@@ -305,10 +305,16 @@ func (c *Client) full(v *owned, more int) bool {
 		return false // each session needs one of its own, also while another one ends
 	}
 	n := 0
-	for _, x := range c.sessions {
+	c.sweep()
+	for _, x := range slices.Concat(c.sessions, c.ending) {
 		n += x.count()
 	}
 	return n >= limit
+}
+
+// sweep takes the sessions out of ending that have no connection left.
+func (c *Client) sweep() {
+	c.ending = slices.DeleteFunc(c.ending, func(v *owned) bool { return v.count() == 0 })
 }
 
 // tend looks after a session with carriers that answer.
@@ -492,6 +498,8 @@ func (v *owned) ended(err error) {
 		a.cancel()
 	}
 	c.sessions = slices.DeleteFunc(c.sessions, func(x *owned) bool { return x == v })
+	c.ending = append(c.ending, v)
+	c.sweep()
 	if c.next == v {
 		c.next = nil
 	}
