@@ -99,7 +99,10 @@ type probed struct {
 }
 
 func probe(cmd *cobra.Command, cfg *config.Config, names []string, f probeFlags) error {
-	chosen := func(i int) bool { return len(names) == 0 || slices.Contains(names, cfg.Bridges[i].Name) }
+	chosen := func(i int) bool {
+		b := cfg.Bridges[i]
+		return len(names) == 0 || slices.Contains(names, b.Name) || slices.Contains(names, b.Of) // all ways to a box have its name
+	}
 	var doing atomic.Pointer[string]
 	tell := func(bridge, text string) { doing.Store(new(bridge + ": " + text)) }
 	tell("all", "starting")

@@ -41,6 +41,7 @@ func (l *loading) namedBridges(top *table) []*Bridge {
 		for i, it := range more {
 			x := *b
 			x.Name = free(fmt.Sprintf("%s-%d", nt.name, i+2), top.m["bridge"])
+			x.Of = nt.name
 			x.Line, x.Transport, x.Address, x.Args, x.PT = it.line, "", "", nil, nil
 			if l.bridgeText(t, &x, it); x.Transport != "" {
 				x.PT = l.pts.find(t, x.Transport, false)

@@ -99,6 +99,7 @@ const (
 // A Bridge is a bridge with the settings for its far end.
 type Bridge struct {
 	Name      string
+	Of        string // the [bridge.NAME] that it is another way of; "": it is that itself
 	Transport string
 	Address   string // host:port; the host is a literal address or a name
 	// Args go to the PT with each connection. A key may repeat; the order is kept.
